@@ -1,0 +1,135 @@
+"""What is dropped: the mask as a value."""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cdropout import _kernels
+
+PICKLE_VERSION = 1
+
+
+class Mask(_kernels.MaskCore):
+    """Which elements of an array are dropped: an immutable value without a buffer.
+
+    A mask holds the key and the position it was drawn at, p, and a shape. Its bits are a function of these and are made
+    anew, in registers, each time it is applied: forward and backward, in another thread, process or machine, the same.
+    `draw_mask` makes masks; two are equal where all their fields are.
+
+    Parameters
+    ----------
+    key : int
+        The 128 bits of `Stream.key`.
+    start : int
+        The stream's position of the first element.
+    p : float
+        The probability of dropping an element, in [0, 1].
+    shape : int or tuple of int
+        The shape of the arrays that the mask applies to.
+    shared_axes : int or tuple of int
+        Axes along which all elements share one decision.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For an argument of another type, or out of its range.
+
+    """
+
+    __slots__ = ()
+
+    def apply(self, a: npt.ArrayLike, out: Any = None, *, scale: float | None = None) -> npt.NDArray[Any]:
+        """Scale what is kept and zero what is dropped.
+
+        Parameters
+        ----------
+        a : array_like of float32 or float64
+            Of the mask's shape, in any memory layout and byte order.
+        out : ndarray, optional
+            Where the result goes: of a's shape and dtype, either a itself (in place) or apart from it in memory.
+        scale : float, optional
+            What kept elements are multiplied by; 1/(1-p) unless given.
+
+        Returns
+        -------
+        ndarray
+            out, or a new array of a's shape and dtype. A dropped element is +0.0 whatever it was, NaN and infinity
+            included; a kept one is a * scale, rounded once. At p = 0 the result is a copy, bit for bit.
+
+        Raises
+        ------
+        TypeError
+            For a dtype other than float32 and float64, before anything is written.
+        ValueError
+            For another shape, or an out that does not fit, before anything is written.
+
+        """
+        return super().apply(a, out, scale=scale)
+
+    def keep(self) -> npt.NDArray[np.bool_]:
+        """Return a new bool array of the mask's shape: True where an element is kept."""
+        return super().keep()
+
+    def scaled(self, dtype: npt.DTypeLike = np.float32) -> npt.NDArray[Any]:
+        """Return what other libraries call the mask: a new array of 0 where dropped and 1/(1-p) where kept.
+
+        Parameters
+        ----------
+        dtype : float32 or float64
+            The dtype of the result; TypeError for another.
+
+        """
+        return super().scaled(dtype)
+
+    def __getitem__(self, rows: slice) -> "Mask":
+        """Return the mask of a shard: `mask[lo:hi].apply(a[lo:hi])` is `mask.apply(a)[lo:hi]`, bit for bit."""
+        if not isinstance(rows, slice):
+            raise TypeError(f"a mask's index must be a slice of its first axis, got {rows!r}")
+        if not self.shape:
+            raise IndexError("a mask of shape () has no first axis to slice")
+        low, high, stride = rows.indices(self.shape[0])
+        if stride != 1:
+            raise ValueError(f"a mask's slice must have step 1, got {rows!r}")
+        inner = self.shape[1:]
+        start = self.start
+        if 0 not in self.shape and 0 not in self.shared_axes:
+            per_row = 1
+            for axis, length in enumerate(inner, start=1):
+                per_row *= 1 if axis in self.shared_axes else length
+            start += low * per_row
+        return Mask(self.key, start, self.p, (max(high - low, 0), *inner), self.shared_axes)
+
+    def __len__(self) -> int:
+        if not self.shape:
+            raise TypeError("a mask of shape () has no length")
+        return self.shape[0]
+
+    def _fields(self) -> tuple[int, int, float, tuple[int, ...], tuple[int, ...]]:
+        return self.key, self.start, self.p, self.shape, self.shared_axes
+
+    def __eq__(self, other: object) -> bool:
+        return self._fields() == other._fields() if isinstance(other, Mask) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self._fields())
+
+    def __copy__(self) -> "Mask":
+        return self
+
+    def __deepcopy__(self, memo: object) -> "Mask":
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return restore_mask, (PICKLE_VERSION, *self._fields())
+
+    def __repr__(self) -> str:
+        shared = f", shared_axes={self.shared_axes}" if self.shared_axes else ""
+        return f"Mask(key={self.key:#034x}, start={self.start}, p={self.p}, shape={self.shape}{shared})"
+
+
+def restore_mask(version: int, *fields: Any) -> Mask:
+    """Make a mask of a pickle's fields."""
+    if version != PICKLE_VERSION:
+        raise ValueError(f"a pickled mask must be of version {PICKLE_VERSION}, got version {version!r}")
+    return Mask(*fields)

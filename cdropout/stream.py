@@ -1,0 +1,197 @@
+"""Who draws which bits: streams, their seeds, and the default stream."""
+
+import os
+from typing import Any, NoReturn, TypeAlias
+
+import numpy as np
+
+from cdropout import _kernels
+
+STATE_VERSION = 1
+
+
+class Stream(_kernels.StreamCore):
+    """A reproducible, endless row of random positions that masks are drawn from.
+
+    Every draw takes the next positions, rounded up to whole blocks of 4096 elements, and no position is taken twice,
+    also when several threads draw at the same time. What a position holds depends on the seed alone: not on the number
+    of threads, the instruction set or the machine.
+
+    Parameters
+    ----------
+    seed : None, int, SeedSequence, BitGenerator or Generator
+        None seeds from the operating system. An int (0 or greater, of any size) or a `numpy.random.SeedSequence` always
+        gives the same stream. A `numpy.random.BitGenerator` or `Generator` is asked for 128 bits, which advances it.
+
+    Raises
+    ------
+    TypeError
+        For a seed of another type.
+    ValueError
+        For a negative seed.
+
+    Notes
+    -----
+    The key is `SeedSequence.generate_state(2, uint64)`; the specification is in docs/design.md. A forked child that goes
+    on with a stream of its parent's draws the same masks as the parent does: give each worker one of `spawn`.
+
+    """
+
+    __slots__ = ("_seed_sequence",)
+
+    def __init__(self, seed: "None | Rng" = None) -> None:
+        if isinstance(seed, Stream):
+            raise TypeError("seed must not be a Stream: pass the stream itself as rng, or one of its spawn()")
+        self._reseed(seed_sequence(seed), position=0)
+
+    def _reseed(self, seeds: np.random.SeedSequence, position: int) -> None:
+        low, high = (int(word) for word in seeds.generate_state(2, np.uint64))
+        self._place(low | high << 64, position, seeds.n_children_spawned)
+        self._seed_sequence = seeds
+
+    def spawn(self, n: int) -> "list[Stream]":
+        """Return n new streams, independent of this one and of each other.
+
+        Parameters
+        ----------
+        n : int
+            How many, 0 or more. Successive calls never return the same stream; the children's keys are those of
+            `SeedSequence.spawn`. This stream's position stays where it is.
+
+        Returns
+        -------
+        list of Stream
+            Each at position 0.
+
+        """
+        if isinstance(n, bool) or not hasattr(n, "__index__"):
+            raise TypeError(f"n must be an integer, got {n!r}")
+        if n < 0:
+            raise ValueError(f"n must be 0 or greater, got {n}")
+        n = n.__index__()
+        parent = self._seed_sequence
+        first = self._take_children(n)
+        return [
+            Stream(
+                np.random.SeedSequence(
+                    parent.entropy, spawn_key=(*parent.spawn_key, child), pool_size=parent.pool_size
+                )
+            )
+            for child in range(first, first + n)
+        ]
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """All that the stream is, in plain ints and lists: a dict that JSON can hold. Setting it puts the stream there.
+
+        Keys: `version`; `entropy` (int or list of ints), `spawn_key` (list of ints) and `pool_size` of the
+        `SeedSequence`; `n_children_spawned`; `position`, in elements. A state that is not whole raises ValueError or
+        TypeError and changes nothing. Do not set it while another thread draws.
+        """
+        seeds = self._seed_sequence
+        entropy = seeds.entropy
+        return {
+            "version": STATE_VERSION,
+            "entropy": int(entropy) if isinstance(entropy, int | np.integer) else [int(word) for word in entropy],  # type: ignore[union-attr]
+            "spawn_key": [int(word) for word in seeds.spawn_key],
+            "pool_size": int(seeds.pool_size),
+            "n_children_spawned": self.n_children_spawned,
+            "position": self.position,
+        }
+
+    @state.setter
+    def state(self, state: dict[str, Any]) -> None:
+        keys = ("version", "entropy", "spawn_key", "pool_size", "n_children_spawned", "position")
+        if not isinstance(state, dict) or set(state) != set(keys):
+            raise ValueError(f"state must be a dict with the keys {', '.join(keys)}, got {state!r}")
+        if state["version"] != STATE_VERSION:
+            raise ValueError(f"state must be of version {STATE_VERSION}, got version {state['version']!r}")
+        entropy, spawn_key = state["entropy"], state["spawn_key"]
+        for name, words in (("entropy", entropy), ("spawn_key", spawn_key)):
+            if not isinstance(words, list | tuple) and name == "spawn_key":
+                raise TypeError(f"state[{name!r}] must be a list of ints, got {words!r}")
+            for word in words if isinstance(words, list | tuple) else [words]:
+                check_count(f"state[{name!r}]", word)
+        for name in ("pool_size", "n_children_spawned", "position"):
+            check_count(f"state[{name!r}]", state[name])
+        if state["position"] % _kernels.BLOCK or state["position"] > _kernels.POSITION_LIMIT:
+            raise ValueError(f"state['position'] must be a multiple of {_kernels.BLOCK} below 2**64, got {state['position']}")
+        if not 4 <= state["pool_size"] <= 1024:
+            raise ValueError(f"state['pool_size'] must be in [4, 1024], got {state['pool_size']}")
+        seeds = np.random.SeedSequence(
+            entropy,
+            spawn_key=tuple(spawn_key),
+            pool_size=state["pool_size"],
+            n_children_spawned=state["n_children_spawned"],
+        )
+        self._reseed(seeds, state["position"])
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return restore_stream, (self.state,)
+
+    def __repr__(self) -> str:
+        return f"Stream(key={self.key:#034x}, position={self.position})"
+
+
+# What SPEC 7 (https://scientific-python.org/specs/spec-0007/) lets a caller pass as rng=, and our own stream.
+Rng: TypeAlias = (
+    Stream | int | np.integer[Any] | np.random.SeedSequence | np.random.BitGenerator | np.random.Generator
+)
+
+
+def restore_stream(state: dict[str, Any]) -> Stream:
+    """Make a stream of a pickled state."""
+    stream = Stream(0)
+    stream.state = state
+    return stream
+
+
+def check_count(name: str, value: object) -> None:
+    """Raise unless value is an int of 0 or more."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be an int, got {value!r}")
+    if value < 0:
+        raise ValueError(f"{name} must be 0 or greater, got {value}")
+
+
+def seed_sequence(seed: "None | Rng") -> np.random.SeedSequence:
+    """Turn any SPEC 7 rng but a Stream into a SeedSequence; a generator is advanced by 128 bits."""
+    if seed is None or isinstance(seed, np.random.SeedSequence):
+        return seed if seed is not None else np.random.SeedSequence()
+    if isinstance(seed, int | np.integer) and not isinstance(seed, bool):
+        if seed < 0:
+            raise ValueError(f"rng must be 0 or greater where it is a seed, got {seed}")
+        return np.random.SeedSequence(int(seed))
+    if isinstance(seed, np.random.BitGenerator):
+        seed = np.random.Generator(seed)
+    if isinstance(seed, np.random.Generator):
+        low, high = (int(word) for word in seed.integers(0, 2**64 - 1, size=2, dtype=np.uint64, endpoint=True))
+        return np.random.SeedSequence(low | high << 64)
+    return refuse_rng(seed)
+
+
+def refuse_rng(rng: object) -> NoReturn:
+    """Raise for an rng of a foreign type."""
+    raise TypeError(
+        f"rng must be None, an int, a SeedSequence, a BitGenerator, a Generator or a Stream, got {type(rng).__name__}"
+    )
+
+
+def as_stream(rng: "None | Rng") -> Stream:
+    """Return the stream that rng stands for: the default stream for None, rng itself where it is a Stream."""
+    if isinstance(rng, Stream):
+        return rng
+    return default_stream if rng is None else Stream(rng)
+
+
+# What rng=None draws from. A forked child gets a new key, so that workers never repeat each other's masks.
+default_stream = Stream()
+
+
+def _after_fork_in_child() -> None:
+    _kernels.after_fork_in_child()
+    default_stream._reseed(np.random.SeedSequence(), position=0)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -1,0 +1,85 @@
+"""Builds the compiled core. All metadata is in pyproject.toml."""
+
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from Cython.Build import cythonize
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+HERE = Path(__file__).parent
+SOURCES = ["src/_kernels.pyx", "src/dispatch.c", *sorted(f"src/isa/{p.name}" for p in HERE.glob("src/isa/*.c"))]
+HEADERS = sorted(str(p.relative_to(HERE)) for p in HERE.glob("src/**/*.h"))
+
+# No -march and no -ffast-math: one binary for every processor, and no changed floating-point state in the process that
+# loads it. No contraction: a multiplication and an addition stay two roundings on every instruction set.
+COMPILE_FLAGS = ["-std=c11", "-O3", "-fvisibility=hidden", "-ffp-contract=off", "-fno-math-errno"]
+
+# A program that is right only if OpenMP compiles, links and runs.
+OPENMP_PROBE = """
+#include <omp.h>
+int main(void)
+{
+    int n_threads = 0;
+#pragma omp parallel num_threads(2) reduction(+ : n_threads)
+    n_threads += 1;
+    return n_threads >= 1 && omp_get_max_threads() >= 1 ? 0 : 1;
+}
+"""
+
+
+class BuildWithOpenMP(build_ext):
+    """build_ext that adds OpenMP where a probe shows that it works; CDROPOUT_OPENMP=0 leaves it out."""
+
+    def build_extensions(self) -> None:
+        if self.compiler.compiler_type == "msvc":
+            compile_flags, openmp, link_flags = ["/std:c11", "/O2", "/fp:precise"], ["/openmp"], []
+        else:
+            compile_flags, openmp, link_flags = COMPILE_FLAGS, ["-fopenmp"], ["-fopenmp"]
+        if not self.openmp_works(openmp, link_flags):
+            print("cdropout: building without OpenMP; every call will use one thread", file=sys.stderr)
+            openmp, link_flags = [], []
+        for extension in self.extensions:
+            extension.extra_compile_args = [*compile_flags, *openmp]
+            extension.extra_link_args = link_flags
+        super().build_extensions()
+
+    def openmp_works(self, compile_flags: list[str], link_flags: list[str]) -> bool:
+        if os.environ.get("CDROPOUT_OPENMP") == "0":
+            return False
+        with tempfile.TemporaryDirectory() as folder:
+            source = Path(folder, "probe.c")
+            source.write_text(OPENMP_PROBE)
+            try:
+                objects = self.compiler.compile([str(source)], output_dir=folder, extra_postargs=compile_flags)
+                program = os.path.join(folder, "probe")
+                self.compiler.link_executable(objects, program, extra_postargs=link_flags)
+                # A cross-compiled program cannot run here: that it links has to do.
+                if os.environ.get("_PYTHON_HOST_PLATFORM", platform.machine()).endswith(platform.machine()):
+                    subprocess.run([program], check=True, timeout=60, capture_output=True)
+            except Exception as error:  # distutils and the program each fail in their own ways
+                print(f"cdropout: OpenMP does not work with this compiler: {error}", file=sys.stderr)
+                return False
+        return True
+
+
+setup(
+    ext_modules=cythonize(
+        [
+            Extension(
+                "cdropout._kernels",
+                SOURCES,
+                include_dirs=["src", np.get_include()],
+                define_macros=[("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION")],
+                depends=HEADERS,
+            )
+        ],
+        build_dir="build",
+    ),
+    cmdclass={"build_ext": BuildWithOpenMP},
+)

@@ -1,0 +1,225 @@
+/* Every kernel, once, in the verbs of an instruction set.
+ *
+ * Included by each isa/<name>.c inside its target region. That file has defined ISA_NAME and these verbs:
+ *
+ *   v64            V64_LANES lanes of 64 bits: one vector of generator state; N_VECS of them hold the 16 logical lanes
+ *   v64_load, v64_store_le, v64_set1, v64_add, v64_xor, v64_xor3, v64_shl, v64_shr, v64_rotl
+ *   v64_mul_lo32   the 64-bit products of the lanes' low 32 bits
+ *   keep32         what is kept among V32_LANES elements, in the form the processor selects by
+ *   keep_upper, keep_lower    the keep32 of the upper (lower) 16 bits of each 32-bit word of a v64
+ *   keep32_bits    the same as bits, element 0 lowest
+ *   any_tie        whether any 16-bit number of a step equals the threshold
+ *   vf32, f32_load, f32_set1, f32_mul, f32_select (kept or +0.0), f32_store    V32_LANES elements; f64 likewise
+ *
+ * A step of the generator gives 32 words of 32 bits, word i of lane j being bits 32 i .. 32 i + 31 of the lane's output.
+ * In order of (lane, i), their upper halves are the numbers of elements 0 to 31 of a group, their lower halves those of
+ * elements 32 to 63. A 32-bit compare then decides the upper halves as they are and the lower halves after one shift,
+ * and its result is the mask a float32 vector wants: nothing is unpacked on any instruction set.
+ */
+#include <string.h>
+
+enum { N_VECS = STREAM_LANES / V64_LANES, V32_LANES = 2 * V64_LANES };
+
+#if defined(__GNUC__)
+#define ALWAYS_INLINE inline __attribute__((always_inline))
+#define UNLIKELY(condition) __builtin_expect(!!(condition), 0)
+#define COLD __attribute__((noinline, cold))
+#else
+#define ALWAYS_INLINE inline
+#define UNLIKELY(condition) (condition)
+#define COLD
+#endif
+
+/* ---- generator ---------------------------------------------------------------------------------------------------- */
+
+typedef struct {
+    v64 s0[N_VECS], s1[N_VECS];
+} lanes;
+
+/* Philox for all the lanes at once, each 32-bit counter word in a 64-bit lane. The upper halves collect rubbish, which
+ * the multiplication never looks at and the last two lines cut off. */
+static ALWAYS_INLINE void seed_block(lanes *gen, const stream_key *key, uint64_t block)
+{
+    static const uint64_t lane_tags[STREAM_LANES] = {
+#define TAG(lane) (uint64_t)(lane) << TAG_SHIFT
+        TAG(0), TAG(1), TAG(2),  TAG(3),  TAG(4),  TAG(5),  TAG(6),  TAG(7),
+        TAG(8), TAG(9), TAG(10), TAG(11), TAG(12), TAG(13), TAG(14), TAG(15),
+#undef TAG
+    };
+    const v64 m0 = v64_set1(PHILOX_M0), m1 = v64_set1(PHILOX_M1), low32 = v64_set1(0xFFFFFFFFu);
+    v64 c0[N_VECS], c1[N_VECS], c2[N_VECS], c3[N_VECS];
+    for (int v = 0; v < N_VECS; v++) {
+        c0[v] = v64_set1(block);
+        c1[v] = v64_xor(v64_set1(block >> 32), v64_load(lane_tags + v * V64_LANES));
+        c2[v] = v64_set1(key->word[1]);
+        c3[v] = v64_set1(key->word[1] >> 32);
+    }
+    uint32_t key0 = (uint32_t)key->word[0], key1 = (uint32_t)(key->word[0] >> 32);
+    for (int round = 0; round < PHILOX_ROUNDS; round++) {
+        const v64 k0 = v64_set1(key0), k1 = v64_set1(key1);
+        for (int v = 0; v < N_VECS; v++) {
+            const v64 product0 = v64_mul_lo32(c0[v], m0), product1 = v64_mul_lo32(c2[v], m1);
+            c0[v] = v64_xor3(v64_shr(product1, 32), c1[v], k0);
+            c1[v] = product1;
+            c2[v] = v64_xor3(v64_shr(product0, 32), c3[v], k1);
+            c3[v] = product0;
+        }
+        key0 += PHILOX_W0;
+        key1 += PHILOX_W1;
+    }
+    for (int v = 0; v < N_VECS; v++) {
+        gen->s0[v] = v64_xor(v64_and(c0[v], low32), v64_shl(c1[v], 32));
+        gen->s1[v] = v64_xor(v64_and(c2[v], low32), v64_shl(c3[v], 32));
+    }
+}
+
+/* xoroshiro128++: Blackman & Vigna, "Scrambled linear pseudorandom number generators", ACM TOMS 47(4), 2021. */
+static ALWAYS_INLINE void step(lanes *gen, v64 out[N_VECS])
+{
+    for (int v = 0; v < N_VECS; v++) {
+        const v64 s0 = gen->s0[v], x = v64_xor(s0, gen->s1[v]);
+        out[v] = v64_add(v64_rotl(v64_add(s0, gen->s1[v]), 17), s0);
+        gen->s0[v] = v64_xor3(v64_rotl(s0, 49), x, v64_shl(x, 21));
+        gen->s1[v] = v64_rotl(x, 28);
+    }
+}
+
+/* ---- from numbers to keep words ----------------------------------------------------------------------------------- */
+
+/* Bit e is set where element e of the group is kept, a tie counting as kept. */
+static ALWAYS_INLINE uint64_t keep_word(const v64 numbers[N_VECS], v64 threshold32)
+{
+    uint64_t keep_u64 = 0;
+    for (int v = 0; v < N_VECS; v++) {
+        keep_u64 |= (uint64_t)keep32_bits(keep_upper(numbers[v], threshold32)) << (v * V32_LANES);
+        keep_u64 |= (uint64_t)keep32_bits(keep_lower(numbers[v], threshold32)) << (32 + v * V32_LANES);
+    }
+    return keep_u64;
+}
+
+/* Takes out of keep_u64 the tied elements that a further number drops. Rare: 1 group in 1024 holds a tie. */
+static COLD uint64_t resolve_ties(uint64_t keep_u64, const v64 numbers[N_VECS], const mask_rule *rule, uint64_t block,
+                                  unsigned first_elem)
+{
+    uint8_t bytes[STREAM_LANES * 8];
+    for (int v = 0; v < N_VECS; v++)
+        v64_store_le(bytes + v * V64_LANES * 8, numbers[v]);
+    const unsigned tied = (uint32_t)rule->threshold & 0xFFFFu;
+    for (unsigned elem = 0; elem < ELEMS_PER_GROUP; elem++) {
+        const uint8_t *half = bytes + elem % 32 * 4 + (elem < 32 ? 2 : 0);
+        if ((half[0] | (unsigned)half[1] << 8) != tied)
+            continue;
+        if (tie_number(&rule->key, block, first_elem + elem) < rule->tie_threshold)
+            keep_u64 &= ~((uint64_t)1 << elem);
+    }
+    return keep_u64;
+}
+
+/* ---- from keep words to operations -------------------------------------------------------------------------------- */
+
+/* What an operation works on. i counts elements of the mask from the kernel's first. */
+typedef struct {
+    char *out;
+    const char *x;
+    size_t n_repeats;
+    double scale;
+} operands;
+
+/* An operation on one whole group, its numbers still in registers (numbers and threshold give the keep32s). */
+typedef void group_fn(const operands *ops, size_t i, const v64 numbers[N_VECS], v64 threshold32);
+/* The same operation on 1 to 64 elements by keep word: the ends of a range, and groups with a tie. */
+typedef void word_fn(const operands *ops, size_t i, uint64_t keep_u64, size_t n_elems);
+
+/* The one loop: positions first .. first + n_elems - 1, block by block, group by group. */
+static ALWAYS_INLINE void for_each_group(const operands *ops, const mask_rule *rule, uint64_t first, size_t n_elems,
+                                         group_fn *on_group, word_fn *on_word)
+{
+    const uint32_t threshold = (uint32_t)rule->threshold;
+    const v64 threshold32 = v64_set1((uint64_t)(threshold << 16) * 0x100000001u);
+    const v64 threshold16 = v64_set1((uint64_t)(threshold & 0xFFFFu) * 0x1000100010001u);
+    size_t i = 0;
+    while (i < n_elems) {
+        const uint64_t block = (first + i) / ELEMS_PER_BLOCK;
+        unsigned elem = (unsigned)((first + i) % ELEMS_PER_BLOCK);
+        const unsigned end = n_elems - i < ELEMS_PER_BLOCK - elem ? elem + (unsigned)(n_elems - i) : ELEMS_PER_BLOCK;
+        lanes gen;
+        v64 numbers[N_VECS];
+        seed_block(&gen, &rule->key, block);
+        for (unsigned group = 0; group < elem / ELEMS_PER_GROUP; group++)
+            step(&gen, numbers);
+        while (elem < end) {
+            step(&gen, numbers);
+            const unsigned skip = elem % ELEMS_PER_GROUP, group_end = elem - skip + ELEMS_PER_GROUP;
+            const unsigned n_here = (group_end < end ? group_end : end) - elem;
+            const int has_tie = any_tie(numbers, threshold16);
+            if (UNLIKELY(n_here < ELEMS_PER_GROUP || has_tie)) {
+                uint64_t keep_u64 = keep_word(numbers, threshold32);
+                if (has_tie)
+                    keep_u64 = resolve_ties(keep_u64, numbers, rule, block, elem - skip);
+                on_word(ops, i, keep_u64 >> skip, n_here);
+            } else {
+                on_group(ops, i, numbers, threshold32);
+            }
+            elem += n_here;
+            i += n_here;
+        }
+    }
+}
+
+/* ---- kernels without a dtype -------------------------------------------------------------------------------------- */
+
+static ALWAYS_INLINE void keep_on_word(const operands *ops, size_t i, uint64_t keep_u64, size_t n_elems)
+{
+    for (size_t e = 0; e < n_elems; e++)
+        ops->out[i + e] = (char)(keep_u64 >> e & 1);
+}
+
+static ALWAYS_INLINE void keep_on_group(const operands *ops, size_t i, const v64 numbers[N_VECS], v64 threshold32)
+{
+    keep_on_word(ops, i, keep_word(numbers, threshold32), ELEMS_PER_GROUP);
+}
+
+static const char *fill_keep(uint8_t *out, const mask_rule *rule, uint64_t first, size_t n_elems)
+{
+    const operands ops = {.out = (char *)out};
+    for_each_group(&ops, rule, first, n_elems, keep_on_group, keep_on_word);
+    return ISA_NAME;
+}
+
+static const char *fill_raw(uint8_t *out, const stream_key *key, uint64_t first_block, size_t n_blocks)
+{
+    for (size_t b = 0; b < n_blocks; b++) {
+        lanes gen;
+        seed_block(&gen, key, first_block + b);
+        for (int group = 0; group < ELEMS_PER_BLOCK / ELEMS_PER_GROUP; group++) {
+            v64 numbers[N_VECS];
+            step(&gen, numbers);
+            for (int v = 0; v < N_VECS; v++, out += V64_LANES * 8)
+                v64_store_le(out, numbers[v]);
+        }
+    }
+    return ISA_NAME;
+}
+
+/* ---- kernels of each dtype ---------------------------------------------------------------------------------------- */
+
+#define ELEM float
+#define OF_DTYPE(name) name##_f32
+#define ELEM_VERB(verb) f32_##verb
+#define ELEM_VEC vf32
+#include "dtype_kernels.inc.h"
+
+#define ELEM double
+#define OF_DTYPE(name) name##_f64
+#define ELEM_VERB(verb) f64_##verb
+#define ELEM_VEC vf64
+#include "dtype_kernels.inc.h"
+
+/* The table, for the isa file to export under its name. */
+#define X(dtype_name) \
+    [DTYPE_##dtype_name] = {apply_mask_##dtype_name, apply_mask_repeat_##dtype_name, fill_scaled_##dtype_name},
+#define KERNEL_TABLE(is_supported_fn)                                                                                \
+    {                                                                                                                \
+        .isa = ISA_NAME, .is_supported = (is_supported_fn), .dtype = {CDROPOUT_DTYPES(X)}, .fill_keep = fill_keep,   \
+        .fill_raw = fill_raw                                                                                         \
+    }

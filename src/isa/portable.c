@@ -1,0 +1,132 @@
+/* Plain C11, for any processor and byte order: a "vector" is one lane of 64 bits, and each verb works by value. */
+#include "../catalog.h"
+
+#include <string.h>
+
+#define ISA_NAME "portable"
+#define V64_LANES 1
+
+typedef uint64_t v64;
+#define v64_load(p) (*(p))
+#define v64_set1(word) ((uint64_t)(word))
+#define v64_add(a, b) ((a) + (b))
+#define v64_and(a, b) ((a) & (b))
+#define v64_xor(a, b) ((a) ^ (b))
+#define v64_xor3(a, b, c) ((a) ^ (b) ^ (c))
+#define v64_shl(v, n_bits) ((v) << (n_bits))
+#define v64_shr(v, n_bits) ((v) >> (n_bits))
+#define v64_rotl(v, n_bits) ((v) << (n_bits) | (v) >> (64 - (n_bits)))
+#define v64_mul_lo32(a, b) ((uint64_t)(uint32_t)(a) * (uint32_t)(b))
+
+static inline void v64_store_le(uint8_t *p, v64 v)
+{
+    for (int byte = 0; byte < 8; byte++)
+        p[byte] = (uint8_t)(v >> (8 * byte));
+}
+
+/* All-ones where kept, for the two elements of a lane. */
+typedef struct {
+    uint32_t mask[2];
+} keep32;
+
+static inline keep32 keep_upper(v64 numbers, v64 threshold32)
+{
+    const int32_t threshold = (int32_t)(uint32_t)threshold32;
+    return (keep32){{
+        (int32_t)(uint32_t)numbers >= threshold ? UINT32_MAX : 0,
+        (int32_t)(uint32_t)(numbers >> 32) >= threshold ? UINT32_MAX : 0,
+    }};
+}
+
+static inline keep32 keep_lower(v64 numbers, v64 threshold32)
+{
+    return keep_upper((numbers & 0x0000FFFF0000FFFFu) << 16, threshold32);
+}
+
+static inline uint32_t keep32_bits(keep32 keep)
+{
+    return (keep.mask[0] & 1) | (keep.mask[1] & 2);
+}
+
+/* A 16-bit field that equals the threshold becomes 0, and subtracting 1 from it borrows into its top bit. A borrow may
+ * also mark a field above a true tie, never a word without one. */
+static inline int any_tie(const v64 numbers[16], v64 threshold16)
+{
+    uint64_t borrows = 0;
+    for (int v = 0; v < 16; v++) {
+        const uint64_t difference = numbers[v] ^ threshold16;
+        borrows |= (difference - 0x0001000100010001u) & ~difference;
+    }
+    return (borrows & 0x8000800080008000u) != 0;
+}
+
+typedef struct {
+    float elem[2];
+} vf32;
+static inline vf32 f32_load(const char *p)
+{
+    vf32 v;
+    memcpy(&v, p, sizeof v);
+    return v;
+}
+static inline vf32 f32_set1(float value)
+{
+    return (vf32){{value, value}};
+}
+static inline vf32 f32_mul(vf32 a, vf32 b)
+{
+    return (vf32){{a.elem[0] * b.elem[0], a.elem[1] * b.elem[1]}};
+}
+static inline vf32 f32_select(keep32 keep, vf32 v)
+{
+    uint32_t bits[2];
+    memcpy(bits, &v, sizeof bits);
+    bits[0] &= keep.mask[0];
+    bits[1] &= keep.mask[1];
+    memcpy(&v, bits, sizeof v);
+    return v;
+}
+static inline void f32_store(char *p, vf32 v)
+{
+    memcpy(p, &v, sizeof v);
+}
+
+typedef struct {
+    double elem[2];
+} vf64;
+static inline vf64 f64_load(const char *p)
+{
+    vf64 v;
+    memcpy(&v, p, sizeof v);
+    return v;
+}
+static inline vf64 f64_set1(double value)
+{
+    return (vf64){{value, value}};
+}
+static inline vf64 f64_mul(vf64 a, vf64 b)
+{
+    return (vf64){{a.elem[0] * b.elem[0], a.elem[1] * b.elem[1]}};
+}
+static inline vf64 f64_select(keep32 keep, vf64 v)
+{
+    uint64_t bits[2];
+    memcpy(bits, &v, sizeof bits);
+    bits[0] &= (uint64_t)keep.mask[0] << 32 | keep.mask[0];
+    bits[1] &= (uint64_t)keep.mask[1] << 32 | keep.mask[1];
+    memcpy(&v, bits, sizeof v);
+    return v;
+}
+static inline void f64_store(char *p, vf64 v)
+{
+    memcpy(p, &v, sizeof v);
+}
+
+#include "../block_kernels.inc.h"
+
+static int is_supported(void)
+{
+    return 1;
+}
+
+const kernel_table kernels_portable = KERNEL_TABLE(is_supported);
