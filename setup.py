@@ -14,7 +14,7 @@ from setuptools.command.build_ext import build_ext
 
 HERE = Path(__file__).parent
 SOURCES = ["src/_kernels.pyx", "src/dispatch.c", *sorted(f"src/isa/{p.name}" for p in HERE.glob("src/isa/*.c"))]
-HEADERS = sorted(str(p.relative_to(HERE)) for p in HERE.glob("src/**/*.h"))
+HEADERS = sorted(str(p.relative_to(HERE)) for pattern in ("*.h", "*.pxi") for p in HERE.glob(f"src/**/{pattern}"))
 
 # No -march and no -ffast-math: one binary for every processor, and no changed floating-point state in the process that
 # loads it. No contraction: a multiplication and an addition stay two roundings on every instruction set.

@@ -49,8 +49,8 @@ def dropout(
     Notes
     -----
     Errors are raised before anything is written and before rng moves on. To apply the same drops again (a backward
-    pass), draw them first with `draw_mask`. Source: Srivastava et al., "Dropout: a simple way to prevent neural networks
-    from overfitting", JMLR 15, 2014.
+    pass), draw them first with `draw_mask`. Source: Srivastava et al., "Dropout: a simple way to prevent neural
+    networks from overfitting", JMLR 15, 2014.
 
     """
     if type(rng) is not Stream:

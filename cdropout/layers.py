@@ -86,7 +86,8 @@ class Dropout:
 
         Parameters
         ----------
-        x : array_like of float32 or float64, any shape
+        x : array_like of float32 or float64
+            Of any shape.
 
         Returns
         -------

@@ -2,9 +2,6 @@
 
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
 from cdropout import _kernels
 
 PICKLE_VERSION = 1
@@ -15,7 +12,7 @@ class Mask(_kernels.MaskCore):
 
     A mask holds the key and the position it was drawn at, p, and a shape. Its bits are a function of these and are made
     anew, in registers, each time it is applied: forward and backward, in another thread, process or machine, the same.
-    `draw_mask` makes masks; two are equal where all their fields are.
+    `draw_mask` makes masks; two are equal where all their fields are. `apply`, `keep` and `scaled` use them.
 
     Parameters
     ----------
@@ -38,49 +35,6 @@ class Mask(_kernels.MaskCore):
     """
 
     __slots__ = ()
-
-    def apply(self, a: npt.ArrayLike, out: Any = None, *, scale: float | None = None) -> npt.NDArray[Any]:
-        """Scale what is kept and zero what is dropped.
-
-        Parameters
-        ----------
-        a : array_like of float32 or float64
-            Of the mask's shape, in any memory layout and byte order.
-        out : ndarray, optional
-            Where the result goes: of a's shape and dtype, either a itself (in place) or apart from it in memory.
-        scale : float, optional
-            What kept elements are multiplied by; 1/(1-p) unless given.
-
-        Returns
-        -------
-        ndarray
-            out, or a new array of a's shape and dtype. A dropped element is +0.0 whatever it was, NaN and infinity
-            included; a kept one is a * scale, rounded once. At p = 0 the result is a copy, bit for bit.
-
-        Raises
-        ------
-        TypeError
-            For a dtype other than float32 and float64, before anything is written.
-        ValueError
-            For another shape, or an out that does not fit, before anything is written.
-
-        """
-        return super().apply(a, out, scale=scale)
-
-    def keep(self) -> npt.NDArray[np.bool_]:
-        """Return a new bool array of the mask's shape: True where an element is kept."""
-        return super().keep()
-
-    def scaled(self, dtype: npt.DTypeLike = np.float32) -> npt.NDArray[Any]:
-        """Return what other libraries call the mask: a new array of 0 where dropped and 1/(1-p) where kept.
-
-        Parameters
-        ----------
-        dtype : float32 or float64
-            The dtype of the result; TypeError for another.
-
-        """
-        return super().scaled(dtype)
 
     def __getitem__(self, rows: slice) -> "Mask":
         """Return the mask of a shard: `mask[lo:hi].apply(a[lo:hi])` is `mask.apply(a)[lo:hi]`, bit for bit."""

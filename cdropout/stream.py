@@ -32,8 +32,8 @@ class Stream(_kernels.StreamCore):
 
     Notes
     -----
-    The key is `SeedSequence.generate_state(2, uint64)`; the specification is in docs/design.md. A forked child that goes
-    on with a stream of its parent's draws the same masks as the parent does: give each worker one of `spawn`.
+    The key is `SeedSequence.generate_state(2, uint64)`; the specification is in docs/design.md. A forked child that
+    goes on with a stream of its parent's draws the same masks as the parent does: give each worker one of `spawn`.
 
     """
 
@@ -73,9 +73,7 @@ class Stream(_kernels.StreamCore):
         first = self._take_children(n)
         return [
             Stream(
-                np.random.SeedSequence(
-                    parent.entropy, spawn_key=(*parent.spawn_key, child), pool_size=parent.pool_size
-                )
+                np.random.SeedSequence(parent.entropy, spawn_key=(*parent.spawn_key, child), pool_size=parent.pool_size)
             )
             for child in range(first, first + n)
         ]
@@ -115,7 +113,9 @@ class Stream(_kernels.StreamCore):
         for name in ("pool_size", "n_children_spawned", "position"):
             check_count(f"state[{name!r}]", state[name])
         if state["position"] % _kernels.BLOCK or state["position"] > _kernels.POSITION_LIMIT:
-            raise ValueError(f"state['position'] must be a multiple of {_kernels.BLOCK} below 2**64, got {state['position']}")
+            raise ValueError(
+                f"state['position'] must be a multiple of {_kernels.BLOCK} below 2**64, got {state['position']}"
+            )
         if not 4 <= state["pool_size"] <= 1024:
             raise ValueError(f"state['pool_size'] must be in [4, 1024], got {state['pool_size']}")
         seeds = np.random.SeedSequence(
@@ -134,9 +134,7 @@ class Stream(_kernels.StreamCore):
 
 
 # What SPEC 7 (https://scientific-python.org/specs/spec-0007/) lets a caller pass as rng=, and our own stream.
-Rng: TypeAlias = (
-    Stream | int | np.integer[Any] | np.random.SeedSequence | np.random.BitGenerator | np.random.Generator
-)
+Rng: TypeAlias = Stream | int | np.integer[Any] | np.random.SeedSequence | np.random.BitGenerator | np.random.Generator
 
 
 def restore_stream(state: dict[str, Any]) -> Stream:

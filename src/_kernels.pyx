@@ -67,7 +67,7 @@ cdef extern from "position.h" nogil:
     int take_positions(uint64_t *next_elem, uint64_t n, uint64_t limit, uint64_t *first)
 
 
-# ---- which kernels run ------------------------------------------------------------------------------------------------
+# ---- which kernels run ----------------------------------------------------------------------------------------------
 
 cdef const kernel_table *kernels = NULL
 
@@ -134,352 +134,11 @@ def after_fork_in_child():
     is_forked_child = 1
 
 
-# ---- p ----------------------------------------------------------------------------------------------------------------
-
-cdef double checked_p(object p) except -1.0:
-    cdef double value
-    if PyFloat_CheckExact(p):
-        value = p
-    else:
-        if isinstance(p, (str, bytes, bytearray)) or (isinstance(p, np.ndarray) and p.ndim > 0):
-            raise TypeError(f"p must be a real number, got {p!r}")
-        try:
-            value = float(p)
-        except (TypeError, ValueError):
-            raise TypeError(f"p must be a real number, got {p!r}") from None
-    if not 0.0 <= value <= 1.0:
-        raise ValueError(f"p must be in [0, 1], got {p!r}")
-    return value
+include "arguments.pxi"
+include "job.pxi"
 
 
-def check_p(p):
-    """p as a float. Raises TypeError where it is no real number, ValueError outside [0, 1]."""
-    return checked_p(p)
-
-
-cdef inline void set_threshold(mask_rule *rule, double p) noexcept nogil:
-    """P(drop) to 48 bits, rounded down: 16 for the comparison, 32 for its ties. p = 1 never comes to a kernel."""
-    cdef uint64_t p_in_2_48 = <uint64_t>(p * 281474976710656.0)
-    rule.threshold = <int32_t>(p_in_2_48 >> 32) - 32768
-    rule.tie_threshold = <uint32_t>p_in_2_48
-
-
-# ---- running a kernel over threads ------------------------------------------------------------------------------------
-
-# Below this, a second thread costs more than it brings (benchmarks/threads.py; docs/design.md, "Threads").
-cdef size_t MIN_ELEMS_PER_THREAD = 131072
-# Below this, giving the GIL away and taking it back costs more than the call.
-cdef size_t MIN_ELEMS_WITHOUT_GIL = 8192
-cdef enum:
-    MAX_DIMS = 64  # NumPy's own limit
-
-ctypedef enum operation:
-    APPLY_MASK
-    APPLY_MASK_REPEAT
-    FILL_SCALED
-    FILL_KEEP
-
-# One call. Positions first .. first + n_elems - 1 are drawn for each of n_rows rows of the output; where rows differ in
-# their masks, row_lens and row_strides say, per level of nesting, how many there are and how many positions apart.
-ctypedef struct job:
-    operation op
-    int dtype
-    size_t elem_bytes
-    char *out
-    const char *x
-    mask_rule rule
-    uint64_t first
-    size_t n_elems
-    size_t n_repeats
-    double scale
-    size_t n_rows
-    int n_levels
-    size_t row_lens[MAX_DIMS]
-    uint64_t row_strides[MAX_DIMS]
-
-
-cdef const char *run_range(const job *j, size_t row, size_t begin, size_t end) noexcept nogil:
-    """Elements begin .. end - 1 of one row."""
-    cdef uint64_t first = j.first + begin
-    cdef size_t rest = row, at
-    cdef int level
-    for level in range(j.n_levels - 1, -1, -1):
-        first += (rest % j.row_lens[level]) * j.row_strides[level]
-        rest = rest // j.row_lens[level]
-    at = (row * j.n_elems + begin) * j.n_repeats * j.elem_bytes
-    if j.op == APPLY_MASK:
-        return kernels.dtype[j.dtype].apply_mask(j.out + at, j.x + at, &j.rule, first, end - begin, j.scale)
-    if j.op == APPLY_MASK_REPEAT:
-        return kernels.dtype[j.dtype].apply_mask_repeat(j.out + at, j.x + at, &j.rule, first, end - begin, j.n_repeats,
-                                                        j.scale)
-    if j.op == FILL_SCALED:
-        return kernels.dtype[j.dtype].fill_scaled(j.out + at, &j.rule, first, end - begin, j.scale)
-    return kernels.fill_keep(<uint8_t *>j.out + at, &j.rule, first, end - begin)
-
-
-cdef void run_threads(const job *j, int n_threads) noexcept nogil:
-    """Rows are shared out where there are enough of them, the positions of the one row otherwise, by whole blocks of
-    the stream, so that no block is seeded twice."""
-    cdef Py_ssize_t part
-    cdef size_t row, offset = j.first % ELEMS_PER_BLOCK
-    cdef size_t n_blocks = (offset + j.n_elems + ELEMS_PER_BLOCK - 1) // ELEMS_PER_BLOCK
-    cdef size_t begin, end
-    if j.n_rows > 1:
-        for part in prange(<Py_ssize_t>j.n_rows, num_threads=n_threads, schedule="static"):
-            run_range(j, part, 0, j.n_elems)
-        return
-    for part in prange(n_threads, num_threads=n_threads, schedule="static"):
-        begin = block_boundary(j, n_blocks, part, n_threads)
-        end = block_boundary(j, n_blocks, part + 1, n_threads)
-        if begin < end:
-            run_range(j, 0, begin, end)
-
-
-cdef inline size_t block_boundary(const job *j, size_t n_blocks, Py_ssize_t part, int n_threads) noexcept nogil:
-    """Where part begins, in elements from the first: the start of a block, or an end of the range."""
-    cdef size_t offset = j.first % ELEMS_PER_BLOCK
-    # A few blocks among many threads cover long runs when each position is repeated: those are cut by position.
-    if n_blocks < <size_t>n_threads:
-        return j.n_elems * part // n_threads
-    cdef size_t at = n_blocks * part // n_threads * ELEMS_PER_BLOCK
-    if at <= offset:
-        return 0
-    return min(at - offset, j.n_elems)
-
-
-cdef void run(const job *j) noexcept:
-    cdef size_t row, n_total = j.n_rows * j.n_elems * j.n_repeats
-    cdef size_t n_threads = 1
-    if n_total == 0:
-        return
-    if n_total >= 2 * MIN_ELEMS_PER_THREAD and not is_forked_child:
-        n_threads = min(n_total // MIN_ELEMS_PER_THREAD, <size_t>max_threads())
-    if n_threads > 1:
-        with nogil:
-            run_threads(j, <int>n_threads)
-    elif n_total >= MIN_ELEMS_WITHOUT_GIL:
-        with nogil:
-            for row in range(j.n_rows):
-                run_range(j, row, 0, j.n_elems)
-    else:
-        for row in range(j.n_rows):
-            run_range(j, row, 0, j.n_elems)
-
-
-# ---- arrays -----------------------------------------------------------------------------------------------------------
-
-cdef inline int dtype_index(cnp.ndarray a) noexcept:
-    """The row of the kernel table, -1 for a dtype without one. Byte order is not looked at."""
-    cdef int type_num = cnp.PyArray_TYPE(a)
-    if type_num == cnp.NPY_FLOAT:
-        return DTYPE_f32
-    if type_num == cnp.NPY_DOUBLE:
-        return DTYPE_f64
-    return -1
-
-
-cdef inline bint is_plain(cnp.ndarray a) noexcept:
-    """Whether the kernels can work on the array's own memory."""
-    return cnp.PyArray_IS_C_CONTIGUOUS(a) and cnp.PyArray_ISNOTSWAPPED(a)
-
-
-cdef cnp.ndarray checked_array(object a, str name):
-    cdef cnp.ndarray array = a if cnp.PyArray_CheckExact(a) else np.asarray(a)
-    if dtype_index(array) < 0:
-        raise TypeError(f"{name} must be an array of float32 or float64, got dtype {array.dtype}")
-    return array
-
-
-cdef inline bint same_shape(cnp.ndarray a, cnp.ndarray b) noexcept:
-    cdef int axis
-    if cnp.PyArray_NDIM(a) != cnp.PyArray_NDIM(b):
-        return False
-    for axis in range(cnp.PyArray_NDIM(a)):
-        if cnp.PyArray_DIM(a, axis) != cnp.PyArray_DIM(b, axis):
-            return False
-    return True
-
-
-cdef bint overlaps_itself(cnp.ndarray a):
-    """Whether two elements may share memory, as in a writable view with a stride of 0."""
-    cdef Py_ssize_t reach = a.itemsize
-    for stride, length in sorted((abs(a.strides[axis]), a.shape[axis]) for axis in range(a.ndim)):
-        if length > 1:
-            if stride < reach:
-                return True
-            reach += stride * (length - 1)
-    return False
-
-
-cdef bint overlaps_partly(cnp.ndarray a, cnp.ndarray b):
-    """Whether the arrays share memory otherwise than element by element."""
-    cdef char *a_data = cnp.PyArray_BYTES(a)
-    cdef char *b_data = cnp.PyArray_BYTES(b)
-    if cnp.PyArray_IS_C_CONTIGUOUS(a) and cnp.PyArray_IS_C_CONTIGUOUS(b):
-        return a_data != b_data and a_data < b_data + cnp.PyArray_NBYTES(b) and b_data < a_data + cnp.PyArray_NBYTES(a)
-    if a_data == b_data and a.strides == b.strides:
-        return False
-    try:
-        return np.shares_memory(a, b, max_work=1_000_000)
-    except np.exceptions.TooHardError:
-        return True
-
-
-cdef cnp.ndarray checked_out(object out, cnp.ndarray x, str name):
-    """out as an array the result may be written to, a new one for None."""
-    if out is None:
-        return np.empty_like(x, dtype=x.dtype.newbyteorder("="), subok=False)
-    if not isinstance(out, np.ndarray):
-        raise TypeError(f"out must be an array, got {type(out).__name__}")
-    cdef cnp.ndarray array = out
-    if not same_shape(x, array):
-        raise ValueError(f"out must have the shape of {name}, got out of {out.shape} for {name} of {(<object>x).shape}")
-    if cnp.PyArray_TYPE(array) != cnp.PyArray_TYPE(x):
-        raise ValueError(f"out must have the dtype of {name}, got out of {out.dtype} for {name} of {x.dtype}")
-    if not cnp.PyArray_ISWRITEABLE(array):
-        raise ValueError(f"out must be writable, got a read-only array for {name} of shape {(<object>x).shape}")
-    if array is x and cnp.PyArray_IS_C_CONTIGUOUS(array):
-        return array
-    if overlaps_itself(array):
-        raise ValueError(f"out must not overlap itself, got strides {out.strides} for shape {out.shape}")
-    if overlaps_partly(x, array):
-        raise ValueError(f"out must be {name} itself or apart from it, got an out that partly overlaps {name}")
-    return array
-
-
-cdef tuple checked_shape(object shape):
-    try:
-        lengths = tuple(int(n) for n in shape) if isinstance(shape, (tuple, list)) else (shape.__index__(),)
-    except (AttributeError, TypeError, ValueError):
-        raise TypeError(f"shape must be an integer or a tuple of integers, got {shape!r}") from None
-    if any(n < 0 for n in lengths) or len(lengths) > MAX_DIMS:
-        raise ValueError(f"shape must be at most {MAX_DIMS} non-negative integers, got {shape!r}")
-    return lengths
-
-
-cdef tuple checked_axes(object shared_axes, int n_dims):
-    try:
-        axes = [int(axis.__index__()) for axis in
-                (shared_axes if isinstance(shared_axes, (tuple, list)) else (shared_axes,))]
-    except (AttributeError, TypeError):
-        raise TypeError(f"shared_axes must be an integer or a tuple of integers, got {shared_axes!r}") from None
-    normal = sorted(axis + n_dims if axis < 0 else axis for axis in axes)
-    if any(not 0 <= axis < n_dims for axis in normal) or len(set(normal)) < len(normal):
-        raise ValueError(
-            f"shared_axes must name different axes of a {n_dims}-dimensional array, got {shared_axes!r}"
-        )
-    return tuple(normal)
-
-
-cdef object n_drawn(tuple shape, tuple shared_axes):
-    """How many positions a mask of this shape takes: shared axes count as length 1, an empty array takes none."""
-    if 0 in shape:
-        return 0
-    n = 1
-    for axis, length in enumerate(shape):
-        if axis not in shared_axes:
-            n *= length
-    return n
-
-
-# ---- the job of a mask on an array ------------------------------------------------------------------------------------
-
-cdef void lay_rows(job *j, tuple shape, tuple shared_axes):
-    """Cuts a C-ordered array into rows that each take one run of mask positions.
-
-    Neighbouring axes of a kind (shared, or drawn) are one level. The innermost drawn level makes the row; a shared level
-    inside it repeats each position, and every level outside it numbers rows."""
-    cdef size_t n_inside = 1
-    levels = []
-    for axis, length in enumerate(shape):
-        if length == 1:
-            continue
-        is_shared = axis in shared_axes
-        if levels and levels[-1][0] == is_shared:
-            levels[-1][1] *= length
-        else:
-            levels.append([is_shared, length])
-    j.n_repeats = levels.pop()[1] if levels and levels[-1][0] else 1
-    j.n_elems = levels.pop()[1] if levels else 1
-    j.n_rows = 1
-    j.n_levels = <int>len(levels)
-    n_inside = j.n_elems
-    for level in range(len(levels) - 1, -1, -1):
-        is_shared, length = levels[level]
-        j.row_lens[level] = length
-        j.row_strides[level] = 0 if is_shared else n_inside
-        j.n_rows *= j.row_lens[level]
-        if not is_shared:
-            n_inside *= j.row_lens[level]
-    if j.op == APPLY_MASK and j.n_repeats > 1:
-        j.op = APPLY_MASK_REPEAT
-
-
-cdef int apply_in_chunks(job *j, cnp.ndarray out, cnp.ndarray x) except -1:
-    """Any layout, a few blocks at a time through NumPy's buffered iterator, so that memory stays bounded."""
-    cdef uint64_t first = j.first
-    cdef cnp.ndarray out_chunk, x_chunk
-    dtype = x.dtype.newbyteorder("=")
-    chunks = np.nditer(
-        [out, x],
-        flags=["external_loop", "buffered", "zerosize_ok"],
-        op_flags=[["writeonly", "contig", "nbo"], ["readonly", "contig", "nbo"]],
-        op_dtypes=[dtype, dtype],
-        order="C",
-        casting="equiv",
-        buffersize=64 * ELEMS_PER_BLOCK,
-    )
-    with chunks:
-        for out_chunk, x_chunk in chunks:
-            j.out = cnp.PyArray_BYTES(out_chunk)
-            j.x = cnp.PyArray_BYTES(x_chunk)
-            j.n_elems = cnp.PyArray_SIZE(x_chunk)
-            j.first = first
-            run(j)
-            first += j.n_elems
-    return 0
-
-
-cdef int apply_rule(job *j, cnp.ndarray out, cnp.ndarray x, double p, tuple shared_axes) except -1:
-    """out = x, masked and scaled; every argument has been checked. j holds rule.key, first and scale."""
-    cdef cnp.ndarray plain_out
-    if cnp.PyArray_SIZE(x) == 0:
-        return 0
-    if p == 1.0:
-        out[...] = 0
-        return 0
-    if p == 0.0 and j.scale == 1.0:
-        # A copy and not a multiplication by 1, which would quiet a signalling NaN.
-        if out is not x:
-            np.copyto(out, x)
-        return 0
-    set_threshold(&j.rule, p)
-    j.op = APPLY_MASK
-    j.dtype = dtype_index(x)
-    j.elem_bytes = cnp.PyArray_ITEMSIZE(x)
-    j.n_elems = cnp.PyArray_SIZE(x)
-    j.n_repeats = 1
-    j.n_rows = 1
-    j.n_levels = 0
-    if is_plain(x) and is_plain(out):
-        j.out = cnp.PyArray_BYTES(out)
-        j.x = cnp.PyArray_BYTES(x)
-        if shared_axes:
-            lay_rows(j, (<object>x).shape, shared_axes)
-        run(j)
-        return 0
-    if not shared_axes:
-        return apply_in_chunks(j, out, x)
-    plain_out = np.array(x, dtype=x.dtype.newbyteorder("="), order="C", subok=False)
-    j.out = cnp.PyArray_BYTES(plain_out)
-    j.x = j.out
-    lay_rows(j, (<object>x).shape, shared_axes)
-    run(j)
-    np.copyto(out, plain_out)
-    return 0
-
-
-# ---- stream -----------------------------------------------------------------------------------------------------------
+# ---- stream ---------------------------------------------------------------------------------------------------------
 
 BLOCK = ELEMS_PER_BLOCK
 # Block indices have 52 bits, so positions have 64; the last block stays unused.
@@ -565,7 +224,7 @@ def philox(counter, key):
     return [words[i] for i in range(4)]
 
 
-# ---- mask -------------------------------------------------------------------------------------------------------------
+# ---- mask -----------------------------------------------------------------------------------------------------------
 
 cdef class MaskCore:
     """A mask's fields and what it does to arrays; cdropout.Mask adds what a value needs. Set on creation, then fixed."""
@@ -600,6 +259,31 @@ cdef class MaskCore:
         j.scale = scale
 
     def apply(self, a, out=None, *, scale=None):
+        """Scale what is kept and zero what is dropped.
+
+        Parameters
+        ----------
+        a : array_like of float32 or float64
+            Of the mask's shape, in any memory layout and byte order.
+        out : ndarray, optional
+            Where the result goes: of a's shape and dtype, either a itself (in place) or apart from it in memory.
+        scale : float, optional
+            What kept elements are multiplied by; 1/(1-p) unless given.
+
+        Returns
+        -------
+        ndarray
+            out, or a new array of a's shape and dtype. A dropped element is +0.0 whatever it was, NaN and infinity
+            included; a kept one is a * scale, rounded once. At p = 0 the result is a copy, bit for bit.
+
+        Raises
+        ------
+        TypeError
+            For a dtype other than float32 and float64, before anything is written.
+        ValueError
+            For another shape, or an out that does not fit, before anything is written.
+
+        """
         cdef job j
         cdef cnp.ndarray x = checked_array(a, "a")
         if (<object>x).shape != self.shape:
@@ -632,9 +316,18 @@ cdef class MaskCore:
         return np.array(np.broadcast_to(drawn, self.shape)) if self.shared_axes else drawn
 
     def keep(self):
+        """Return a new bool array of the mask's shape: True where an element is kept."""
         return self.fill(FILL_KEEP, 0, np.bool_, 1.0)
 
     def scaled(self, dtype=np.float32):
+        """Return what other libraries call the mask: a new array of 0 where dropped and 1/(1-p) where kept.
+
+        Parameters
+        ----------
+        dtype : float32 or float64
+            The dtype of the result; TypeError for another.
+
+        """
         numpy_dtype = np.dtype(dtype)
         cdef int index = dtype_index(np.empty(0, numpy_dtype))
         if index < 0:
@@ -646,13 +339,6 @@ cdef class MaskCore:
 cdef double kept_scale(double p) noexcept:
     """1/(1-p); 1 at p = 1, where nothing is kept to be scaled."""
     return 1.0 / (1.0 - p) if p < 1.0 else 1.0
-
-
-cdef double checked_scale(object scale) except? -1.0:
-    try:
-        return float(scale)
-    except (TypeError, ValueError):
-        raise TypeError(f"scale must be a real number, got {scale!r}") from None
 
 
 cdef int define_mask(MaskCore mask, object key, object start, object p, object shape,
@@ -673,7 +359,7 @@ cdef int define_mask(MaskCore mask, object key, object start, object p, object s
     return 0
 
 
-# ---- what functional.py calls -----------------------------------------------------------------------------------------
+# ---- what functional.py calls ---------------------------------------------------------------------------------------
 
 def draw_mask(mask_type, shape, p, StreamCore stream not None, shared_axes):
     """A new mask_type (a MaskCore) for the stream's next positions."""
@@ -708,7 +394,7 @@ def dropout(x, p, StreamCore stream, out, shared_axes):
     return result
 
 
-# ---- what the tests ask -----------------------------------------------------------------------------------------------
+# ---- what the tests ask ---------------------------------------------------------------------------------------------
 
 def isas_that_ran():
     """Calls every kernel of the active table on a few elements: the instruction sets they say they were compiled for."""

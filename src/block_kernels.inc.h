@@ -23,11 +23,9 @@ enum { N_VECS = STREAM_LANES / V64_LANES, V32_LANES = 2 * V64_LANES };
 #if defined(__GNUC__)
 #define ALWAYS_INLINE inline __attribute__((always_inline))
 #define UNLIKELY(condition) __builtin_expect(!!(condition), 0)
-#define COLD __attribute__((noinline, cold))
 #else
 #define ALWAYS_INLINE inline
 #define UNLIKELY(condition) (condition)
-#define COLD
 #endif
 
 /* ---- generator ---------------------------------------------------------------------------------------------------- */
@@ -97,10 +95,11 @@ static ALWAYS_INLINE uint64_t keep_word(const v64 numbers[N_VECS], v64 threshold
     return keep_u64;
 }
 
-/* Takes out of keep_u64 the tied elements that a further number drops. Rare: 1 group in 1024 holds a tie. */
-static COLD uint64_t resolve_ties(uint64_t keep_u64, const v64 numbers[N_VECS], const mask_rule *rule, uint64_t block,
-                                  unsigned first_elem)
+/* The keep word without the tied elements that a further number drops. One group in 1024 has a tie. */
+static ALWAYS_INLINE uint64_t resolve_ties(uint64_t keep_u64, const v64 numbers[N_VECS], const mask_rule *rule,
+                                           uint64_t block, unsigned first_elem)
 {
+    /* A copy, so that the numbers of the fast loop need not live in memory. */
     uint8_t bytes[STREAM_LANES * 8];
     for (int v = 0; v < N_VECS; v++)
         v64_store_le(bytes + v * V64_LANES * 8, numbers[v]);
@@ -148,18 +147,29 @@ static ALWAYS_INLINE void for_each_group(const operands *ops, const mask_rule *r
         for (unsigned group = 0; group < elem / ELEMS_PER_GROUP; group++)
             step(&gen, numbers);
         while (elem < end) {
-            step(&gen, numbers);
-            const unsigned skip = elem % ELEMS_PER_GROUP, group_end = elem - skip + ELEMS_PER_GROUP;
-            const unsigned n_here = (group_end < end ? group_end : end) - elem;
-            const int has_tie = any_tie(numbers, threshold16);
-            if (UNLIKELY(n_here < ELEMS_PER_GROUP || has_tie)) {
-                uint64_t keep_u64 = keep_word(numbers, threshold32);
-                if (has_tie)
-                    keep_u64 = resolve_ties(keep_u64, numbers, rule, block, elem - skip);
-                on_word(ops, i, keep_u64 >> skip, n_here);
-            } else {
-                on_group(ops, i, numbers, threshold32);
+            const unsigned skip = elem % ELEMS_PER_GROUP;
+            int has_tie = 0;
+            if (skip == 0) {
+                for (; end - elem >= ELEMS_PER_GROUP; elem += ELEMS_PER_GROUP, i += ELEMS_PER_GROUP) {
+                    step(&gen, numbers);
+                    has_tie = any_tie(numbers, threshold16);
+                    if (UNLIKELY(has_tie))
+                        break;
+                    on_group(ops, i, numbers, threshold32);
+                }
+                if (elem == end)
+                    break;
             }
+            /* One group by keep word: the last one had a tie, or this one is an end of the range. */
+            if (!has_tie) {
+                step(&gen, numbers);
+                has_tie = any_tie(numbers, threshold16);
+            }
+            const unsigned n_here = end - elem < ELEMS_PER_GROUP - skip ? end - elem : ELEMS_PER_GROUP - skip;
+            uint64_t keep_u64 = keep_word(numbers, threshold32);
+            if (has_tie)
+                keep_u64 = resolve_ties(keep_u64, numbers, rule, block, elem - skip);
+            on_word(ops, i, keep_u64 >> skip, n_here);
             elem += n_here;
             i += n_here;
         }

@@ -1,0 +1,212 @@
+"""Labelled images for the training benchmarks: the MNIST sample beside this file, or any folder of idx files.
+
+The idx format (Yann LeCun, "The MNIST database of handwritten digits") is a big-endian magic number, whose third byte
+gives the element type and fourth the number of dimensions, one uint32 for each dimension, and the elements in C order.
+"""
+
+import gzip
+import math
+import zipfile
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+import numpy.typing as npt
+
+SAMPLE = Path(__file__).parent / "data" / "mnist_sample.npz"
+
+_UINT8 = 0x08  # the idx format's code for the element type
+_CHUNK_BYTES = 1 << 20
+
+
+class DataError(ValueError):
+    """A data file is missing or not what its name promises; the message names the file, the rule and the value."""
+
+
+@dataclass(frozen=True)
+class LabelledImages:
+    """Images with one class each.
+
+    Attributes
+    ----------
+    images : ndarray of uint8, shape (n_images, n_rows, n_cols)
+    labels : ndarray of uint8, shape (n_images,)
+
+    """
+
+    images: npt.NDArray[np.uint8]
+    labels: npt.NDArray[np.uint8]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A training set and a test set of images of one size."""
+
+    train: LabelledImages
+    test: LabelledImages
+
+    @property
+    def n_pixels(self) -> int:
+        """The number of pixels of an image."""
+        return math.prod(self.train.images.shape[1:])
+
+    @property
+    def n_classes(self) -> int:
+        """One more than the largest label of either set."""
+        return 1 + max(int(self.train.labels.max()), int(self.test.labels.max()))
+
+
+def pixels(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+    """Turn uint8 images (n_images, n_rows, n_cols) into float32 rows (n_images, n_rows * n_cols) in [0, 1]."""
+    return images.reshape(len(images), -1) * np.float32(1 / 255)
+
+
+def load_dataset(folder: str | Path | None = None) -> Dataset:
+    """Load the idx files of a folder, or the committed sample of MNIST.
+
+    Parameters
+    ----------
+    folder : str, Path or None
+        A folder with the four files `train-images-idx3-ubyte`, `train-labels-idx1-ubyte`, `t10k-images-idx3-ubyte` and
+        `t10k-labels-idx1-ubyte`, each also as `train-images.idx3-ubyte` and so on, and each also gzipped with `.gz`
+        after its name; where a file is there more than once, the first of these spellings counts. None is the sample.
+
+    Raises
+    ------
+    DataError
+        For a file that is missing, unreadable, too short, too long, not of uint8 elements in the number of dimensions
+        its name gives, or at odds with another of the files.
+
+    """
+    if folder is None:
+        return load_sample()
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise DataError(f"{folder}: must be a folder of idx files, got {'a file' if folder.exists() else 'nothing'}")
+    train, train_path = _load_pair(folder, "train")
+    test, test_path = _load_pair(folder, "t10k")
+    if train.images.shape[1:] != test.images.shape[1:]:
+        raise DataError(
+            f"{test_path}: images must have the size of those of {train_path.name}, "
+            f"{_size(train.images)} pixels, got {_size(test.images)}"
+        )
+    return Dataset(train, test)
+
+
+def load_sample(path: str | Path = SAMPLE) -> Dataset:
+    """Load what `data/make_sample.py` wrote: by default the committed 10,000 training and 2,000 test digits.
+
+    Raises
+    ------
+    DataError
+        For a file that is missing or is not such a sample.
+
+    """
+    path = Path(path)
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            sets = [LabelledImages(arrays[f"{name}_images"], arrays[f"{name}_labels"]) for name in ("train", "test")]
+    except FileNotFoundError:
+        raise DataError(f"{path}: file must exist, got none (benchmarks/data/README.md tells how to make it)") from None
+    except (OSError, EOFError, ValueError, KeyError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
+        raise DataError(f"{path}: must be a sample written by make_sample.py, got {error}") from error
+    return Dataset(*sets)
+
+
+def load_idx(path: str | Path, n_dims: int) -> npt.NDArray[np.uint8]:
+    """Read one idx file of uint8 elements.
+
+    Parameters
+    ----------
+    path : str or Path
+        Decompressed where its name ends in `.gz`.
+    n_dims : int
+        The number of dimensions the file must have: 3 for images, 1 for labels.
+
+    Returns
+    -------
+    ndarray of uint8
+        Of the shape the file's header gives; read-only.
+
+    Raises
+    ------
+    DataError
+        For a file that cannot be read, has another element type or number of dimensions, or is shorter or longer than
+        its header says.
+
+    """
+    path = Path(path)
+    opener: Callable[..., IO[bytes]] = gzip.open if path.suffix == ".gz" else open  # type: ignore[assignment]
+    try:
+        with opener(path, "rb") as file:
+            header = file.read(4 + 4 * n_dims)
+            shape = _parse_header(path, header, n_dims)
+            n_bytes = math.prod(shape)
+            # One byte more than promised tells an over-long file, and makes gzip reach and check its trailer.
+            elements = _read_at_most(file, n_bytes + 1)
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise DataError(f"{path}: must be a whole gzip file, got {error}") from error
+    except OSError as error:
+        raise DataError(f"{path}: must be readable, got {error.strerror or error}") from error
+    if len(elements) != n_bytes:
+        found = f"only {len(elements)}" if len(elements) < n_bytes else "more"
+        raise DataError(f"{path}: header promises {_times(shape)} = {n_bytes} bytes of elements, got {found}")
+    return np.frombuffer(elements, np.uint8).reshape(shape)
+
+
+def _parse_header(path: Path, header: bytes, n_dims: int) -> tuple[int, ...]:
+    """The shape an idx header gives, having checked the header."""
+    magic = bytes((0, 0, _UINT8, n_dims))
+    if header[:4] != magic:
+        found = f"0x{header[:4].hex()}" if header else "an empty file"
+        raise DataError(f"{path}: magic number must be 0x{magic.hex()} (idx{n_dims} of uint8), got {found}")
+    if len(header) < 4 + 4 * n_dims:
+        raise DataError(f"{path}: header must have {4 + 4 * n_dims} bytes, got {len(header)}")
+    shape = tuple(int(n) for n in np.frombuffer(header, ">u4", offset=4))
+    if 0 in shape:
+        raise DataError(f"{path}: every dimension must be at least 1, got {_times(shape)}")
+    return shape
+
+
+def _read_at_most(file: IO[bytes], n_bytes: int) -> bytes:
+    """Read n_bytes or up to the end, in chunks: a corrupt header must not make read() allocate what it promises."""
+    chunks = []
+    while n_bytes and (chunk := file.read(min(n_bytes, _CHUNK_BYTES))):
+        chunks.append(chunk)
+        n_bytes -= len(chunk)
+    return b"".join(chunks)
+
+
+def _load_pair(folder: Path, prefix: str) -> tuple[LabelledImages, Path]:
+    """The images and labels of one prefix, and the path of the images."""
+    images_path = _find(folder, f"{prefix}-images", "idx3-ubyte")
+    labels_path = _find(folder, f"{prefix}-labels", "idx1-ubyte")
+    images, labels = load_idx(images_path, 3), load_idx(labels_path, 1)
+    if len(images) != len(labels):
+        raise DataError(
+            f"{labels_path}: must hold one label for each of the {len(images)} images of {images_path.name}, "
+            f"got {len(labels)}"
+        )
+    return LabelledImages(images, labels), images_path
+
+
+def _find(folder: Path, stem: str, kind: str) -> Path:
+    """The first spelling of a file's name that exists."""
+    for name in (f"{stem}-{kind}", f"{stem}-{kind}.gz", f"{stem}.{kind}", f"{stem}.{kind}.gz"):
+        if (folder / name).exists():
+            return folder / name
+    raise DataError(f"{folder / f'{stem}-{kind}'}: file must exist, there or as {stem}.{kind}, plain or .gz, got none")
+
+
+def _times(shape: tuple[int, ...]) -> str:
+    return " x ".join(map(str, shape))
+
+
+def _size(images: npt.NDArray[np.uint8]) -> str:
+    return _times(images.shape[1:])

@@ -1,0 +1,305 @@
+"""A small NumPy network: linear layers, ReLU, softmax cross-entropy and Adam, and dropout as tutorials write it.
+
+A layer has `forward(x)`, `backward(dy)`, and the equally long lists `params` and `grads`; one that behaves differently
+in evaluation also has `train()` and `eval()`. `backward` follows the `forward` whose gradient it carries, and writes
+the gradients of the parameters into the arrays in `grads`, which stay the same objects. That is also the protocol of
+`cdropout.Dropout`.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+
+
+class Layer(Protocol):
+    """What a network asks of a layer."""
+
+    params: list[Array]
+    grads: list[Array]
+
+    def forward(self, x: Array) -> Array:
+        """Map the inputs of a batch to its outputs."""
+
+    def backward(self, dy: Array) -> Array | None:
+        """Map the gradient of the loss with respect to the outputs to that with respect to the inputs."""
+
+
+# name -> the bound of the uniform distribution that weights are drawn from, by the numbers of inputs and outputs
+INITS: dict[str, Callable[[int, int], float]] = {
+    "glorot": lambda n_in, n_out: math.sqrt(6 / (n_in + n_out)),  # Glorot and Bengio 2010, eq. 16
+    "he": lambda n_in, n_out: math.sqrt(6 / n_in),  # He et al. 2015, eq. 10: a variance of 2 / n_in
+    "lecun": lambda n_in, n_out: math.sqrt(1 / n_in),  # the default of PyTorch's nn.Linear: a variance of 1 / (3 n_in)
+}
+
+
+class Linear:
+    """The affine map x W + b.
+
+    Parameters
+    ----------
+    n_in, n_out : int
+        The widths of input and output: W is (n_in, n_out), b is (n_out,), zero at first.
+    rng : Generator
+        Draws W.
+    init : {"glorot", "he", "lecun"}
+        The uniform distribution W is drawn from.
+    dtype : dtype
+        That of the parameters: float32, or float64 to check gradients.
+    input_gradient : bool
+        Whether `backward` returns the gradient of the input. False saves a matrix product in a first layer, whose
+        input nobody learns: `backward` then returns None.
+
+    """
+
+    def __init__(
+        self,
+        n_in: int,
+        n_out: int,
+        rng: np.random.Generator,
+        *,
+        init: str = "glorot",
+        dtype: npt.DTypeLike = np.float32,
+        input_gradient: bool = True,
+    ) -> None:
+        bound = INITS[init](n_in, n_out)
+        self.weight = rng.uniform(-bound, bound, (n_in, n_out)).astype(dtype)
+        self.bias = np.zeros(n_out, dtype)
+        self.input_gradient = input_gradient
+        self.params = [self.weight, self.bias]
+        self.grads = [np.zeros_like(param) for param in self.params]
+        self._x: Array | None = None
+
+    def forward(self, x: Array) -> Array:
+        """Map (n_samples, n_in) to (n_samples, n_out)."""
+        self._x = x
+        y = x @ self.weight
+        y += self.bias
+        return y
+
+    def backward(self, dy: Array) -> Array | None:
+        """Map the gradient (n_samples, n_out) to (n_samples, n_in), or to None without `input_gradient`.
+
+        Raises
+        ------
+        RuntimeError
+            Where no forward pass came before.
+
+        """
+        if self._x is None:
+            raise RuntimeError("backward must follow a forward pass, and none has been made")
+        np.matmul(self._x.T, dy, out=self.grads[0])
+        np.sum(dy, axis=0, out=self.grads[1])
+        return dy @ self.weight.T if self.input_gradient else None
+
+
+class ReLU:
+    """max(x, 0), element by element, for an array of any shape."""
+
+    def __init__(self) -> None:
+        self.params: list[Array] = []
+        self.grads: list[Array] = []
+        self._y: Array | None = None
+
+    def forward(self, x: Array) -> Array:
+        """Zero the negative elements."""
+        self._y = np.maximum(x, 0)
+        return self._y
+
+    def backward(self, dy: Array) -> Array:
+        """Zero the gradient where the output was zero.
+
+        Raises
+        ------
+        RuntimeError
+            Where no forward pass came before.
+
+        """
+        if self._y is None:
+            raise RuntimeError("backward must follow a forward pass, and none has been made")
+        return dy * (self._y > 0)
+
+
+class NumPyDropout:
+    """Inverted dropout as it is taught: draw floats, compare them with p, keep a mask of floats, and multiply by it.
+
+    The baseline to time `cdropout.Dropout` against, and the same layer to a network: p is the probability of dropping.
+
+    Parameters
+    ----------
+    p : float
+        In [0, 1]. At 1 everything is dropped.
+    rng : Generator
+        Draws one float64 for each element of a batch.
+
+    """
+
+    def __init__(self, p: float, rng: np.random.Generator) -> None:
+        if not 0 <= p <= 1:
+            raise ValueError(f"p must be in [0, 1], got {p}")
+        self.p = p
+        self.rng = rng
+        self.training = True
+        self.mask: Array | None = None
+        self.params: list[Array] = []
+        self.grads: list[Array] = []
+
+    def forward(self, x: Array) -> Array:
+        """Multiply by a new mask in training; return x itself in evaluation."""
+        if not self.training:
+            self.mask = None
+            return x
+        keep = self.rng.random(x.shape) >= self.p
+        scale = 1 / (1 - self.p) if self.p < 1 else 0.0
+        self.mask = keep.astype(x.dtype) * x.dtype.type(scale)
+        return x * self.mask
+
+    def backward(self, dy: Array) -> Array:
+        """Multiply the gradient by the mask of the last forward pass."""
+        return dy if self.mask is None else dy * self.mask
+
+    def train(self) -> None:
+        """Switch to training."""
+        self.training = True
+
+    def eval(self) -> None:
+        """Switch to evaluation."""
+        self.training = False
+
+
+class Network:
+    """Layers one after the other; itself a layer.
+
+    Parameters
+    ----------
+    layers : sequence of Layer
+        In the order of the forward pass.
+
+    """
+
+    def __init__(self, layers: Sequence[Layer]) -> None:
+        self.layers = list(layers)
+        self.params = [param for layer in self.layers for param in layer.params]
+        self.grads = [grad for layer in self.layers for grad in layer.grads]
+
+    def forward(self, x: Array) -> Array:
+        """Pass a batch (n_samples, n_in) through all layers."""
+        for layer in self.layers:
+            x = layer.forward(x)
+        return x
+
+    def backward(self, dy: Array) -> Array | None:
+        """Pass the gradient of the outputs back through all layers, filling `grads`."""
+        gradient: Array | None = dy
+        for layer in reversed(self.layers):
+            gradient = layer.backward(gradient)
+        return gradient
+
+    def train(self) -> None:
+        """Switch every layer that has the two modes to training."""
+        self._switch("train")
+
+    def eval(self) -> None:
+        """Switch every layer that has the two modes to evaluation."""
+        self._switch("eval")
+
+    def _switch(self, mode: str) -> None:
+        for layer in self.layers:
+            if hasattr(layer, mode):
+                getattr(layer, mode)()
+
+
+def softmax_cross_entropy(logits: Array, labels: npt.NDArray[np.integer]) -> tuple[float, Array]:
+    """Return the mean cross-entropy of a batch in nats and its gradient with respect to the logits.
+
+    Parameters
+    ----------
+    logits : ndarray of float32 or float64, shape (n_samples, n_classes)
+    labels : ndarray of integers, shape (n_samples,)
+        In [0, n_classes).
+
+    Returns
+    -------
+    loss : float
+    dlogits : ndarray
+        Of the shape and dtype of `logits`.
+
+    """
+    rows = np.arange(len(labels))
+    shifted = logits - logits.max(axis=1, keepdims=True)  # exp cannot overflow
+    dlogits = np.exp(shifted)
+    total = dlogits.sum(axis=1, keepdims=True)
+    # From the logarithm of the sum rather than of the quotient: a probability may round to 0.
+    loss = float(np.mean(np.log(total[:, 0]) - shifted[rows, labels]))
+    dlogits /= total
+    dlogits[rows, labels] -= 1
+    dlogits /= len(labels)
+    return loss, dlogits
+
+
+class Adam:
+    """Adam (Kingma and Ba 2015, algorithm 1), with an optional L2 penalty.
+
+    Parameters
+    ----------
+    params, grads : list of ndarray
+        The parameters, updated in place, and their gradients, read at every step.
+    lr : float
+        The step size.
+    l2 : float
+        l2 * weight is added to the gradient of each weight: of params of two or more dimensions. Biases, of one
+        dimension, are not decayed.
+    beta1, beta2, eps : float
+        As in the paper.
+
+    """
+
+    def __init__(
+        self,
+        params: list[Array],
+        grads: list[Array],
+        *,
+        lr: float = 1e-3,
+        l2: float = 0.0,
+        beta1: float = 0.9,
+        beta2: float = 0.999,
+        eps: float = 1e-8,
+    ) -> None:
+        self.params, self.grads = params, grads
+        self.lr, self.l2 = lr, l2
+        self.beta1, self.beta2, self.eps = beta1, beta2, eps
+        self.n_steps = 0
+        self.first_moments = [np.zeros_like(param) for param in params]
+        self.second_moments = [np.zeros_like(param) for param in params]
+        self._scratch = [np.empty_like(param) for param in params]
+
+    def step(self) -> None:
+        """Update the parameters by their gradients; with `l2`, the gradients of weights gain the penalty's."""
+        self.n_steps += 1
+        step_size = self.lr / (1 - self.beta1**self.n_steps)
+        root_correction = 1 / math.sqrt(1 - self.beta2**self.n_steps)
+        # In place throughout: temporaries as large as the weights would cost more than the arithmetic, and so make
+        # dropout's share of a step look smaller than it is.
+        for param, grad, m, v, scratch in zip(
+            self.params, self.grads, self.first_moments, self.second_moments, self._scratch, strict=True
+        ):
+            if self.l2 and param.ndim > 1:
+                np.multiply(param, self.l2, out=scratch)
+                grad += scratch
+            np.multiply(grad, 1 - self.beta1, out=scratch)
+            m *= self.beta1
+            m += scratch
+            np.multiply(grad, grad, out=scratch)
+            scratch *= 1 - self.beta2
+            v *= self.beta2
+            v += scratch
+            np.sqrt(v, out=scratch)
+            scratch *= root_correction
+            scratch += self.eps
+            np.divide(m, scratch, out=scratch)
+            scratch *= step_size
+            param -= scratch

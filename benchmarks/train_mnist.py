@@ -1,0 +1,407 @@
+"""Train a small NumPy network on MNIST with dropout, and tell its macro F1 and what dropout cost.
+
+    python benchmarks/train_mnist.py [--dropout KIND] [--p P] [--data FOLDER] [--plot FILE] ...
+
+The network is 784-512-512-10 with dropout after the second layer, and by default without activations between layers.
+"""
+
+import argparse
+import math
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from mnist_data import DataError, Dataset, LabelledImages, load_dataset, pixels
+from network import Adam, Array, Layer, Linear, Network, NumPyDropout, ReLU, softmax_cross_entropy
+from sklearn.metrics import f1_score
+from tqdm import tqdm
+
+import cdropout as cd
+
+PROG = "train_mnist.py"
+
+# name -> the layer for a probability of dropping and a seed; None is no layer at all
+DROPOUTS: dict[str, Callable[[float, np.random.SeedSequence], Layer | None]] = {
+    "elementwise": lambda p, seed: cd.Dropout(p, rng=seed),
+    "feature": lambda p, seed: cd.Dropout(p, rng=seed, shared_axes=0),
+    "standard": lambda p, seed: cd.Dropout(p, rng=seed, rescale="eval"),
+    "none": lambda p, seed: None,
+    "numpy": lambda p, seed: NumPyDropout(p, np.random.default_rng(seed)),
+}
+
+_EVALUATION_BATCH = 1000
+_PLOT_EVALUATIONS_PER_EPOCH = 10
+
+
+@dataclass(frozen=True)
+class Config:
+    """One training run, but for its data.
+
+    Attributes
+    ----------
+    dropout : str
+        A name of `DROPOUTS`.
+    p : float
+        The probability of dropping, in [0, 1].
+    epochs, batch, hidden : int
+        Passes over the training set, samples in a step, width of the two hidden layers; each at least 1.
+    lr : float
+        Adam's step size, above 0.
+    l2 : float
+        The weight decay, at least 0.
+    relu : bool
+        Whether a ReLU follows each hidden layer.
+    seed : int
+        Of the weights, the order of the samples and the masks; at least 0.
+
+    Raises
+    ------
+    ValueError
+        For a value outside these bounds, naming attribute, rule and value.
+
+    """
+
+    dropout: str = "elementwise"
+    p: float = 0.5
+    epochs: int = 2
+    batch: int = 128
+    lr: float = 1e-3
+    l2: float = 0.0
+    hidden: int = 512
+    relu: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        rules = (
+            ("dropout", self.dropout in DROPOUTS, f"be one of {', '.join(DROPOUTS)}"),
+            ("p", 0 <= self.p <= 1, "be in [0, 1]"),
+            ("epochs", self.epochs >= 1, "be at least 1"),
+            ("batch", self.batch >= 1, "be at least 1"),
+            ("lr", 0 < self.lr < math.inf, "be above 0 and finite"),
+            ("l2", 0 <= self.l2 < math.inf, "be at least 0 and finite"),
+            ("hidden", self.hidden >= 1, "be at least 1"),
+            ("seed", self.seed >= 0, "be at least 0"),
+        )
+        for name, holds, rule in rules:
+            if not holds:
+                raise ValueError(f"{name} must {rule}, got {getattr(self, name)}")
+
+    def spawn_seeds(self) -> tuple[np.random.SeedSequence, np.random.SeedSequence, np.random.SeedSequence]:
+        """Return the seeds of the weights, of the order of the samples and of the masks, independent of each other."""
+        weights, order, masks = np.random.SeedSequence(self.seed).spawn(3)
+        return weights, order, masks
+
+
+@dataclass(frozen=True)
+class Score:
+    """How a network does on labelled images, with dropout off: mean cross-entropy in nats, macro F1, accuracy."""
+
+    loss: float
+    macro_f1: float
+    accuracy: float
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The scores after so many steps, on the test set and on as many images of the training set."""
+
+    n_steps: int
+    train: Score
+    test: Score
+
+
+@dataclass(frozen=True)
+class Result:
+    """A trained network and how it went.
+
+    Attributes
+    ----------
+    network : Network
+        In evaluation mode.
+    test : Score
+        On the test set, after the last step.
+    losses : ndarray of float64, shape (n_steps,)
+        The loss of each batch, with dropout on, in nats and without the L2 penalty.
+    step_seconds : ndarray of float64, shape (n_steps,)
+        The wall time of forward pass, loss, backward pass and update of each step; not that of gathering the batch.
+    dropout_seconds : ndarray of float64, shape (n_steps,)
+        The part of it spent in the dropout layer, forward and backward.
+    evaluations : tuple of Evaluation
+        Those on the way, where any were asked for.
+
+    """
+
+    network: Network
+    test: Score
+    losses: npt.NDArray[np.float64]
+    step_seconds: npt.NDArray[np.float64]
+    dropout_seconds: npt.NDArray[np.float64]
+    evaluations: tuple[Evaluation, ...]
+
+    @property
+    def dropout_share(self) -> float:
+        """The share of the time of all steps that was spent in dropout, in [0, 1]."""
+        return float(self.dropout_seconds.sum() / self.step_seconds.sum())
+
+
+class Timed:
+    """A layer whose `forward` and `backward` add the wall time they take to `seconds`."""
+
+    def __init__(self, layer: Layer) -> None:
+        self.layer = layer
+        self.params, self.grads = layer.params, layer.grads
+        self.seconds = 0.0
+
+    def forward(self, x: Array) -> Array:
+        """As the layer does."""
+        return self._timed(self.layer.forward, x)
+
+    def backward(self, dy: Array) -> Array:
+        """As the layer does."""
+        return self._timed(self.layer.backward, dy)
+
+    def train(self) -> None:
+        """As the layer does."""
+        self.layer.train()
+
+    def eval(self) -> None:
+        """As the layer does."""
+        self.layer.eval()
+
+    def _timed(self, function: Callable[[Array], Array], argument: Array) -> Array:
+        start = time.perf_counter()
+        value = function(argument)
+        self.seconds += time.perf_counter() - start
+        return value
+
+
+def build_network(
+    config: Config, n_inputs: int, n_classes: int, dropout: Layer | None, *, dtype: npt.DTypeLike = np.float32
+) -> Network:
+    """Build the network of a configuration around a dropout layer.
+
+    Parameters
+    ----------
+    config : Config
+    n_inputs, n_classes : int
+        The widths of input and output.
+    dropout : Layer or None
+        What follows the second hidden layer.
+    dtype : dtype
+        That of the parameters.
+
+    """
+    rng = np.random.default_rng(config.spawn_seeds()[0])
+    activation = [ReLU] if config.relu else []
+    layers: list[Layer] = [
+        Linear(n_inputs, config.hidden, rng, dtype=dtype, input_gradient=False),
+        *(activate() for activate in activation),
+        Linear(config.hidden, config.hidden, rng, dtype=dtype),
+        *(activate() for activate in activation),
+        *([] if dropout is None else [dropout]),
+        Linear(config.hidden, n_classes, rng, dtype=dtype),
+    ]
+    return Network(layers)
+
+
+def draw_batches(config: Config, n_samples: int) -> Iterator[npt.NDArray[np.int64]]:
+    """Yield the indices of each step's samples: every epoch a new order, its last batch whatever remains."""
+    rng = np.random.default_rng(config.spawn_seeds()[1])
+    for _ in range(config.epochs):
+        order = rng.permutation(n_samples)
+        for start in range(0, n_samples, config.batch):
+            yield order[start : start + config.batch]
+
+
+def count_steps(config: Config, n_samples: int) -> int:
+    """Return how many batches `draw_batches` yields."""
+    return config.epochs * math.ceil(n_samples / config.batch)
+
+
+def score_logits(logits: Array, labels: npt.NDArray[np.uint8]) -> Score:
+    """Score logits (n_samples, n_classes) against labels (n_samples,)."""
+    predictions = logits.argmax(axis=1)
+    return Score(
+        loss=softmax_cross_entropy(logits, labels)[0],
+        macro_f1=float(f1_score(labels, predictions, average="macro", zero_division=0)),
+        accuracy=float(np.mean(predictions == labels)),
+    )
+
+
+def evaluate(network: Network, images: LabelledImages) -> Score:
+    """Score a network on images with dropout off; leaves the network in evaluation mode."""
+    network.eval()
+    logits = [
+        network.forward(pixels(images.images[start : start + _EVALUATION_BATCH]))
+        for start in range(0, len(images), _EVALUATION_BATCH)
+    ]
+    return score_logits(np.concatenate(logits), images.labels)
+
+
+def train(config: Config, data: Dataset, *, evaluations_per_epoch: int = 0, progress: bool = False) -> Result:
+    """Train a network and score it on the test set.
+
+    Parameters
+    ----------
+    config : Config
+        The same configuration and data give the same network, on the same machine and number of threads.
+    data : Dataset
+    evaluations_per_epoch : int
+        How often to evaluate on the way, for curves; it changes nothing else.
+    progress : bool
+        Whether to show a progress bar with the running loss on stderr.
+
+    """
+    layer = DROPOUTS[config.dropout](config.p, config.spawn_seeds()[2])
+    dropout = None if layer is None else Timed(layer)
+    network = build_network(config, data.n_pixels, data.n_classes, dropout)
+    optimizer = Adam(network.params, network.grads, lr=config.lr, l2=config.l2)
+    n_steps = count_steps(config, len(data.train))
+    evaluate_after = set(np.linspace(0, n_steps, config.epochs * evaluations_per_epoch + 1).round().astype(int)[1:])
+    train_part = LabelledImages(data.train.images[: len(data.test)], data.train.labels[: len(data.test)])
+    losses, step_seconds, dropout_seconds = np.zeros((3, n_steps))
+    evaluations = []
+    running_loss = math.nan
+
+    network.train()
+    with tqdm(total=n_steps, unit="step", disable=not progress, file=sys.stderr) as bar:
+        for i, batch in enumerate(draw_batches(config, len(data.train))):
+            x, labels = pixels(data.train.images[batch]), data.train.labels[batch]
+            dropout_before = dropout.seconds if dropout else 0.0
+            start = time.perf_counter()
+            losses[i], dlogits = softmax_cross_entropy(network.forward(x), labels)
+            network.backward(dlogits)
+            optimizer.step()
+            step_seconds[i] = time.perf_counter() - start
+            dropout_seconds[i] = dropout.seconds - dropout_before if dropout else 0.0
+            running_loss = losses[i] if i == 0 else 0.98 * running_loss + 0.02 * losses[i]
+            bar.set_postfix_str(f"loss {running_loss:.4f}", refresh=False)
+            bar.update()
+            if i + 1 in evaluate_after:
+                evaluations.append(Evaluation(i + 1, evaluate(network, train_part), evaluate(network, data.test)))
+                network.train()
+    test = evaluate(network, data.test)
+    return Result(network, test, losses, step_seconds, dropout_seconds, tuple(evaluations))
+
+
+def describe(result: Result) -> str:
+    """Return the lines a run ends with."""
+    step_ms = 1e3 * result.step_seconds
+    return (
+        f"macro F1  {result.test.macro_f1:.4f}\n"
+        f"accuracy  {result.test.accuracy:.4f}\n"
+        f"step      {step_ms.mean():.3f} ms mean, {np.median(step_ms):.3f} ms median\n"
+        f"dropout   {100 * result.dropout_share:.2f} % of a step"
+    )
+
+
+def plot_curves(result: Result, title: str, path: Path) -> None:
+    """Draw the loss and the macro F1 over the steps into an image file, of the format its suffix names."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    steps = np.arange(1, len(result.losses) + 1)
+    window = max(1, min(len(steps) // 20, 50))
+    # Each point the mean of the window before it; shorter at the start, so that the line covers all steps.
+    sums = np.concatenate([[0.0], np.cumsum(result.losses)])
+    starts = np.maximum(steps - window, 0)
+    smooth = (sums[steps] - sums[starts]) / (steps - starts)
+    evaluated = [evaluation.n_steps for evaluation in result.evaluations]
+
+    figure = Figure(figsize=(10, 4.2), layout="constrained")
+    FigureCanvasAgg(figure)
+    loss_axes, f1_axes = figure.subplots(1, 2)
+    train_colour, test_colour = "tab:blue", "tab:orange"
+    loss_axes.plot(steps, result.losses, color=train_colour, alpha=0.25, linewidth=0.7, label="training, each batch")
+    loss_axes.plot(steps, smooth, color=train_colour, linewidth=1.6, label=f"training, mean of {window}")
+    test_losses = [evaluation.test.loss for evaluation in result.evaluations]
+    loss_axes.plot(evaluated, test_losses, "o-", color=test_colour, markersize=4, label="test, dropout off")
+    loss_axes.set(title="Loss", ylabel="cross-entropy (nats)", yscale="log")
+    for name, colour in (("train", train_colour), ("test", test_colour)):
+        f1 = [getattr(evaluation, name).macro_f1 for evaluation in result.evaluations]
+        label = "test" if name == "test" else "training, dropout off"
+        f1_axes.plot(evaluated, f1, "o-", color=colour, markersize=4, label=label)
+    f1_axes.set(title="Macro F1", ylabel="macro F1")
+    for axes in (loss_axes, f1_axes):
+        axes.set(xlabel="step", xlim=(0, len(steps)))
+        axes.grid(alpha=0.3)
+        axes.legend(frameon=False)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.suptitle(title)
+    figure.savefig(path, format=path.suffix[1:].lower() or "png", dpi=150)
+
+
+def check_plot_path(path: Path) -> None:
+    """Find out before a long run whether the plot can be written.
+
+    Raises
+    ------
+    ValueError
+        Naming path, rule and value.
+
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ValueError(f"{path}: a plot needs matplotlib, got {error}") from None
+    formats = Figure().canvas.get_supported_filetypes()
+    if path.suffix and path.suffix[1:].lower() not in formats:
+        raise ValueError(f"{path}: suffix must be one of {', '.join(sorted(formats))}, got {path.suffix}")
+    existed = path.exists()
+    try:
+        # Appending nothing is the one test that holds for every file system and user; it leaves a file as it was.
+        path.open("ab").close()
+    except OSError as error:
+        raise ValueError(f"{path}: must be writable, got {error.strerror}") from None
+    if not existed:
+        path.unlink()
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Train as the command line says; 0, or 2 for a bad data file."""
+    parser = argparse.ArgumentParser(prog=PROG, description="Train a NumPy network on MNIST with dropout.")
+    add = parser.add_argument
+    add("--dropout", choices=tuple(DROPOUTS), default=Config.dropout, help="kind of dropout (default %(default)s)")
+    add("--p", type=float, default=Config.p, help="probability of dropping (default %(default)s)")
+    add("--epochs", type=int, default=Config.epochs, help="passes over the training set (default %(default)s)")
+    add("--batch", type=int, default=Config.batch, help="samples in a step (default %(default)s)")
+    add("--lr", type=float, default=Config.lr, help="step size of Adam (default %(default)s)")
+    add("--l2", type=float, default=Config.l2, help="weight decay (default %(default)s)")
+    add("--hidden", type=int, default=Config.hidden, help="width of the hidden layers (default %(default)s)")
+    add("--relu", action="store_true", help="put a ReLU after each hidden layer")
+    add("--seed", type=int, default=Config.seed, help="of weights, order and masks (default %(default)s)")
+    add("--data", type=Path, metavar="FOLDER", help="folder of idx files (default: the sample of MNIST)")
+    add("--plot", type=Path, metavar="FILE", help="draw the curves of loss and macro F1 into this image file")
+    add("--quiet", action="store_true", help="show no progress bar")
+    args = vars(parser.parse_args(argv))
+    folder, plot, quiet = (args.pop(name) for name in ("data", "plot", "quiet"))
+    try:
+        config = Config(**args)
+    except ValueError as error:
+        parser.error(f"argument --{error}")
+    if plot is not None:
+        try:
+            check_plot_path(plot)
+        except ValueError as error:
+            parser.error(f"argument --plot: {error}")
+    try:
+        data = load_dataset(folder)
+    except DataError as error:
+        print(f"{PROG}: error: {error}", file=sys.stderr)
+        return 2
+    evaluations_per_epoch = 0 if plot is None else _PLOT_EVALUATIONS_PER_EPOCH
+    result = train(config, data, evaluations_per_epoch=evaluations_per_epoch, progress=not quiet)
+    print(describe(result))
+    if plot is not None:
+        widths = f"{data.n_pixels}-{config.hidden}-{config.hidden}-{data.n_classes}"
+        kind = "no dropout" if config.dropout == "none" else f"{config.dropout} dropout, p = {config.p:g}"
+        plot_curves(result, f"{widths}, {'ReLU, ' if config.relu else ''}{kind}, seed {config.seed}", plot)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

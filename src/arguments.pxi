@@ -1,0 +1,147 @@
+"""The checks on callers' arguments. Each names the argument, its rule and the value it got; nothing has been written or
+drawn when one fails."""
+
+# ---- p --------------------------------------------------------------------------------------------------------------
+
+cdef double checked_p(object p) except -1.0:
+    cdef double value
+    if PyFloat_CheckExact(p):
+        value = p
+    else:
+        if isinstance(p, (str, bytes, bytearray)) or (isinstance(p, np.ndarray) and p.ndim > 0):
+            raise TypeError(f"p must be a real number, got {p!r}")
+        try:
+            value = float(p)
+        except (TypeError, ValueError):
+            raise TypeError(f"p must be a real number, got {p!r}") from None
+    if not 0.0 <= value <= 1.0:
+        raise ValueError(f"p must be in [0, 1], got {p!r}")
+    return value
+
+
+def check_p(p):
+    """p as a float. Raises TypeError where it is no real number, ValueError outside [0, 1]."""
+    return checked_p(p)
+
+
+cdef double checked_scale(object scale) except? -1.0:
+    try:
+        return float(scale)
+    except (TypeError, ValueError):
+        raise TypeError(f"scale must be a real number, got {scale!r}") from None
+
+
+# ---- arrays ---------------------------------------------------------------------------------------------------------
+
+cdef inline int dtype_index(cnp.ndarray a) noexcept:
+    """The row of the kernel table, -1 for a dtype without one. Byte order is not looked at."""
+    cdef int type_num = cnp.PyArray_TYPE(a)
+    if type_num == cnp.NPY_FLOAT:
+        return DTYPE_f32
+    if type_num == cnp.NPY_DOUBLE:
+        return DTYPE_f64
+    return -1
+
+
+cdef inline bint is_plain(cnp.ndarray a) noexcept:
+    """Whether the kernels can work on the array's own memory."""
+    return cnp.PyArray_IS_C_CONTIGUOUS(a) and cnp.PyArray_ISNOTSWAPPED(a)
+
+
+cdef cnp.ndarray checked_array(object a, str name):
+    cdef cnp.ndarray array = a if cnp.PyArray_CheckExact(a) else np.asarray(a)
+    if dtype_index(array) < 0:
+        raise TypeError(f"{name} must be an array of float32 or float64, got dtype {array.dtype}")
+    return array
+
+
+cdef inline bint same_shape(cnp.ndarray a, cnp.ndarray b) noexcept:
+    cdef int axis
+    if cnp.PyArray_NDIM(a) != cnp.PyArray_NDIM(b):
+        return False
+    for axis in range(cnp.PyArray_NDIM(a)):
+        if cnp.PyArray_DIM(a, axis) != cnp.PyArray_DIM(b, axis):
+            return False
+    return True
+
+
+cdef bint overlaps_itself(cnp.ndarray a):
+    """Whether two elements may share memory, as in a writable view with a stride of 0."""
+    cdef Py_ssize_t reach = a.itemsize
+    for stride, length in sorted((abs(a.strides[axis]), a.shape[axis]) for axis in range(a.ndim)):
+        if length > 1:
+            if stride < reach:
+                return True
+            reach += stride * (length - 1)
+    return False
+
+
+cdef bint overlaps_partly(cnp.ndarray a, cnp.ndarray b):
+    """Whether the arrays share memory otherwise than element by element."""
+    cdef char *a_data = cnp.PyArray_BYTES(a)
+    cdef char *b_data = cnp.PyArray_BYTES(b)
+    if cnp.PyArray_IS_C_CONTIGUOUS(a) and cnp.PyArray_IS_C_CONTIGUOUS(b):
+        return a_data != b_data and a_data < b_data + cnp.PyArray_NBYTES(b) and b_data < a_data + cnp.PyArray_NBYTES(a)
+    if a_data == b_data and a.strides == b.strides:
+        return False
+    try:
+        return np.shares_memory(a, b, max_work=1_000_000)
+    except np.exceptions.TooHardError:
+        return True
+
+
+cdef cnp.ndarray checked_out(object out, cnp.ndarray x, str name):
+    """out as an array the result may be written to, a new one for None."""
+    if out is None:
+        return np.empty_like(x, dtype=x.dtype.newbyteorder("="), subok=False)
+    if not isinstance(out, np.ndarray):
+        raise TypeError(f"out must be an array, got {type(out).__name__}")
+    cdef cnp.ndarray array = out
+    if not same_shape(x, array):
+        raise ValueError(f"out must have the shape of {name}, got out of {out.shape} for {name} of {(<object>x).shape}")
+    if cnp.PyArray_TYPE(array) != cnp.PyArray_TYPE(x):
+        raise ValueError(f"out must have the dtype of {name}, got out of {out.dtype} for {name} of {x.dtype}")
+    if not cnp.PyArray_ISWRITEABLE(array):
+        raise ValueError(f"out must be writable, got a read-only array for {name} of shape {(<object>x).shape}")
+    if array is x and cnp.PyArray_IS_C_CONTIGUOUS(array):
+        return array
+    if overlaps_itself(array):
+        raise ValueError(f"out must not overlap itself, got strides {out.strides} for shape {out.shape}")
+    if overlaps_partly(x, array):
+        raise ValueError(f"out must be {name} itself or apart from it, got an out that partly overlaps {name}")
+    return array
+
+
+cdef tuple checked_shape(object shape):
+    try:
+        lengths = tuple(int(n) for n in shape) if isinstance(shape, (tuple, list)) else (shape.__index__(),)
+    except (AttributeError, TypeError, ValueError):
+        raise TypeError(f"shape must be an integer or a tuple of integers, got {shape!r}") from None
+    if any(n < 0 for n in lengths) or len(lengths) > MAX_DIMS:
+        raise ValueError(f"shape must be at most {MAX_DIMS} non-negative integers, got {shape!r}")
+    return lengths
+
+
+cdef tuple checked_axes(object shared_axes, int n_dims):
+    try:
+        axes = [int(axis.__index__()) for axis in
+                (shared_axes if isinstance(shared_axes, (tuple, list)) else (shared_axes,))]
+    except (AttributeError, TypeError):
+        raise TypeError(f"shared_axes must be an integer or a tuple of integers, got {shared_axes!r}") from None
+    normal = sorted(axis + n_dims if axis < 0 else axis for axis in axes)
+    if any(not 0 <= axis < n_dims for axis in normal) or len(set(normal)) < len(normal):
+        raise ValueError(
+            f"shared_axes must name different axes of a {n_dims}-dimensional array, got {shared_axes!r}"
+        )
+    return tuple(normal)
+
+
+cdef object n_drawn(tuple shape, tuple shared_axes):
+    """How many positions a mask of this shape takes: shared axes count as length 1, an empty array takes none."""
+    if 0 in shape:
+        return 0
+    n = 1
+    for axis, length in enumerate(shape):
+        if axis not in shared_axes:
+            n *= length
+    return n
