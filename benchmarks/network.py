@@ -219,6 +219,7 @@ def softmax_cross_entropy(logits: Array, labels: npt.NDArray[np.integer]) -> tup
     Parameters
     ----------
     logits : ndarray of float32 or float64, shape (n_samples, n_classes)
+        Logarithms of the probabilities of the classes, but for a constant for each sample.
     labels : ndarray of integers, shape (n_samples,)
         In [0, n_classes).
 

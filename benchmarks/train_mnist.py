@@ -187,6 +187,7 @@ def build_network(
     Parameters
     ----------
     config : Config
+        Whose widths, activation and seed to take.
     n_inputs, n_classes : int
         The widths of input and output.
     dropout : Layer or None
@@ -250,6 +251,7 @@ def train(config: Config, data: Dataset, *, evaluations_per_epoch: int = 0, prog
     config : Config
         The same configuration and data give the same network, on the same machine and number of threads.
     data : Dataset
+        Whose training set to train on, and whose test set to score.
     evaluations_per_epoch : int
         How often to evaluate on the way, for curves; it changes nothing else.
     progress : bool
@@ -316,15 +318,16 @@ def plot_curves(result: Result, title: str, path: Path) -> None:
     FigureCanvasAgg(figure)
     loss_axes, f1_axes = figure.subplots(1, 2)
     train_colour, test_colour = "tab:blue", "tab:orange"
+    points = {"marker": "o", "markersize": 4, "clip_on": False}
     loss_axes.plot(steps, result.losses, color=train_colour, alpha=0.25, linewidth=0.7, label="training, each batch")
     loss_axes.plot(steps, smooth, color=train_colour, linewidth=1.6, label=f"training, mean of {window}")
     test_losses = [evaluation.test.loss for evaluation in result.evaluations]
-    loss_axes.plot(evaluated, test_losses, "o-", color=test_colour, markersize=4, label="test, dropout off")
-    loss_axes.set(title="Loss", ylabel="cross-entropy (nats)", yscale="log")
+    loss_axes.plot(evaluated, test_losses, color=test_colour, **points, label="test, dropout off")
+    loss_axes.set(title="Loss", ylabel="cross-entropy (nats)", ylim=(0, None))
     for name, colour in (("train", train_colour), ("test", test_colour)):
         f1 = [getattr(evaluation, name).macro_f1 for evaluation in result.evaluations]
         label = "test" if name == "test" else "training, dropout off"
-        f1_axes.plot(evaluated, f1, "o-", color=colour, markersize=4, label=label)
+        f1_axes.plot(evaluated, f1, color=colour, **points, label=label)
     f1_axes.set(title="Macro F1", ylabel="macro F1")
     for axes in (loss_axes, f1_axes):
         axes.set(xlabel="step", xlim=(0, len(steps)))

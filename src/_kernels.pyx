@@ -83,34 +83,37 @@ def supported_isas():
     return tuple(names)
 
 
-cdef int choose_isa() except -1:
+def use_isa(name):
+    """Runs every later call on one instruction set; on the best that this machine supports where name is None.
+
+    At import the environment's CDROPOUT_ISA is the name. Tests switch afterwards, in one thread."""
     global kernels
     cdef int is_known = 0
     cdef size_t i = 0
-    forced = os.environ.get("CDROPOUT_ISA")
-    if not forced:
-        kernels = choose_kernels(NULL, &is_known)
-        return 0
-    name = forced.encode()
-    kernels = choose_kernels(name, &is_known)
-    if kernels != NULL:
-        return 0
+    cdef const kernel_table *chosen
+    if name is None:
+        chosen = choose_kernels(NULL, &is_known)
+    else:
+        chosen = choose_kernels(name.encode(), &is_known)
+    if chosen != NULL:
+        kernels = chosen
+        return
     if is_known:
         raise ImportError(
-            f"CDROPOUT_ISA must name an instruction set of this machine ({', '.join(supported_isas())}), got {forced!r}"
+            f"CDROPOUT_ISA must name an instruction set of this machine ({', '.join(supported_isas())}), got {name!r}"
         )
     built = []
     while kernels_at(i) != NULL:
         built.append(kernels_at(i).isa.decode())
         i += 1
-    raise ValueError(f"CDROPOUT_ISA must be one of {', '.join(built)}, got {forced!r}")
+    raise ValueError(f"CDROPOUT_ISA must be one of {', '.join(built)}, got {name!r}")
 
 
-choose_isa()
+use_isa(os.environ.get("CDROPOUT_ISA") or None)
 
 
 def active_isa():
-    """The instruction set chosen at import."""
+    """The instruction set whose kernels run."""
     return kernels.isa.decode()
 
 
@@ -227,7 +230,7 @@ def philox(counter, key):
 # ---- mask -----------------------------------------------------------------------------------------------------------
 
 cdef class MaskCore:
-    """A mask's fields and what it does to arrays; cdropout.Mask adds what a value needs. Set on creation, then fixed."""
+    """A mask's fields, fixed on creation, and what it does to arrays; cdropout.Mask adds what a value needs."""
 
     cdef stream_key words
     cdef uint64_t first
@@ -397,7 +400,7 @@ def dropout(x, p, StreamCore stream, out, shared_axes):
 # ---- what the tests ask ---------------------------------------------------------------------------------------------
 
 def isas_that_ran():
-    """Calls every kernel of the active table on a few elements: the instruction sets they say they were compiled for."""
+    """Calls every kernel of the active table: the instruction sets that they say they were compiled for."""
     cdef mask_rule rule
     cdef double x[2]
     cdef double out[2]

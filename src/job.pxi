@@ -1,5 +1,5 @@
-"""A job: one kernel over one array. How an array of any shape, layout and shared axes becomes runs of mask positions, and
-how the runs are shared out among threads."""
+"""A job: one kernel over one array. How an array of any shape, layout and shared axes becomes runs of mask positions,
+and how the runs are shared out among threads."""
 
 # ---- sharing a job out among threads --------------------------------------------------------------------------------
 
@@ -115,8 +115,8 @@ cdef inline void set_threshold(mask_rule *rule, double p) noexcept nogil:
 cdef void lay_rows(job *j, tuple shape, tuple shared_axes):
     """Cuts a C-ordered array into rows that each take one run of mask positions.
 
-    Neighbouring axes of a kind (shared, or drawn) are one level. The innermost drawn level makes the row; a shared level
-    inside it repeats each position, and every level outside it numbers rows."""
+    Neighbouring axes of a kind (shared, or drawn) are one level. The innermost drawn level makes the row; a shared
+    level inside it repeats each position, and every level outside it numbers rows."""
     cdef size_t n_inside = 1
     levels = []
     for axis, length in enumerate(shape):

@@ -1,0 +1,149 @@
+"""Train one network with PyTorch's dropout and with each kind of cdropout's, and compare their macro F1.
+
+    python benchmarks/compare_torch.py [--data FOLDER] [--epochs N] [--seeds N] [--tolerance T]
+
+The networks of a seed start from the same weights and see the same batches; only the masks differ.
+"""
+
+import argparse
+import math
+import sys
+from pathlib import Path
+
+import numpy as np
+from mnist_data import DataError, Dataset, load_dataset, pixels
+from network import Linear
+from train_mnist import Config, Score, build_network, draw_batches, score_logits, train
+
+PROG = "compare_torch.py"
+KINDS = ("elementwise", "feature", "standard")
+
+
+def train_torch(config: Config, data: Dataset) -> Score:
+    """Train the network of a configuration in PyTorch, with `torch.nn.Dropout` for its dropout.
+
+    Parameters
+    ----------
+    config : Config
+        Its `dropout` is not looked at.
+    data : Dataset
+        Whose training set to train on, and whose test set to score.
+
+    Returns
+    -------
+    Score
+        On the test set, after the last step.
+
+    Raises
+    ------
+    ImportError
+        Without PyTorch.
+
+    """
+    import torch
+
+    torch.manual_seed(config.seed)
+    layers: list[torch.nn.Module] = []
+    for linear in build_network(config, data.n_pixels, data.n_classes, None).layers:
+        if not isinstance(linear, Linear):
+            layers.append(torch.nn.ReLU())
+            continue
+        n_in, n_out = linear.weight.shape
+        module = torch.nn.Linear(n_in, n_out)
+        with torch.no_grad():
+            module.weight.copy_(torch.from_numpy(linear.weight.T))
+            module.bias.copy_(torch.from_numpy(linear.bias))
+        layers.append(module)
+    layers.insert(-1, torch.nn.Dropout(config.p))
+    network = torch.nn.Sequential(*layers)
+    weights = [param for param in network.parameters() if param.ndim > 1]
+    biases = [param for param in network.parameters() if param.ndim == 1]
+    optimizer = torch.optim.Adam([{"params": weights, "weight_decay": config.l2}, {"params": biases}], lr=config.lr)
+    labels = data.train.labels.astype(np.int64)
+
+    network.train()
+    for batch in draw_batches(config, len(data.train)):
+        logits = network(torch.from_numpy(pixels(data.train.images[batch])))
+        loss = torch.nn.functional.cross_entropy(logits, torch.from_numpy(labels[batch]))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    network.eval()
+    with torch.no_grad():
+        logits = network(torch.from_numpy(pixels(data.test.images)))
+    return score_logits(logits.numpy(), data.test.labels)
+
+
+def compare(data: Dataset, epochs: int, n_seeds: int) -> dict[str, list[float]]:
+    """Train with PyTorch and with every kind of `KINDS`, for the seeds 0 to n_seeds - 1.
+
+    Returns
+    -------
+    dict of str to list of float
+        The macro F1 of each seed, for "PyTorch" and each kind.
+
+    """
+    macro_f1 = {"PyTorch": [train_torch(Config(epochs=epochs, seed=seed), data).macro_f1 for seed in range(n_seeds)]}
+    for kind in KINDS:
+        runs = [train(Config(dropout=kind, epochs=epochs, seed=seed), data) for seed in range(n_seeds)]
+        macro_f1[kind] = [run.test.macro_f1 for run in runs]
+    return macro_f1
+
+
+def tabulate(macro_f1: dict[str, list[float]]) -> str:
+    """Return a table of the mean and range of macro F1 over the seeds, and the mean's difference to PyTorch's."""
+    reference = float(np.mean(macro_f1["PyTorch"]))
+    lines = [f"{'dropout':<12} {'macro F1':>8} {'lowest':>8} {'highest':>8} {'to PyTorch':>11}"]
+    for name, values in macro_f1.items():
+        mean = float(np.mean(values))
+        difference = "" if name == "PyTorch" else f"{mean - reference:+.4f}"
+        lines.append(f"{name:<12} {mean:8.4f} {min(values):8.4f} {max(values):8.4f} {difference:>11}".rstrip())
+    return "\n".join(lines)
+
+
+def find_strays(macro_f1: dict[str, list[float]], tolerance: float) -> list[str]:
+    """Return a sentence for each kind whose mean differs from PyTorch's by more than the tolerance."""
+    reference = float(np.mean(macro_f1["PyTorch"]))
+    differences = {kind: float(np.mean(macro_f1[kind])) - reference for kind in KINDS}
+    return [
+        f"{kind}: macro F1 must be within {tolerance:g} of PyTorch's, got a difference of {difference:+.4f}"
+        for kind, difference in differences.items()
+        if not abs(difference) <= tolerance
+    ]
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Print the comparison; 0, or 1 where a kind is outside the tolerance, or 2 for a bad data file."""
+    parser = argparse.ArgumentParser(prog=PROG, description="Compare the macro F1 of cdropout's and PyTorch's dropout.")
+    add = parser.add_argument
+    add("--data", type=Path, metavar="FOLDER", help="folder of idx files (default: the sample of MNIST)")
+    add("--epochs", type=int, default=2, help="passes over the training set (default %(default)s)")
+    add("--seeds", type=int, default=1, help="how many seeds to average over (default %(default)s)")
+    add("--tolerance", type=float, default=0.006, help="largest difference in macro F1 (default %(default)s)")
+    args = parser.parse_args(argv)
+    for name in ("epochs", "seeds"):
+        if getattr(args, name) < 1:
+            parser.error(f"argument --{name}: {name} must be at least 1, got {getattr(args, name)}")
+    if not 0 <= args.tolerance < math.inf:
+        parser.error(f"argument --tolerance: tolerance must be at least 0 and finite, got {args.tolerance}")
+    try:
+        import torch
+    except ImportError:
+        print("skipped: PyTorch is not installed")
+        return 0
+    try:
+        data = load_dataset(args.data)
+    except DataError as error:
+        print(f"{PROG}: error: {error}", file=sys.stderr)
+        return 2
+    macro_f1 = compare(data, args.epochs, args.seeds)
+    print(f"PyTorch {torch.__version__}, {args.epochs} epochs, mean of {args.seeds} seeds")
+    print(tabulate(macro_f1))
+    strays = find_strays(macro_f1, args.tolerance)
+    for stray in strays:
+        print(f"{PROG}: {stray}", file=sys.stderr)
+    return 1 if strays else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

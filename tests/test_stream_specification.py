@@ -1,0 +1,129 @@
+"""The stream is what docs/design.md specifies: published known answers, committed vectors, exact probabilities."""
+
+import hashlib
+import json
+import runpy
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+import reference
+
+import cdropout as cd
+from cdropout import _kernels
+
+VECTORS = Path(__file__).parent / "vectors"
+KNOWN = json.loads((VECTORS / "known_answers.json").read_text())
+
+# Random123's kat_vectors for philox4x32 with 10 rounds: zeros, ones, and the digits of pi.
+PHILOX_KNOWN = [
+    ((0, 0, 0, 0), 0, (0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8)),
+    ((0xFFFFFFFF,) * 4, 2**64 - 1, (0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD)),
+    (
+        (0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344),
+        0x299F31D0A4093822,
+        (0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1),
+    ),
+]
+
+
+@pytest.mark.parametrize(("counter", "key", "expected"), PHILOX_KNOWN)
+def test_philox_gives_the_published_answers(counter, key, expected):
+    assert tuple(_kernels.philox(counter, key)) == expected
+    assert reference.philox4x32_10(counter, key) == expected
+
+
+def test_xoroshiro128_plus_plus_gives_the_published_answers(monkeypatch):
+    # From the state (1, 2): the reference implementation at prng.di.unimi.it, as quoted in the tests of rand_xoshiro.
+    expected = [393217, 669327710093319, 1732421326133921491, 11394790081659126983, 9555452776773192676]
+    state = np.array([[1] * reference.LANES, [2] * reference.LANES], np.uint64)
+    monkeypatch.setattr(reference, "lane_states", lambda key, block: state)
+    outputs = reference.block_outputs(0, 0)
+    for lane in range(reference.LANES):
+        assert outputs[: len(expected), lane].tolist() == expected
+
+
+def test_the_seed_becomes_the_key_through_seed_sequence():
+    for seed in (0, 1, 2**200 + 17):
+        assert cd.Stream(seed).key == reference.key_of_seed(seed)
+    # The key for seed 0, so that a change in the hash itself cannot pass.
+    assert cd.Stream(0).key == int(KNOWN["raw"][0]["key"], 16)
+
+
+@pytest.mark.parametrize("case", KNOWN["raw"], ids=lambda c: f"seed{c['seed'][:6]}-block{c['first_block']}")
+def test_the_raw_stream_is_the_committed_one(isa, case):
+    stream = cd.Stream(int(case["seed"]))
+    raw = _kernels.raw_blocks(stream.key, case["first_block"], 2).tobytes()
+    assert f"{stream.key:032x}" == case["key"]
+    assert raw[:32].hex() == case["first_bytes"]
+    assert hashlib.sha256(raw).hexdigest() == case["sha256_of_2_blocks"]
+
+
+def test_every_committed_mask_is_drawn_again(isa):
+    assert len(KNOWN["keep"]) == 144
+    for case in KNOWN["keep"]:
+        key = cd.Stream(int(case["seed"])).key
+        kept = cd.Mask(key, case["start"], float.fromhex(case["p"]), case["n_elems"]).keep()
+        digest = hashlib.sha256(np.packbits(kept, bitorder="little").tobytes()).hexdigest()
+        assert (np.count_nonzero(~kept), digest) == (case["n_dropped"], case["sha256_of_packed_bits"]), case
+
+
+def test_the_committed_vectors_are_what_their_program_makes():
+    # A part of them: the model takes seconds for the whole.
+    made = runpy.run_path(str(VECTORS / "make_vectors.py"))
+    assert made["SEEDS"][0] == 0
+    key = reference.key_of_seed(0)
+    for case in KNOWN["keep"][:12]:
+        kept = reference.keep(key, case["start"], case["n_elems"], float.fromhex(case["p"]))
+        digest = hashlib.sha256(np.packbits(kept, bitorder="little").tobytes()).hexdigest()
+        assert digest == case["sha256_of_packed_bits"]
+
+
+def test_the_probability_of_dropping_is_p_to_within_two_to_the_minus_48():
+    # By arithmetic over the two stages of the comparison, for 10,000 random p and the awkward ones.
+    rng = np.random.default_rng(1)
+    probabilities = [
+        *rng.random(4000),
+        *10.0 ** rng.uniform(-16, 0, 3000),
+        *(1 - 10.0 ** rng.uniform(-15, 0, 3000)),
+        *(0.0, 5e-324, 1e-12, 2.0**-48, 1 - 2.0**-53, 1.0),
+    ]
+    for p in probabilities:
+        error = Fraction(float(p)) - reference.drop_probability(float(p))
+        assert 0 <= error < Fraction(1, 2**48), p
+
+
+def test_ties_with_the_threshold_are_decided_by_the_further_bits(isa):
+    # p = 1.5 / 2^16: a number equal to the threshold (1 in 65,536) drops its element half the time, so masks at 1, 1.5
+    # and 2 / 2^16 must nest strictly. 2^22 elements hold 64 ties, and all going one way has probability 2^-63.
+    key, n = cd.Stream(3).key, 1 << 22
+    below, between, above = (cd.Mask(key, 0, t / 2**16, n).keep() for t in (1, 1.5, 2))
+    ties = below & ~above
+    assert 20 < np.count_nonzero(ties) < 130
+    assert 0 < np.count_nonzero(ties & ~between) < np.count_nonzero(ties)
+    assert not np.any(~below & between)
+    assert not np.any(~between & above)
+    for elem in np.flatnonzero(ties):
+        block = int(elem) // 4096
+        expected = reference.block_keep(key, block, 1.5 / 2**16)[int(elem) % 4096]
+        assert between[elem] == expected
+
+
+def test_a_larger_p_drops_all_that_a_smaller_one_drops():
+    key = cd.Stream(8).key
+    kept = [cd.Mask(key, 0, p, 100_000).keep() for p in np.linspace(0, 1, 21)]
+    for smaller, larger in zip(kept, kept[1:], strict=False):
+        assert np.all(smaller | ~larger)
+
+
+@pytest.mark.parametrize("p", [0.0, 5e-324, 1e-17, 2.0**-49])
+def test_a_p_below_two_to_the_minus_48_never_drops(isa, p):
+    assert cd.draw_mask(1 << 20, p, rng=1).keep().all()
+
+
+def test_the_largest_p_below_one_is_its_own(isa):
+    # P(keep) = 2^-48: a million elements keep none with probability 1 - 4e-9.
+    p = 1 - 2.0**-53
+    x = np.ones(1 << 20, np.float32)
+    assert not cd.draw_mask(1 << 20, p, rng=1).apply(x).any()
