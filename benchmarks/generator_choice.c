@@ -22,9 +22,18 @@
 #define ISA "avx512"
 #define N_VECS 2 /* vectors in a step of 1024 bits */
 typedef __m512i vec;
-static inline vec load(const void *p) { return _mm512_loadu_si512(p); }
-static inline vec xor2(vec a, vec b) { return _mm512_xor_si512(a, b); }
-static inline vec xor3(vec a, vec b, vec c) { return _mm512_ternarylogic_epi64(a, b, c, 0x96); }
+static inline vec load(const void *p)
+{
+    return _mm512_loadu_si512(p);
+}
+static inline vec xor2(vec a, vec b)
+{
+    return _mm512_xor_si512(a, b);
+}
+static inline vec xor3(vec a, vec b, vec c)
+{
+    return _mm512_ternarylogic_epi64(a, b, c, 0x96);
+}
 #define add32 _mm512_add_epi32
 #define add64 _mm512_add_epi64
 #define shl32 _mm512_slli_epi32
@@ -49,9 +58,18 @@ static inline int any_tie(const vec *r, vec t)
 #define ISA "avx2"
 #define N_VECS 4
 typedef __m256i vec;
-static inline vec load(const void *p) { return _mm256_loadu_si256(p); }
-static inline vec xor2(vec a, vec b) { return _mm256_xor_si256(a, b); }
-static inline vec xor3(vec a, vec b, vec c) { return xor2(xor2(a, b), c); }
+static inline vec load(const void *p)
+{
+    return _mm256_loadu_si256(p);
+}
+static inline vec xor2(vec a, vec b)
+{
+    return _mm256_xor_si256(a, b);
+}
+static inline vec xor3(vec a, vec b, vec c)
+{
+    return xor2(xor2(a, b), c);
+}
 #define add32 _mm256_add_epi32
 #define add64 _mm256_add_epi64
 #define shl32 _mm256_slli_epi32
@@ -109,29 +127,29 @@ static uint64_t seed_words[4096]; /* every block starts from these: the seeding 
 static volatile unsigned long n_ties;
 
 /* 64 steps of 64 elements make a block; `next` gives N_VECS vectors of 16-bit numbers a step. */
-#define DEFINE_CANDIDATE(NAME, NEXT, STATE_VECS, TIES)                                                              \
-    static void NAME(float *out, const float *x, size_t n_elems, int threshold, float scale)                        \
-    {                                                                                                               \
-        const vec t32 = iset((int)((uint32_t)(threshold - 32768) << 16));                                           \
-        const vec t16 = iset((int)(((uint32_t)(threshold - 32768) & 0xffffu) * 0x10001u));                          \
-        const fvec sc = fset(scale);                                                                                \
-        for (size_t block = 0; block < n_elems / 4096; block++) {                                                   \
-            vec s[N_VECS][STATE_VECS], r[N_VECS];                                                                   \
-            for (int v = 0; v < N_VECS; v++)                                                                        \
-                for (int w = 0; w < STATE_VECS; w++)                                                                \
-                    s[v][w] = load((char *)seed_words + sizeof(vec) * (v * STATE_VECS + w) + 64 * (block % 64));    \
-            for (int step = 0; step < 64; step++, out += 64, x += 64) {                                             \
-                for (int v = 0; v < N_VECS; v++)                                                                    \
-                    r[v] = NEXT(s[v]);                                                                              \
-                if (TIES && __builtin_expect(any_tie(r, t16), 0))                                                   \
-                    n_ties++;                                                                                       \
-                for (int v = 0; v < N_VECS; v++) {                                                                  \
-                    const int per_vec = (int)sizeof(vec) / 4;                                                       \
-                    scale_where(out + v * per_vec, x + v * per_vec, r[v], t32, sc);                                 \
-                    scale_where(out + 32 + v * per_vec, x + 32 + v * per_vec, shl32(r[v], 16), t32, sc);            \
-                }                                                                                                   \
-            }                                                                                                       \
-        }                                                                                                           \
+#define DEFINE_CANDIDATE(NAME, NEXT, STATE_VECS, TIES)                                                           \
+    static void NAME(float *out, const float *x, size_t n_elems, int threshold, float scale)                     \
+    {                                                                                                            \
+        const vec t32 = iset((int)((uint32_t)(threshold - 32768) << 16));                                        \
+        const vec t16 = iset((int)(((uint32_t)(threshold - 32768) & 0xffffu) * 0x10001u));                       \
+        const fvec sc = fset(scale);                                                                             \
+        for (size_t block = 0; block < n_elems / 4096; block++) {                                                \
+            vec s[N_VECS][STATE_VECS], r[N_VECS];                                                                \
+            for (int v = 0; v < N_VECS; v++)                                                                     \
+                for (int w = 0; w < STATE_VECS; w++)                                                             \
+                    s[v][w] = load((char *)seed_words + sizeof(vec) * (v * STATE_VECS + w) + 64 * (block % 64)); \
+            for (int step = 0; step < 64; step++, out += 64, x += 64) {                                          \
+                for (int v = 0; v < N_VECS; v++)                                                                 \
+                    r[v] = NEXT(s[v]);                                                                           \
+                if (TIES && __builtin_expect(any_tie(r, t16), 0))                                                \
+                    n_ties++;                                                                                    \
+                for (int v = 0; v < N_VECS; v++) {                                                               \
+                    const int per_vec = (int)sizeof(vec) / 4;                                                    \
+                    scale_where(out + v * per_vec, x + v * per_vec, r[v], t32, sc);                              \
+                    scale_where(out + 32 + v * per_vec, x + 32 + v * per_vec, shl32(r[v], 16), t32, sc);         \
+                }                                                                                                \
+            }                                                                                                    \
+        }                                                                                                        \
     }
 DEFINE_CANDIDATE(xoshiro128pp, next_xoshiro128pp, 4, 0)
 DEFINE_CANDIDATE(xoshiro128pp_ties, next_xoshiro128pp, 4, 1)
@@ -190,7 +208,8 @@ int main(void)
                 for (int i = 0; i < repeats; i++)
                     candidates[c].run(out, x, n, 6553, 1.0f / 0.9f);
                 clock_gettime(CLOCK_MONOTONIC, &b);
-                t[c][round] = ((double)(b.tv_sec - a.tv_sec) * 1e9 + (double)(b.tv_nsec - a.tv_nsec)) / (double)n / repeats;
+                t[c][round] =
+                    ((double)(b.tv_sec - a.tv_sec) * 1e9 + (double)(b.tv_nsec - a.tv_nsec)) / (double)n / repeats;
             }
         for (int c = 0; c < N; c++) {
             qsort(t[c], ROUNDS, sizeof **t, compare_doubles);

@@ -6,7 +6,6 @@ import numpy as np
 import numpy.typing as npt
 
 from cdropout import _kernels
-from cdropout.functional import draw_mask
 from cdropout.mask import Mask
 from cdropout.stream import Rng, as_stream
 
@@ -103,10 +102,8 @@ class Dropout:
         if not self.training:
             self.mask = None
             return self._rescaled(x)
-        x = np.asarray(x)
-        mask = draw_mask(x.shape, self._p, rng=self.rng, shared_axes=self.shared_axes)
-        y = mask.apply(x, x if self.inplace else None, scale=self._scale())
-        self.mask = mask
+        stream = as_stream(self.rng)
+        y, self.mask = _kernels.forward(Mask, x, self._p, stream, self.inplace, self.shared_axes, self._scale())
         return y
 
     def backward(self, dy: npt.ArrayLike) -> npt.NDArray[Any]:

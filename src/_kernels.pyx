@@ -362,16 +362,16 @@ cdef int define_mask(MaskCore mask, object key, object start, object p, object s
     return 0
 
 
-# ---- what functional.py calls ---------------------------------------------------------------------------------------
+# ---- what functional.py and layers.py call ---------------------------------------------------------------------------
 
-def draw_mask(mask_type, shape, p, StreamCore stream not None, shared_axes):
-    """A new mask_type (a MaskCore) for the stream's next positions."""
+cdef MaskCore new_mask(object mask_type, double p, tuple shape, object shared_axes, StreamCore stream):
+    """A new mask_type (a MaskCore) for the stream's next positions; p and shape have been checked."""
     cdef MaskCore mask = mask_type.__new__(mask_type)
-    mask.p = checked_p(p)
-    mask.shape = checked_shape(shape)
+    mask.p = p
+    mask.shape = shape
     if shared_axes != ():
-        mask.shared_axes = checked_axes(shared_axes, len(mask.shape))
-    n = n_drawn(mask.shape, mask.shared_axes)
+        mask.shared_axes = checked_axes(shared_axes, len(shape))
+    n = n_drawn(shape, mask.shared_axes)
     if n > LIMIT:
         raise OverflowError(f"the stream must hold what is drawn, got {n} elements")
     mask.words = stream.words
@@ -379,8 +379,14 @@ def draw_mask(mask_type, shape, p, StreamCore stream not None, shared_axes):
     return mask
 
 
+def draw_mask(mask_type, shape, p, StreamCore stream not None, shared_axes):
+    """The mask of cdropout.draw_mask."""
+    cdef double p_checked = checked_p(p)
+    return new_mask(mask_type, p_checked, checked_shape(shape), shared_axes, stream)
+
+
 def dropout(x, p, StreamCore stream, out, shared_axes):
-    """One call of cdropout.dropout; with stream = None it checks the arguments and stops there."""
+    """The result of cdropout.dropout; with stream = None, checks the arguments and stops there."""
     cdef job j
     cdef cnp.ndarray array = checked_array(x, "x")
     cdef double p_checked = checked_p(p)
@@ -395,6 +401,17 @@ def dropout(x, p, StreamCore stream, out, shared_axes):
     j.scale = kept_scale(p_checked)
     apply_rule(&j, result, array, p_checked, axes)
     return result
+
+
+def forward(mask_type, x, double p, StreamCore stream not None, bint inplace, shared_axes, scale):
+    """A layer's forward pass: (y, mask). p has been checked; scale is 1/(1-p) where None."""
+    cdef job j
+    cdef cnp.ndarray array = checked_array(x, "x")
+    cdef cnp.ndarray result = checked_out(array if inplace else None, array, "x")
+    cdef MaskCore mask = new_mask(mask_type, p, (<object>array).shape, shared_axes, stream)
+    mask.set_job(&j, kept_scale(p) if scale is None else <double>scale)
+    apply_rule(&j, result, array, p, mask.shared_axes)
+    return result, mask
 
 
 # ---- what the tests ask ---------------------------------------------------------------------------------------------

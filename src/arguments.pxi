@@ -82,7 +82,7 @@ cdef bint overlaps_partly(cnp.ndarray a, cnp.ndarray b):
     cdef char *b_data = cnp.PyArray_BYTES(b)
     if cnp.PyArray_IS_C_CONTIGUOUS(a) and cnp.PyArray_IS_C_CONTIGUOUS(b):
         return a_data != b_data and a_data < b_data + cnp.PyArray_NBYTES(b) and b_data < a_data + cnp.PyArray_NBYTES(a)
-    if a_data == b_data and a.strides == b.strides:
+    if a_data == b_data and (<object>a).strides == (<object>b).strides:
         return False
     try:
         return np.shares_memory(a, b, max_work=1_000_000)
@@ -114,8 +114,8 @@ cdef cnp.ndarray checked_out(object out, cnp.ndarray x, str name):
 
 cdef tuple checked_shape(object shape):
     try:
-        lengths = tuple(int(n) for n in shape) if isinstance(shape, (tuple, list)) else (shape.__index__(),)
-    except (AttributeError, TypeError, ValueError):
+        lengths = tuple([n.__index__() for n in shape]) if isinstance(shape, (tuple, list)) else (shape.__index__(),)
+    except (AttributeError, TypeError):
         raise TypeError(f"shape must be an integer or a tuple of integers, got {shape!r}") from None
     if any(n < 0 for n in lengths) or len(lengths) > MAX_DIMS:
         raise ValueError(f"shape must be at most {MAX_DIMS} non-negative integers, got {shape!r}")

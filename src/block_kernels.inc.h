@@ -11,10 +11,10 @@
  *   any_tie        whether any 16-bit number of a step equals the threshold
  *   vf32, f32_load, f32_set1, f32_mul, f32_select (kept or +0.0), f32_store    V32_LANES elements; f64 likewise
  *
- * A step of the generator gives 32 words of 32 bits, word i of lane j being bits 32 i .. 32 i + 31 of the lane's output.
- * In order of (lane, i), their upper halves are the numbers of elements 0 to 31 of a group, their lower halves those of
- * elements 32 to 63. A 32-bit compare then decides the upper halves as they are and the lower halves after one shift,
- * and its result is the mask a float32 vector wants: nothing is unpacked on any instruction set.
+ * A step of the generator gives 32 words of 32 bits, word i of lane j being bits 32 i .. 32 i + 31 of the lane's
+ * output. In order of (lane, i), their upper halves are the numbers of elements 0 to 31 of a group, their lower halves
+ * those of elements 32 to 63. A 32-bit compare then decides the upper halves as they are and the lower halves after one
+ * shift, and its result is the mask a float32 vector wants: nothing is unpacked on any instruction set.
  */
 #include <string.h>
 
@@ -28,7 +28,7 @@ enum { N_VECS = STREAM_LANES / V64_LANES, V32_LANES = 2 * V64_LANES };
 #define UNLIKELY(condition) (condition)
 #endif
 
-/* ---- generator ---------------------------------------------------------------------------------------------------- */
+/* ---- generator ---- */
 
 typedef struct {
     v64 s0[N_VECS], s1[N_VECS];
@@ -82,7 +82,7 @@ static ALWAYS_INLINE void step(lanes *gen, v64 out[N_VECS])
     }
 }
 
-/* ---- from numbers to keep words ----------------------------------------------------------------------------------- */
+/* ---- from numbers to keep words ---- */
 
 /* Bit e is set where element e of the group is kept, a tie counting as kept. */
 static ALWAYS_INLINE uint64_t keep_word(const v64 numbers[N_VECS], v64 threshold32)
@@ -114,7 +114,7 @@ static ALWAYS_INLINE uint64_t resolve_ties(uint64_t keep_u64, const v64 numbers[
     return keep_u64;
 }
 
-/* ---- from keep words to operations -------------------------------------------------------------------------------- */
+/* ---- from keep words to operations ---- */
 
 /* What an operation works on. i counts elements of the mask from the kernel's first. */
 typedef struct {
@@ -176,7 +176,7 @@ static ALWAYS_INLINE void for_each_group(const operands *ops, const mask_rule *r
     }
 }
 
-/* ---- kernels without a dtype -------------------------------------------------------------------------------------- */
+/* ---- kernels without a dtype ---- */
 
 static ALWAYS_INLINE void keep_on_word(const operands *ops, size_t i, uint64_t keep_u64, size_t n_elems)
 {
@@ -211,7 +211,7 @@ static const char *fill_raw(uint8_t *out, const stream_key *key, uint64_t first_
     return ISA_NAME;
 }
 
-/* ---- kernels of each dtype ---------------------------------------------------------------------------------------- */
+/* ---- kernels of each dtype ---- */
 
 #define ELEM float
 #define OF_DTYPE(name) name##_f32
@@ -228,8 +228,9 @@ static const char *fill_raw(uint8_t *out, const stream_key *key, uint64_t first_
 /* The table, for the isa file to export under its name. */
 #define X(dtype_name) \
     [DTYPE_##dtype_name] = {apply_mask_##dtype_name, apply_mask_repeat_##dtype_name, fill_scaled_##dtype_name},
-#define KERNEL_TABLE(is_supported_fn)                                                                                \
-    {                                                                                                                \
-        .isa = ISA_NAME, .is_supported = (is_supported_fn), .dtype = {CDROPOUT_DTYPES(X)}, .fill_keep = fill_keep,   \
-        .fill_raw = fill_raw                                                                                         \
-    }
+#define KERNEL_TABLE(is_supported_fn)   \
+    {.isa = ISA_NAME,                   \
+     .is_supported = (is_supported_fn), \
+     .dtype = {CDROPOUT_DTYPES(X)},     \
+     .fill_keep = fill_keep,            \
+     .fill_raw = fill_raw}

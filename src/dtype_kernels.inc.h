@@ -2,7 +2,7 @@
  * ELEM_VERB(verb) and ELEM_VEC defined; it undefines them for the next. Arrays are addressed in bytes and through
  * memcpy or unaligned loads, because they need not be aligned. */
 
-/* ---- apply_mask: out[i] = keep ? x[i] * scale : 0 -------------------------------------------------------------------- */
+/* ---- apply_mask: out[i] = keep ? x[i] * scale : 0 ---- */
 
 static ALWAYS_INLINE void OF_DTYPE(scale_on_word)(const operands *ops, size_t i, uint64_t keep_u64, size_t n_elems)
 {
@@ -38,7 +38,7 @@ static const char *OF_DTYPE(apply_mask)(void *out, const void *x, const mask_rul
     return ISA_NAME;
 }
 
-/* ---- apply_mask_repeat: the same, each mask position covering n_repeats elements ------------------------------------- */
+/* ---- apply_mask_repeat: the same, each mask position covering n_repeats elements ---- */
 
 static ALWAYS_INLINE void OF_DTYPE(repeat_on_word)(const operands *ops, size_t i, uint64_t keep_u64, size_t n_elems)
 {
@@ -74,7 +74,7 @@ static const char *OF_DTYPE(apply_mask_repeat)(void *out, const void *x, const m
     return ISA_NAME;
 }
 
-/* ---- fill_scaled: out[i] = keep ? scale : 0 -------------------------------------------------------------------------- */
+/* ---- fill_scaled: out[i] = keep ? scale : 0 ---- */
 
 static ALWAYS_INLINE void OF_DTYPE(fill_on_word)(const operands *ops, size_t i, uint64_t keep_u64, size_t n_elems)
 {

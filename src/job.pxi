@@ -4,7 +4,15 @@ and how the runs are shared out among threads."""
 # ---- sharing a job out among threads --------------------------------------------------------------------------------
 
 # Below this, a second thread costs more than it brings (benchmarks/threads.py; docs/design.md, "Threads").
-cdef size_t MIN_ELEMS_PER_THREAD = 131072
+cdef size_t min_elems_per_thread = 131072
+
+
+def set_min_elems_per_thread(n_elems):
+    """For the benchmark that finds the number: how many elements a thread must get before another one helps."""
+    global min_elems_per_thread
+    min_elems_per_thread = n_elems
+
+
 # Below this, giving the GIL away and taking it back costs more than the call.
 cdef size_t MIN_ELEMS_WITHOUT_GIL = 8192
 cdef enum:
@@ -89,8 +97,8 @@ cdef void run(const job *j) noexcept:
     cdef size_t n_threads = 1
     if n_total == 0:
         return
-    if n_total >= 2 * MIN_ELEMS_PER_THREAD and not is_forked_child:
-        n_threads = min(n_total // MIN_ELEMS_PER_THREAD, <size_t>max_threads())
+    if n_total >= 2 * min_elems_per_thread and not is_forked_child:
+        n_threads = min(n_total // min_elems_per_thread, <size_t>max_threads())
     if n_threads > 1:
         with nogil:
             run_threads(j, <int>n_threads)

@@ -6,8 +6,7 @@
 
 #if defined(__GNUC__)
 #define LOAD(p) __atomic_load_n(p, __ATOMIC_RELAXED)
-#define EXCHANGE_IF(p, seen, wanted) \
-    __atomic_compare_exchange_n(p, seen, wanted, 1, __ATOMIC_RELAXED, __ATOMIC_RELAXED)
+#define EXCHANGE_IF(p, seen, wanted) __atomic_compare_exchange_n(p, seen, wanted, 1, __ATOMIC_RELAXED, __ATOMIC_RELAXED)
 #else /* the interpreter's lock serialises the callers */
 #define LOAD(p) (*(p))
 #define EXCHANGE_IF(p, seen, wanted) (*(p) = (wanted), 1)

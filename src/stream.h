@@ -9,9 +9,9 @@
 #include <stdint.h>
 
 enum {
-    ELEMS_PER_GROUP = 64,  /* one step of the generator, one 64-bit keep word */
+    ELEMS_PER_GROUP = 64,   /* one step of the generator, one 64-bit keep word */
     ELEMS_PER_BLOCK = 4096, /* one seeding */
-    STREAM_LANES = 16,     /* logical lanes of xoroshiro128++; fixed by the specification, never by a vector's width */
+    STREAM_LANES = 16,      /* logical lanes of xoroshiro128++; fixed by the specification, never by a vector's width */
     RAW_BYTES_PER_BLOCK = ELEMS_PER_BLOCK / ELEMS_PER_GROUP * STREAM_LANES * 8,
 };
 

@@ -183,6 +183,16 @@ def test_every_layout_gives_what_a_contiguous_copy_gives(isa, dtype, shared_axes
             assert bits(x.astype(dtype)) == expected, f"in place, {name}"
 
 
+def test_another_view_of_the_same_elements_works_in_place():
+    for transpose in (False, True):
+        a = normals((30, 40), np.float32)
+        expected = bits(cd.dropout(a.T if transpose else a, 0.3, rng=1))
+        x, out = (a.T, a.T) if transpose else (a[:], a[:])
+        assert x is not out
+        assert cd.dropout(x, 0.3, rng=1, out=out) is out
+        assert bits(out) == expected
+
+
 def test_layouts_larger_than_the_iterators_buffer_agree():
     values = normals((701, 1009), np.float32)
     mask = cd.draw_mask(values.shape, 0.3, rng=1)

@@ -47,10 +47,9 @@ static inline uint32_t keep32_bits(keep32 keep)
 
 static inline int any_tie(const v64 numbers[4], v64 threshold16)
 {
-    const v64 ties = _mm256_or_si256(_mm256_or_si256(_mm256_cmpeq_epi16(numbers[0], threshold16),
-                                                     _mm256_cmpeq_epi16(numbers[1], threshold16)),
-                                     _mm256_or_si256(_mm256_cmpeq_epi16(numbers[2], threshold16),
-                                                     _mm256_cmpeq_epi16(numbers[3], threshold16)));
+    const v64 ties = _mm256_or_si256(
+        _mm256_or_si256(_mm256_cmpeq_epi16(numbers[0], threshold16), _mm256_cmpeq_epi16(numbers[1], threshold16)),
+        _mm256_or_si256(_mm256_cmpeq_epi16(numbers[2], threshold16), _mm256_cmpeq_epi16(numbers[3], threshold16)));
     return !_mm256_testz_si256(ties, ties);
 }
 
@@ -66,7 +65,8 @@ typedef struct {
 } vf64;
 static inline vf64 f64_load(const char *p)
 {
-    return (vf64){_mm256_loadu_pd((const double *)(const void *)p), _mm256_loadu_pd((const double *)(const void *)p + 4)};
+    return (vf64){_mm256_loadu_pd((const double *)(const void *)p),
+                  _mm256_loadu_pd((const double *)(const void *)p + 4)};
 }
 static inline vf64 f64_set1(double value)
 {

@@ -10,8 +10,8 @@
     REGION_PRAGMA(clang attribute push(__attribute__((target(features))), apply_to = function))
 #define TARGET_REGION_END REGION_PRAGMA(clang attribute pop)
 #else
-#define TARGET_REGION_BEGIN(features)  \
-    REGION_PRAGMA(GCC push_options)    \
+#define TARGET_REGION_BEGIN(features) \
+    REGION_PRAGMA(GCC push_options)   \
     REGION_PRAGMA(GCC target(features))
 #define TARGET_REGION_END REGION_PRAGMA(GCC pop_options)
 #endif

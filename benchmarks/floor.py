@@ -1,0 +1,79 @@
+"""How far dropout is from its floor, `np.multiply(x, s, out=y)`, on one thread.
+
+    python benchmarks/floor.py
+
+Every contender's result is checked before it is timed.
+"""
+
+import argparse
+import sys
+
+import numpy as np
+import numpy.typing as npt
+from threadpoolctl import threadpool_limits
+from timing import interleaved_medians, machine
+
+import cdropout as cd
+
+SIZES = (4096, 65_536, 1_048_576, 16_777_216)
+
+
+def check(x: npt.NDArray[np.floating], y: npt.NDArray[np.floating], p: float) -> None:
+    """Raise unless y is x with about p of its elements zero and the others divided by 1-p."""
+    dropped = y == 0
+    n_expected, tolerance = x.size * p, 6 * (x.size * p * (1 - p)) ** 0.5
+    if abs(np.count_nonzero(dropped) - n_expected) > tolerance:
+        raise AssertionError(f"dropped {np.count_nonzero(dropped)} of {x.size} elements at p = {p}")
+    if not np.array_equal(y[~dropped], x[~dropped] * x.dtype.type(1 / (1 - p))):
+        raise AssertionError("kept elements are not x / (1-p)")
+
+
+def measure(n_elems: int, p: float, dtype: str, rounds: int) -> list[tuple[str, float, float]]:
+    """Time one size: rows of (contender, ns an element, ratio to its floor)."""
+    x = np.random.default_rng(0).standard_normal(n_elems, dtype=dtype)
+    x[x == 0] = 1
+    y = np.empty_like(x)
+    in_place = x.copy()
+    scale = x.dtype.type(1 / (1 - p))
+    stream = cd.Stream(1)
+    mask = cd.draw_mask(x.shape, p, rng=stream)
+    check(x, cd.dropout(x, p, rng=stream, out=y), p)
+    check(x, mask.apply(x, out=y), p)
+    medians = interleaved_medians(
+        {
+            "np.multiply(x, s, out=y)": lambda: np.multiply(x, scale, out=y),
+            "dropout(x, p, rng=stream, out=y)": lambda: cd.dropout(x, p, rng=stream, out=y),
+            "mask.apply(x, out=y)": lambda: mask.apply(x, out=y),
+            # In place, scale 1 and one mask keep the values finite and what is not dropped non-zero.
+            "np.multiply(x, 1, out=x)": lambda: np.multiply(in_place, x.dtype.type(1), out=in_place),
+            "mask.apply(x, out=x, scale=1)": lambda: mask.apply(in_place, out=in_place, scale=1.0),
+        },
+        rounds=rounds,
+    )
+    floor, in_place_floor = medians["np.multiply(x, s, out=y)"], medians["np.multiply(x, 1, out=x)"]
+    return [
+        (name, seconds / n_elems * 1e9, seconds / (in_place_floor if "out=x" in name else floor))
+        for name, seconds in medians.items()
+    ]
+
+
+def main() -> int:
+    """Measure every size and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, metavar="N", help="numbers of elements")
+    parser.add_argument("--p", type=float, default=0.1, help="the probability of dropping (default: %(default)s)")
+    parser.add_argument("--dtype", choices=("float32", "float64"), default="float32")
+    parser.add_argument("--rounds", type=int, default=101, help="rounds a size (default: %(default)s)")
+    arguments = parser.parse_args()
+    with threadpool_limits(1):
+        print(machine())
+        print(f"{arguments.dtype}, p = {arguments.p}, medians of {arguments.rounds} interleaved rounds\n")
+        print(f"{'elements':>10}  {'':<34} {'ns/element':>10}  {'ratio':>5}")
+        for n_elems in arguments.sizes:
+            for name, nanoseconds, ratio in measure(n_elems, arguments.p, arguments.dtype, arguments.rounds):
+                print(f"{n_elems:>10}  {name:<34} {nanoseconds:>10.4f}  {ratio:>5.2f}", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

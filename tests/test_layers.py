@@ -1,0 +1,193 @@
+"""The layer: its modes, its protocol, and gradients that are those of its forward pass."""
+
+import copy
+import itertools
+import pickle
+
+import numpy as np
+import pytest
+
+import cdropout as cd
+from cdropout import _kernels
+
+X = np.random.default_rng(0).standard_normal((40, 30))
+
+
+def four_outcomes(rescale):
+    """z = w1 x + w2 y for each of the four ways to drop its two inputs, with their probabilities, from real masks."""
+    w, inputs, p = np.array([0.7, -1.3]), np.array([[2.0, 5.0]]), 0.3
+    layer = cd.Dropout(p, rng=1, rescale=rescale)
+    outcomes = {}
+    while len(outcomes) < 4:
+        dropped = layer.forward(inputs)
+        outcomes[tuple(layer.mask.keep()[0].tolist())] = float((dropped @ w)[0])
+    probability = {
+        kept: np.prod([1 - p if k else p for k in kept]) for kept in itertools.product((True, False), repeat=2)
+    }
+    expectation = sum(probability[kept] * z for kept, z in outcomes.items())
+    evaluated = float((layer.eval().forward(inputs) @ w)[0])
+    return expectation, evaluated, float((inputs @ w)[0]), p
+
+
+def test_inverted_dropout_keeps_the_expectation_of_a_neuron_over_its_four_outcomes():
+    expectation, evaluated, z, _ = four_outcomes("train")
+    assert expectation == pytest.approx(z, rel=1e-14)
+    assert evaluated == z
+
+
+def test_standard_dropout_scales_the_expectation_by_1_minus_p_and_evaluates_to_it():
+    expectation, evaluated, z, p = four_outcomes("eval")
+    assert expectation == pytest.approx((1 - p) * z, rel=1e-14)
+    assert evaluated == pytest.approx((1 - p) * z, rel=1e-14)
+
+
+def test_without_rescaling_nothing_is_scaled_in_either_mode():
+    layer = cd.Dropout(0.3, rng=1, rescale=None)
+    y = layer.forward(X)
+    assert np.array_equal(y, np.where(layer.mask.keep(), X, 0))
+    assert layer.eval().forward(X) is X
+    assert layer.backward(X) is X
+
+
+@pytest.mark.parametrize("rescale", ["train", "eval", None])
+@pytest.mark.parametrize("shared_axes", [(), 0, 1])
+@pytest.mark.parametrize("training", [True, False])
+def test_backward_is_the_adjoint_of_forward(rescale, shared_axes, training):
+    # <f(x), y> = <x, b(y)> for the linear map f of one mask. Sums of 1,200 terms in float64 agree to 1e-12.
+    layer = cd.Dropout(0.4, rng=3, rescale=rescale, shared_axes=shared_axes).train(training)
+    y = np.random.default_rng(1).standard_normal(X.shape)
+    left = np.vdot(layer.forward(X), y)
+    right = np.vdot(X, layer.backward(y))
+    assert left == pytest.approx(right, rel=1e-12)
+
+
+@pytest.mark.parametrize("rescale", ["train", "eval", None])
+@pytest.mark.parametrize("shared_axes", [(), 0])
+def test_gradients_equal_numeric_ones(rescale, shared_axes):
+    # d/dx of sum(sin(f(x))) with the same mask, by central differences in float64: error below 1e-6.
+    layer = cd.Dropout(0.4, rng=5, rescale=rescale, shared_axes=shared_axes)
+    x = X[:4, :5].copy()
+    y = layer.forward(x)
+    analytic = layer.backward(np.cos(y))
+    scale = None if rescale == "train" else 1.0
+    numeric, step = np.empty_like(x), 1e-6
+    for index in np.ndindex(*x.shape):
+        shifted = x.copy()
+        shifted[index] = x[index] + step
+        above = np.sin(layer.mask.apply(shifted, scale=scale)).sum()
+        shifted[index] = x[index] - step
+        below = np.sin(layer.mask.apply(shifted, scale=scale)).sum()
+        numeric[index] = (above - below) / (2 * step)
+    assert np.max(np.abs(analytic - numeric)) < 1e-6
+    assert np.any(analytic == 0)
+    assert np.any(analytic != 0)
+
+
+def test_evaluation_returns_the_input_itself_and_draws_nothing():
+    layer = cd.Dropout(0.5, rng=1).eval()
+    assert layer.forward(X) is X
+    assert layer.backward(X) is X
+    assert layer.rng.position == 0
+    assert layer.mask is None
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_standard_dropout_evaluates_in_the_inputs_dtype(dtype):
+    x = X.astype(dtype)
+    layer = cd.Dropout(0.3, rescale="eval").eval()
+    y = layer.forward(x)
+    assert y.dtype == dtype
+    assert np.array_equal(y, x * dtype(0.7))
+    assert np.array_equal(layer.backward(x), y)
+    with pytest.raises(TypeError, match="got dtype int64"):
+        layer.forward(np.arange(3))
+
+
+def test_backward_follows_the_last_forward_pass_whatever_the_mode_is_now():
+    layer = cd.Dropout(0.5, rng=1)
+    y = layer.forward(X)
+    assert np.array_equal(layer.eval().backward(X), y)
+
+
+@pytest.mark.parametrize("rescale", ["train", "eval"])
+def test_inplace_writes_into_the_arrays_it_is_given(rescale):
+    expected = cd.Dropout(0.5, rng=1, rescale=rescale)
+    layer = cd.Dropout(0.5, rng=1, inplace=True, rescale=rescale)
+    x, dy = X.copy(), X.copy()
+    assert layer.forward(x) is x
+    assert layer.backward(dy) is dy
+    assert np.array_equal(x, expected.forward(X))
+    assert np.array_equal(dy, expected.backward(X))
+    y = layer.eval().forward(x)
+    assert y is x
+
+
+def test_feature_dropout_drops_whole_columns():
+    layer = cd.Dropout(0.5, rng=1, shared_axes=0)
+    y = layer.forward(np.ones((64, 200), np.float32))
+    assert set(np.unique(y)) == {0, 2}
+    assert np.all(y == y[0])
+    assert 60 < np.count_nonzero(y[0]) < 140
+
+
+def test_the_layer_keeps_to_the_protocol_of_numpy_networks():
+    layer = cd.Dropout(0.2)
+    assert (layer.params, layer.grads, layer.training) == ([], [], True)
+    layer.name = "dropout_1"
+    assert layer.name == "dropout_1"
+    assert layer.eval() is layer
+    assert layer.training is False
+    assert layer.train() is layer
+    assert layer.train(False).training is False
+    layer.train()
+    assert layer(X).shape == X.shape
+    assert isinstance(layer.mask, cd.Mask)
+    assert repr(layer) == "Dropout(p=0.2)"
+    options = cd.Dropout(0.2, inplace=True, shared_axes=(0,), rescale=None)
+    assert repr(options) == "Dropout(p=0.2, inplace=True, shared_axes=(0,), rescale=None)"
+
+
+def test_p_can_change_between_steps():
+    layer = cd.Dropout(0.0, rng=1)
+    assert np.array_equal(layer.forward(X), X)
+    layer.p = 1.0
+    assert not layer.forward(X).any()
+    assert not layer.backward(X).any()
+    layer.p = 0.5
+    assert 0 < np.count_nonzero(layer.forward(X)) < X.size
+
+
+def test_changing_p_after_forward_leaves_backward_with_forwards_mask():
+    layer = cd.Dropout(0.5, rng=1)
+    y = layer.forward(X)
+    layer.p = 0.1
+    assert np.array_equal(layer.backward(X), y)
+
+
+def test_a_copied_or_pickled_layer_goes_on_as_the_original_does():
+    layer = cd.Dropout(0.5, rng=1)
+    layer.forward(X)
+    for other in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
+        original = copy.deepcopy(layer)
+        assert np.array_equal(other.backward(X), original.backward(X))
+        assert np.array_equal(other.forward(X), original.forward(X))
+
+
+def test_a_layer_with_a_stream_shares_it_and_one_with_a_seed_has_its_own():
+    stream = cd.Stream(1)
+    layers = [cd.Dropout(0.5, rng=stream), cd.Dropout(0.5, rng=stream)]
+    assert not np.array_equal(layers[0].forward(X), layers[1].forward(X))
+    assert np.array_equal(cd.Dropout(0.5, rng=1).forward(X), cd.Dropout(0.5, rng=1).forward(X))
+    assert not np.array_equal(cd.Dropout(0.5).forward(X), cd.Dropout(0.5).forward(X))
+
+
+def test_forward_on_every_isa_and_backward_on_another_agree():
+    layer = cd.Dropout(0.5, rng=1)
+    y = layer.forward(X)
+    before = _kernels.active_isa()
+    try:
+        for name in _kernels.supported_isas():
+            _kernels.use_isa(name)
+            assert np.array_equal(layer.backward(X), y)
+    finally:
+        _kernels.use_isa(before)

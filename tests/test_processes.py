@@ -1,0 +1,174 @@
+"""Other processes: the same bits at other thread counts and instruction sets; forked workers that never repeat."""
+
+import hashlib
+import multiprocessing
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import ISAS
+
+import cdropout as cd
+from cdropout import _kernels
+
+N_LARGE = 3_000_000  # enough for several threads
+
+APPLY_PICKLED = """
+import hashlib, pickle, sys
+import numpy as np
+from cdropout import _kernels
+mask = pickle.loads(sys.stdin.buffer.read())
+x = np.random.default_rng(0).standard_normal(mask.shape, dtype=np.float32)
+y = mask.apply(x)
+import os
+n_threads = len(os.listdir("/proc/self/task")) if os.path.isdir("/proc/self/task") else 0
+print(hashlib.sha256(y.tobytes()).hexdigest(), _kernels.active_isa(), n_threads)
+"""
+
+
+@pytest.mark.parametrize("isa_name", ISAS)
+@pytest.mark.parametrize("n_threads", [1, 2, 8])
+def test_a_pickled_mask_gives_the_same_bytes_in_another_process(run_python, isa_name, n_threads):
+    if isa_name not in _kernels.supported_isas():
+        pytest.skip(f"this machine has no {isa_name}")
+    mask = cd.draw_mask(N_LARGE, 0.1, rng=cd.Stream(7))
+    x = np.random.default_rng(0).standard_normal(mask.shape, dtype=np.float32)
+    expected = hashlib.sha256(mask.apply(x).tobytes()).hexdigest()
+    env = {"CDROPOUT_ISA": isa_name, "OMP_NUM_THREADS": str(n_threads), "OPENBLAS_NUM_THREADS": "1"}
+    result = run_python("-c", APPLY_PICKLED, env=env, stdin=pickle.dumps(mask))
+    digest, ran, threads_alive = result.stdout.decode().split()
+    assert (digest, ran) == (expected, isa_name)
+    if _kernels.has_openmp() and threads_alive != "0":
+        # OpenMP's workers live on after the loop: the count is a proof that as many as asked for took part.
+        assert int(threads_alive) == n_threads
+
+
+@pytest.mark.parametrize("isa_name", ISAS)
+def test_the_environment_forces_an_isa(run_python, isa_name):
+    if isa_name not in _kernels.supported_isas():
+        pytest.skip(f"this machine has no {isa_name}")
+    code = "from cdropout import _kernels; print(_kernels.active_isa(), *_kernels.isas_that_ran())"
+    result = run_python("-c", code, env={"CDROPOUT_ISA": isa_name})
+    assert result.stdout.decode().split() == [isa_name, isa_name]
+
+
+def test_an_unknown_isa_is_a_value_error_that_lists_the_known(run_python):
+    result = run_python("-c", "import cdropout", env={"CDROPOUT_ISA": "mmx"}, check=False)
+    assert result.returncode == 1
+    last = result.stderr.decode().splitlines()[-1]
+    assert last.startswith("ValueError: CDROPOUT_ISA must be one of ")
+    assert "portable" in last
+    assert last.endswith("got 'mmx'")
+
+
+def run_on_old_processor(*arguments, env=None):
+    """Run Python on an emulated x86-64 of 2008, without AVX."""
+    qemu = next((p for p in map(Path, ("/usr/bin/qemu-x86_64", "/usr/bin/qemu-x86_64-static")) if p.exists()), None)
+    if qemu is None or not sys.platform.startswith("linux") or "avx2" not in _kernels.supported_isas():
+        pytest.skip("needs an x86-64 Linux with AVX2 and qemu-user, to emulate a processor without AVX2")
+    environment = {**os.environ, **(env or {}), "OPENBLAS_CORETYPE": "Nehalem"}
+    return subprocess.run(
+        [str(qemu), "-cpu", "Nehalem", sys.executable, *arguments],
+        env=environment,
+        cwd=Path(sys.executable).parent,
+        capture_output=True,
+        timeout=240,
+        check=False,
+    )
+
+
+def test_an_unsupported_isa_is_an_import_error_and_the_default_falls_back():
+    result = run_on_old_processor("-c", "import cdropout", env={"CDROPOUT_ISA": "avx2"})
+    assert result.returncode == 1, result.stderr.decode()
+    last = result.stderr.decode().splitlines()[-1]
+    assert last == "ImportError: CDROPOUT_ISA must name an instruction set of this machine (portable), got 'avx2'"
+    code = """
+import hashlib, numpy as np, cdropout as cd
+y = cd.dropout(np.arange(10_001, dtype=np.float32), 0.1, rng=1)
+from cdropout import _kernels
+print(_kernels.active_isa(), hashlib.sha256(y.tobytes()).hexdigest())
+"""
+    result = run_on_old_processor("-c", code)
+    expected = cd.dropout(np.arange(10_001, dtype=np.float32), 0.1, rng=1)
+    assert result.stdout.decode().split() == ["portable", hashlib.sha256(expected.tobytes()).hexdigest()]
+
+
+fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
+
+
+def draws_of_forked_children(n_children, draw):
+    """What draw() gives in each of n_children forked from here."""
+    drawn = []
+    for _ in range(n_children):
+        read_end, write_end = os.pipe()
+        child = os.fork()
+        if child == 0:
+            status = 1
+            try:
+                os.write(write_end, draw())
+                status = 0
+            finally:
+                os._exit(status)
+        os.close(write_end)
+        with os.fdopen(read_end, "rb") as pipe:
+            drawn.append(pipe.read())
+        assert os.waitpid(child, 0)[1] == 0
+    return drawn
+
+
+@fork
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+def test_forked_children_draw_masks_of_their_own_by_default():
+    x = np.ones(300, np.float32)
+    cd.dropout(x)
+    drawn = draws_of_forked_children(8, lambda: cd.dropout(x).tobytes())
+    assert all(len(d) == x.nbytes for d in drawn)
+    assert len({*drawn, cd.dropout(x).tobytes()}) == 9
+
+
+@fork
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+def test_forked_children_of_a_layer_without_a_seed_differ_too():
+    layer, x = cd.Dropout(0.5), np.ones(300, np.float32)
+    layer.forward(x)
+    assert len(set(draws_of_forked_children(8, lambda: layer.forward(x).tobytes()))) == 8
+
+
+@fork
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+def test_a_child_forked_after_a_parallel_region_finishes_with_the_right_bits():
+    # GNU's OpenMP waits for ever for its parent's threads in a child; there the library stays on one thread.
+    mask = cd.draw_mask(N_LARGE, 0.1, rng=3)
+    x = np.random.default_rng(0).standard_normal(N_LARGE, dtype=np.float32)
+    expected = hashlib.sha256(mask.apply(x).tobytes()).digest()
+    assert draws_of_forked_children(3, lambda: hashlib.sha256(mask.apply(x).tobytes()).digest()) == [expected] * 3
+
+
+def draw_in_worker(stream):
+    return cd.dropout(np.ones(300, np.float32), rng=stream).tobytes()
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="needs the start method fork")
+def test_pool_workers_given_spawned_streams_draw_what_this_process_would():
+    streams = cd.Stream(5).spawn(4)
+    expected = [draw_in_worker(stream) for stream in cd.Stream(5).spawn(4)]
+    with multiprocessing.get_context("fork").Pool(2) as pool:
+        assert pool.map(draw_in_worker, streams) == expected
+    assert len(set(expected)) == 4
+
+
+def test_importing_leaves_subnormal_numbers_alone_and_starts_no_thread(run_python):
+    code = """
+import os
+import numpy as np
+n_before = len(os.listdir("/proc/self/task")) if os.path.isdir("/proc/self/task") else 1
+import cdropout
+n_after = len(os.listdir("/proc/self/task")) if os.path.isdir("/proc/self/task") else 1
+print(np.float64(5e-324) * 1.0 == 5e-324 != 0, (np.float32(1e-45) * np.float32(1)) != 0, n_after - n_before)
+"""
+    assert run_python("-c", code).stdout.decode().split() == ["True", "True", "0"]

@@ -1,0 +1,163 @@
+"""Streams: who draws which positions, seeds, spawning, state, threads."""
+
+import copy
+import json
+import pickle
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+import cdropout as cd
+
+
+def test_the_same_seed_gives_the_same_masks_and_the_next_draw_differs():
+    a, b = cd.Stream(5), cd.Stream(5)
+    first, second = a.key, cd.draw_mask(5000, 0.5, rng=a)
+    assert first == b.key
+    assert cd.draw_mask(5000, 0.5, rng=b) == second
+    assert not np.array_equal(second.keep(), cd.draw_mask(5000, 0.5, rng=a).keep())
+    assert not np.array_equal(second.keep(), cd.draw_mask(5000, 0.5, rng=cd.Stream(6)).keep())
+
+
+@pytest.mark.parametrize(
+    ("shape", "shared_axes", "n_blocks"),
+    [((), (), 1), (1, (), 1), (4096, (), 1), (4097, (), 2), ((100, 4097), 0, 2), ((0, 5), (), 0), ((64, 128), 1, 1)],
+)
+def test_a_draw_takes_whole_blocks_whatever_p_is(shape, shared_axes, n_blocks):
+    for p in (0.0, 0.3, 1.0):
+        stream = cd.Stream(1)
+        mask = cd.draw_mask(shape, p, rng=stream, shared_axes=shared_axes)
+        assert (mask.start, stream.position) == (0, 4096 * n_blocks)
+        cd.dropout(np.ones(shape, np.float32), p, rng=stream, shared_axes=shared_axes)
+        assert stream.position == 2 * 4096 * n_blocks
+
+
+def test_dropout_and_draw_mask_drop_the_same_for_every_kind_of_rng():
+    x = np.ones((50, 60))
+    for make in (
+        lambda: 7,
+        lambda: np.int32(7),
+        lambda: np.random.SeedSequence(7),
+        lambda: np.random.PCG64(7),
+        lambda: np.random.Philox(7),
+        lambda: np.random.MT19937(7),
+        lambda: np.random.default_rng(7),
+        lambda: cd.Stream(7),
+    ):
+        y = cd.dropout(x, 0.3, rng=make())
+        assert np.array_equal(y, cd.draw_mask(x.shape, 0.3, rng=make()).apply(x))
+        assert np.array_equal(y, cd.Dropout(0.3, rng=make()).forward(x))
+
+
+def test_an_int_repeats_itself_and_a_generator_moves_on():
+    x = np.ones(1000, np.float32)
+    assert np.array_equal(cd.dropout(x, rng=3), cd.dropout(x, rng=3))
+    assert np.array_equal(cd.dropout(x, rng=3), cd.dropout(x, rng=np.random.SeedSequence(3)))
+    assert np.array_equal(cd.dropout(x, rng=3), cd.dropout(x, rng=cd.Stream(3)))
+    generator = np.random.default_rng(3)
+    assert not np.array_equal(cd.dropout(x, rng=generator), cd.dropout(x, rng=generator))
+    bit_generator = np.random.PCG64(3)
+    assert not np.array_equal(cd.dropout(x, rng=bit_generator), cd.dropout(x, rng=bit_generator))
+
+
+def test_the_default_stream_moves_on_and_is_seeded_from_the_system():
+    x = np.ones(1000, np.float32)
+    assert not np.array_equal(cd.dropout(x), cd.dropout(x))
+    assert cd.Stream().key != cd.Stream().key
+
+
+def test_spawned_streams_are_numpys_children_and_never_repeat():
+    stream = cd.Stream(9)
+    children = [*stream.spawn(3), *stream.spawn(2)]
+    expected = np.random.SeedSequence(9).spawn(5)
+    assert [child.key for child in children] == [cd.Stream(seeds).key for seeds in expected]
+    assert stream.position == 0
+    grandchildren = children[0].spawn(5)
+    keys = {s.key for s in (stream, *children, *grandchildren)}
+    assert len(keys) == 11
+    assert stream.spawn(0) == []
+    for n, error in ((-1, ValueError), (1.5, TypeError), (True, TypeError)):
+        with pytest.raises(error, match="n must be"):
+            stream.spawn(n)
+
+
+def test_spawning_leaves_the_callers_seed_sequence_alone():
+    seeds = np.random.SeedSequence(4)
+    seeds.spawn(2)
+    stream = cd.Stream(seeds)
+    # Children 0 and 1 were already given away by NumPy.
+    assert stream.spawn(1)[0].key == cd.Stream(np.random.SeedSequence(4).spawn(3)[2]).key
+    assert seeds.n_children_spawned == 2
+
+
+@pytest.mark.parametrize(
+    "seed", [0, 2**130 + 1, np.random.SeedSequence([1, 2, 3]), np.random.SeedSequence(1).spawn(2)[1]]
+)
+def test_state_survives_json_pickle_and_copy(seed):
+    stream = cd.Stream(seed)
+    cd.draw_mask(10_000, 0.5, rng=stream)
+    stream.spawn(2)
+    from_json = cd.Stream(0)
+    from_json.state = json.loads(json.dumps(stream.state))
+    for other in (from_json, pickle.loads(pickle.dumps(stream)), copy.deepcopy(stream), copy.copy(stream)):
+        assert other is not stream
+        assert (other.key, other.position, other.state) == (stream.key, 12288, stream.state)
+        assert other.spawn(1)[0].key == copy.copy(stream).spawn(1)[0].key
+        assert cd.draw_mask(5, 0.5, rng=other) == cd.draw_mask(5, 0.5, rng=copy.copy(stream))
+
+
+BAD_STATES = {
+    "not a dict": lambda s: [1],
+    "a missing key": lambda s: {k: v for k, v in s.items() if k != "position"},
+    "a foreign key": lambda s: {**s, "extra": 1},
+    "another version": lambda s: {**s, "version": 2},
+    "a negative position": lambda s: {**s, "position": -4096},
+    "a position inside a block": lambda s: {**s, "position": 5},
+    "a position past the end": lambda s: {**s, "position": 2**64},
+    "a float position": lambda s: {**s, "position": 4096.0},
+    "a negative entropy": lambda s: {**s, "entropy": -1},
+    "a string entropy": lambda s: {**s, "entropy": "1"},
+    "a spawn key that is no list": lambda s: {**s, "spawn_key": 3},
+    "a negative spawn key": lambda s: {**s, "spawn_key": [-3]},
+    "a pool too small": lambda s: {**s, "pool_size": 1},
+    "children that are no int": lambda s: {**s, "n_children_spawned": None},
+}
+
+
+@pytest.mark.parametrize("spoil", BAD_STATES.values(), ids=BAD_STATES)
+def test_a_broken_state_is_refused_and_changes_nothing(spoil):
+    stream = cd.Stream(3)
+    cd.draw_mask(5, 0.5, rng=stream)
+    before = stream.state
+    with pytest.raises((TypeError, ValueError), match="state"):
+        stream.state = spoil(dict(before))
+    assert stream.state == before
+    assert stream.key == cd.Stream(3).key
+
+
+def test_threads_that_share_a_stream_never_take_a_position_twice():
+    stream = cd.Stream(11)
+    n_threads, n_draws = 8, 500
+    with ThreadPoolExecutor(n_threads) as pool:
+        starts = list(pool.map(lambda _: cd.draw_mask(5000, 0.5, rng=stream).start, range(n_threads * n_draws)))
+    assert sorted(starts) == list(range(0, 2 * 4096 * n_threads * n_draws, 2 * 4096))
+    assert stream.position == 2 * 4096 * n_threads * n_draws
+
+
+def test_threads_that_use_the_default_stream_draw_different_masks():
+    x = np.ones(200, np.float32)
+    with ThreadPoolExecutor(8) as pool:
+        drawn = {y.tobytes() for y in pool.map(lambda _: cd.dropout(x), range(400))}
+    assert len(drawn) == 400
+
+
+def test_a_stream_is_no_seed():
+    with pytest.raises(TypeError, match="seed must not be a Stream"):
+        cd.Stream(cd.Stream(1))
+
+
+def test_repr_says_key_and_position():
+    stream = cd.Stream(0)
+    cd.draw_mask(1, 0.5, rng=stream)
+    assert repr(stream) == f"Stream(key=0x{stream.key:032x}, position=4096)"
