@@ -2,7 +2,9 @@
 
     python benchmarks/compare_torch.py [--data FOLDER] [--epochs N] [--seeds N] [--tolerance T]
 
-The networks of a seed start from the same weights and see the same batches; only the masks differ.
+The networks of a seed start from the same weights and see the same batches; only the masks differ. That still moves the
+macro F1 of one seed by up to 0.013 after two epochs on MNIST, most with feature dropout, whose one mask for a whole
+batch makes the noisiest gradient: a difference means something only as a mean over seeds.
 """
 
 import argparse
@@ -58,7 +60,9 @@ def train_torch(config: Config, data: Dataset) -> Score:
     network = torch.nn.Sequential(*layers)
     weights = [param for param in network.parameters() if param.ndim > 1]
     biases = [param for param in network.parameters() if param.ndim == 1]
-    optimizer = torch.optim.Adam([{"params": weights, "weight_decay": config.l2}, {"params": biases}], lr=config.lr)
+    optimizer = torch.optim.Adam(
+        [{"params": weights, "weight_decay": config.l2}, {"params": biases}], lr=config.lr, fused=True
+    )
     labels = data.train.labels.astype(np.int64)
 
     network.train()
@@ -118,7 +122,7 @@ def main(argv: list[str] | None = None) -> int:
     add = parser.add_argument
     add("--data", type=Path, metavar="FOLDER", help="folder of idx files (default: the sample of MNIST)")
     add("--epochs", type=int, default=2, help="passes over the training set (default %(default)s)")
-    add("--seeds", type=int, default=1, help="how many seeds to average over (default %(default)s)")
+    add("--seeds", type=int, default=3, help="how many seeds to average over (default %(default)s)")
     add("--tolerance", type=float, default=0.006, help="largest difference in macro F1 (default %(default)s)")
     args = parser.parse_args(argv)
     for name in ("epochs", "seeds"):

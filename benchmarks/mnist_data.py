@@ -110,7 +110,8 @@ def load_sample(path: str | Path = SAMPLE) -> Dataset:
     """
     path = Path(path)
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        # A file that is open already, for np.load leaves open the one it opens itself and finds damaged.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             sets = [LabelledImages(arrays[f"{name}_images"], arrays[f"{name}_labels"]) for name in ("train", "test")]
     except FileNotFoundError:
         raise DataError(f"{path}: file must exist, got none (benchmarks/data/README.md tells how to make it)") from None

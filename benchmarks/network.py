@@ -47,7 +47,7 @@ class Linear:
     rng : Generator
         Draws W.
     init : {"glorot", "he", "lecun"}
-        The uniform distribution W is drawn from.
+        The uniform distribution W is drawn from, a name of `INITS`.
     dtype : dtype
         That of the parameters: float32, or float64 to check gradients.
     input_gradient : bool
@@ -62,7 +62,7 @@ class Linear:
         n_out: int,
         rng: np.random.Generator,
         *,
-        init: str = "glorot",
+        init: str = "he",
         dtype: npt.DTypeLike = np.float32,
         input_gradient: bool = True,
     ) -> None:
@@ -248,7 +248,7 @@ class Adam:
     Parameters
     ----------
     params, grads : list of ndarray
-        The parameters, updated in place, and their gradients, read at every step.
+        The parameters, updated in place, and their gradients, read at every step; C-contiguous.
     lr : float
         The step size.
     l2 : float
@@ -257,7 +257,23 @@ class Adam:
     beta1, beta2, eps : float
         As in the paper.
 
+    Attributes
+    ----------
+    n_steps : int
+        The steps made.
+    first_sums, second_sums : list of ndarray
+        The decayed sums of the gradients and of their squares: the paper's moments, divided by 1-beta1 and 1-beta2.
+
+    Raises
+    ------
+    ValueError
+        For an array that is not C-contiguous.
+
     """
+
+    # A block of parameters with its gradient and sums stays in the second-level cache through all operations of a step:
+    # 2.9 ms rather than 4.3 ms for the 670,000 parameters of 784-512-512-10 in float32.
+    BLOCK_ELEMS = 32768
 
     def __init__(
         self,
@@ -270,37 +286,40 @@ class Adam:
         beta2: float = 0.999,
         eps: float = 1e-8,
     ) -> None:
-        self.params, self.grads = params, grads
+        if not all(array.flags.c_contiguous for array in (*params, *grads)):
+            raise ValueError("params and grads must be C-contiguous, got another layout")
         self.lr, self.l2 = lr, l2
         self.beta1, self.beta2, self.eps = beta1, beta2, eps
         self.n_steps = 0
-        self.first_moments = [np.zeros_like(param) for param in params]
-        self.second_moments = [np.zeros_like(param) for param in params]
-        self._scratch = [np.empty_like(param) for param in params]
+        self.first_sums = [np.zeros_like(param) for param in params]
+        self.second_sums = [np.zeros_like(param) for param in params]
+        self._blocks = [
+            (param.ndim > 1, *(array.reshape(-1)[start : start + self.BLOCK_ELEMS] for array in (param, *others)))
+            for param, *others in zip(params, grads, self.first_sums, self.second_sums, strict=True)
+            for start in range(0, param.size, self.BLOCK_ELEMS)
+        ]
+        self._scratch = {param.dtype: np.empty(self.BLOCK_ELEMS, param.dtype) for param in params}
 
     def step(self) -> None:
         """Update the parameters by their gradients; with `l2`, the gradients of weights gain the penalty's."""
         self.n_steps += 1
-        step_size = self.lr / (1 - self.beta1**self.n_steps)
-        root_correction = 1 / math.sqrt(1 - self.beta2**self.n_steps)
-        # In place throughout: temporaries as large as the weights would cost more than the arithmetic, and so make
-        # dropout's share of a step look smaller than it is.
-        for param, grad, m, v, scratch in zip(
-            self.params, self.grads, self.first_moments, self.second_moments, self._scratch, strict=True
-        ):
-            if self.l2 and param.ndim > 1:
+        # The factors of the paper's moments and bias corrections are the same for all elements, so they go into the
+        # step size and eps. That, and working in place, matters: a slow optimiser makes dropout's share look small.
+        root = math.sqrt((1 - self.beta2) / (1 - self.beta2**self.n_steps))
+        step_size = self.lr * (1 - self.beta1) / (1 - self.beta1**self.n_steps) / root
+        eps = self.eps / root
+        for is_weight, param, grad, first_sum, second_sum in self._blocks:
+            scratch = self._scratch[param.dtype][: param.size]
+            if self.l2 and is_weight:
                 np.multiply(param, self.l2, out=scratch)
                 grad += scratch
-            np.multiply(grad, 1 - self.beta1, out=scratch)
-            m *= self.beta1
-            m += scratch
+            first_sum *= self.beta1
+            first_sum += grad
             np.multiply(grad, grad, out=scratch)
-            scratch *= 1 - self.beta2
-            v *= self.beta2
-            v += scratch
-            np.sqrt(v, out=scratch)
-            scratch *= root_correction
-            scratch += self.eps
-            np.divide(m, scratch, out=scratch)
+            second_sum *= self.beta2
+            second_sum += scratch
+            np.sqrt(second_sum, out=scratch)
+            scratch += eps
+            np.divide(first_sum, scratch, out=scratch)
             scratch *= step_size
             param -= scratch

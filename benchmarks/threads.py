@@ -26,7 +26,8 @@ def main() -> int:
     arguments = parser.parse_args()
     print(machine())
     print(f"{arguments.dtype}, p = 0.1, medians of {arguments.rounds} interleaved rounds, ns an element\n")
-    print(f"{'elements':>10}  {'1 thread':>9} {'2 threads':>9} {'ratio':>6}  {'in place':>9} {'2 threads':>9} {'ratio':>6}")
+    columns = f"{'1 thread':>9} {'2 threads':>9} {'ratio':>6}"
+    print(f"{'':>10}  {'out of place':^26}  {'in place':^26}\n{'elements':>10}  {columns}  {columns}")
     for n_elems in SIZES:
         x = np.random.default_rng(0).standard_normal(n_elems, dtype=arguments.dtype)
         y, in_place = np.empty_like(x), x.copy()

@@ -17,7 +17,9 @@ from cdropout import _kernels
 def machine() -> str:
     """Return what the figures were measured with, on one line."""
     cpu_info = Path("/proc/cpuinfo")
-    names = [line.split(":", 1)[1].strip() for line in cpu_info.read_text().splitlines() if line.startswith("model name")]
+    names = [
+        line.split(":", 1)[1].strip() for line in cpu_info.read_text().splitlines() if line.startswith("model name")
+    ]
     openmp = {info["internal_api"] for info in threadpool_info() if info["user_api"] == "openmp"}
     return (
         f"{names[0] if names else platform.processor()}, {len(names)} CPUs; cdropout {cd.__version__}, "

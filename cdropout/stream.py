@@ -1,6 +1,7 @@
 """Who draws which bits: streams, their seeds, and the default stream."""
 
 import os
+import threading
 from typing import Any, NoReturn, TypeAlias
 
 import numpy as np
@@ -8,6 +9,9 @@ import numpy as np
 from cdropout import _kernels
 
 STATE_VERSION = 1
+
+# A SeedSequence counts its children without a lock of its own.
+_spawn_lock = threading.Lock()
 
 
 class Stream(_kernels.StreamCore):
@@ -32,8 +36,9 @@ class Stream(_kernels.StreamCore):
 
     Notes
     -----
-    The key is `SeedSequence.generate_state(2, uint64)`; the specification is in docs/design.md. A forked child that
-    goes on with a stream of its parent's draws the same masks as the parent does: give each worker one of `spawn`.
+    The key is `SeedSequence.generate_state(2, uint64)`; the specification is in docs/design.md. Seeds below 2^128 give
+    keys that no child of another seed has. A forked child that goes on with a stream of its parent's draws the same
+    masks as the parent does: give each worker one of `spawn`.
 
     """
 
@@ -46,7 +51,7 @@ class Stream(_kernels.StreamCore):
 
     def _reseed(self, seeds: np.random.SeedSequence, position: int) -> None:
         low, high = (int(word) for word in seeds.generate_state(2, np.uint64))
-        self._place(low | high << 64, position, seeds.n_children_spawned)
+        self._place(low | high << 64, position)
         self._seed_sequence = seeds
 
     def spawn(self, n: int) -> "list[Stream]":
@@ -55,8 +60,8 @@ class Stream(_kernels.StreamCore):
         Parameters
         ----------
         n : int
-            How many, 0 or more. Successive calls never return the same stream; the children's keys are those of
-            `SeedSequence.spawn`. This stream's position stays where it is.
+            How many, 0 or more. Successive calls never return the same stream: the children are those of the stream's
+            `SeedSequence`, which counts them, also for whoever passed it. The stream's position stays where it is.
 
         Returns
         -------
@@ -68,15 +73,9 @@ class Stream(_kernels.StreamCore):
             raise TypeError(f"n must be an integer, got {n!r}")
         if n < 0:
             raise ValueError(f"n must be 0 or greater, got {n}")
-        n = n.__index__()
-        parent = self._seed_sequence
-        first = self._take_children(n)
-        return [
-            Stream(
-                np.random.SeedSequence(parent.entropy, spawn_key=(*parent.spawn_key, child), pool_size=parent.pool_size)
-            )
-            for child in range(first, first + n)
-        ]
+        with _spawn_lock:
+            children = self._seed_sequence.spawn(n.__index__())
+        return [Stream(child) for child in children]
 
     @property
     def state(self) -> dict[str, Any]:
@@ -93,7 +92,7 @@ class Stream(_kernels.StreamCore):
             "entropy": int(entropy) if isinstance(entropy, int | np.integer) else [int(word) for word in entropy],  # type: ignore[union-attr]
             "spawn_key": [int(word) for word in seeds.spawn_key],
             "pool_size": int(seeds.pool_size),
-            "n_children_spawned": self.n_children_spawned,
+            "n_children_spawned": int(seeds.n_children_spawned),
             "position": self.position,
         }
 
@@ -115,6 +114,11 @@ class Stream(_kernels.StreamCore):
         if state["position"] % _kernels.BLOCK or state["position"] > _kernels.POSITION_LIMIT:
             raise ValueError(
                 f"state['position'] must be a multiple of {_kernels.BLOCK} below 2**64, got {state['position']}"
+            )
+        if max(state["n_children_spawned"], *spawn_key, 0) >= 2**32:
+            raise ValueError(
+                "state['n_children_spawned'] and the words of state['spawn_key'] must be below 2**32, "
+                f"got {state['n_children_spawned']} and {spawn_key}"
             )
         if not 4 <= state["pool_size"] <= 1024:
             raise ValueError(f"state['pool_size'] must be in [4, 1024], got {state['pool_size']}")
@@ -187,6 +191,8 @@ default_stream = Stream()
 
 
 def _after_fork_in_child() -> None:
+    global _spawn_lock
+    _spawn_lock = threading.Lock()  # a thread that the child does not have may have held it
     _kernels.after_fork_in_child()
     default_stream._reseed(np.random.SeedSequence(), position=0)
 

@@ -163,7 +163,6 @@ cdef class StreamCore:
 
     cdef stream_key words
     cdef uint64_t next_elem
-    cdef uint64_t next_child
 
     @property
     def key(self):
@@ -175,24 +174,11 @@ cdef class StreamCore:
         """The index of the next element to be drawn, an int and a multiple of 4096."""
         return self.next_elem
 
-    @property
-    def n_children_spawned(self):
-        """How many streams have been spawned from this one."""
-        return self.next_child
-
-    def _place(self, key, position, n_children_spawned):
+    def _place(self, key, position):
         """Puts the stream at a position (elements, a multiple of 4096) of the stream named by key."""
-        cdef uint64_t next_elem = position, next_child = n_children_spawned
+        cdef uint64_t next_elem = position
         set_key(&self.words, key)
         self.next_elem = next_elem
-        self.next_child = next_child
-
-    def _take_children(self, n):
-        """The number of the first of n children that nobody else spawns."""
-        cdef uint64_t first = 0
-        if not take_positions(&self.next_child, n, LIMIT, &first):
-            raise OverflowError(f"n must leave fewer than 2**64 children spawned, got {n}")
-        return first
 
     cdef uint64_t take(self, uint64_t n_elems) except? 0:
         """The first of n_elems positions that nobody else gets; the stream advances by whole blocks."""

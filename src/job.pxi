@@ -130,7 +130,7 @@ cdef void lay_rows(job *j, tuple shape, tuple shared_axes):
     for axis, length in enumerate(shape):
         if length == 1:
             continue
-        is_shared = axis in shared_axes
+        is_shared = 1 if axis in shared_axes else 0
         if levels and levels[-1][0] == is_shared:
             levels[-1][1] *= length
         else:

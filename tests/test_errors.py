@@ -11,6 +11,8 @@ X = np.arange(1, 25, dtype=np.float32).reshape(4, 6)
 
 
 class NotANumber:
+    """Something that float() refuses."""
+
     def __repr__(self):
         return "NotANumber()"
 
@@ -250,5 +252,8 @@ def test_a_forward_that_fails_leaves_the_layer_as_it_was():
     mask, position = layer.mask, layer.rng.position
     with pytest.raises(TypeError):
         layer.forward(np.arange(3))
+    layer.inplace = True
+    with pytest.raises(ValueError, match="out must be writable"):
+        layer.forward(np.frombuffer(X.tobytes(), np.float32))
     assert layer.mask is mask
     assert layer.rng.position == position

@@ -14,7 +14,7 @@ X = np.random.default_rng(0).standard_normal((40, 30))
 
 
 def four_outcomes(rescale):
-    """z = w1 x + w2 y for each of the four ways to drop its two inputs, with their probabilities, from real masks."""
+    """Return what z = w1 x + w2 y becomes over the four ways to drop its inputs, taken from real masks."""
     w, inputs, p = np.array([0.7, -1.3]), np.array([[2.0, 5.0]]), 0.3
     layer = cd.Dropout(p, rng=1, rescale=rescale)
     outcomes = {}

@@ -11,6 +11,7 @@ size that its test claims to catch.
 """
 
 import functools
+import itertools
 import math
 from statistics import NormalDist
 
@@ -25,14 +26,18 @@ WORD = np.dtype("<u8")  # the drops of a group of 64 elements: bit e is set wher
 GROUP = 64
 BLOCK = 4096
 WORDS_PER_BLOCK = BLOCK // GROUP
-CHUNK = 1 << 22  # elements drawn at a time: whole blocks, so that chunks follow each other without a gap
+# Elements drawn at a time: whole blocks, so that chunks follow each other without a gap, and few enough to stay in the
+# processor's cache and in one thread.
+CHUNK = 1 << 17
 N_WORDS = 1 << 22  # of a sample: 2^28 elements, 65,536 blocks
 N_LAG_WORDS = 1 << 21
+N_TIE_BLOCKS = 1 << 19
+CACHED_WORDS = 1 << 15  # worked on at a time, for the same reason
 
 HALFWAY = 1.5 / 65536  # between two values that a comparison of 16 bits can give
 
 
-# ---- drawing ----------------------------------------------------------------------------------------------------------
+# ---- drawing ---------------------------------------------------------------------------------------------------------
 
 
 def chunks(n_elems):
@@ -56,7 +61,7 @@ def sample(p):
     return words
 
 
-# ---- judging ----------------------------------------------------------------------------------------------------------
+# ---- judging ---------------------------------------------------------------------------------------------------------
 
 
 def bound(n_values):
@@ -65,9 +70,9 @@ def bound(n_values):
 
 
 def looks_random(z):
-    z = np.atleast_1d(z)
-    print(f"max |z| {np.abs(z).max():.2f} of {z.size}, bound {bound(z.size):.2f}")
-    return bool(np.abs(z).max() <= bound(z.size))
+    size = np.abs(z)[~np.isnan(z)]
+    print(f"max |z| {size.max():.2f} of {size.size}, bound {bound(size.size):.2f}")
+    return bool(size.max() <= bound(size.size))
 
 
 @functools.cache
@@ -94,8 +99,8 @@ def spread_z(counts, n, p):
     """Return z of the squared deviations of many counts, each of n elements, from n * p.
 
     Large where the counts differ in rate or where elements of a count go together, negative where they avoid each
-    other. The sum has a chi-square's mean and, by the binomial's kurtosis, a variance of its own; a scaled chi-square of
-    that mean and variance becomes normal by Wilson and Hilferty's cube root.
+    other. The sum has a chi-square's mean and, by the binomial's kurtosis, a variance of its own; a scaled chi-square
+    of that mean and variance becomes normal by Wilson and Hilferty's cube root.
     """
     counts = np.asarray(counts, np.int64).ravel()
     variance = n * p * (1 - p)
@@ -112,11 +117,11 @@ def joint_z(joint, a, b, n, p):
     joint drops are too few for a normal law they are judged as a binomial count.
     """
     if n * p * p < 10_000:
-        return np.vectorize(lambda count: binomial_z(int(count), n, p * p))(joint)
+        return np.vectorize(lambda count: binomial_z(int(count), n, p * p), otypes=[float])(joint)
     return (joint - p * (a + b) + n * p * p) / (p * (1 - p) * math.sqrt(n))
 
 
-# ---- statistics -------------------------------------------------------------------------------------------------------
+# ---- statistics ------------------------------------------------------------------------------------------------------
 
 
 def popcount(words):
@@ -136,7 +141,8 @@ def count_z(n, p, drawn_p=None):
 def tie_z(n, p, drawn_p=None):
     """Return z of the drops that 16 bits cannot decide: between the masks of p rounded down and up to 16 bits.
 
-    The same elements are drawn for all three, so that nothing but ties differs and any p is seen as finely as one near 0.
+    The same elements are drawn for all three, so that nothing but ties differs and any p is seen as finely as one near
+    0 is.
     """
     below, above = math.floor(p * 65536) / 65536, math.ceil(p * 65536) / 65536
     stream = cd.Stream(20140103)
@@ -166,58 +172,59 @@ def lag_z(words, lags, p):
     """Return z of the correlation between elements i and i + lag, the row being closed to a ring."""
     total, n = popcount(words), GROUP * words.size
     ring = np.concatenate([words, words[: max(lags) // GROUP + 2]])
-    z = []
-    for lag in lags:
-        n_words, n_bits = divmod(lag, GROUP)
-        shifted = ring[n_words : n_words + words.size]
-        if n_bits:
-            following = ring[n_words + 1 : n_words + 1 + words.size]
-            shifted = shifted >> n_bits | following << (GROUP - n_bits)
-        z.append(joint_z(popcount(words & shifted), total, total, n, p))
-    return np.array(z)
+    joint = np.zeros(len(lags))
+    for at in range(0, words.size, CACHED_WORDS):
+        here = words[at : at + CACHED_WORDS]
+        for i, lag in enumerate(lags):
+            start, n_bits = at + lag // GROUP, lag % GROUP
+            there = ring[start : start + here.size]
+            if n_bits:
+                there = there >> n_bits | ring[start + 1 : start + 1 + here.size] << (GROUP - n_bits)
+            joint[i] += popcount(here & there)
+    return joint_z(joint, total, total, n, p)
 
 
-def place_pairs_z(first, second, p):
-    """Return z of the correlation of place i in first[k] with place j in second[k]: shape (64, 64)."""
-    joint, a, b = np.zeros((GROUP, GROUP)), np.zeros((GROUP, 1)), np.zeros((1, GROUP))
-    for at in range(0, first.size, 1 << 16):  # float32 counts to 2^24 exactly
-        bits = [
-            np.unpackbits(words[at : at + (1 << 16)].view(np.uint8), bitorder="little")
-            .reshape(-1, GROUP)
-            .astype(np.float32)
-            for words in ((first,) if first is second else (first, second))
-        ]
-        joint += bits[0].T @ bits[-1]
-        a += bits[0].sum(axis=0)[:, np.newaxis]
-        b += bits[-1].sum(axis=0)
-    return joint_z(joint, a, b, first.size, p)
-
-
-def same_group_z(words, p):
-    return place_pairs_z(words, words, p)[np.triu_indices(GROUP, 1)]
-
-
-def next_group_z(words, p):
-    return place_pairs_z(words[:-1], words[1:], p)
+def by_place(words):
+    """Return a row for each place of a group: its drops in all groups, 64 groups a word."""
+    rows = np.empty((GROUP, words.size // GROUP), WORD)
+    for at in range(0, words.size, CACHED_WORDS):
+        here = words[at : at + CACHED_WORDS]
+        for place in range(GROUP):
+            bits = (here >> place).astype(np.uint8) & 1
+            rows[place, at // GROUP : (at + here.size) // GROUP] = pack(bits)
+    return rows
 
 
 def row_pairs_z(rows, p):
-    """Return z of the correlation between each two rows of words, element by element."""
+    """Return z of the correlation, bit by bit, between each two rows of words; NaN at (i, j) unless i < j."""
     totals = [popcount(row) for row in rows]
     n = GROUP * rows.shape[1]
-    return np.array(
-        [
-            joint_z(popcount(rows[i] & rows[j]), totals[i], totals[j], n, p)
-            for i in range(len(rows))
-            for j in range(i + 1, len(rows))
-        ]
-    )
+    z = np.full((len(rows), len(rows)), np.nan)
+    for i, j in itertools.combinations(range(len(rows)), 2):
+        z[i, j] = joint_z(popcount(rows[i] & rows[j]), totals[i], totals[j], n, p)
+    return z
+
+
+def same_group_z(words, p):
+    """Return z of the correlation between each two places of a group."""
+    return row_pairs_z(by_place(words), p)
+
+
+def next_group_z(words, p):
+    """Return z of the correlation of each place of a group with each of the next, the groups being closed to a ring."""
+    first, second = by_place(words), by_place(np.roll(words, -1))
+    totals = np.array([popcount(row) for row in first])
+    joint = np.array([[popcount(a & b) for b in second] for a in first])
+    return joint_z(joint, totals[:, np.newaxis], totals, words.size, p)
 
 
 def position_counts(words):
     """Return how often each of a block's positions drops: shape (64 groups, 64 places)."""
-    bits = np.unpackbits(words.view(np.uint8), bitorder="little").reshape(-1, 128, BLOCK)
-    return bits.sum(axis=1, dtype=np.uint8).sum(axis=0, dtype=np.int64).reshape(WORDS_PER_BLOCK, GROUP)
+    counts = np.zeros(BLOCK, np.int64)
+    for at in range(0, words.size, CACHED_WORDS):
+        bits = np.unpackbits(words[at : at + CACHED_WORDS].view(np.uint8), bitorder="little").reshape(-1, 128, BLOCK)
+        counts += bits.sum(axis=1, dtype=np.uint8).sum(axis=0, dtype=np.int64)
+    return counts.reshape(WORDS_PER_BLOCK, GROUP)
 
 
 def place_rate_z(counts, n_blocks, p):
@@ -246,7 +253,7 @@ def n_repeats(words):
     return words.size - np.unique(words).size
 
 
-# ---- the claims -------------------------------------------------------------------------------------------------------
+# ---- the claims ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -266,9 +273,9 @@ def n_repeats(words):
 def test_as_many_are_dropped_as_p_says(p, log2_n):
     """2^28 elements (2^31 for 1e-3 and its complement), exact binomial tails, significance 1e-8.
 
-    Catches an error of p of 8.9 * sqrt(pq/n): 2.7e-4 at 0.5, 1.6e-4 at 0.1, 6.1e-6 at 1e-3, 2.6e-6 at HALFWAY, 6e-7 at
-    1e-6 (268 drops). So it catches a p rounded to a multiple of 2^-16 at 1e-6, at HALFWAY (an error of 7.6e-6) and at
-    1e-3 (7.1e-6).
+    Catches an error of p of 8.9 * sqrt(pq/n): 2.7e-4 at 0.5, 1.6e-4 at 0.1, 6.1e-6 at 1e-3, 2.6e-6 at HALFWAY,
+    6.2e-7 at 1e-6 (268 drops). So it catches a p rounded to a multiple of 2^-16 at 1e-6, at HALFWAY (an error of
+    7.6e-6) and at 1e-3 (7.1e-6).
     """
     assert looks_random(count_z(1 << log2_n, p))
 
@@ -291,8 +298,8 @@ TIE_RATES = [1e-3, 0.1, 0.25 + 2**-17, 0.5 - 2**-18, 0.9, 1 - 1e-3]
 def test_ties_are_dropped_as_often_as_p_says(p):
     """2^27 elements, of which 2048 are expected to tie; exact binomial tails, significance 1e-8.
 
-    Catches an error of p of 1.5e-6, a tenth of 2^-16, at every p: a p rounded to 16 bits is some 30 standard deviations
-    off, wherever it lies.
+    Catches an error of p of 2.2e-6, a seventh of 2^-16, at every p: a p rounded to 16 bits is some 30 standard
+    deviations off, wherever it lies.
     """
     assert looks_random(tie_z(1 << 27, p))
 
@@ -328,7 +335,7 @@ def test_lanes_do_not_know_each_other(statistic, p):
     """4,194,304 groups: the 2016 pairs of places in a group, the 4096 of a group and the next; significance 1e-8.
 
     Catches a correlation of 0.005 between any two places; at p = 1e-3, where 4 joint drops of a pair are expected, by
-    exact tails, one of 0.01.
+    exact tails, one of 0.012.
     """
     assert looks_random(statistic(sample(p), p))
 
@@ -368,14 +375,23 @@ def test_every_position_drops_at_rate_p(statistic, p):
     assert looks_random(statistic(position_counts(sample(p)), N_WORDS // WORDS_PER_BLOCK, p))
 
 
+@functools.cache
+def tie_position_counts():
+    """Return how often each of a block's positions drops in N_TIE_BLOCKS blocks at p = 2^-17: every other tie."""
+    stream, counts = cd.Stream(20140111), np.zeros(BLOCK, np.int64)
+    for n in chunks(N_TIE_BLOCKS * BLOCK):
+        dropped = np.flatnonzero(~cd.draw_mask(n, 2**-17, rng=stream).keep())
+        counts += np.bincount(dropped % BLOCK, minlength=BLOCK)
+    return counts.reshape(WORDS_PER_BLOCK, GROUP)
+
+
 @pytest.mark.parametrize("statistic", [place_rate_z, group_rate_z])
 def test_ties_are_resolved_alike_at_every_position(statistic):
-    """65,536 blocks at p = 2^-17, where every drop is a tie: 2048 drops in 64 classes; significance 1e-8.
+    """2^31 elements at p = 2^-17, where every drop is a tie: 16,384 drops in 64 classes; significance 1e-8.
 
-    Catches one place or group whose ties drop with probability 1 instead of 1/2, or at most 0.1.
+    Catches one place or group whose ties drop with probability 1, or at most 0.1, instead of 1/2.
     """
-    p = 2**-17
-    assert looks_random(statistic(position_counts(sample(p)), N_WORDS // WORDS_PER_BLOCK, p))
+    assert looks_random(statistic(tie_position_counts(), N_TIE_BLOCKS, 2**-17))
 
 
 @functools.cache
@@ -418,7 +434,7 @@ def test_beginnings_of_blocks_do_not_know_each_other(n_elems, p):
 def test_beginnings_of_blocks_vary_as_binomial_counts_do(n_elems, p):
     """Drops of 131,072 masks of 10 elements; of 2048 runs of 64 masks of 1 element; two-sided, significance 1e-8.
 
-    Catches a variance off by 3.6 % among masks of 10, by 29 % among runs of 64.
+    Catches a variance off by 3.6 % among masks of 10, by 34 % among runs of 64.
     """
     per_count = n_elems if n_elems > 1 else GROUP
     assert looks_random(spread_z(small_masks(n_elems, p).reshape(-1, per_count).sum(axis=1), per_count, p))
@@ -433,6 +449,7 @@ def test_halves_of_a_number_do_not_know_each_other(p):
     assert looks_random(halves_z(sample(p), p))
 
 
+@functools.cache
 def groups_of_many_streams():
     parent = cd.Stream(20140108)
     children = parent.spawn(8)
@@ -449,7 +466,7 @@ def test_no_group_comes_twice():
     assert n_repeats(groups_of_many_streams()) == 0
 
 
-# ---- the checks can fail ----------------------------------------------------------------------------------------------
+# ---- the checks can fail ---------------------------------------------------------------------------------------------
 #
 # Each mask below is a good one with one defect, of about the size that the claim above says it catches; where chance
 # decides which groups are spoilt, it is NumPy's.
@@ -465,18 +482,18 @@ def test_count_flags_p_in_16_bits(p, log2_n):
     assert not looks_random(count_z(1 << log2_n, p, drawn_p=round(p * 65536) / 65536))
 
 
-@pytest.mark.parametrize(("p", "error"), [(0.5, 2.7e-4), (0.1, -1.6e-4), (HALFWAY, 2.6e-6), (1e-6, 6e-7)])
+@pytest.mark.parametrize(("p", "error"), [(0.5, 2.7e-4), (0.1, -1.6e-4), (HALFWAY, 2.6e-6), (1e-6, 6.2e-7)])
 def test_count_flags_a_wrong_p(p, error):
     assert not looks_random(count_z(1 << 28, p, drawn_p=p + error))
 
 
 @pytest.mark.parametrize("p", TIE_RATES)
 def test_ties_flag_p_in_16_bits(p):
-    assert not looks_random(tie_z(1 << 27, p, drawn_p=math.floor(p * 65536) / 65536))
-    assert not looks_random(tie_z(1 << 27, p, drawn_p=math.ceil(p * 65536) / 65536))
+    assert not looks_random(tie_z(1 << 25, p, drawn_p=math.floor(p * 65536) / 65536))
+    assert not looks_random(tie_z(1 << 25, p, drawn_p=math.ceil(p * 65536) / 65536))
 
 
-@pytest.mark.parametrize("error", [1.5e-6, -1.5e-6])
+@pytest.mark.parametrize("error", [2.2e-6, -2.2e-6])
 def test_ties_flag_a_wrong_p(error):
     p = 0.25 + 2**-17
     assert not looks_random(tie_z(1 << 27, p, drawn_p=p + error))
@@ -506,17 +523,16 @@ def test_group_spread_flags_the_wrong_variance(is_repeated):
     assert (z > 0) == is_repeated
 
 
-@pytest.mark.parametrize("lag", [1, 31, 64, 77, 128])
+@pytest.mark.parametrize("lag", [1, 77])
 def test_neighbours_flag_a_repeated_element(lag):
-    """In each of 64 places, 0.09 % of the elements repeat the one that lies `lag` before."""
-    words = sample(0.5)[:N_LAG_WORDS].copy()
-    n_words, n_bits = divmod(lag, GROUP)
-    before = np.roll(words, n_words)
-    if n_bits:
-        before = before << n_bits | np.roll(before, 1) >> (GROUP - n_bits)
-    spoilt = some(words.size, 9e-4)
-    words[spoilt] = before[spoilt]
-    z = lag_z(words, range(1, 129), 0.5)
+    """One element in 1024 repeats the one that lies `lag` before it."""
+    words = sample(0.5)[:N_LAG_WORDS]
+    before = np.roll(words, lag // GROUP)
+    if lag % GROUP:
+        before = before << lag % GROUP | np.roll(before, 1) >> (GROUP - lag % GROUP)
+    chance = np.random.default_rng(20140110)
+    spoilt = np.bitwise_and.reduce([chance.integers(0, 1 << 64, words.size, WORD) for _ in range(10)])
+    z = lag_z(words & ~spoilt | before & spoilt, range(1, 129), 0.5)
     assert not looks_random(z)
     assert np.argmax(np.abs(z)) == lag - 1
 
@@ -533,7 +549,7 @@ def test_strides_flag_a_repeated_group(period, spacing, multiple):
     assert np.argmax(np.abs(z)) == multiple - 1
 
 
-@pytest.mark.parametrize(("p", "fraction"), [(0.5, 0.0052), (0.1, 0.0052), (1e-3, 0.012)])
+@pytest.mark.parametrize(("p", "fraction"), [(0.5, 0.0052), (1e-3, 0.012)])
 @pytest.mark.parametrize("n_groups", [0, 1], ids=["same-group", "next-group"])
 def test_lanes_flag_two_places_that_agree(n_groups, p, fraction):
     """In 0.5 % (at p = 1e-3: 1.2 %) of the groups place 9 repeats place 5, of the same group or the one before."""
@@ -550,10 +566,9 @@ def test_lanes_flag_two_equal_lanes():
     words = sample(0.5)[: 1 << 16]
     lane_2 = words & 0x0000003000000030
     words = words & ~np.uint64(0x000000C0000000C0) | lane_2 << 2
-    z = place_pairs_z(words, words, 0.5)
-    assert not looks_random(z[np.triu_indices(GROUP, 1)])
-    assert z[4, 6] > 200
-    assert z[37, 39] > 200
+    z = same_group_z(words, 0.5)
+    assert not looks_random(z)
+    assert np.argwhere(z > 200).tolist() == [[4, 6], [5, 7], [36, 38], [37, 39]]
 
 
 @pytest.mark.parametrize(
@@ -580,7 +595,7 @@ def test_rates_flag_one_position(statistic, groups, places, rise):
     n_blocks = N_WORDS // WORDS_PER_BLOCK
     counts = position_counts(sample(0.5))
     kept = n_blocks - counts[groups, places]
-    counts[groups, places] += np.random.default_rng(20140110).binomial(kept, rise)
+    counts[groups, places] += np.random.default_rng(20140113).binomial(kept, rise)
     assert not looks_random(statistic(counts, n_blocks, 0.5))
 
 
@@ -591,16 +606,13 @@ def test_rates_flag_counts_that_are_too_equal(statistic):
     assert not looks_random(statistic(np.full((WORDS_PER_BLOCK, GROUP), n_blocks // 2), n_blocks, 0.5))
 
 
-@pytest.mark.parametrize("statistic", [place_rate_z, group_rate_z])
 @pytest.mark.parametrize("probability", [1.0, 0.1])
-def test_rates_flag_ties_resolved_wrongly(statistic, probability):
-    """The ties of place 10 of group 10, and of all others in its row and column, drop at another rate than 1/2."""
-    n_blocks = N_WORDS // WORDS_PER_BLOCK
-    counts = position_counts(sample(2**-17))
-    chance = np.random.default_rng(20140111)
-    for spoilt in (np.s_[10, :], np.s_[:, 10]):
-        counts[spoilt] = chance.binomial(n_blocks, probability / 65536, size=64)
-    assert not looks_random(statistic(counts, n_blocks, 2**-17))
+@pytest.mark.parametrize(("statistic", "spoilt"), [(place_rate_z, np.s_[:, 10]), (group_rate_z, np.s_[10, :])])
+def test_rates_flag_ties_resolved_wrongly(statistic, spoilt, probability):
+    """The ties of one place, or of one group, drop at another rate than 1/2."""
+    counts = tie_position_counts().copy()
+    counts[spoilt] = np.random.default_rng(20140112).binomial(N_TIE_BLOCKS, probability / 65536, size=64)
+    assert not looks_random(statistic(counts, N_TIE_BLOCKS, 2**-17))
 
 
 @pytest.mark.parametrize(("n_elems", "fraction"), [(1, 0.03), (10, 0.0095)])
@@ -623,9 +635,9 @@ def test_beginnings_flag_the_wrong_rate(n_elems, fraction):
 
 
 @pytest.mark.parametrize("is_repeated", [True, False], ids=["too-much", "too-little"])
-@pytest.mark.parametrize(("n_elems", "fraction"), [(1, 0.31), (10, 0.038)])
+@pytest.mark.parametrize(("n_elems", "fraction"), [(1, 0.34), (10, 0.038)])
 def test_beginnings_flag_the_wrong_variance(n_elems, fraction, is_repeated):
-    """The second half of 4 % of the masks (31 % of the runs of 64 masks) repeats the first, or is its opposite."""
+    """The second half of 4 % of the masks (34 % of the runs of 64 masks) repeats the first, or is its opposite."""
     per_count = n_elems if n_elems > 1 else GROUP
     drops = small_masks(n_elems, 0.5).copy().reshape(-1, per_count)
     spoilt = some(len(drops), fraction)
@@ -647,7 +659,7 @@ def test_halves_flag_a_repeated_half(p):
 
 
 def test_repeats_are_seen():
-    words = groups_of_many_streams()
+    words = groups_of_many_streams().copy()
     words[-1] = words[7]
     assert n_repeats(words) == 1
 

@@ -82,13 +82,19 @@ def test_spawned_streams_are_numpys_children_and_never_repeat():
             stream.spawn(n)
 
 
-def test_spawning_leaves_the_callers_seed_sequence_alone():
-    seeds = np.random.SeedSequence(4)
-    seeds.spawn(2)
+def test_a_callers_seed_sequence_counts_the_children_that_its_stream_spawns():
+    seeds, expected = np.random.SeedSequence(4), np.random.SeedSequence(4).spawn(4)
+    keys = [cd.Stream(child).key for child in seeds.spawn(2)]
     stream = cd.Stream(seeds)
-    # Children 0 and 1 were already given away by NumPy.
-    assert stream.spawn(1)[0].key == cd.Stream(np.random.SeedSequence(4).spawn(3)[2]).key
-    assert seeds.n_children_spawned == 2
+    keys += [stream.spawn(1)[0].key, cd.Stream(seeds.spawn(1)[0]).key]
+    assert keys == [cd.Stream(child).key for child in expected]
+
+
+def test_threads_that_spawn_from_one_stream_never_get_the_same_child():
+    stream = cd.Stream(12)
+    with ThreadPoolExecutor(8) as pool:
+        children = [child.key for batch in pool.map(lambda _: stream.spawn(3), range(300)) for child in batch]
+    assert len(set(children)) == 900
 
 
 @pytest.mark.parametrize(
@@ -121,6 +127,8 @@ BAD_STATES = {
     "a spawn key that is no list": lambda s: {**s, "spawn_key": 3},
     "a negative spawn key": lambda s: {**s, "spawn_key": [-3]},
     "a pool too small": lambda s: {**s, "pool_size": 1},
+    "a spawn key too large": lambda s: {**s, "spawn_key": [2**32]},
+    "more children than there can be": lambda s: {**s, "n_children_spawned": 2**32},
     "children that are no int": lambda s: {**s, "n_children_spawned": None},
 }
 

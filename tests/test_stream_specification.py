@@ -1,6 +1,7 @@
 """The stream is what docs/design.md specifies: published known answers, committed vectors, exact probabilities."""
 
 import hashlib
+import itertools
 import json
 import runpy
 from fractions import Fraction
@@ -113,7 +114,7 @@ def test_ties_with_the_threshold_are_decided_by_the_further_bits(isa):
 def test_a_larger_p_drops_all_that_a_smaller_one_drops():
     key = cd.Stream(8).key
     kept = [cd.Mask(key, 0, p, 100_000).keep() for p in np.linspace(0, 1, 21)]
-    for smaller, larger in zip(kept, kept[1:], strict=False):
+    for smaller, larger in itertools.pairwise(kept):
         assert np.all(smaller | ~larger)
 
 

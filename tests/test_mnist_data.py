@@ -1,0 +1,322 @@
+"""The loader of labelled images: what it reads, and what it says of every kind of bad file."""
+
+import gzip
+import importlib.util
+import os
+import struct
+import sys
+from pathlib import Path
+
+import mnist_data
+import numpy as np
+import pytest
+from mnist_data import DataError, load_dataset, load_idx, load_sample, pixels
+
+N_TRAIN, N_TEST, N_ROWS, N_COLS = 7, 5, 4, 3
+IMAGES_MAGIC, LABELS_MAGIC = 0x0803, 0x0801
+
+
+def encode_idx(elements: np.ndarray, magic: int) -> bytes:
+    return struct.pack(f">{1 + elements.ndim}I", magic, *elements.shape) + elements.tobytes()
+
+
+def make_files() -> dict[str, bytes]:
+    """The four files of a small data set: 4 x 3 pixels, classes 0 to 2."""
+    rng = np.random.default_rng(1)
+    files = {}
+    for prefix, n in (("train", N_TRAIN), ("t10k", N_TEST)):
+        images = rng.integers(0, 256, (n, N_ROWS, N_COLS), dtype=np.uint8)
+        labels = np.arange(n, dtype=np.uint8) % 3
+        files[f"{prefix}-images-idx3-ubyte"] = encode_idx(images, IMAGES_MAGIC)
+        files[f"{prefix}-labels-idx1-ubyte"] = encode_idx(labels, LABELS_MAGIC)
+    return files
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name, content in make_files().items():
+        (tmp_path / name).write_bytes(content)
+    return tmp_path
+
+
+def assert_same(one: mnist_data.Dataset, other: mnist_data.Dataset) -> None:
+    for name in ("train", "test"):
+        np.testing.assert_array_equal(getattr(one, name).images, getattr(other, name).images)
+        np.testing.assert_array_equal(getattr(one, name).labels, getattr(other, name).labels)
+
+
+def error_of(folder: Path) -> str:
+    with pytest.raises(DataError) as caught:
+        load_dataset(folder)
+    return str(caught.value)
+
+
+def test_sample_is_ten_thousand_and_two_thousand_balanced_digits():
+    data = load_dataset()
+    assert data.train.images.shape == (10_000, 28, 28)
+    assert data.test.images.shape == (2_000, 28, 28)
+    assert data.train.images.dtype == data.train.labels.dtype == np.uint8
+    assert np.bincount(data.train.labels).tolist() == [1000] * 10
+    assert np.bincount(data.test.labels).tolist() == [200] * 10
+    assert (data.n_pixels, data.n_classes) == (784, 10)
+    assert mnist_data.SAMPLE.stat().st_size < 3_000_000
+
+
+def test_sample_training_and_test_digits_are_distinct():
+    data = load_dataset()
+    digests = {image.tobytes() for images in (data.train.images, data.test.images) for image in images}
+    assert len(digests) == 12_000
+
+
+def test_idx_folder_gives_the_elements_that_were_written(folder):
+    data = load_dataset(folder)
+    rng = np.random.default_rng(1)
+    train_images = rng.integers(0, 256, (N_TRAIN, N_ROWS, N_COLS), dtype=np.uint8)
+    test_images = rng.integers(0, 256, (N_TEST, N_ROWS, N_COLS), dtype=np.uint8)
+    np.testing.assert_array_equal(data.train.images, train_images)
+    np.testing.assert_array_equal(data.test.images, test_images)
+    np.testing.assert_array_equal(data.test.labels, [0, 1, 2, 0, 1])
+    assert (data.n_pixels, data.n_classes) == (12, 3)
+
+
+def test_gzipped_files_equal_plain_files(folder):
+    plain = load_dataset(folder)
+    for path in list(folder.iterdir()):
+        path.with_name(path.name + ".gz").write_bytes(gzip.compress(path.read_bytes()))
+        path.unlink()
+    assert_same(load_dataset(folder), plain)
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+def test_dotted_names_equal_hyphenated_names(folder, suffix):
+    hyphenated = load_dataset(folder)
+    for path in list(folder.iterdir()):
+        content = path.read_bytes()
+        dotted = path.with_name(path.name.replace("-idx", ".idx") + suffix)
+        dotted.write_bytes(gzip.compress(content) if suffix else content)
+        path.unlink()
+    assert_same(load_dataset(str(folder)), hyphenated)
+
+
+def test_pixels_are_float32_rows_from_0_to_1():
+    images = np.array([[[0, 51], [102, 255]]], np.uint8)
+    x = pixels(images)
+    assert x.dtype == np.float32
+    np.testing.assert_allclose(x, [[0, 0.2, 0.4, 1]], rtol=1e-6)
+
+
+def test_missing_folder_is_named(tmp_path):
+    assert error_of(tmp_path / "absent") == f"{tmp_path / 'absent'}: must be a folder of idx files, got nothing"
+
+
+def test_file_in_place_of_a_folder_is_named(folder):
+    path = folder / "t10k-labels-idx1-ubyte"
+    assert error_of(path) == f"{path}: must be a folder of idx files, got a file"
+
+
+@pytest.mark.parametrize("name", sorted(make_files()))
+def test_missing_file_is_named_with_its_spellings(folder, name):
+    (folder / name).unlink()
+    dotted = name.replace("-idx", ".idx")
+    assert error_of(folder) == f"{folder / name}: file must exist, there or as {dotted}, plain or .gz, got none"
+
+
+@pytest.mark.parametrize("n_cut", [1, N_COLS, N_TEST * N_ROWS * N_COLS])
+def test_truncated_images_tell_the_bytes_promised_and_found(folder, n_cut):
+    path = folder / "t10k-images-idx3-ubyte"
+    path.write_bytes(path.read_bytes()[:-n_cut])
+    assert error_of(folder) == f"{path}: header promises 5 x 4 x 3 = 60 bytes of elements, got only {60 - n_cut}"
+
+
+def test_truncated_labels_tell_the_bytes_promised_and_found(folder):
+    path = folder / "train-labels-idx1-ubyte"
+    path.write_bytes(path.read_bytes()[:-2])
+    assert error_of(folder) == f"{path}: header promises 7 = 7 bytes of elements, got only 5"
+
+
+@pytest.mark.parametrize("n_extra", [1, 100])
+def test_over_long_file_is_refused(folder, n_extra):
+    path = folder / "train-images-idx3-ubyte"
+    path.write_bytes(path.read_bytes() + bytes(n_extra))
+    assert error_of(folder) == f"{path}: header promises 7 x 4 x 3 = 84 bytes of elements, got more"
+
+
+def test_over_long_gzipped_file_is_refused(folder):
+    plain = folder / "train-images-idx3-ubyte"
+    path = folder / "train-images-idx3-ubyte.gz"
+    path.write_bytes(gzip.compress(plain.read_bytes() + b"\0"))
+    plain.unlink()
+    assert error_of(folder) == f"{path}: header promises 7 x 4 x 3 = 84 bytes of elements, got more"
+
+
+def test_header_promising_terabytes_is_refused_without_allocating_them(folder):
+    path = folder / "train-images-idx3-ubyte"
+    path.write_bytes(struct.pack(">4I", IMAGES_MAGIC, 2**32 - 1, 2**32 - 1, 2**32 - 1) + bytes(10))
+    n_bytes = (2**32 - 1) ** 3
+    side = 2**32 - 1
+    assert error_of(folder) == (
+        f"{path}: header promises {side} x {side} x {side} = {n_bytes} bytes of elements, got only 10"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "start", "expected", "found"),
+    [
+        ("train-images-idx3-ubyte", b"\0\0\x08\x01", "0x00000803 (idx3 of uint8)", "0x00000801"),
+        ("train-images-idx3-ubyte", b"\0\0\x0d\x03", "0x00000803 (idx3 of uint8)", "0x00000d03"),
+        ("t10k-labels-idx1-ubyte", b"\0\0\x08\x03", "0x00000801 (idx1 of uint8)", "0x00000803"),
+        ("t10k-labels-idx1-ubyte", b"\x1f\x8b\x08\0", "0x00000801 (idx1 of uint8)", "0x1f8b0800"),
+    ],
+    ids=["labels-as-images", "float32-images", "images-as-labels", "gzip-without-its-suffix"],
+)
+def test_wrong_magic_number_is_told(folder, name, start, expected, found):
+    path = folder / name
+    path.write_bytes(start + path.read_bytes()[4:])
+    assert error_of(folder) == f"{path}: magic number must be {expected}, got {found}"
+
+
+def test_empty_file_is_told(folder):
+    path = folder / "train-images-idx3-ubyte"
+    path.write_bytes(b"")
+    assert error_of(folder) == f"{path}: magic number must be 0x00000803 (idx3 of uint8), got an empty file"
+
+
+@pytest.mark.parametrize("n_bytes", [4, 15])
+def test_truncated_header_is_told(folder, n_bytes):
+    path = folder / "train-images-idx3-ubyte"
+    path.write_bytes(path.read_bytes()[:n_bytes])
+    assert error_of(folder) == f"{path}: header must have 16 bytes, got {n_bytes}"
+
+
+@pytest.mark.parametrize("shape", [(0, 4, 3), (7, 0, 3), (7, 4, 0)])
+def test_empty_dimension_is_refused(folder, shape):
+    path = folder / "train-images-idx3-ubyte"
+    path.write_bytes(encode_idx(np.zeros(shape, np.uint8), IMAGES_MAGIC))
+    times = " x ".join(map(str, shape))
+    assert error_of(folder) == f"{path}: every dimension must be at least 1, got {times}"
+
+
+def test_different_numbers_of_images_and_labels_are_told(folder):
+    path = folder / "t10k-labels-idx1-ubyte"
+    path.write_bytes(encode_idx(np.zeros(4, np.uint8), LABELS_MAGIC))
+    assert error_of(folder) == (
+        f"{path}: must hold one label for each of the 5 images of t10k-images-idx3-ubyte, got 4"
+    )
+
+
+def test_test_images_of_another_size_are_told(folder):
+    path = folder / "t10k-images-idx3-ubyte"
+    path.write_bytes(encode_idx(np.zeros((N_TEST, 3, 4), np.uint8), IMAGES_MAGIC))
+    assert error_of(folder) == (
+        f"{path}: images must have the size of those of train-images-idx3-ubyte, 4 x 3 pixels, got 3 x 4"
+    )
+
+
+def flip_middle_byte(content: bytes) -> bytes:
+    middle = len(content) // 2
+    return content[:middle] + bytes([content[middle] ^ 0xFF]) + content[middle + 1 :]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: content[:-9],
+        lambda content: content[: len(content) // 2],
+        flip_middle_byte,
+        lambda content: content[:-8] + bytes(4) + content[-4:],
+        lambda content: content + b"trailing",
+        lambda content: gzip.decompress(content),
+        lambda content: b"",
+    ],
+    ids=["no-trailer", "half", "flipped-byte", "wrong-checksum", "trailing-bytes", "not-gzip", "empty"],
+)
+def test_corrupt_gzip_is_told(folder, damage):
+    plain = folder / "train-images-idx3-ubyte"
+    path = folder / "train-images-idx3-ubyte.gz"
+    path.write_bytes(damage(gzip.compress(plain.read_bytes())))
+    plain.unlink()
+    message = error_of(folder)
+    # An empty gzip file is an empty stream to Python's gzip, and so an empty idx file.
+    rule = "must be a whole gzip file" if path.stat().st_size else "magic number must be 0x00000803"
+    assert message.startswith(f"{path}: {rule}")
+    assert ", got " in message
+
+
+def test_folder_in_place_of_a_file_is_told(folder):
+    path = folder / "train-images-idx3-ubyte"
+    path.unlink()
+    path.mkdir()
+    assert error_of(folder) == f"{path}: must be readable, got Is a directory"
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root reads every file")
+def test_unreadable_file_is_told(folder):
+    path = folder / "train-images-idx3-ubyte"
+    path.chmod(0)
+    assert error_of(folder) == f"{path}: must be readable, got Permission denied"
+
+
+def test_load_idx_of_an_absent_path_is_told(tmp_path):
+    with pytest.raises(DataError, match=r"absent: must be readable, got No such file or directory$"):
+        load_idx(tmp_path / "absent", 1)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: content[: len(content) // 2],
+        flip_middle_byte,
+        lambda content: b"no archive",
+        lambda content: b"",
+    ],
+    ids=["half", "flipped-byte", "no-archive", "empty"],
+)
+def test_damaged_sample_is_told(tmp_path, damage):
+    path = tmp_path / "sample.npz"
+    path.write_bytes(damage(mnist_data.SAMPLE.read_bytes()))
+    with pytest.raises(DataError, match=r"sample\.npz: must be a sample written by make_sample\.py, got "):
+        load_sample(path)
+
+
+def test_sample_without_labels_is_told(tmp_path):
+    path = tmp_path / "sample.npz"
+    np.savez(path, train_images=np.zeros((1, 2, 2), np.uint8))
+    with pytest.raises(
+        DataError, match=r"sample\.npz: must be a sample written by make_sample\.py, got .*train_labels"
+    ):
+        load_sample(path)
+
+
+def test_missing_sample_is_told(tmp_path):
+    with pytest.raises(DataError, match=r"sample\.npz: file must exist, got none"):
+        load_sample(tmp_path / "sample.npz")
+
+
+def test_data_error_is_a_value_error():
+    assert issubclass(DataError, ValueError)
+
+
+@pytest.fixture
+def make_sample(monkeypatch):
+    path = Path(mnist_data.__file__).parent / "data" / "make_sample.py"
+    spec = importlib.util.spec_from_file_location("make_sample", path)
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setattr("sys.path", list(sys.path))  # the program adds its parent folder
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_sample_is_what_make_sample_makes_of_mnist(make_sample, tmp_path):
+    source = os.environ.get("CDROPOUT_MNIST")
+    if not source:
+        pytest.skip("CDROPOUT_MNIST names no folder of MNIST's idx files")
+    out = tmp_path / "sample.npz"
+    assert make_sample.main([source, "--out", str(out)]) == 0
+    assert_same(load_sample(out), load_sample())
+
+
+def test_make_sample_refuses_too_few_images(make_sample, folder, tmp_path, capsys):
+    out = tmp_path / "sample.npz"
+    assert make_sample.main([str(folder), "--out", str(out)]) == 2
+    assert "error: class 0 must have at least 1000 images, got 3" in capsys.readouterr().err
+    assert not out.exists()
