@@ -28,12 +28,22 @@ def check(x: npt.NDArray[np.floating], y: npt.NDArray[np.floating], p: float) ->
         raise AssertionError("kept elements are not x / (1-p)")
 
 
-def measure(n_elems: int, p: float, dtype: str, rounds: int) -> list[tuple[str, float, float]]:
+def array_at(values: npt.NDArray[np.floating], offset: int | None) -> npt.NDArray[np.floating]:
+    """Copy values to where NumPy puts them, or offset bytes past a multiple of 64."""
+    if offset is None:
+        return values.copy()
+    memory = np.empty(values.nbytes + 128, np.uint8)
+    begin = -memory.ctypes.data % 64 + offset
+    placed = memory[begin : begin + values.nbytes].view(values.dtype)
+    placed[...] = values
+    return placed
+
+
+def measure(n_elems: int, p: float, dtype: str, rounds: int, offset: int | None) -> list[tuple[str, float, float]]:
     """Time one size: rows of (contender, ns an element, ratio to its floor)."""
-    x = np.random.default_rng(0).standard_normal(n_elems, dtype=dtype)
-    x[x == 0] = 1
-    y = np.empty_like(x)
-    in_place = x.copy()
+    values = np.random.default_rng(0).standard_normal(n_elems, dtype=dtype)
+    values[values == 0] = 1
+    x, y, in_place = (array_at(values, offset) for _ in range(3))
     scale = x.dtype.type(1 / (1 - p))
     stream = cd.Stream(1)
     mask = cd.draw_mask(x.shape, p, rng=stream)
@@ -64,13 +74,21 @@ def main() -> int:
     parser.add_argument("--p", type=float, default=0.1, help="the probability of dropping (default: %(default)s)")
     parser.add_argument("--dtype", choices=("float32", "float64"), default="float32")
     parser.add_argument("--rounds", type=int, default=101, help="rounds a size (default: %(default)s)")
+    parser.add_argument(
+        "--offset",
+        type=int,
+        choices=range(64),
+        metavar="BYTES",
+        help="place the arrays this far past a multiple of 64 (default: where NumPy puts them)",
+    )
     arguments = parser.parse_args()
     with threadpool_limits(1):
         print(machine())
         print(f"{arguments.dtype}, p = {arguments.p}, medians of {arguments.rounds} interleaved rounds\n")
         print(f"{'elements':>10}  {'':<34} {'ns/element':>10}  {'ratio':>5}")
         for n_elems in arguments.sizes:
-            for name, nanoseconds, ratio in measure(n_elems, arguments.p, arguments.dtype, arguments.rounds):
+            rows = measure(n_elems, arguments.p, arguments.dtype, arguments.rounds, arguments.offset)
+            for name, nanoseconds, ratio in rows:
                 print(f"{n_elems:>10}  {name:<34} {nanoseconds:>10.4f}  {ratio:>5.2f}", flush=True)
     return 0
 

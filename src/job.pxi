@@ -4,7 +4,7 @@ and how the runs are shared out among threads."""
 # ---- sharing a job out among threads --------------------------------------------------------------------------------
 
 # Below this, a second thread costs more than it brings (benchmarks/threads.py; docs/design.md, "Threads").
-cdef size_t min_elems_per_thread = 131072
+cdef size_t min_elems_per_thread = 262144
 
 
 def set_min_elems_per_thread(n_elems):

@@ -44,8 +44,8 @@ static inline int any_tie(const v64 numbers[2], v64 threshold16)
                                 _mm512_cmpeq_epi16_mask(numbers[1], threshold16));
 }
 
-/* The empty asm keeps a load apart from the select that follows it: merged, they become a masked load, which takes
- * almost twice as long from memory (docs/design.md). */
+/* The empty asm keeps a load apart from the select that follows it: merged, they become a masked load, which some
+ * processors are slow at (docs/design.md, "Select, and how"). */
 typedef __m512 vf32;
 #define f32_set1 _mm512_set1_ps
 #define f32_mul _mm512_mul_ps
