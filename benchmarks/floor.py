@@ -2,7 +2,7 @@
 
     python benchmarks/floor.py
 
-Every contender's result is checked before it is timed.
+Every contender's result is checked before it is timed. For all sizes, dtypes and alternatives: `python -m benchmarks`.
 """
 
 import argparse
@@ -10,22 +10,14 @@ import sys
 
 import numpy as np
 import numpy.typing as npt
+from cases import OPERATIONS
+from result_check import Expectation, check_result
 from threadpoolctl import threadpool_limits
 from timing import interleaved_medians, machine
 
 import cdropout as cd
 
 SIZES = (4096, 65_536, 1_048_576, 16_777_216)
-
-
-def check(x: npt.NDArray[np.floating], y: npt.NDArray[np.floating], p: float) -> None:
-    """Raise unless y is x with about p of its elements zero and the others divided by 1-p."""
-    dropped = y == 0
-    n_expected, tolerance = x.size * p, 6 * (x.size * p * (1 - p)) ** 0.5
-    if abs(np.count_nonzero(dropped) - n_expected) > tolerance:
-        raise AssertionError(f"dropped {np.count_nonzero(dropped)} of {x.size} elements at p = {p}")
-    if not np.array_equal(y[~dropped], x[~dropped] * x.dtype.type(1 / (1 - p))):
-        raise AssertionError("kept elements are not x / (1-p)")
 
 
 def array_at(values: npt.NDArray[np.floating], offset: int | None) -> npt.NDArray[np.floating]:
@@ -47,8 +39,9 @@ def measure(n_elems: int, p: float, dtype: str, rounds: int, offset: int | None)
     scale = x.dtype.type(1 / (1 - p))
     stream = cd.Stream(1)
     mask = cd.draw_mask(x.shape, p, rng=stream)
-    check(x, cd.dropout(x, p, rng=stream, out=y), p)
-    check(x, mask.apply(x, out=y), p)
+    expectation = Expectation(p, 1 / (1 - p), OPERATIONS["forward"])
+    check_result(cd.dropout(x, p, rng=stream, out=y), x, expectation)
+    check_result(mask.apply(x, out=y), x, expectation)
     medians = interleaved_medians(
         {
             "np.multiply(x, s, out=y)": lambda: np.multiply(x, scale, out=y),

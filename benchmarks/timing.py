@@ -2,6 +2,7 @@
 
 import platform
 import statistics
+import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,24 +15,45 @@ import cdropout as cd
 from cdropout import _kernels
 
 
+def machine_facts() -> dict[str, str | int]:
+    """Return what figures measured now were measured with: processor, instruction set, threads, versions."""
+    cpu_info = Path("/proc/cpuinfo")
+    lines = cpu_info.read_text().splitlines() if cpu_info.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    openmp = {info["internal_api"] for info in threadpool_info() if info["user_api"] == "openmp"}
+    return {
+        "cpu": names[0] if names else platform.processor() or platform.machine(),
+        "n_cpus": len(names) or 1,
+        "instruction_set": _kernels.active_isa(),
+        "n_threads": _kernels.thread_limit(),
+        "openmp": ", ".join(sorted(openmp)) or "no OpenMP",
+        "cdropout": cd.__version__,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+    }
+
+
 def machine() -> str:
     """Return what the figures were measured with, on one line."""
-    cpu_info = Path("/proc/cpuinfo")
-    names = [
-        line.split(":", 1)[1].strip() for line in cpu_info.read_text().splitlines() if line.startswith("model name")
-    ]
-    openmp = {info["internal_api"] for info in threadpool_info() if info["user_api"] == "openmp"}
+    facts = machine_facts()
     return (
-        f"{names[0] if names else platform.processor()}, {len(names)} CPUs; cdropout {cd.__version__}, "
-        f"{_kernels.active_isa()}, {_kernels.thread_limit()} threads ({', '.join(sorted(openmp)) or 'no OpenMP'}); "
-        f"NumPy {np.__version__}; Python {platform.python_version()}"
-    )
+        "{cpu}, {n_cpus} CPUs; cdropout {cdropout}, {instruction_set}, {n_threads} threads ({openmp}); "
+        "NumPy {numpy}; Python {python}"
+    ).format_map(facts)
 
 
-def interleaved_medians(
-    contenders: Mapping[str, Callable[[], object]], *, rounds: int, seconds_per_turn: float = 0.002
-) -> dict[str, float]:
-    """Time each contender once a round and return its median over the rounds, in seconds a call.
+def interleaved_times(
+    contenders: Mapping[str, Callable[[], object]],
+    *,
+    rounds: int,
+    seconds_per_turn: float = 0.002,
+    refresh: Callable[[], object] | None = None,
+    calls_per_refresh: int = 1,
+    settle_seconds: float = 0.0,
+    stop: Callable[[int], bool] = lambda rounds_done: False,
+    progress: bool = True,
+) -> dict[str, list[float]]:
+    """Time each contender once a round, in seconds a call.
 
     Parameters
     ----------
@@ -41,19 +63,62 @@ def interleaved_medians(
         How many rounds; in each, every contender has one turn.
     seconds_per_turn : float
         About how long a turn takes: short calls are repeated within it.
+    refresh : callable, optional
+        Called, untimed, before every `calls_per_refresh` calls of a turn: fills again what contenders overwrite.
+    calls_per_refresh : int
+        At least 1.
+    settle_seconds : float
+        Above 0, a turn begins with a pause of this length and one untimed call: threads of the contender before spin
+        for some milliseconds after their work, and those of this one are asleep.
+    stop : callable
+        Told the number of rounds done, after each: True ends the measurement early.
+    progress : bool
+        Whether to show a progress bar of the rounds.
+
+    Returns
+    -------
+    dict of str to list of float
+        One number for each round.
 
     """
+
+    def take_turn(call: Callable[[], object], repeats: int) -> float:
+        if refresh is None:
+            start = time.perf_counter()
+            for _ in range(repeats):
+                call()
+            return (time.perf_counter() - start) / repeats
+        seconds = 0.0
+        for first in range(0, repeats, calls_per_refresh):
+            refresh()
+            start = time.perf_counter()
+            for _ in range(min(calls_per_refresh, repeats - first)):
+                call()
+            seconds += time.perf_counter() - start
+        return seconds / repeats
+
     repeats = {}
     for name, call in contenders.items():
-        call()
-        start = time.perf_counter()
-        call()
-        repeats[name] = max(1, int(seconds_per_turn / (time.perf_counter() - start)))
+        take_turn(call, 1)
+        repeats[name] = max(1, int(seconds_per_turn / take_turn(call, 1)))
     times: dict[str, list[float]] = {name: [] for name in contenders}
-    for _ in tqdm(range(rounds), leave=False, unit="round"):
+    for i in tqdm(range(rounds), leave=False, unit="round", disable=not progress, file=sys.stderr):
         for name, call in contenders.items():
-            start = time.perf_counter()
-            for _ in range(repeats[name]):
+            if settle_seconds:
+                time.sleep(settle_seconds)
                 call()
-            times[name].append((time.perf_counter() - start) / repeats[name])
+            times[name].append(take_turn(call, repeats[name]))
+        if stop(i + 1):
+            break
+    return times
+
+
+def interleaved_medians(
+    contenders: Mapping[str, Callable[[], object]], *, rounds: int, seconds_per_turn: float = 0.002
+) -> dict[str, float]:
+    """Time each contender once a round and return its median over the rounds, in seconds a call.
+
+    The parameters are those of `interleaved_times`.
+    """
+    times = interleaved_times(contenders, rounds=rounds, seconds_per_turn=seconds_per_turn)
     return {name: statistics.median(values) for name, values in times.items()}

@@ -10,7 +10,6 @@ import numpy as np
 import cdropout
 from cdropout import _kernels
 
-RAW_BYTES_PER_BLOCK = len(_kernels.raw_blocks(0, 0, 1))
 # One write: large enough that the system call costs nothing, small enough to stay in the cache.
 BLOCKS_PER_WRITE = 64
 
@@ -78,6 +77,8 @@ def main(argv: list[str] | None = None) -> int:
     stream.add_argument("--bytes", type=count, metavar="N", dest="n_bytes", help="how many; without end unless given")
     arguments = parser.parse_args(argv)
     if arguments.command == "stream":
+        if sys.stdout is None:
+            parser.error("standard output must be open, and it is closed")
         write_stream(arguments.seed, arguments.n_bytes)
     else:
         print(describe())

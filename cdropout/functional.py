@@ -21,7 +21,7 @@ def dropout(
 
     Parameters
     ----------
-    x : array_like of float32 or float64
+    x : array_like of float16, bfloat16, float32 or float64
         Of any shape, memory layout and byte order.
     p : float
         The probability of dropping an element, in [0, 1].
@@ -36,15 +36,17 @@ def dropout(
     Returns
     -------
     ndarray
-        out, or a new array of x's shape and dtype. A dropped element is +0.0 whatever it was, NaN and infinity
-        included. P(drop) is p to within 2^-48, and drops are independent.
+        out, or a new array of x's shape and dtype, in native byte order. A dropped element is +0.0 whatever it was, NaN
+        and infinity included. P(drop) is p to within 2^-48, and drops are independent.
 
     Raises
     ------
     TypeError
-        For a p or rng of another type, or a dtype other than float32 and float64.
+        For a p or rng of another type, or a dtype other than float16, bfloat16, float32 and float64.
     ValueError
         For a p outside [0, 1] or NaN, or an out that does not fit.
+    OverflowError
+        Where the stream has fewer than x.size positions left of its 2^64.
 
     Notes
     -----
@@ -53,7 +55,9 @@ def dropout(
     networks from overfitting", JMLR 15, 2014.
 
     """
-    if type(rng) is not Stream:
+    if rng is None:
+        rng = as_stream(None)
+    elif type(rng) is not Stream:
         _kernels.dropout(x, p, None, out, shared_axes)  # a call that fails must not advance a caller's generator
         rng = as_stream(rng)
     return _kernels.dropout(x, p, rng, out, shared_axes)
@@ -82,11 +86,185 @@ def draw_mask(
 
     Raises
     ------
-    TypeError, ValueError
+    TypeError, ValueError, OverflowError
         As in `dropout`, before rng moves on.
 
     """
-    if type(rng) is not Stream:
+    if rng is None:
+        rng = as_stream(None)
+    elif type(rng) is not Stream:
         Mask(0, 0, p, shape, shared_axes)
         rng = as_stream(rng)
     return _kernels.draw_mask(Mask, shape, p, rng, shared_axes)
+
+
+def relu_dropout(x: npt.ArrayLike, p: float = 0.5, *, rng: Rng | None = None, out: Any = None) -> npt.NDArray[Any]:
+    """Dropout of relu(x), in one pass over memory.
+
+    Parameters
+    ----------
+    x : array_like of float16, bfloat16, float32 or float64
+        Of any shape, memory layout and byte order.
+    p, rng, out
+        As in `dropout`; out may be x.
+
+    Returns
+    -------
+    ndarray
+        `dropout(maximum(x, 0), p)` for the same rng, to the last bit in float32 and float64; a NaN that is kept stays
+        NaN. The 16-bit types are computed in float32 and rounded once.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As in `dropout`.
+
+    Notes
+    -----
+    The gradient is `relu_dropout_backward(dy, y, p)`.
+
+    """
+    return _fused(x, None, None, p, rng, out, with_relu=True)
+
+
+def bias_relu_dropout(
+    x: npt.ArrayLike, bias: npt.ArrayLike, p: float = 0.5, *, rng: Rng | None = None, out: Any = None
+) -> npt.NDArray[Any]:
+    """Dropout of relu(x + bias), in one pass over memory: what follows a matrix product.
+
+    Parameters
+    ----------
+    x : array_like of float16, bfloat16, float32 or float64
+        Of shape (..., columns).
+    bias : array_like of x's dtype
+        Of shape (columns,).
+    p, rng, out
+        As in `dropout`; out may be x.
+
+    Returns
+    -------
+    ndarray
+        As `relu_dropout(x + bias, p)` for the same rng.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As in `dropout`, or for a bias that does not fit.
+
+    Notes
+    -----
+    The gradient with respect to x is `relu_dropout_backward(dy, y, p)`, that with respect to bias is its sum over the
+    rows.
+
+    """
+    return _fused(x, bias, None, p, rng, out, with_relu=True)
+
+
+def relu_dropout_backward(dy: npt.ArrayLike, y: npt.ArrayLike, p: float, *, out: Any = None) -> npt.NDArray[Any]:
+    """Gradient of `relu_dropout` and `bias_relu_dropout`, from nothing but their output.
+
+    An element of the output is positive just where the element was both kept and active.
+
+    Parameters
+    ----------
+    dy : array_like of float16, bfloat16, float32 or float64
+        The gradient with respect to the output.
+    y : array_like of dy's shape and dtype
+        The output.
+    p : float
+        The probability of dropping that made y.
+    out : ndarray, optional
+        Where the result goes: of dy's shape and dtype; dy itself, y itself or apart from both.
+
+    Returns
+    -------
+    ndarray
+        dy / (1-p) where y > 0, and 0 elsewhere.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As in `dropout`, or for arrays that do not fit each other.
+
+    """
+    return _kernels.scale_where_positive(dy, y, p, out)
+
+
+def dropout_add(
+    x: npt.ArrayLike, residual: npt.ArrayLike, p: float = 0.5, *, rng: Rng | None = None, out: Any = None
+) -> npt.NDArray[Any]:
+    """Return dropout(x) + residual, in one pass over memory: the end of a residual block.
+
+    Parameters
+    ----------
+    x : array_like of float16, bfloat16, float32 or float64
+        Of any shape, memory layout and byte order.
+    residual : array_like of x's shape and dtype
+        What is added after dropout.
+    p, rng, out
+        As in `dropout`; out may be x or residual.
+
+    Returns
+    -------
+    ndarray
+        `dropout(x, p) + residual` for the same rng, to the last bit in float32 and float64. The 16-bit types are
+        computed in float32 and rounded once.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As in `dropout`, or for a residual that does not fit.
+
+    Notes
+    -----
+    The gradient with respect to x is `draw_mask(x.shape, p, rng=...).apply(dy)` for the same rng (the layer
+    `DropoutAdd` keeps the mask), that with respect to residual is dy.
+
+    """
+    return _fused(x, None, residual, p, rng, out, with_relu=False)
+
+
+def bias_dropout_add(
+    x: npt.ArrayLike,
+    bias: npt.ArrayLike,
+    residual: npt.ArrayLike,
+    p: float = 0.5,
+    *,
+    rng: Rng | None = None,
+    out: Any = None,
+) -> npt.NDArray[Any]:
+    """Return dropout(x + bias) + residual, in one pass over memory.
+
+    Parameters
+    ----------
+    x : array_like of float16, bfloat16, float32 or float64
+        Of shape (..., columns).
+    bias : array_like of x's dtype
+        Of shape (columns,).
+    residual : array_like of x's shape and dtype
+        What is added after dropout.
+    p, rng, out
+        As in `dropout`; out may be x or residual.
+
+    Returns
+    -------
+    ndarray
+        As `dropout_add(x + bias, residual, p)` for the same rng.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As in `dropout`, or for a bias or residual that does not fit.
+
+    """
+    return _fused(x, bias, residual, p, rng, out, with_relu=False)
+
+
+def _fused(x: Any, bias: Any, residual: Any, p: float, rng: Rng | None, out: Any, with_relu: bool) -> npt.NDArray[Any]:
+    if rng is None:
+        rng = as_stream(None)
+    elif type(rng) is not Stream:
+        _kernels.fused(Mask, x, bias, residual, p, None, out, with_relu)  # as in dropout
+        rng = as_stream(rng)
+    y, _ = _kernels.fused(Mask, x, bias, residual, p, rng, out, with_relu)
+    return y

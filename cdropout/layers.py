@@ -6,13 +6,73 @@ import numpy as np
 import numpy.typing as npt
 
 from cdropout import _kernels
+from cdropout.functional import relu_dropout_backward
 from cdropout.mask import Mask
-from cdropout.stream import Rng, as_stream
+from cdropout.stream import Rng, Stream, as_stream
 
 Rescale = Literal["train", "eval"] | None
 
 
-class Dropout:
+class DropoutLayer:
+    """What every layer here has: p, a stream, the mode, and the mask of its last forward pass."""
+
+    def __init__(self, p: float = 0.5, *, rng: Rng | None = None, inplace: bool = False) -> None:
+        self.p = p
+        self.rng = rng
+        self.inplace = inplace
+        self.training = True
+        self.mask: Mask | None = None
+        self.params: list[npt.NDArray[Any]] = []
+        self.grads: list[npt.NDArray[Any]] = []
+
+    @property
+    def p(self) -> float:
+        """The probability of dropping an element."""
+        return self._p
+
+    @p.setter
+    def p(self, p: float) -> None:
+        self._p = _kernels.check_p(p)
+
+    @property
+    def rng(self) -> Stream | None:
+        """The stream that masks are drawn from; None for the default stream. A seed becomes a stream when it is set."""
+        return self._rng
+
+    @rng.setter
+    def rng(self, rng: Rng | None) -> None:
+        self._rng = None if rng is None else as_stream(rng)
+
+    def train(self, mode: bool = True) -> Self:
+        """Switch to training (or, with mode False, to evaluation) and return the layer."""
+        self.training = bool(mode)
+        return self
+
+    def eval(self) -> Self:
+        """Switch to evaluation and return the layer."""
+        return self.train(False)
+
+    def __call__(self, *inputs: npt.ArrayLike) -> npt.NDArray[Any]:
+        """Run `forward`."""
+        return self.forward(*inputs)  # type: ignore[attr-defined,no-any-return]
+
+    def __repr__(self) -> str:
+        defaults = (("inplace", False), ("shared_axes", ()), ("rescale", "train"))
+        options = "".join(
+            f", {name}={getattr(self, name)!r}" for name, value in defaults if getattr(self, name, value) != value
+        )
+        return f"{type(self).__name__}(p={self._p}{options})"
+
+    def _through_mask(self, dy: npt.ArrayLike, out: Any, scale: float | None) -> npt.NDArray[Any] | None:
+        """Carry a gradient through the last forward pass's mask; None where that pass was in evaluation."""
+        if self.mask is not None:
+            return self.mask.apply(dy, out, scale=scale)
+        if self.training:
+            raise RuntimeError("backward must follow a forward pass in training, and none has been made")
+        return None
+
+
+class Dropout(DropoutLayer):
     """Dropout with the layer protocol of small NumPy networks.
 
     Parameters
@@ -59,33 +119,29 @@ class Dropout:
         shared_axes: int | tuple[int, ...] = (),
         rescale: Rescale = "train",
     ) -> None:
-        if rescale not in ("train", "eval", None):
-            raise ValueError(f"rescale must be 'train', 'eval' or None, got {rescale!r}")
-        self.p = p
-        self.rng = None if rng is None else as_stream(rng)
-        self.inplace = inplace
+        super().__init__(p, rng=rng, inplace=inplace)
+        _kernels.check_axes(shared_axes)
         self.shared_axes = shared_axes
         self.rescale = rescale
-        self.training = True
-        self.mask: Mask | None = None
-        self.params: list[Any] = []
-        self.grads: list[Any] = []
+        self._scale: float | None = None
 
     @property
-    def p(self) -> float:
-        """The probability of dropping an element."""
-        return self._p
+    def rescale(self) -> Rescale:
+        """When what is kept is rescaled: "train", "eval" or None."""
+        return self._rescale
 
-    @p.setter
-    def p(self, p: float) -> None:
-        self._p = _kernels.check_p(p)
+    @rescale.setter
+    def rescale(self, rescale: Rescale) -> None:
+        if rescale not in ("train", "eval", None):
+            raise ValueError(f"rescale must be 'train', 'eval' or None, got {rescale!r}")
+        self._rescale = rescale
 
     def forward(self, x: npt.ArrayLike) -> npt.NDArray[Any]:
         """Drop elements of x with a new mask in training; in evaluation return x itself, or (1-p) x for "eval".
 
         Parameters
         ----------
-        x : array_like of float32 or float64
+        x : array_like of float16, bfloat16, float32 or float64
             Of any shape.
 
         Returns
@@ -100,10 +156,13 @@ class Dropout:
 
         """
         if not self.training:
+            y = self._evaluated(x)
             self.mask = None
-            return self._rescaled(x)
-        stream = as_stream(self.rng)
-        y, self.mask = _kernels.forward(Mask, x, self._p, stream, self.inplace, self.shared_axes, self._scale())
+            return y
+        # None is the mask's own 1/(1-p).
+        scale = None if self._rescale == "train" else 1.0
+        y, mask = _kernels.forward(Mask, x, self._p, as_stream(self._rng), self.inplace, self.shared_axes, scale)
+        self.mask, self._scale = mask, scale
         return y
 
     def backward(self, dy: npt.ArrayLike) -> npt.NDArray[Any]:
@@ -111,7 +170,7 @@ class Dropout:
 
         Parameters
         ----------
-        dy : array_like of float32 or float64
+        dy : array_like of float16, bfloat16, float32 or float64
             The gradient with respect to the output, of the output's shape.
 
         Returns
@@ -127,45 +186,151 @@ class Dropout:
             As in `Mask.apply`.
 
         """
-        if self.mask is not None:
-            dy = np.asarray(dy)
-            return self.mask.apply(dy, dy if self.inplace else None, scale=self._scale())
-        if self.training:
-            raise RuntimeError("backward must follow a forward pass in training, and none has been made")
-        return self._rescaled(dy)
+        dx = self._through_mask(dy, dy if self.inplace else None, self._scale)
+        return self._evaluated(dy) if dx is None else dx
 
-    def _scale(self) -> float | None:
-        """What kept elements are multiplied by in training: None is the mask's own 1/(1-p)."""
-        return None if self.rescale == "train" else 1.0
-
-    def _rescaled(self, x: Any) -> npt.NDArray[Any]:
-        """Do in evaluation what the layer does then."""
-        if self.rescale != "eval":
+    def _evaluated(self, x: Any) -> npt.NDArray[Any]:
+        """Do in evaluation what the layer does then, to inputs or gradients."""
+        if self._rescale != "eval":
             return x  # type: ignore[no-any-return]
-        x = np.asarray(x)
-        if x.dtype.kind != "f":
-            raise TypeError(f"x must be an array of float32 or float64, got dtype {x.dtype}")
-        return np.multiply(x, x.dtype.type(1.0 - self._p), out=x if self.inplace else None)  # type: ignore[no-any-return]
+        # Nothing is dropped, unless p = 1 drops all; no stream is touched.
+        mask = Mask(0, 0, 1.0 if self._p == 1.0 else 0.0, np.shape(x))
+        return mask.apply(x, x if self.inplace else None, scale=1.0 - self._p)
 
-    __call__ = forward
 
-    def train(self, mode: bool = True) -> Self:
-        """Switch to training (or, with mode False, to evaluation) and return the layer."""
-        self.training = bool(mode)
-        return self
+class ReLUDropout(DropoutLayer):
+    """ReLU and dropout in one pass over memory, forward and backward.
 
-    def eval(self) -> Self:
-        """Switch to evaluation and return the layer."""
-        return self.train(False)
+    The backward pass needs nothing but the output, which is positive just where an element was kept and active. The
+    layer holds on to it: do not write into what `forward` returns before `backward` has run.
 
-    def __repr__(self) -> str:
-        options = "".join(
-            f", {name}={value!r}"
-            for name, value, default in (
-                ("inplace", self.inplace, False),
-                ("shared_axes", self.shared_axes, ()),
-                ("rescale", self.rescale, "train"),
-            )
-            if value != default
-        )
-        return f"{type(self).__name__}(p={self._p}{options})"
+    Parameters
+    ----------
+    p, rng, inplace
+        As in `Dropout`.
+
+    """
+
+    def __init__(self, p: float = 0.5, *, rng: Rng | None = None, inplace: bool = False) -> None:
+        super().__init__(p, rng=rng, inplace=inplace)
+        self._output: tuple[npt.NDArray[Any], float] | None = None
+
+    def forward(self, x: npt.ArrayLike) -> npt.NDArray[Any]:
+        """Return dropout(relu(x)) in training and relu(x) in evaluation; arguments and errors as in `relu_dropout`."""
+        return self._forward(x, None)
+
+    def _forward(self, x: Any, bias: npt.NDArray[Any] | None) -> npt.NDArray[Any]:
+        out = x if self.inplace else None
+        if self.training:
+            stream = as_stream(self._rng)
+            y, self.mask = _kernels.fused(Mask, x, bias, None, self._p, stream, out, True)
+        else:
+            _kernels.fused(Mask, x, bias, None, self._p, None, out, True)  # checks the arguments, draws nothing
+            y = np.maximum(x if bias is None else np.add(x, bias, out=out), 0, out=out)
+            self.mask = None
+        self._output = y, self._p if self.training else 0.0
+        return y
+
+    def backward(self, dy: npt.ArrayLike) -> npt.NDArray[Any]:
+        """Return the gradient with respect to x, of dy's shape; RuntimeError where no forward pass came before."""
+        if self._output is None:
+            raise RuntimeError("backward must follow a forward pass, and none has been made")
+        return relu_dropout_backward(dy, *self._output, out=dy if self.inplace else None)
+
+
+class BiasReLUDropout(ReLUDropout):
+    """Bias, ReLU and dropout in one pass over memory: what follows a matrix product.
+
+    Parameters
+    ----------
+    bias : ndarray of float16, bfloat16, float32 or float64
+        Of shape (columns,); the layer learns it: `params` holds this very array, `grads` its gradient.
+    p, rng, inplace
+        As in `Dropout`; `backward` as in `ReLUDropout`.
+
+    """
+
+    def __init__(
+        self, bias: npt.NDArray[Any], p: float = 0.5, *, rng: Rng | None = None, inplace: bool = False
+    ) -> None:
+        super().__init__(p, rng=rng, inplace=inplace)
+        self.params, self.grads = [bias], [np.zeros_like(bias)]
+
+    def forward(self, x: npt.ArrayLike) -> npt.NDArray[Any]:
+        """Return dropout(relu(x + bias)) in training, relu(x + bias) in evaluation, for x of shape (..., columns)."""
+        return self._forward(x, self.params[0])
+
+    def backward(self, dy: npt.ArrayLike) -> npt.NDArray[Any]:
+        """Return the gradient with respect to x, and put that with respect to bias into `grads`."""
+        dx = super().backward(dy)
+        self.grads[0][...] = _sum_over_rows(dx)
+        return dx
+
+
+class DropoutAdd(DropoutLayer):
+    """Dropout, then the sum with a residual, in one pass over memory.
+
+    Parameters
+    ----------
+    p, rng, inplace
+        As in `Dropout`; in place, `forward` writes into x.
+
+    """
+
+    def forward(self, x: npt.ArrayLike, residual: npt.ArrayLike) -> npt.NDArray[Any]:
+        """Return dropout(x) + residual in training, x + residual in evaluation; errors as in `dropout_add`."""
+        return self._forward(x, None, residual)
+
+    def _forward(self, x: Any, bias: npt.NDArray[Any] | None, residual: Any) -> npt.NDArray[Any]:
+        out = x if self.inplace else None
+        if self.training:
+            stream = as_stream(self._rng)
+            y, self.mask = _kernels.fused(Mask, x, bias, residual, self._p, stream, out, False)
+            return y
+        _kernels.fused(Mask, x, bias, residual, self._p, None, out, False)  # checks the arguments, draws nothing
+        self.mask = None
+        return np.add(x if bias is None else np.add(x, bias, out=out), residual, out=out)  # type: ignore[no-any-return]
+
+    def backward(self, dy: npt.ArrayLike) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+        """Return the gradients with respect to x and residual; the latter is dy itself.
+
+        In place is not possible here, because both are needed. RuntimeError in training where no forward pass in
+        training came before.
+        """
+        dy = np.asarray(dy)
+        dx = self._through_mask(dy, None, None)
+        return dy if dx is None else dx, dy
+
+
+class BiasDropoutAdd(DropoutAdd):
+    """Bias, dropout and the sum with a residual, in one pass over memory.
+
+    Parameters
+    ----------
+    bias : ndarray of float16, bfloat16, float32 or float64
+        Of shape (columns,); the layer learns it: `params` holds this very array, `grads` its gradient.
+    p, rng, inplace
+        As in `DropoutAdd`.
+
+    """
+
+    def __init__(
+        self, bias: npt.NDArray[Any], p: float = 0.5, *, rng: Rng | None = None, inplace: bool = False
+    ) -> None:
+        super().__init__(p, rng=rng, inplace=inplace)
+        self.params, self.grads = [bias], [np.zeros_like(bias)]
+
+    def forward(self, x: npt.ArrayLike, residual: npt.ArrayLike) -> npt.NDArray[Any]:
+        """Return dropout(x + bias) + residual in training, x + bias + residual in evaluation."""
+        return self._forward(x, self.params[0], residual)
+
+    def backward(self, dy: npt.ArrayLike) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+        """Return the gradients with respect to x and residual, and put that with respect to bias into `grads`."""
+        dx, dresidual = super().backward(dy)
+        self.grads[0][...] = _sum_over_rows(dx)
+        return dx, dresidual
+
+
+def _sum_over_rows(dx: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Sum over all axes but the last."""
+    return dx.sum(axis=tuple(range(dx.ndim - 1)))  # type: ignore[no-any-return]

@@ -54,6 +54,9 @@ class Mask(_kernels.MaskCore):
             start += low * per_row
         return Mask(self.key, start, self.p, (max(high - low, 0), *inner), self.shared_axes)
 
+    def __bool__(self) -> bool:
+        return True
+
     def __len__(self) -> int:
         if not self.shape:
             raise TypeError("a mask of shape () has no length")

@@ -36,9 +36,9 @@ class Stream(_kernels.StreamCore):
 
     Notes
     -----
-    The key is `SeedSequence.generate_state(2, uint64)`; the specification is in docs/design.md. Seeds below 2^128 give
-    keys that no child of another seed has. A forked child that goes on with a stream of its parent's draws the same
-    masks as the parent does: give each worker one of `spawn`.
+    The key is `SeedSequence.generate_state(2, uint64)`; the specification is in docs/design.md. Keys
+    have 128 bits: those of different seeds and children are as unlikely to meet as that says. A forked child that goes
+    on with a stream of its parent's draws the same masks as the parent does: give each worker one of `spawn`.
 
     """
 
@@ -50,6 +50,7 @@ class Stream(_kernels.StreamCore):
         self._reseed(seed_sequence(seed), position=0)
 
     def _reseed(self, seeds: np.random.SeedSequence, position: int) -> None:
+        plain_entropy(seeds)  # what state cannot tell again must not become a stream
         low, high = (int(word) for word in seeds.generate_state(2, np.uint64))
         self._place(low | high << 64, position)
         self._seed_sequence = seeds
@@ -86,10 +87,9 @@ class Stream(_kernels.StreamCore):
         TypeError and changes nothing. Do not set it while another thread draws.
         """
         seeds = self._seed_sequence
-        entropy = seeds.entropy
         return {
             "version": STATE_VERSION,
-            "entropy": int(entropy) if isinstance(entropy, int | np.integer) else [int(word) for word in entropy],  # type: ignore[union-attr]
+            "entropy": plain_entropy(seeds),
             "spawn_key": [int(word) for word in seeds.spawn_key],
             "pool_size": int(seeds.pool_size),
             "n_children_spawned": int(seeds.n_children_spawned),
@@ -146,6 +146,15 @@ def restore_stream(state: dict[str, Any]) -> Stream:
     stream = Stream(0)
     stream.state = state
     return stream
+
+
+def plain_entropy(seeds: np.random.SeedSequence) -> int | list[int]:
+    """Return a SeedSequence's entropy as an int or a list of ints; TypeError where it is neither."""
+    entropy: Any = seeds.entropy
+    words = [entropy] if isinstance(entropy, int | np.integer) else list(entropy)
+    if not all(isinstance(word, int | np.integer) for word in words):
+        raise TypeError(f"the entropy of a SeedSequence must be an int or a sequence of ints, got {entropy!r}")
+    return int(entropy) if isinstance(entropy, int | np.integer) else [int(word) for word in words]
 
 
 def check_count(name: str, value: object) -> None:

@@ -7,10 +7,13 @@ shared out among threads with the GIL released. Nothing below this file can fail
 
 from cython.parallel cimport prange
 from cpython.float cimport PyFloat_CheckExact
+from libc.math cimport frexp, isfinite, ldexp, rint
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
+from libc.string cimport memset
 cimport numpy as cnp
 
 import os
+import sys
 
 import numpy as np
 
@@ -23,7 +26,16 @@ cdef extern from "catalog.h" nogil:
         RAW_BYTES_PER_BLOCK
         DTYPE_f32
         DTYPE_f64
+        DTYPE_f16
+        DTYPE_bf16
         N_DTYPES
+        OPERATION_apply_mask
+        OPERATION_fill_scaled
+        OPERATION_relu_dropout
+        OPERATION_bias_relu_dropout
+        OPERATION_dropout_add
+        OPERATION_bias_dropout_add
+        N_OPERATIONS
 
     ctypedef struct stream_key:
         uint64_t word[2]
@@ -33,28 +45,55 @@ cdef extern from "catalog.h" nogil:
         int32_t threshold
         uint32_t tie_threshold
 
-    ctypedef const char *apply_mask_fn(void *, const void *, const mask_rule *, uint64_t, size_t, double) noexcept
-    ctypedef const char *apply_mask_repeat_fn(void *, const void *, const mask_rule *, uint64_t, size_t, size_t,
-                                              double) noexcept
-    ctypedef const char *fill_scaled_fn(void *, const mask_rule *, uint64_t, size_t, double) noexcept
+    ctypedef struct operands:
+        char *out
+        const char *x
+        const char *residual
+        const char *bias
+        size_t bias_period
+        size_t bias_at
+        size_t n_repeats
+        double scale
+
+    operands operands_at(const operands *ops, size_t i, size_t elem_bytes)
+
+    ctypedef const char *range_fn(const operands *, const mask_rule *, uint64_t, size_t) noexcept
+    ctypedef const char *repeat_fn(const operands *, const mask_rule *, uint64_t, size_t) noexcept
+    ctypedef const char *words_fn(const operands *, const uint64_t *, size_t) noexcept
+    ctypedef const char *positive_fn(const operands *, size_t) noexcept
+    ctypedef const char *stream_fn(range_fn *, const operands *, const mask_rule *, uint64_t, size_t, size_t) noexcept
     ctypedef const char *fill_keep_fn(uint8_t *, const mask_rule *, uint64_t, size_t) noexcept
+    ctypedef const char *fill_words_fn(uint64_t *, const mask_rule *, uint64_t, size_t) noexcept
     ctypedef const char *fill_raw_fn(uint8_t *, const stream_key *, uint64_t, size_t) noexcept
 
     ctypedef struct dtype_row:
-        apply_mask_fn *apply_mask
-        apply_mask_repeat_fn *apply_mask_repeat
-        fill_scaled_fn *fill_scaled
+        range_fn *operation[6]
+        repeat_fn *apply_mask_repeat
+        words_fn *apply_words
+        positive_fn *scale_where_positive
 
     ctypedef struct kernel_table:
         const char *isa
         int (*is_supported)() noexcept
-        dtype_row dtype[2]
+        const dtype_row *dtype[4]
+        stream_fn *stream_range
         fill_keep_fn *fill_keep
+        fill_words_fn *fill_words
         fill_raw_fn *fill_raw
 
     const kernel_table *choose_kernels(const char *name, int *is_known)
     const kernel_table *kernels_at(size_t i)
     void philox4x32(uint32_t *counter, uint64_t key)
+
+
+cdef extern from "numpy/arrayobject.h":
+    enum:
+        NPY_HALF
+        NPY_USERDEF
+
+
+cdef extern from "cache.h" nogil:
+    size_t last_level_cache_bytes()
 
 
 cdef extern from "threads.h" nogil:
@@ -83,13 +122,22 @@ def supported_isas():
     return tuple(names)
 
 
+def known_isas():
+    """The instruction sets that this build has kernels for, the best first."""
+    cdef size_t i = 0
+    names = []
+    while kernels_at(i) != NULL:
+        names.append(kernels_at(i).isa.decode())
+        i += 1
+    return tuple(names)
+
+
 def use_isa(name):
     """Runs every later call on one instruction set; on the best that this machine supports where name is None.
 
     At import the environment's CDROPOUT_ISA is the name. Tests switch afterwards, in one thread."""
     global kernels
     cdef int is_known = 0
-    cdef size_t i = 0
     cdef const kernel_table *chosen
     if name is None:
         chosen = choose_kernels(NULL, &is_known)
@@ -102,11 +150,7 @@ def use_isa(name):
         raise ImportError(
             f"CDROPOUT_ISA must name an instruction set of this machine ({', '.join(supported_isas())}), got {name!r}"
         )
-    built = []
-    while kernels_at(i) != NULL:
-        built.append(kernels_at(i).isa.decode())
-        i += 1
-    raise ValueError(f"CDROPOUT_ISA must be one of {', '.join(built)}, got {name!r}")
+    raise ValueError(f"CDROPOUT_ISA must be one of {', '.join(known_isas())}, got {name!r}")
 
 
 use_isa(os.environ.get("CDROPOUT_ISA") or None)
@@ -196,6 +240,8 @@ def raw_blocks(key, first_block, n_blocks):
     cdef stream_key words
     cdef uint64_t block = first_block
     cdef size_t n = n_blocks
+    if n > 1 << 32:
+        raise ValueError(f"n_blocks must be at most 2**32, got {n_blocks}")
     set_key(&words, key)
     cdef cnp.ndarray raw = np.empty(n * RAW_BYTES_PER_BLOCK, np.uint8)
     cdef uint8_t *out = <uint8_t *>cnp.PyArray_BYTES(raw)
@@ -224,9 +270,10 @@ cdef class MaskCore:
     cdef readonly tuple shape
     cdef readonly tuple shared_axes
 
-    def __cinit__(self, key=None, start=0, p=0.0, shape=(), shared_axes=()):
+    def __cinit__(self, *fields, **named_fields):
         self.shape = self.shared_axes = ()
-        if key is not None:
+        if fields or named_fields:
+            key, start, p, shape, shared_axes = mask_fields(*fields, **named_fields)
             define_mask(self, key, start, p, shape, shared_axes)
 
     def __init__(self, key, start, p, shape, shared_axes=()):
@@ -242,17 +289,12 @@ cdef class MaskCore:
         """The stream's position of the mask's first element, an int."""
         return self.first
 
-    cdef void set_job(self, job *j, double scale) noexcept:
-        j.rule.key = self.words
-        j.first = self.first
-        j.scale = scale
-
     def apply(self, a, out=None, *, scale=None):
         """Scale what is kept and zero what is dropped.
 
         Parameters
         ----------
-        a : array_like of float32 or float64
+        a : array_like of float16, bfloat16, float32 or float64
             Of the mask's shape, in any memory layout and byte order.
         out : ndarray, optional
             Where the result goes: of a's shape and dtype, either a itself (in place) or apart from it in memory.
@@ -263,71 +305,73 @@ cdef class MaskCore:
         -------
         ndarray
             out, or a new array of a's shape and dtype. A dropped element is +0.0 whatever it was, NaN and infinity
-            included; a kept one is a * scale, rounded once. At p = 0 the result is a copy, bit for bit.
+            included; a kept one is a * scale, rounded once (for the 16-bit types the scale is first rounded to 13 or 16
+            bits, so that this can hold). At p = 0 the result is a copy, bit for bit.
 
         Raises
         ------
         TypeError
-            For a dtype other than float32 and float64, before anything is written.
+            For a dtype other than float16, bfloat16, float32 and float64, before anything is written.
         ValueError
             For another shape, or an out that does not fit, before anything is written.
 
         """
-        cdef job j
         cdef cnp.ndarray x = checked_array(a, "a")
         if (<object>x).shape != self.shape:
             raise ValueError(f"a must have the mask's shape {self.shape}, got {(<object>x).shape}")
-        self.set_job(&j, kept_scale(self.p) if scale is None else checked_scale(scale))
+        cdef double factor = kept_scale(self.p) if scale is None else checked_scale(scale)
         cdef cnp.ndarray result = checked_out(out, x, "a")
-        apply_rule(&j, result, x, self.p, self.shared_axes)
-        return result
+        apply_mask(&self.words, self.first, self.p, factor, self.shared_axes, result, x)
+        return result if out is None else out
 
-    cdef object fill(self, operation op, int dtype, object numpy_dtype, double scale):
+    cdef object fill(self, job_kind kind, object dtype, double scale):
         """A new array of the mask's shape, filled by a kernel that reads no input."""
         cdef job j
         cdef cnp.ndarray drawn
         drawn_shape = tuple([1 if axis in self.shared_axes else n for axis, n in enumerate(self.shape)])
         if self.p == 0.0 or self.p == 1.0:
-            drawn = np.full(drawn_shape, scale if self.p == 0.0 else 0, numpy_dtype)
+            drawn = np.full(drawn_shape, scale if self.p == 0.0 else 0, dtype)
         else:
-            drawn = np.empty(drawn_shape, numpy_dtype)
-            self.set_job(&j, scale)
-            set_threshold(&j.rule, self.p)
-            j.op = op
-            j.dtype = dtype
-            j.elem_bytes = cnp.PyArray_ITEMSIZE(drawn)
-            j.out = cnp.PyArray_BYTES(drawn)
-            j.x = NULL
-            j.n_elems = cnp.PyArray_SIZE(drawn)
-            j.n_repeats = j.n_rows = 1
-            j.n_levels = 0
+            drawn = np.empty(drawn_shape, dtype)
+            set_job(&j, OPERATION_fill_scaled, drawn, self.p, scale)
+            j.kind = kind
+            j.dtype = max(j.dtype, 0)
+            j.rule.key = self.words
+            j.first = self.first
+            j.arrays.out = cnp.PyArray_BYTES(drawn)
+            if kind == OPERATE:
+                choose_stores(&j, 1)
             run(&j)
-        return np.array(np.broadcast_to(drawn, self.shape)) if self.shared_axes else drawn
+        return np.array(np.broadcast_to(drawn, self.shape), order="C") if self.shared_axes else drawn
 
     def keep(self):
         """Return a new bool array of the mask's shape: True where an element is kept."""
-        return self.fill(FILL_KEEP, 0, np.bool_, 1.0)
+        return self.fill(FILL_KEEP, np.bool_, 1.0)
 
     def scaled(self, dtype=np.float32):
         """Return what other libraries call the mask: a new array of 0 where dropped and 1/(1-p) where kept.
 
         Parameters
         ----------
-        dtype : float32 or float64
+        dtype : float16, bfloat16, float32 or float64
             The dtype of the result; TypeError for another.
 
         """
         numpy_dtype = np.dtype(dtype)
-        cdef int index = dtype_index(np.empty(0, numpy_dtype))
-        if index < 0:
-            raise TypeError(f"dtype must be float32 or float64, got {numpy_dtype}")
-        scaled = self.fill(FILL_SCALED, index, numpy_dtype.newbyteorder("="), kept_scale(self.p))
+        if dtype is None or numpy_dtype.subdtype is not None or dtype_index(np.empty(0, numpy_dtype)) < 0:
+            raise TypeError(f"dtype must be {DTYPE_NAMES}, got {dtype}")
+        scaled = self.fill(OPERATE, numpy_dtype.newbyteorder("="), kept_scale(self.p))
         return scaled.astype(numpy_dtype, copy=False)
 
 
 cdef double kept_scale(double p) noexcept:
     """1/(1-p); 1 at p = 1, where nothing is kept to be scaled."""
     return 1.0 / (1.0 - p) if p < 1.0 else 1.0
+
+
+def mask_fields(key, start, p, shape, shared_axes=()):
+    """The fields of Mask(...) in order, whichever way they were passed."""
+    return key, start, p, shape, shared_axes
 
 
 cdef int define_mask(MaskCore mask, object key, object start, object p, object shape,
@@ -342,7 +386,7 @@ cdef int define_mask(MaskCore mask, object key, object start, object p, object s
     mask.shape = checked_shape(shape)
     mask.shared_axes = checked_axes(shared_axes, len(mask.shape))
     if start + n_drawn(mask.shape, mask.shared_axes) > LIMIT:
-        raise ValueError(f"the stream must hold the mask, got shape {mask.shape} at start {start}")
+        raise OverflowError(f"the stream must hold the mask, got shape {mask.shape} at start {start}")
     set_key(&mask.words, key)
     mask.first = start
     return 0
@@ -355,8 +399,7 @@ cdef MaskCore new_mask(object mask_type, double p, tuple shape, object shared_ax
     cdef MaskCore mask = mask_type.__new__(mask_type)
     mask.p = p
     mask.shape = shape
-    if shared_axes != ():
-        mask.shared_axes = checked_axes(shared_axes, len(shape))
+    mask.shared_axes = checked_axes(shared_axes, len(shape))
     n = n_drawn(shape, mask.shared_axes)
     if n > LIMIT:
         raise OverflowError(f"the stream must hold what is drawn, got {n} elements")
@@ -373,31 +416,109 @@ def draw_mask(mask_type, shape, p, StreamCore stream not None, shared_axes):
 
 def dropout(x, p, StreamCore stream, out, shared_axes):
     """The result of cdropout.dropout; with stream = None, checks the arguments and stops there."""
-    cdef job j
     cdef cnp.ndarray array = checked_array(x, "x")
     cdef double p_checked = checked_p(p)
-    cdef tuple axes = () if shared_axes == () else checked_axes(shared_axes, cnp.PyArray_NDIM(array))
+    cdef tuple axes = checked_axes(shared_axes, cnp.PyArray_NDIM(array))
     if stream is None and out is None:
         return None
     cdef cnp.ndarray result = checked_out(out, array, "x")
     if stream is None:
         return None
-    j.rule.key = stream.words
-    j.first = stream.take(n_drawn((<object>array).shape, axes) if axes else <uint64_t>cnp.PyArray_SIZE(array))
-    j.scale = kept_scale(p_checked)
-    apply_rule(&j, result, array, p_checked, axes)
-    return result
+    cdef stream_key key = stream.words
+    cdef uint64_t first = stream.take(
+        n_drawn((<object>array).shape, axes) if axes else <uint64_t>cnp.PyArray_SIZE(array)
+    )
+    apply_mask(&key, first, p_checked, kept_scale(p_checked), axes, result, array)
+    return result if out is None else out
 
 
 def forward(mask_type, x, double p, StreamCore stream not None, bint inplace, shared_axes, scale):
     """A layer's forward pass: (y, mask). p has been checked; scale is 1/(1-p) where None."""
+    cdef cnp.ndarray array = checked_array(x, "x")
+    cdef cnp.ndarray result = checked_out(x if inplace else None, array, "x")
+    cdef MaskCore mask = new_mask(mask_type, p, (<object>array).shape, shared_axes, stream)
+    cdef double factor = kept_scale(p) if scale is None else <double>scale
+    apply_mask(&mask.words, mask.first, p, factor, mask.shared_axes, result, array)
+    return x if inplace else result, mask
+
+
+# ---- fused operations -----------------------------------------------------------------------------------------------
+
+def fused(mask_type, x, bias, residual, p, StreamCore stream, out, with_relu):
+    """(y, mask) of relu_dropout (no bias, no residual), bias_relu_dropout, dropout_add or bias_dropout_add; with
+    stream = None, checks the arguments and stops there."""
     cdef job j
     cdef cnp.ndarray array = checked_array(x, "x")
-    cdef cnp.ndarray result = checked_out(array if inplace else None, array, "x")
-    cdef MaskCore mask = new_mask(mask_type, p, (<object>array).shape, shared_axes, stream)
-    mask.set_job(&j, kept_scale(p) if scale is None else <double>scale)
-    apply_rule(&j, result, array, p, mask.shared_axes)
-    return result, mask
+    cdef double p_checked = checked_p(p)
+    cdef cnp.ndarray plain_bias = None if bias is None else checked_bias(bias, array)
+    cdef cnp.ndarray added = None if residual is None else checked_partner(residual, array, "residual", "x")
+    if stream is None and out is None:
+        return None
+    cdef cnp.ndarray result = checked_out(out, array, "x")
+    if out is not None and added is not None:
+        checked_out(out, added, "residual")
+    if stream is None:
+        return None
+    cdef MaskCore mask = new_mask(mask_type, p_checked, (<object>array).shape, (), stream)
+    if cnp.PyArray_SIZE(array) == 0:
+        return result if out is None else out, mask
+    if p_checked == 1.0:
+        if added is None:
+            result[...] = 0
+        else:
+            np.add(added, added.dtype.type(0), out=result)
+        return result if out is None else out, mask
+    if with_relu:
+        operation = OPERATION_relu_dropout if bias is None else OPERATION_bias_relu_dropout
+    else:
+        operation = OPERATION_dropout_add if bias is None else OPERATION_bias_dropout_add
+    set_job(&j, operation, array, p_checked, kept_scale(p_checked))
+    j.rule.key = mask.words
+    j.first = mask.first
+    if plain_bias is not None:
+        # Whole copies, so that a kernel reads any 64 neighbours without a thought for where a row ends.
+        n_bias = plain_bias.shape[0]
+        j.arrays.bias_period = n_bias * -(-64 // n_bias)
+        plain_bias = np.resize(plain_bias, j.arrays.bias_period + 64)
+        j.arrays.bias = cnp.PyArray_BYTES(plain_bias)
+    if is_plain(array) and is_plain(result) and (added is None or is_plain(added)):
+        j.arrays.out = cnp.PyArray_BYTES(result)
+        j.arrays.x = cnp.PyArray_BYTES(array)
+        if added is not None:
+            j.arrays.residual = cnp.PyArray_BYTES(added)
+        choose_stores(&j, 2 if added is None else 3)
+        run(&j)
+    else:
+        run_in_chunks(&j, [result, array] if added is None else [result, array, added], result.dtype.newbyteorder("="))
+    return result if out is None else out, mask
+
+
+def scale_where_positive(dy, y, p, out):
+    """out = dy / (1-p) where y > 0, 0 elsewhere."""
+    cdef job j
+    cdef cnp.ndarray gradient = checked_array(dy, "dy")
+    cdef double p_checked = checked_p(p)
+    cdef cnp.ndarray output = checked_partner(y, gradient, "y", "dy")
+    cdef cnp.ndarray result = checked_out(out, gradient, "dy")
+    checked_out(result, output, "y")
+    cdef cnp.ndarray plain_gradient = gradient
+    cdef cnp.ndarray plain_output = output
+    cdef cnp.ndarray plain_result = result
+    dtype = gradient.dtype.newbyteorder("=")
+    if not (is_plain(gradient) and is_plain(output) and is_plain(result)):
+        plain_gradient = np.ascontiguousarray(gradient, dtype)
+        plain_output = np.ascontiguousarray(output, dtype)
+        plain_result = np.empty((<object>gradient).shape, dtype)
+    set_job(&j, 0, plain_gradient, 0.0, kept_scale(p_checked))
+    j.kind = SCALE_POSITIVE
+    j.arrays.out = cnp.PyArray_BYTES(plain_result)
+    j.arrays.x = cnp.PyArray_BYTES(plain_gradient)
+    j.arrays.residual = cnp.PyArray_BYTES(plain_output)
+    j.first = 0
+    run(&j)
+    if plain_result is not result:
+        np.copyto(result, plain_result)
+    return result if out is None else out
 
 
 # ---- what the tests ask ---------------------------------------------------------------------------------------------
@@ -405,16 +526,30 @@ def forward(mask_type, x, double p, StreamCore stream not None, bint inplace, sh
 def isas_that_ran():
     """Calls every kernel of the active table: the instruction sets that they say they were compiled for."""
     cdef mask_rule rule
-    cdef double x[2]
-    cdef double out[2]
+    cdef operands arrays
+    cdef double numbers[130]
+    cdef uint64_t words[2]
     cdef uint8_t raw[RAW_BYTES_PER_BLOCK]
-    cdef int dtype
+    cdef const dtype_row *row
+    cdef int dtype, operation
+    memset(numbers, 0, sizeof(numbers))
+    memset(&arrays, 0, sizeof(operands))
+    arrays.out = arrays.x = arrays.residual = arrays.bias = <char *>numbers
+    arrays.bias_period = 64
+    arrays.n_repeats = 1
     rule.key.word[0] = rule.key.word[1] = 0
-    x[0] = x[1] = 0.0
     set_threshold(&rule, 0.5)
-    names = {kernels.fill_keep(<uint8_t *>out, &rule, 0, 2), kernels.fill_raw(raw, &rule.key, 0, 1)}
+    names = {
+        kernels.fill_keep(raw, &rule, 0, 2),
+        kernels.fill_words(words, &rule, 0, 2),
+        kernels.fill_raw(raw, &rule.key, 0, 1),
+        kernels.stream_range(kernels.dtype[0].operation[0], &arrays, &rule, 0, 2, 4),
+    }
     for dtype in range(N_DTYPES):
-        names.add(kernels.dtype[dtype].apply_mask(out, x, &rule, 0, 2, 1.0))
-        names.add(kernels.dtype[dtype].apply_mask_repeat(out, x, &rule, 0, 2, 1, 1.0))
-        names.add(kernels.dtype[dtype].fill_scaled(out, &rule, 0, 2, 1.0))
+        row = kernels.dtype[dtype]
+        for operation in range(N_OPERATIONS):
+            names.add(row.operation[operation](&arrays, &rule, 0, 2))
+        names.add(row.apply_mask_repeat(&arrays, &rule, 0, 2))
+        names.add(row.apply_words(&arrays, words, 2))
+        names.add(row.scale_where_positive(&arrays, 2))
     return {(<bytes>name).decode() for name in names}

@@ -3,17 +3,25 @@ drawn when one fails."""
 
 # ---- p --------------------------------------------------------------------------------------------------------------
 
-cdef double checked_p(object p) except -1.0:
-    cdef double value
-    if PyFloat_CheckExact(p):
-        value = p
-    else:
-        if isinstance(p, (str, bytes, bytearray)) or (isinstance(p, np.ndarray) and p.ndim > 0):
-            raise TypeError(f"p must be a real number, got {p!r}")
+cdef double checked_real(object value, str name) except? -1.0:
+    """A Python or NumPy real number, or an object that says it is one (__float__), as a double."""
+    if PyFloat_CheckExact(value):
+        return value
+    is_foreign = isinstance(value, (str, bytes, bytearray, memoryview, complex, np.complexfloating)) or (
+        isinstance(value, np.ndarray) and (value.ndim > 0 or value.dtype.kind not in "biuf")
+    )
+    if not is_foreign:
         try:
-            value = float(p)
+            return float(value)
         except (TypeError, ValueError):
-            raise TypeError(f"p must be a real number, got {p!r}") from None
+            pass
+        except OverflowError:
+            return float("inf") if value > 0 else -float("inf")
+    raise TypeError(f"{name} must be a real number, got {value!r}")
+
+
+cdef double checked_p(object p) except -1.0:
+    cdef double value = checked_real(p, "p")
     if not 0.0 <= value <= 1.0:
         raise ValueError(f"p must be in [0, 1], got {p!r}")
     return value
@@ -25,21 +33,41 @@ def check_p(p):
 
 
 cdef double checked_scale(object scale) except? -1.0:
-    try:
-        return float(scale)
-    except (TypeError, ValueError):
-        raise TypeError(f"scale must be a real number, got {scale!r}") from None
+    cdef double value = checked_real(scale, "scale")
+    if not isfinite(value):
+        raise ValueError(f"scale must be finite, got {scale!r}")
+    return value
 
 
 # ---- arrays ---------------------------------------------------------------------------------------------------------
 
-cdef inline int dtype_index(cnp.ndarray a) noexcept:
+DTYPE_NAMES = "float16, bfloat16, float32 or float64"
+
+# ml_dtypes gives bfloat16 a number when it is imported; -1 until an array of it has been seen.
+cdef int bfloat16_type_num = -1
+
+
+cdef bint is_bfloat16(cnp.ndarray a):
+    """Whether the dtype is ml_dtypes.bfloat16, found without importing ml_dtypes: who has such an array has done so."""
+    global bfloat16_type_num
+    ml_dtypes = sys.modules.get("ml_dtypes")
+    if ml_dtypes is None or a.dtype.newbyteorder("=") != np.dtype(ml_dtypes.bfloat16):
+        return False
+    bfloat16_type_num = cnp.PyArray_TYPE(a)
+    return True
+
+
+cdef inline int dtype_index(cnp.ndarray a):
     """The row of the kernel table, -1 for a dtype without one. Byte order is not looked at."""
     cdef int type_num = cnp.PyArray_TYPE(a)
     if type_num == cnp.NPY_FLOAT:
         return DTYPE_f32
     if type_num == cnp.NPY_DOUBLE:
         return DTYPE_f64
+    if type_num == NPY_HALF:
+        return DTYPE_f16
+    if type_num == bfloat16_type_num or (type_num >= NPY_USERDEF and is_bfloat16(a)):
+        return DTYPE_bf16
     return -1
 
 
@@ -51,7 +79,7 @@ cdef inline bint is_plain(cnp.ndarray a) noexcept:
 cdef cnp.ndarray checked_array(object a, str name):
     cdef cnp.ndarray array = a if cnp.PyArray_CheckExact(a) else np.asarray(a)
     if dtype_index(array) < 0:
-        raise TypeError(f"{name} must be an array of float32 or float64, got dtype {array.dtype}")
+        raise TypeError(f"{name} must be an array of {DTYPE_NAMES}, got dtype {array.dtype}")
     return array
 
 
@@ -82,7 +110,9 @@ cdef bint overlaps_partly(cnp.ndarray a, cnp.ndarray b):
     cdef char *b_data = cnp.PyArray_BYTES(b)
     if cnp.PyArray_IS_C_CONTIGUOUS(a) and cnp.PyArray_IS_C_CONTIGUOUS(b):
         return a_data != b_data and a_data < b_data + cnp.PyArray_NBYTES(b) and b_data < a_data + cnp.PyArray_NBYTES(a)
-    if a_data == b_data and (<object>a).strides == (<object>b).strides:
+    if a_data == b_data and all([
+        a.strides[axis] == b.strides[axis] for axis in range(a.ndim) if a.shape[axis] > 1
+    ]):
         return False
     try:
         return np.shares_memory(a, b, max_work=1_000_000)
@@ -91,25 +121,49 @@ cdef bint overlaps_partly(cnp.ndarray a, cnp.ndarray b):
 
 
 cdef cnp.ndarray checked_out(object out, cnp.ndarray x, str name):
-    """out as an array the result may be written to, a new one for None."""
+    """out as a plain array that the result may be written to, a new one for None."""
+    cdef cnp.ndarray array
     if out is None:
         return np.empty_like(x, dtype=x.dtype.newbyteorder("="), subok=False)
     if not isinstance(out, np.ndarray):
         raise TypeError(f"out must be an array, got {type(out).__name__}")
-    cdef cnp.ndarray array = out
+    # A subclass's memory and not its own ideas of assignment.
+    array = out if cnp.PyArray_CheckExact(out) else np.asarray(out)
     if not same_shape(x, array):
         raise ValueError(f"out must have the shape of {name}, got out of {out.shape} for {name} of {(<object>x).shape}")
     if cnp.PyArray_TYPE(array) != cnp.PyArray_TYPE(x):
         raise ValueError(f"out must have the dtype of {name}, got out of {out.dtype} for {name} of {x.dtype}")
     if not cnp.PyArray_ISWRITEABLE(array):
         raise ValueError(f"out must be writable, got a read-only array for {name} of shape {(<object>x).shape}")
-    if array is x and cnp.PyArray_IS_C_CONTIGUOUS(array):
+    if (array is x and cnp.PyArray_IS_C_CONTIGUOUS(array)) or cnp.PyArray_SIZE(array) == 0:
         return array
     if overlaps_itself(array):
         raise ValueError(f"out must not overlap itself, got strides {out.strides} for shape {out.shape}")
     if overlaps_partly(x, array):
         raise ValueError(f"out must be {name} itself or apart from it, got an out that partly overlaps {name}")
     return array
+
+
+cdef cnp.ndarray checked_partner(object a, cnp.ndarray x, str name, str x_name):
+    """An array that goes with x, element by element: of its shape and dtype."""
+    cdef cnp.ndarray array = checked_array(a, name)
+    if not same_shape(array, x):
+        raise ValueError(f"{name} must have the shape of {x_name}, got {(<object>array).shape} for {(<object>x).shape}")
+    if dtype_index(array) != dtype_index(x):
+        raise ValueError(f"{name} must have the dtype of {x_name}, got {array.dtype} for {x.dtype}")
+    return array
+
+
+cdef cnp.ndarray checked_bias(object bias, cnp.ndarray x):
+    """A bias as a plain array of x's dtype: one number for each column, the last axis of x."""
+    cdef cnp.ndarray array = checked_array(bias, "bias")
+    if dtype_index(array) != dtype_index(x):
+        raise ValueError(f"bias must have the dtype of x, got {array.dtype} for {x.dtype}")
+    if cnp.PyArray_NDIM(array) != 1 or cnp.PyArray_NDIM(x) == 0 or array.shape[0] != x.shape[cnp.PyArray_NDIM(x) - 1]:
+        raise ValueError(
+            f"bias must have one element for each of x's columns, got {(<object>array).shape} for {(<object>x).shape}"
+        )
+    return np.ascontiguousarray(array, x.dtype.newbyteorder("="))
 
 
 cdef tuple checked_shape(object shape):
@@ -122,13 +176,25 @@ cdef tuple checked_shape(object shape):
     return lengths
 
 
-cdef tuple checked_axes(object shared_axes, int n_dims):
+cdef list integer_axes(object shared_axes):
     try:
-        axes = [int(axis.__index__()) for axis in
-                (shared_axes if isinstance(shared_axes, (tuple, list)) else (shared_axes,))]
+        if isinstance(shared_axes, (tuple, list)):
+            return [axis.__index__() for axis in shared_axes]
+        return [shared_axes.__index__()]
     except (AttributeError, TypeError):
         raise TypeError(f"shared_axes must be an integer or a tuple of integers, got {shared_axes!r}") from None
-    normal = sorted(axis + n_dims if axis < 0 else axis for axis in axes)
+
+
+def check_axes(shared_axes):
+    """Raises TypeError where shared_axes is not an integer or a tuple of integers."""
+    integer_axes(shared_axes)
+
+
+cdef tuple checked_axes(object shared_axes, int n_dims):
+    """The axes in order and counted from the front."""
+    if type(shared_axes) is tuple and not shared_axes:
+        return ()
+    normal = sorted(axis + n_dims if axis < 0 else axis for axis in integer_axes(shared_axes))
     if any(not 0 <= axis < n_dims for axis in normal) or len(set(normal)) < len(normal):
         raise ValueError(
             f"shared_axes must name different axes of a {n_dims}-dimensional array, got {shared_axes!r}"

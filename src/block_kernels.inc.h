@@ -3,19 +3,24 @@
  * Included by each isa/<name>.c inside its target region. That file has defined ISA_NAME and these verbs:
  *
  *   v64            V64_LANES lanes of 64 bits: one vector of generator state; N_VECS of them hold the 16 logical lanes
- *   v64_load, v64_store_le, v64_set1, v64_add, v64_xor, v64_xor3, v64_shl, v64_shr, v64_rotl
+ *   v64_load, v64_store_le, v64_stream (past the caches, to an aligned address), v64_set1, v64_add, v64_and, v64_xor,
+ *   v64_xor3, v64_shl, v64_shr, v64_rotl; stream_fence, after the last v64_stream
  *   v64_mul_lo32   the 64-bit products of the lanes' low 32 bits
  *   keep32         what is kept among V32_LANES elements, in the form the processor selects by
  *   keep_upper, keep_lower    the keep32 of the upper (lower) 16 bits of each 32-bit word of a v64
- *   keep32_bits    the same as bits, element 0 lowest
+ *   keep32_bits, keep32_of_bits    to and from bits, element 0 lowest
  *   any_tie        whether any 16-bit number of a step equals the threshold
- *   vf32, f32_load, f32_set1, f32_mul, f32_select (kept or +0.0), f32_store    V32_LANES elements; f64 likewise
+ *   vf32, f32_load, f32_set1, f32_add, f32_mul, f32_relu, f32_select (kept or +0.0), f32_store    V32_LANES elements
+ *   f32_positive   the keep32 of v > 0
+ *   vf64, f64_...  likewise; f16 and bf16 load into a vf32 and store from one
  *
  * A step of the generator gives 32 words of 32 bits, word i of lane j being bits 32 i .. 32 i + 31 of the lane's
  * output. In order of (lane, i), their upper halves are the numbers of elements 0 to 31 of a group, their lower halves
  * those of elements 32 to 63. A 32-bit compare then decides the upper halves as they are and the lower halves after one
  * shift, and its result is the mask a float32 vector wants: nothing is unpacked on any instruction set.
  */
+#include "half.h"
+
 #include <string.h>
 
 enum { N_VECS = STREAM_LANES / V64_LANES, V32_LANES = 2 * V64_LANES };
@@ -114,29 +119,39 @@ static ALWAYS_INLINE uint64_t resolve_ties(uint64_t keep_u64, const v64 numbers[
     return keep_u64;
 }
 
-/* ---- from keep words to operations ---- */
+/* ---- from numbers or keep words to operations ---- */
 
-/* What an operation works on. i counts elements of the mask from the kernel's first. */
+/* What decides a whole group: its numbers, still in registers, or a keep word. */
 typedef struct {
-    char *out;
-    const char *x;
-    size_t n_repeats;
-    double scale;
-} operands;
+    const v64 *numbers; /* N_VECS of them; NULL where the word decides */
+    v64 threshold32;
+    uint64_t keep_u64;
+} group_keep;
 
-/* An operation on one whole group, its numbers still in registers (numbers and threshold give the keep32s). */
-typedef void group_fn(const operands *ops, size_t i, const v64 numbers[N_VECS], v64 threshold32);
-/* The same operation on 1 to 64 elements by keep word: the ends of a range, and groups with a tie. */
-typedef void word_fn(const operands *ops, size_t i, uint64_t keep_u64, size_t n_elems);
+/* The keep32 of the v-th V32_LANES elements of a group's first half (upper) or second half. */
+static ALWAYS_INLINE keep32 keep_of_vec(const group_keep *group, int v, int is_upper)
+{
+    if (group->numbers == NULL)
+        return keep32_of_bits((uint32_t)(group->keep_u64 >> (v * V32_LANES + (is_upper ? 0 : 32))));
+    if (is_upper)
+        return keep_upper(group->numbers[v], group->threshold32);
+    return keep_lower(group->numbers[v], group->threshold32);
+}
+
+/* An operation on one whole group; i counts elements from the range's first, bias_at where the bias stands there. */
+typedef void group_fn(const operands *ops, size_t i, size_t bias_at, const group_keep *group, int parts);
+/* The same on 1 to 64 elements by keep word: the ends of a range, and groups with a tie. */
+typedef void word_fn(const operands *ops, size_t i, size_t bias_at, uint64_t keep_u64, size_t n_elems, int parts);
 
 /* The one loop: positions first .. first + n_elems - 1, block by block, group by group. */
 static ALWAYS_INLINE void for_each_group(const operands *ops, const mask_rule *rule, uint64_t first, size_t n_elems,
-                                         group_fn *on_group, word_fn *on_word)
+                                         group_fn *on_group, word_fn *on_word, int parts)
 {
     const uint32_t threshold = (uint32_t)rule->threshold;
     const v64 threshold32 = v64_set1((uint64_t)(threshold << 16) * 0x100000001u);
     const v64 threshold16 = v64_set1((uint64_t)(threshold & 0xFFFFu) * 0x1000100010001u);
-    size_t i = 0;
+    const size_t period = parts & WITH_BIAS ? ops->bias_period : 1;
+    size_t i = 0, bias_at = parts & WITH_BIAS ? ops->bias_at : 0;
     while (i < n_elems) {
         const uint64_t block = (first + i) / ELEMS_PER_BLOCK;
         unsigned elem = (unsigned)((first + i) % ELEMS_PER_BLOCK);
@@ -155,7 +170,11 @@ static ALWAYS_INLINE void for_each_group(const operands *ops, const mask_rule *r
                     has_tie = any_tie(numbers, threshold16);
                     if (UNLIKELY(has_tie))
                         break;
-                    on_group(ops, i, numbers, threshold32);
+                    const group_keep group = {.numbers = numbers, .threshold32 = threshold32};
+                    on_group(ops, i, bias_at, &group, parts);
+                    if (parts & WITH_BIAS) /* a period is no shorter than a group */
+                        bias_at = bias_at + ELEMS_PER_GROUP < period ? bias_at + ELEMS_PER_GROUP
+                                                                     : bias_at + ELEMS_PER_GROUP - period;
                 }
                 if (elem == end)
                     break;
@@ -169,30 +188,70 @@ static ALWAYS_INLINE void for_each_group(const operands *ops, const mask_rule *r
             uint64_t keep_u64 = keep_word(numbers, threshold32);
             if (has_tie)
                 keep_u64 = resolve_ties(keep_u64, numbers, rule, block, elem - skip);
-            on_word(ops, i, keep_u64 >> skip, n_here);
+            on_word(ops, i, bias_at, keep_u64 >> skip, n_here, parts);
             elem += n_here;
             i += n_here;
+            if (parts & WITH_BIAS)
+                bias_at = bias_at + n_here < period ? bias_at + n_here : bias_at + n_here - period;
         }
     }
 }
 
 /* ---- kernels without a dtype ---- */
 
-static ALWAYS_INLINE void keep_on_word(const operands *ops, size_t i, uint64_t keep_u64, size_t n_elems)
+static ALWAYS_INLINE uint64_t word_of_group(const group_keep *group)
 {
+    return group->numbers == NULL ? group->keep_u64 : keep_word(group->numbers, group->threshold32);
+}
+
+static ALWAYS_INLINE void keep_on_word(const operands *ops, size_t i, size_t bias_at, uint64_t keep_u64, size_t n_elems,
+                                       int parts)
+{
+    (void)bias_at, (void)parts;
     for (size_t e = 0; e < n_elems; e++)
         ops->out[i + e] = (char)(keep_u64 >> e & 1);
 }
 
-static ALWAYS_INLINE void keep_on_group(const operands *ops, size_t i, const v64 numbers[N_VECS], v64 threshold32)
+static ALWAYS_INLINE void keep_on_group(const operands *ops, size_t i, size_t bias_at, const group_keep *group,
+                                        int parts)
 {
-    keep_on_word(ops, i, keep_word(numbers, threshold32), ELEMS_PER_GROUP);
+    keep_on_word(ops, i, bias_at, word_of_group(group), ELEMS_PER_GROUP, parts);
 }
 
 static const char *fill_keep(uint8_t *out, const mask_rule *rule, uint64_t first, size_t n_elems)
 {
     const operands ops = {.out = (char *)out};
-    for_each_group(&ops, rule, first, n_elems, keep_on_group, keep_on_word);
+    for_each_group(&ops, rule, first, n_elems, keep_on_group, keep_on_word, 0);
+    return ISA_NAME;
+}
+
+static ALWAYS_INLINE void words_on_word(const operands *ops, size_t i, size_t bias_at, uint64_t keep_u64, size_t n_elems,
+                                        int parts)
+{
+    (void)bias_at, (void)parts;
+    uint64_t *words = (uint64_t *)(void *)ops->out + i / 64;
+    const unsigned at = i % 64;
+    if (n_elems < 64)
+        keep_u64 &= ((uint64_t)1 << n_elems) - 1;
+    if (at == 0) {
+        words[0] = keep_u64;
+        return;
+    }
+    words[0] |= keep_u64 << at;
+    if (at + n_elems > 64)
+        words[1] = keep_u64 >> (64 - at);
+}
+
+static ALWAYS_INLINE void words_on_group(const operands *ops, size_t i, size_t bias_at, const group_keep *group,
+                                         int parts)
+{
+    words_on_word(ops, i, bias_at, word_of_group(group), ELEMS_PER_GROUP, parts);
+}
+
+static const char *fill_words(uint64_t *out, const mask_rule *rule, uint64_t first, size_t n_elems)
+{
+    const operands ops = {.out = (char *)out};
+    for_each_group(&ops, rule, first, n_elems, words_on_group, words_on_word, 0);
     return ISA_NAME;
 }
 
@@ -211,26 +270,86 @@ static const char *fill_raw(uint8_t *out, const stream_key *key, uint64_t first_
     return ISA_NAME;
 }
 
+/* A block at a time into the first-level cache, and from there past the caches: whole lines, whatever out's alignment,
+ * and the kernels need know nothing of it. */
+static const char *stream_range(range_fn *operation, const operands *ops, const mask_rule *rule, uint64_t first,
+                                size_t n_elems, size_t elem_bytes)
+{
+    enum { LINE_BYTES = 64, VEC_BYTES = V64_LANES * 8 };
+    _Alignas(LINE_BYTES) char block[ELEMS_PER_BLOCK * 8];
+    for (size_t i = 0, n_here; i < n_elems; i += n_here) {
+        const size_t in_block = ELEMS_PER_BLOCK - (size_t)((first + i) % ELEMS_PER_BLOCK);
+        n_here = n_elems - i < in_block ? n_elems - i : in_block;
+        operands here = operands_at(ops, i, elem_bytes);
+        char *out = here.out;
+        here.out = block;
+        operation(&here, rule, first + i, n_here);
+        const size_t n_bytes = n_here * elem_bytes;
+        size_t at = (LINE_BYTES - (size_t)((uintptr_t)out % LINE_BYTES)) % LINE_BYTES;
+        at = at < n_bytes ? at : n_bytes;
+        memcpy(out, block, at);
+        for (; n_bytes - at >= LINE_BYTES; at += LINE_BYTES)
+            for (int v = 0; v < LINE_BYTES / VEC_BYTES; v++)
+                v64_stream(out + at + v * VEC_BYTES, v64_load_bytes(block + at + v * VEC_BYTES));
+        memcpy(out + at, block + at, n_bytes - at);
+    }
+    stream_fence();
+    return ISA_NAME;
+}
+
 /* ---- kernels of each dtype ---- */
 
 #define ELEM float
+#define COMPUTED float
+#define COMPUTED_OF(elem) (elem)
+#define ELEM_OF(computed) (computed)
 #define OF_DTYPE(name) name##_f32
-#define ELEM_VERB(verb) f32_##verb
 #define ELEM_VEC vf32
+#define ELEM_LOAD f32_load
+#define ELEM_STORE f32_store
+#define VEC_VERB(verb) f32_##verb
 #include "dtype_kernels.inc.h"
 
 #define ELEM double
+#define COMPUTED double
+#define COMPUTED_OF(elem) (elem)
+#define ELEM_OF(computed) (computed)
 #define OF_DTYPE(name) name##_f64
-#define ELEM_VERB(verb) f64_##verb
 #define ELEM_VEC vf64
+#define ELEM_LOAD f64_load
+#define ELEM_STORE f64_store
+#define VEC_VERB(verb) f64_##verb
+#include "dtype_kernels.inc.h"
+
+#define ELEM uint16_t
+#define COMPUTED float
+#define COMPUTED_OF(elem) float_of_f16(elem)
+#define ELEM_OF(computed) f16_of_float(computed)
+#define OF_DTYPE(name) name##_f16
+#define ELEM_VEC vf32
+#define ELEM_LOAD f16_load
+#define ELEM_STORE f16_store
+#define VEC_VERB(verb) f32_##verb
+#include "dtype_kernels.inc.h"
+
+#define ELEM uint16_t
+#define COMPUTED float
+#define COMPUTED_OF(elem) float_of_bf16(elem)
+#define ELEM_OF(computed) bf16_of_float(computed)
+#define OF_DTYPE(name) name##_bf16
+#define ELEM_VEC vf32
+#define ELEM_LOAD bf16_load
+#define ELEM_STORE bf16_store
+#define VEC_VERB(verb) f32_##verb
 #include "dtype_kernels.inc.h"
 
 /* The table, for the isa file to export under its name. */
-#define X(dtype_name) \
-    [DTYPE_##dtype_name] = {apply_mask_##dtype_name, apply_mask_repeat_##dtype_name, fill_scaled_##dtype_name},
-#define KERNEL_TABLE(is_supported_fn)   \
-    {.isa = ISA_NAME,                   \
-     .is_supported = (is_supported_fn), \
-     .dtype = {CDROPOUT_DTYPES(X)},     \
-     .fill_keep = fill_keep,            \
+#define DTYPE_ROW(dtype_name) [DTYPE_##dtype_name] = &row_##dtype_name,
+#define KERNEL_TABLE(is_supported_fn)           \
+    {.isa = ISA_NAME,                           \
+     .is_supported = (is_supported_fn),         \
+     .dtype = {CDROPOUT_DTYPES(DTYPE_ROW)},     \
+     .stream_range = stream_range,              \
+     .fill_keep = fill_keep,                    \
+     .fill_words = fill_words,                  \
      .fill_raw = fill_raw}

@@ -10,7 +10,9 @@
 /* A dtype is one row here and its verbs in each isa file. */
 #define CDROPOUT_DTYPES(X) \
     X(f32)                 \
-    X(f64)
+    X(f64)                 \
+    X(f16)                 \
+    X(bf16)
 
 enum {
 #define X(dtype) DTYPE_##dtype,
@@ -19,32 +21,91 @@ enum {
         N_DTYPES
 };
 
-/* Every kernel takes mask positions first .. first + n_elems - 1 of the rule's stream and cannot fail. Pointers need no
- * alignment; out may be x. Each returns the name of the instruction set it was compiled for, so that a test can tell
- * which code really ran. */
+/* What an operation does around the mask, in this order: out = select(keep, relu(x + bias) * scale) + residual. */
+enum {
+    WITH_BIAS = 1,
+    WITH_RELU = 2,
+    WITH_RESIDUAL = 4,
+    WITHOUT_X = 8, /* x is 1 everywhere and is not read */
+};
 
-/* out[i] = keep(first + i) ? x[i] * scale : +0.0 */
-typedef const char *apply_mask_fn(void *out, const void *x, const mask_rule *rule, uint64_t first, size_t n_elems,
-                                  double scale);
-/* The same where each mask position covers a run of n_repeats consecutive elements. */
-typedef const char *apply_mask_repeat_fn(void *out, const void *x, const mask_rule *rule, uint64_t first,
-                                         size_t n_elems, size_t n_repeats, double scale);
-/* out[i] = keep(first + i) ? scale : +0.0 */
-typedef const char *fill_scaled_fn(void *out, const mask_rule *rule, uint64_t first, size_t n_elems, double scale);
-/* out[i] = keep(first + i) ? 1 : 0, a byte each */
+/* An operation is one row: its name and its parts. */
+#define CDROPOUT_OPERATIONS(X)                      \
+    X(apply_mask, 0)                                \
+    X(fill_scaled, WITHOUT_X)                       \
+    X(relu_dropout, WITH_RELU)                      \
+    X(bias_relu_dropout, WITH_BIAS | WITH_RELU)     \
+    X(dropout_add, WITH_RESIDUAL)                   \
+    X(bias_dropout_add, WITH_BIAS | WITH_RESIDUAL)
+
+enum {
+#define X(operation, parts) OPERATION_##operation,
+    CDROPOUT_OPERATIONS(X)
+#undef X
+        N_OPERATIONS
+};
+
+/* The arrays of an operation, from the first element of its range. Pointers need no alignment; out may be x or residual.
+ * Rows of a bias repeat: bias holds whole copies of it, at least 64 elements (bias_period) and 64 more, and bias_at is
+ * where the range begins in it. */
+typedef struct {
+    char *out;
+    const char *x;
+    const char *residual;
+    const char *bias;
+    size_t bias_period;
+    size_t bias_at;
+    size_t n_repeats;
+    double scale;
+} operands;
+
+static inline operands operands_at(const operands *ops, size_t i, size_t elem_bytes)
+{
+    operands at = *ops;
+    at.out += i * elem_bytes;
+    at.x += ops->x != NULL ? i * elem_bytes : 0;
+    at.residual += ops->residual != NULL ? i * elem_bytes : 0;
+    at.bias_at = ops->bias_period != 0 ? (ops->bias_at + i) % ops->bias_period : 0;
+    return at;
+}
+
+/* Every kernel cannot fail, and returns the name of the instruction set it was compiled for, so that a test can tell
+ * which code really ran. A range is the mask positions first .. first + n_elems - 1 of the rule's stream. */
+
+/* An operation on a range, one element of each array a position. */
+typedef const char *range_fn(const operands *ops, const mask_rule *rule, uint64_t first, size_t n_elems);
+/* apply_mask where each position covers a run of n_repeats consecutive elements. */
+typedef const char *repeat_fn(const operands *ops, const mask_rule *rule, uint64_t first, size_t n_elems);
+/* apply_mask from keep words, bit 0 of the first for the first element: for rows that share one mask. */
+typedef const char *words_fn(const operands *ops, const uint64_t *keep_words, size_t n_elems);
+/* out[i] = y[i] > 0 ? dy[i] * scale : 0, with dy in ops->x and y in ops->residual: the gradient of an operation that
+ * ends in ReLU and dropout, whose output is positive just where an element was both kept and active. */
+typedef const char *positive_fn(const operands *ops, size_t n_elems);
+/* Any operation, written past the caches: for arrays that would not fit there. */
+typedef const char *stream_fn(range_fn *operation, const operands *ops, const mask_rule *rule, uint64_t first,
+                              size_t n_elems, size_t elem_bytes);
+/* out[i] = keep(first + i) ? 1 : 0, a byte each. */
 typedef const char *fill_keep_fn(uint8_t *out, const mask_rule *rule, uint64_t first, size_t n_elems);
+/* Bit i of out is keep(first + i); the last word's other bits are 0. */
+typedef const char *fill_words_fn(uint64_t *out, const mask_rule *rule, uint64_t first, size_t n_elems);
 /* The generator's own output, RAW_BYTES_PER_BLOCK a block. */
 typedef const char *fill_raw_fn(uint8_t *out, const stream_key *key, uint64_t first_block, size_t n_blocks);
+
+/* The kernels of one dtype. */
+typedef struct {
+    range_fn *operation[N_OPERATIONS];
+    repeat_fn *apply_mask_repeat;
+    words_fn *apply_words;
+    positive_fn *scale_where_positive;
+} dtype_row;
 
 typedef struct {
     const char *isa;
     int (*is_supported)(void); /* by this processor and its operating system */
-    struct {
-        apply_mask_fn *apply_mask;
-        apply_mask_repeat_fn *apply_mask_repeat;
-        fill_scaled_fn *fill_scaled;
-    } dtype[N_DTYPES];
+    const dtype_row *dtype[N_DTYPES];
+    stream_fn *stream_range;
     fill_keep_fn *fill_keep;
+    fill_words_fn *fill_words;
     fill_raw_fn *fill_raw;
 } kernel_table;
 
@@ -53,6 +114,11 @@ typedef struct {
 #define CDROPOUT_ISAS(X) \
     X(avx512)            \
     X(avx2)              \
+    X(sse2)              \
+    X(portable)
+#elif defined(__aarch64__) && defined(__ARM_NEON) && defined(__GNUC__) && !defined(__AARCH64EB__)
+#define CDROPOUT_ISAS(X) \
+    X(neon)              \
     X(portable)
 #else
 #define CDROPOUT_ISAS(X) X(portable)

@@ -1,109 +1,163 @@
-/* The kernels of one dtype. Included by block_kernels.inc.h once for each, with ELEM (the C type), OF_DTYPE(name),
- * ELEM_VERB(verb) and ELEM_VEC defined; it undefines them for the next. Arrays are addressed in bytes and through
- * memcpy or unaligned loads, because they need not be aligned. */
+/* The kernels of one dtype. Included by block_kernels.inc.h once for each, with ELEM (an element in memory), COMPUTED
+ * (what it is computed in), COMPUTED_OF and ELEM_OF (from one to the other), ELEM_VEC (V32_LANES of them in registers),
+ * ELEM_LOAD, ELEM_STORE, VEC_VERB(verb) and OF_DTYPE(name) defined; it undefines them for the next. Arrays are addressed
+ * in bytes and through memcpy or unaligned loads, because they need not be aligned. */
 
-/* ---- apply_mask: out[i] = keep ? x[i] * scale : 0 ---- */
-
-static ALWAYS_INLINE void OF_DTYPE(scale_on_word)(const operands *ops, size_t i, uint64_t keep_u64, size_t n_elems)
+static ALWAYS_INLINE COMPUTED OF_DTYPE(elem_at)(const char *array, size_t i)
 {
-    const ELEM scale = (ELEM)ops->scale;
+    ELEM elem;
+    memcpy(&elem, array + i * sizeof elem, sizeof elem);
+    return COMPUTED_OF(elem);
+}
+
+static ALWAYS_INLINE void OF_DTYPE(set_elem)(char *array, size_t i, COMPUTED value)
+{
+    const ELEM elem = ELEM_OF(value);
+    memcpy(array + i * sizeof elem, &elem, sizeof elem);
+}
+
+/* ---- operations: out = select(keep, relu(x + bias) * scale) + residual, with the parts that an operation has ---- */
+
+static ALWAYS_INLINE void OF_DTYPE(operate_on_word)(const operands *ops, size_t i, size_t bias_at, uint64_t keep_u64,
+                                                    size_t n_elems, int parts)
+{
+    const COMPUTED scale = (COMPUTED)ops->scale;
     for (size_t e = 0; e < n_elems; e++) {
-        ELEM elem;
-        memcpy(&elem, ops->x + (i + e) * sizeof elem, sizeof elem);
-        elem = keep_u64 >> e & 1 ? elem * scale : 0;
-        memcpy(ops->out + (i + e) * sizeof elem, &elem, sizeof elem);
+        COMPUTED value = parts & WITHOUT_X ? 1 : OF_DTYPE(elem_at)(ops->x, i + e);
+        if (parts & WITH_BIAS)
+            value += OF_DTYPE(elem_at)(ops->bias, bias_at + e);
+        if (parts & WITH_RELU)
+            value = value < 0 ? 0 : value;
+        value = keep_u64 >> e & 1 ? value * scale : 0;
+        if (parts & WITH_RESIDUAL)
+            value += OF_DTYPE(elem_at)(ops->residual, i + e);
+        OF_DTYPE(set_elem)(ops->out, i + e, value);
     }
 }
 
-static ALWAYS_INLINE void OF_DTYPE(scale_on_group)(const operands *ops, size_t i, const v64 numbers[N_VECS],
-                                                   v64 threshold32)
+/* One vector, i elements from the range's first. */
+static ALWAYS_INLINE void OF_DTYPE(operate_on_vec)(const operands *ops, size_t i, size_t bias_at, keep32 keep,
+                                                   int parts)
 {
-    const ELEM_VEC scale = ELEM_VERB(set1)((ELEM)ops->scale);
-    enum { LOWER = ELEMS_PER_GROUP / 2 * sizeof(ELEM), PER_VEC = V32_LANES * sizeof(ELEM) };
-    const char *x = ops->x + i * sizeof(ELEM);
-    char *out = ops->out + i * sizeof(ELEM);
-    for (int v = 0; v < N_VECS; v++, x += PER_VEC, out += PER_VEC) {
-        const ELEM_VEC upper = ELEM_VERB(mul)(ELEM_VERB(load)(x), scale);
-        const ELEM_VEC lower = ELEM_VERB(mul)(ELEM_VERB(load)(x + LOWER), scale);
-        ELEM_VERB(store)(out, ELEM_VERB(select)(keep_upper(numbers[v], threshold32), upper));
-        ELEM_VERB(store)(out + LOWER, ELEM_VERB(select)(keep_lower(numbers[v], threshold32), lower));
+    const ELEM_VEC scale = VEC_VERB(set1)((COMPUTED)ops->scale);
+    ELEM_VEC value = scale;
+    if (!(parts & WITHOUT_X)) {
+        value = ELEM_LOAD(ops->x + i * sizeof(ELEM));
+        if (parts & WITH_BIAS)
+            value = VEC_VERB(add)(value, ELEM_LOAD(ops->bias + bias_at * sizeof(ELEM)));
+        if (parts & WITH_RELU)
+            value = VEC_VERB(relu)(value);
+        value = VEC_VERB(mul)(value, scale);
+    }
+    value = VEC_VERB(select)(keep, value);
+    if (parts & WITH_RESIDUAL)
+        value = VEC_VERB(add)(value, ELEM_LOAD(ops->residual + i * sizeof(ELEM)));
+    ELEM_STORE(ops->out + i * sizeof(ELEM), value);
+}
+
+static ALWAYS_INLINE void OF_DTYPE(operate_on_group)(const operands *ops, size_t i, size_t bias_at,
+                                                     const group_keep *group, int parts)
+{
+    for (int v = 0; v < N_VECS; v++) {
+        const size_t upper = (size_t)(v * V32_LANES), lower = upper + ELEMS_PER_GROUP / 2;
+        OF_DTYPE(operate_on_vec)(ops, i + upper, bias_at + upper, keep_of_vec(group, v, 1), parts);
+        OF_DTYPE(operate_on_vec)(ops, i + lower, bias_at + lower, keep_of_vec(group, v, 0), parts);
     }
 }
 
-static const char *OF_DTYPE(apply_mask)(void *out, const void *x, const mask_rule *rule, uint64_t first, size_t n_elems,
-                                        double scale)
+#define DEFINE_OPERATION(operation, parts)                                                                             \
+    static const char *OF_DTYPE(operation)(const operands *ops, const mask_rule *rule, uint64_t first, size_t n_elems) \
+    {                                                                                                                  \
+        const operands mine = *ops; /* a copy that nobody else can change, so that it may live in registers */         \
+        for_each_group(&mine, rule, first, n_elems, OF_DTYPE(operate_on_group), OF_DTYPE(operate_on_word), parts);     \
+        return ISA_NAME;                                                                                               \
+    }
+CDROPOUT_OPERATIONS(DEFINE_OPERATION)
+#undef DEFINE_OPERATION
+
+/* ---- apply_words: apply_mask where the decisions are at hand ---- */
+
+static const char *OF_DTYPE(apply_words)(const operands *ops, const uint64_t *keep_words, size_t n_elems)
 {
-    const operands ops = {.out = out, .x = x, .scale = scale};
-    for_each_group(&ops, rule, first, n_elems, OF_DTYPE(scale_on_group), OF_DTYPE(scale_on_word));
+    const operands mine = *ops;
+    size_t i = 0;
+    for (; n_elems - i >= ELEMS_PER_GROUP; i += ELEMS_PER_GROUP) {
+        const group_keep group = {.numbers = NULL, .keep_u64 = keep_words[i / ELEMS_PER_GROUP]};
+        OF_DTYPE(operate_on_group)(&mine, i, 0, &group, 0);
+    }
+    if (i < n_elems)
+        OF_DTYPE(operate_on_word)(&mine, i, 0, keep_words[i / ELEMS_PER_GROUP], n_elems - i, 0);
     return ISA_NAME;
 }
 
-/* ---- apply_mask_repeat: the same, each mask position covering n_repeats elements ---- */
+/* ---- apply_mask_repeat: apply_mask where each position covers n_repeats elements ---- */
 
-static ALWAYS_INLINE void OF_DTYPE(repeat_on_word)(const operands *ops, size_t i, uint64_t keep_u64, size_t n_elems)
+static ALWAYS_INLINE void OF_DTYPE(repeat_on_word)(const operands *ops, size_t i, size_t bias_at, uint64_t keep_u64,
+                                                   size_t n_elems, int parts)
 {
-    const ELEM scale = (ELEM)ops->scale;
-    const size_t run_bytes = ops->n_repeats * sizeof(ELEM);
+    (void)parts;
     for (size_t e = 0; e < n_elems; e++) {
-        char *out = ops->out + (i + e) * run_bytes;
-        const char *x = ops->x + (i + e) * run_bytes;
+        const operands run = operands_at(ops, (i + e) * ops->n_repeats, sizeof(ELEM));
         if (!(keep_u64 >> e & 1)) {
-            memset(out, 0, run_bytes);
+            memset(run.out, 0, ops->n_repeats * sizeof(ELEM));
             continue;
         }
-        for (size_t at = 0; at < run_bytes; at += sizeof(ELEM)) {
-            ELEM elem;
-            memcpy(&elem, x + at, sizeof elem);
-            elem *= scale;
-            memcpy(out + at, &elem, sizeof elem);
-        }
+        const group_keep all = {.numbers = NULL, .keep_u64 = ~(uint64_t)0};
+        size_t r = 0;
+        for (; ops->n_repeats - r >= ELEMS_PER_GROUP; r += ELEMS_PER_GROUP)
+            OF_DTYPE(operate_on_group)(&run, r, bias_at, &all, 0);
+        OF_DTYPE(operate_on_word)(&run, r, bias_at, all.keep_u64, ops->n_repeats - r, 0);
     }
 }
 
-static ALWAYS_INLINE void OF_DTYPE(repeat_on_group)(const operands *ops, size_t i, const v64 numbers[N_VECS],
-                                                    v64 threshold32)
+static ALWAYS_INLINE void OF_DTYPE(repeat_on_group)(const operands *ops, size_t i, size_t bias_at,
+                                                    const group_keep *group, int parts)
 {
-    OF_DTYPE(repeat_on_word)(ops, i, keep_word(numbers, threshold32), ELEMS_PER_GROUP);
+    OF_DTYPE(repeat_on_word)(ops, i, bias_at, word_of_group(group), ELEMS_PER_GROUP, parts);
 }
 
-static const char *OF_DTYPE(apply_mask_repeat)(void *out, const void *x, const mask_rule *rule, uint64_t first,
-                                               size_t n_elems, size_t n_repeats, double scale)
+static const char *OF_DTYPE(apply_mask_repeat)(const operands *ops, const mask_rule *rule, uint64_t first,
+                                               size_t n_elems)
 {
-    const operands ops = {.out = out, .x = x, .n_repeats = n_repeats, .scale = scale};
-    for_each_group(&ops, rule, first, n_elems, OF_DTYPE(repeat_on_group), OF_DTYPE(repeat_on_word));
+    for_each_group(ops, rule, first, n_elems, OF_DTYPE(repeat_on_group), OF_DTYPE(repeat_on_word), 0);
     return ISA_NAME;
 }
 
-/* ---- fill_scaled: out[i] = keep ? scale : 0 ---- */
+/* ---- scale_where_positive: out = y > 0 ? dy * scale : 0 ---- */
 
-static ALWAYS_INLINE void OF_DTYPE(fill_on_word)(const operands *ops, size_t i, uint64_t keep_u64, size_t n_elems)
+static const char *OF_DTYPE(scale_where_positive)(const operands *ops, size_t n_elems)
 {
-    for (size_t e = 0; e < n_elems; e++) {
-        const ELEM elem = keep_u64 >> e & 1 ? (ELEM)ops->scale : 0;
-        memcpy(ops->out + (i + e) * sizeof elem, &elem, sizeof elem);
+    const operands mine = *ops;
+    const ELEM_VEC scale = VEC_VERB(set1)((COMPUTED)mine.scale);
+    size_t i = 0;
+    for (; n_elems - i >= V32_LANES; i += V32_LANES) {
+        const keep32 keep = VEC_VERB(positive)(ELEM_LOAD(mine.residual + i * sizeof(ELEM)));
+        const ELEM_VEC scaled = VEC_VERB(mul)(ELEM_LOAD(mine.x + i * sizeof(ELEM)), scale);
+        ELEM_STORE(mine.out + i * sizeof(ELEM), VEC_VERB(select)(keep, scaled));
     }
-}
-
-static ALWAYS_INLINE void OF_DTYPE(fill_on_group)(const operands *ops, size_t i, const v64 numbers[N_VECS],
-                                                  v64 threshold32)
-{
-    const ELEM_VEC scale = ELEM_VERB(set1)((ELEM)ops->scale);
-    enum { LOWER = ELEMS_PER_GROUP / 2 * sizeof(ELEM), PER_VEC = V32_LANES * sizeof(ELEM) };
-    char *out = ops->out + i * sizeof(ELEM);
-    for (int v = 0; v < N_VECS; v++, out += PER_VEC) {
-        ELEM_VERB(store)(out, ELEM_VERB(select)(keep_upper(numbers[v], threshold32), scale));
-        ELEM_VERB(store)(out + LOWER, ELEM_VERB(select)(keep_lower(numbers[v], threshold32), scale));
+    for (; i < n_elems; i++) {
+        const int is_positive = OF_DTYPE(elem_at)(mine.residual, i) > 0;
+        const COMPUTED scaled = OF_DTYPE(elem_at)(mine.x, i) * (COMPUTED)mine.scale;
+        OF_DTYPE(set_elem)(mine.out, i, is_positive ? scaled : 0);
     }
-}
-
-static const char *OF_DTYPE(fill_scaled)(void *out, const mask_rule *rule, uint64_t first, size_t n_elems, double scale)
-{
-    const operands ops = {.out = out, .scale = scale};
-    for_each_group(&ops, rule, first, n_elems, OF_DTYPE(fill_on_group), OF_DTYPE(fill_on_word));
     return ISA_NAME;
 }
+
+#define OPERATION_ENTRY(operation, parts) [OPERATION_##operation] = OF_DTYPE(operation),
+static const dtype_row OF_DTYPE(row) = {
+    .operation = {CDROPOUT_OPERATIONS(OPERATION_ENTRY)},
+    .apply_mask_repeat = OF_DTYPE(apply_mask_repeat),
+    .apply_words = OF_DTYPE(apply_words),
+    .scale_where_positive = OF_DTYPE(scale_where_positive),
+};
+#undef OPERATION_ENTRY
 
 #undef ELEM
+#undef COMPUTED
+#undef COMPUTED_OF
+#undef ELEM_OF
 #undef OF_DTYPE
-#undef ELEM_VERB
 #undef ELEM_VEC
+#undef ELEM_LOAD
+#undef ELEM_STORE
+#undef VEC_VERB

@@ -10,105 +10,141 @@ cdef size_t min_elems_per_thread = 262144
 def set_min_elems_per_thread(n_elems):
     """For the benchmark that finds the number: how many elements a thread must get before another one helps."""
     global min_elems_per_thread
-    min_elems_per_thread = n_elems
+    min_elems_per_thread = max(1, n_elems)
 
 
 # Below this, giving the GIL away and taking it back costs more than the call.
 cdef size_t MIN_ELEMS_WITHOUT_GIL = 8192
+# Above this, what a call reads and writes outgrows the caches, and it writes past them.
+cdef size_t max_cached_bytes = last_level_cache_bytes()
+
+
+def get_max_cached_bytes():
+    """From how many bytes read and written a call writes past the caches."""
+    return max_cached_bytes
+
+
+def set_max_cached_bytes(n_bytes):
+    """For tests and benchmarks: sets what get_max_cached_bytes gives."""
+    global max_cached_bytes
+    max_cached_bytes = n_bytes
+
+
 cdef enum:
     MAX_DIMS = 64  # NumPy's own limit
+    MAX_WORDS = 1024  # keep words that rows may share, on the stack
+    MIN_STREAMED_BYTES = 8192  # of one run; shorter ones are mostly ends that do not fill a line
 
-ctypedef enum operation:
-    APPLY_MASK
-    APPLY_MASK_REPEAT
-    FILL_SCALED
+ctypedef enum job_kind:
+    OPERATE
+    REPEAT
+    SHARE_ROWS
     FILL_KEEP
+    SCALE_POSITIVE
 
 # One call. Positions first .. first + n_elems - 1 are drawn for each of n_rows rows of the output; where rows differ in
 # their masks, row_lens and row_strides say, per level of nesting, how many there are and how many positions apart.
 ctypedef struct job:
-    operation op
+    job_kind kind
+    int operation
     int dtype
     size_t elem_bytes
-    char *out
-    const char *x
+    bint is_streamed
+    operands arrays
     mask_rule rule
     uint64_t first
     size_t n_elems
-    size_t n_repeats
-    double scale
     size_t n_rows
     int n_levels
     size_t row_lens[MAX_DIMS]
     uint64_t row_strides[MAX_DIMS]
 
 
-cdef const char *run_range(const job *j, size_t row, size_t begin, size_t end) noexcept nogil:
-    """Elements begin .. end - 1 of one row."""
-    cdef uint64_t first = j.first + begin
-    cdef size_t rest = row, at
+cdef inline uint64_t first_of_row(const job *j, size_t row) noexcept nogil:
+    cdef uint64_t first = j.first
     cdef int level
     for level in range(j.n_levels - 1, -1, -1):
-        first += (rest % j.row_lens[level]) * j.row_strides[level]
-        rest = rest // j.row_lens[level]
-    at = (row * j.n_elems + begin) * j.n_repeats * j.elem_bytes
-    if j.op == APPLY_MASK:
-        return kernels.dtype[j.dtype].apply_mask(j.out + at, j.x + at, &j.rule, first, end - begin, j.scale)
-    if j.op == APPLY_MASK_REPEAT:
-        return kernels.dtype[j.dtype].apply_mask_repeat(j.out + at, j.x + at, &j.rule, first, end - begin, j.n_repeats,
-                                                        j.scale)
-    if j.op == FILL_SCALED:
-        return kernels.dtype[j.dtype].fill_scaled(j.out + at, &j.rule, first, end - begin, j.scale)
-    return kernels.fill_keep(<uint8_t *>j.out + at, &j.rule, first, end - begin)
+        first += (row % j.row_lens[level]) * j.row_strides[level]
+        row = row // j.row_lens[level]
+    return first
 
 
-cdef void run_threads(const job *j, int n_threads) noexcept nogil:
-    """Rows are shared out where there are enough of them, the positions of the one row otherwise, by whole blocks of
-    the stream, so that no block is seeded twice."""
-    cdef Py_ssize_t part
+cdef void run_range(const job *j, size_t row, size_t begin, size_t end) noexcept nogil:
+    """Elements begin .. end - 1 of one row."""
+    cdef const dtype_row *kernel = kernels.dtype[j.dtype]
+    cdef operands at = operands_at(&j.arrays, (row * j.n_elems + begin) * j.arrays.n_repeats, j.elem_bytes)
+    cdef uint64_t first = begin + (first_of_row(j, row) if j.n_levels else j.first)
+    if j.kind == FILL_KEEP:
+        kernels.fill_keep(<uint8_t *>at.out, &j.rule, first, end - begin)
+    elif j.kind == SCALE_POSITIVE:
+        kernel.scale_where_positive(&at, end - begin)
+    elif j.kind == REPEAT:
+        kernel.apply_mask_repeat(&at, &j.rule, first, end - begin)
+    elif j.is_streamed:
+        kernels.stream_range(kernel.operation[j.operation], &at, &j.rule, first, end - begin, j.elem_bytes)
+    else:
+        kernel.operation[j.operation](&at, &j.rule, first, end - begin)
+
+
+cdef void run_rows(const job *j, size_t begin, size_t end) noexcept nogil:
+    """Rows begin .. end - 1. The innermost level is one along which rows share their mask: its words are made once."""
+    cdef uint64_t words[MAX_WORDS]
+    cdef size_t row, n_sharing
+    cdef operands at
+    if j.kind != SHARE_ROWS:
+        for row in range(begin, end):
+            run_range(j, row, 0, j.n_elems)
+        return
+    n_sharing = j.row_lens[j.n_levels - 1]
+    for row in range(begin, end):
+        if row == begin or row % n_sharing == 0:
+            kernels.fill_words(words, &j.rule, first_of_row(j, row), j.n_elems)
+        at = operands_at(&j.arrays, row * j.n_elems, j.elem_bytes)
+        kernels.dtype[j.dtype].apply_words(&at, words, j.n_elems)
+
+
+cdef inline size_t block_boundary(const job *j, size_t part, size_t n_parts) noexcept nogil:
+    """Where a part of one row begins, in elements: the start of a block, so that no block is seeded twice."""
     cdef size_t offset = j.first % ELEMS_PER_BLOCK
     cdef size_t n_blocks = (offset + j.n_elems + ELEMS_PER_BLOCK - 1) // ELEMS_PER_BLOCK
-    cdef size_t begin, end
-    if j.n_rows > 1:
-        for part in prange(<Py_ssize_t>j.n_rows, num_threads=n_threads, schedule="static"):
-            run_range(j, part, 0, j.n_elems)
-        return
-    for part in prange(n_threads, num_threads=n_threads, schedule="static"):
-        begin = block_boundary(j, n_blocks, part, n_threads)
-        end = block_boundary(j, n_blocks, part + 1, n_threads)
-        if begin < end:
-            run_range(j, 0, begin, end)
-
-
-cdef inline size_t block_boundary(const job *j, size_t n_blocks, Py_ssize_t part, int n_threads) noexcept nogil:
-    """Where part begins, in elements from the first: the start of a block, or an end of the range."""
-    cdef size_t offset = j.first % ELEMS_PER_BLOCK
     # A few blocks among many threads cover long runs when each position is repeated: those are cut by position.
-    if n_blocks < <size_t>n_threads:
-        return j.n_elems * part // n_threads
-    cdef size_t at = n_blocks * part // n_threads * ELEMS_PER_BLOCK
+    if n_blocks < n_parts:
+        return j.n_elems * part // n_parts
+    cdef size_t at = n_blocks * part // n_parts * ELEMS_PER_BLOCK
     if at <= offset:
         return 0
     return min(at - offset, j.n_elems)
 
 
+cdef void run_part(const job *j, size_t part, size_t n_parts) noexcept nogil:
+    """Whole rows where there is more than one, a part of the one row otherwise."""
+    cdef size_t begin, end
+    if j.n_rows > 1:
+        run_rows(j, j.n_rows * part // n_parts, j.n_rows * (part + 1) // n_parts)
+        return
+    begin = block_boundary(j, part, n_parts)
+    end = block_boundary(j, part + 1, n_parts)
+    if begin < end:
+        run_range(j, 0, begin, end)
+
+
 cdef void run(const job *j) noexcept:
-    cdef size_t row, n_total = j.n_rows * j.n_elems * j.n_repeats
+    cdef size_t n_total = j.n_rows * j.n_elems * j.arrays.n_repeats
     cdef size_t n_threads = 1
+    cdef Py_ssize_t part
     if n_total == 0:
         return
-    if n_total >= 2 * min_elems_per_thread and not is_forked_child:
-        n_threads = min(n_total // min_elems_per_thread, <size_t>max_threads())
-    if n_threads > 1:
-        with nogil:
-            run_threads(j, <int>n_threads)
-    elif n_total >= MIN_ELEMS_WITHOUT_GIL:
-        with nogil:
-            for row in range(j.n_rows):
-                run_range(j, row, 0, j.n_elems)
-    else:
-        for row in range(j.n_rows):
-            run_range(j, row, 0, j.n_elems)
+    if n_total < MIN_ELEMS_WITHOUT_GIL:
+        run_part(j, 0, 1)
+        return
+    with nogil:
+        if n_total >= 2 * min_elems_per_thread and not is_forked_child:
+            n_threads = min(n_total // min_elems_per_thread, <size_t>max_threads())
+        if n_threads == 1:
+            run_part(j, 0, 1)
+        else:
+            for part in prange(<Py_ssize_t>n_threads, num_threads=<int>n_threads, schedule="static"):
+                run_part(j, part, n_threads)
 
 
 # ---- the job of a mask on an array ----------------------------------------------------------------------------------
@@ -120,12 +156,50 @@ cdef inline void set_threshold(mask_rule *rule, double p) noexcept nogil:
     rule.tie_threshold = <uint32_t>p_in_2_48
 
 
+cdef inline double scale_in(int dtype, double scale) noexcept nogil:
+    """The scale that a dtype's kernels multiply by. For the 16-bit types it has so many bits (24 less the type's own)
+    that the product with any element is exact in float32, so that the result is rounded once."""
+    cdef int exponent = 0, n_bits
+    if dtype == DTYPE_f32 or dtype == DTYPE_f64 or scale == 0.0:
+        return scale
+    n_bits = 13 if dtype == DTYPE_f16 else 16
+    scale = frexp(scale, &exponent)
+    return ldexp(rint(ldexp(scale, n_bits)), exponent - n_bits)
+
+
+cdef inline void set_job(job *j, int operation, cnp.ndarray like, double p, double scale) noexcept:
+    """A job for arrays of one element a position, in C order; the caller sets rule.key, first and the arrays."""
+    set_threshold(&j.rule, p)
+    j.kind = OPERATE
+    j.operation = operation
+    j.dtype = dtype_index(like)
+    j.elem_bytes = cnp.PyArray_ITEMSIZE(like)
+    j.is_streamed = False
+    j.n_elems = cnp.PyArray_SIZE(like)
+    j.n_rows = 1
+    j.n_levels = 0
+    memset(&j.arrays, 0, sizeof(operands))
+    j.arrays.n_repeats = 1
+    j.arrays.scale = scale_in(j.dtype, scale)
+
+
+cdef inline void choose_stores(job *j, size_t n_arrays) noexcept:
+    """Streaming stores where the arrays outgrow the caches, and the output is not also read."""
+    cdef size_t n_bytes = j.n_rows * j.n_elems * j.arrays.n_repeats * j.elem_bytes
+    j.is_streamed = (
+        n_arrays * n_bytes > max_cached_bytes
+        and j.arrays.out != j.arrays.x
+        and j.arrays.out != j.arrays.residual
+        and j.n_elems * j.elem_bytes >= MIN_STREAMED_BYTES
+    )
+
+
 cdef void lay_rows(job *j, tuple shape, tuple shared_axes):
     """Cuts a C-ordered array into rows that each take one run of mask positions.
 
     Neighbouring axes of a kind (shared, or drawn) are one level. The innermost drawn level makes the row; a shared
     level inside it repeats each position, and every level outside it numbers rows."""
-    cdef size_t n_inside = 1
+    cdef size_t n_inside
     levels = []
     for axis, length in enumerate(shape):
         if length == 1:
@@ -135,7 +209,7 @@ cdef void lay_rows(job *j, tuple shape, tuple shared_axes):
             levels[-1][1] *= length
         else:
             levels.append([is_shared, length])
-    j.n_repeats = levels.pop()[1] if levels and levels[-1][0] else 1
+    j.arrays.n_repeats = levels.pop()[1] if levels and levels[-1][0] else 1
     j.n_elems = levels.pop()[1] if levels else 1
     j.n_rows = 1
     j.n_levels = <int>len(levels)
@@ -147,69 +221,70 @@ cdef void lay_rows(job *j, tuple shape, tuple shared_axes):
         j.n_rows *= j.row_lens[level]
         if not is_shared:
             n_inside *= j.row_lens[level]
-    if j.op == APPLY_MASK and j.n_repeats > 1:
-        j.op = APPLY_MASK_REPEAT
+    if j.arrays.n_repeats > 1:
+        j.kind = REPEAT
 
 
-cdef int apply_in_chunks(job *j, cnp.ndarray out, cnp.ndarray x) except -1:
+cdef int run_in_chunks(job *j, list arrays, dtype) except -1:
     """Any layout, a few blocks at a time through NumPy's buffered iterator, so that memory stays bounded."""
+    cdef operands whole = j.arrays
+    cdef size_t i = 0
     cdef uint64_t first = j.first
-    cdef cnp.ndarray out_chunk, x_chunk
-    dtype = x.dtype.newbyteorder("=")
     chunks = np.nditer(
-        [out, x],
+        arrays,
         flags=["external_loop", "buffered", "zerosize_ok"],
-        op_flags=[["writeonly", "contig", "nbo"], ["readonly", "contig", "nbo"]],
-        op_dtypes=[dtype, dtype],
+        op_flags=[["writeonly", "contig", "nbo"]] + [["readonly", "contig", "nbo"]] * (len(arrays) - 1),
+        op_dtypes=[dtype] * len(arrays),
         order="C",
         casting="equiv",
         buffersize=64 * ELEMS_PER_BLOCK,
     )
     with chunks:
-        for out_chunk, x_chunk in chunks:
-            j.out = cnp.PyArray_BYTES(out_chunk)
-            j.x = cnp.PyArray_BYTES(x_chunk)
-            j.n_elems = cnp.PyArray_SIZE(x_chunk)
-            j.first = first
+        for chunk in chunks:
+            j.arrays = operands_at(&whole, i, 0)
+            j.arrays.out = cnp.PyArray_BYTES(chunk[0])
+            j.arrays.x = cnp.PyArray_BYTES(chunk[1])
+            if len(arrays) > 2:
+                j.arrays.residual = cnp.PyArray_BYTES(chunk[2])
+            j.n_elems = cnp.PyArray_SIZE(chunk[0])
+            j.first = first + i
             run(j)
-            first += j.n_elems
+            i += j.n_elems
     return 0
 
 
-cdef int apply_rule(job *j, cnp.ndarray out, cnp.ndarray x, double p, tuple shared_axes) except -1:
-    """out = x, masked and scaled; every argument has been checked. j holds rule.key, first and scale."""
+cdef int apply_mask(const stream_key *key, uint64_t first, double p, double scale, tuple shared_axes,
+                    cnp.ndarray out, cnp.ndarray x) except -1:
+    """out = x, masked and scaled; every argument has been checked."""
+    cdef job j
     cdef cnp.ndarray plain_out
     if cnp.PyArray_SIZE(x) == 0:
         return 0
     if p == 1.0:
         out[...] = 0
         return 0
-    if p == 0.0 and j.scale == 1.0:
+    if p == 0.0 and scale == 1.0:
         # A copy and not a multiplication by 1, which would quiet a signalling NaN.
         if out is not x:
             np.copyto(out, x)
         return 0
-    set_threshold(&j.rule, p)
-    j.op = APPLY_MASK
-    j.dtype = dtype_index(x)
-    j.elem_bytes = cnp.PyArray_ITEMSIZE(x)
-    j.n_elems = cnp.PyArray_SIZE(x)
-    j.n_repeats = 1
-    j.n_rows = 1
-    j.n_levels = 0
+    set_job(&j, OPERATION_apply_mask, x, p, scale)
+    j.rule.key = key[0]
+    j.first = first
     if is_plain(x) and is_plain(out):
-        j.out = cnp.PyArray_BYTES(out)
-        j.x = cnp.PyArray_BYTES(x)
+        j.arrays.out = cnp.PyArray_BYTES(out)
+        j.arrays.x = cnp.PyArray_BYTES(x)
         if shared_axes:
-            lay_rows(j, (<object>x).shape, shared_axes)
-        run(j)
+            lay_rows(&j, (<object>x).shape, shared_axes)
+        choose_stores(&j, 2)
+        if j.n_rows > 1 and j.kind == OPERATE and not j.is_streamed and j.n_elems <= 64 * MAX_WORDS:
+            j.kind = SHARE_ROWS
+        run(&j)
         return 0
+    dtype = x.dtype.newbyteorder("=")
     if not shared_axes:
-        return apply_in_chunks(j, out, x)
-    plain_out = np.array(x, dtype=x.dtype.newbyteorder("="), order="C", subok=False)
-    j.out = cnp.PyArray_BYTES(plain_out)
-    j.x = j.out
-    lay_rows(j, (<object>x).shape, shared_axes)
-    run(j)
+        return run_in_chunks(&j, [out, x], dtype)
+    plain_out = np.array(x, dtype=dtype, order="C", subok=False)
+    apply_mask(key, first, p, scale, shared_axes, plain_out, plain_out)
     np.copyto(out, plain_out)
     return 0

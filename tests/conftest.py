@@ -10,7 +10,7 @@ import pytest
 
 from cdropout import _kernels
 
-ISAS = ("avx512", "avx2", "portable")
+ISAS = _kernels.known_isas()
 THREAD_COUNTS = (1, 2, 3, 8)
 
 

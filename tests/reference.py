@@ -4,7 +4,9 @@ It shares no code with the library and is written from the text: one function fo
 integers. Tests compare the library with it bit for bit.
 """
 
+import math
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -128,7 +130,20 @@ def keep_of_shape(
     return np.zeros(shape, bool) if 0 in shape else np.broadcast_to(bits.reshape(drawn), shape)
 
 
-def apply(x: npt.NDArray[np.floating], kept: npt.NDArray[np.bool_], scale: float) -> npt.NDArray[np.floating]:
-    """Multiply where kept: x * scale there, +0.0 elsewhere, in x's dtype."""
-    with np.errstate(over="ignore", invalid="ignore"):
+def rounded_to_bits(value: float, n_bits: int) -> float:
+    """The value with a significand of n_bits bits, ties to even."""
+    fraction, exponent = math.frexp(value)
+    return math.ldexp(round(math.ldexp(fraction, n_bits)), exponent - n_bits)
+
+
+# A dtype's name -> the bits of its scale: a significand of 11 (8) bits times one of 13 (16) bits is exact in float32.
+SCALE_BITS = {"float16": 13, "bfloat16": 16}
+
+
+def apply(x: npt.NDArray[Any], kept: npt.NDArray[np.bool_], scale: float) -> npt.NDArray[Any]:
+    """Multiply where kept: x * scale, rounded once to x's dtype; +0.0 elsewhere."""
+    with np.errstate(all="ignore"):
+        if x.dtype.name in SCALE_BITS:
+            exact = x.astype(np.float32) * np.float32(rounded_to_bits(scale, SCALE_BITS[x.dtype.name]))
+            return np.where(kept, exact, np.float32(0)).astype(x.dtype)
         return np.where(kept, x * x.dtype.type(scale), x.dtype.type(0))

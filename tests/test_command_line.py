@@ -52,6 +52,17 @@ def test_stream_ends_quietly_when_the_reader_closes_the_pipe(tmp_path):
     assert first[:8192] == reference.raw_bytes(reference.key_of_seed(1), 0, 1)
 
 
+def test_stream_with_a_closed_standard_output_says_so(tmp_path):
+    command = [sys.executable, "-m", "cdropout", "stream", "--seed", "1"]
+    if sys.platform == "win32":
+        pytest.skip("needs a POSIX shell")
+    closed = subprocess.run(
+        ["/bin/sh", "-c", '"$@" >&-', "sh", *command], cwd=tmp_path, stderr=subprocess.PIPE, check=False, timeout=60
+    )
+    assert closed.returncode == 2
+    assert b"standard output must be open" in closed.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

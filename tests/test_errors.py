@@ -2,6 +2,7 @@
 
 import re
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -28,6 +29,11 @@ BAD_P = [
     (np.float32(-0.5), ValueError, "p must be in [0, 1], got np.float32(-0.5)"),
     ("0.5", TypeError, "p must be a real number, got '0.5'"),
     (None, TypeError, "p must be a real number, got None"),
+    (10**400, ValueError, "p must be in [0, 1], got 1000"),
+    (-(10**400), ValueError, "p must be in [0, 1], got -1000"),
+    (np.complex128(0.5), TypeError, "p must be a real number, got np.complex128"),
+    (np.array("0.5"), TypeError, "p must be a real number, got array('0.5'"),
+    (memoryview(b"0.5"), TypeError, "p must be a real number, got <memory"),
     (0.5j, TypeError, "p must be a real number, got 0.5j"),
     ([0.5], TypeError, "p must be a real number, got [0.5]"),
     (np.array([0.5]), TypeError, "p must be a real number, got array([0.5])"),
@@ -35,7 +41,7 @@ BAD_P = [
 ]
 
 
-@pytest.mark.parametrize(("p", "error", "message"), BAD_P, ids=[str(case[0])[:20] for case in BAD_P])
+@pytest.mark.parametrize(("p", "error", "message"), BAD_P, ids=[repr(case[0])[:12] for case in BAD_P])
 def test_a_bad_p_is_named_and_nothing_is_written_or_drawn(p, error, message):
     stream, generator = cd.Stream(1), np.random.default_rng(1)
     generator_before = generator.bit_generator.state
@@ -63,7 +69,8 @@ def test_any_real_number_in_range_is_a_p(p):
 
 
 @pytest.mark.parametrize(
-    "dtype", [np.int64, np.uint8, bool, object, np.complex64, np.float16, np.longdouble, "datetime64[s]", "U3", "V4"]
+    "dtype",
+    [np.int64, np.uint8, bool, object, np.complex64, np.longdouble, "datetime64[s]", "U3", "V4", ml_dtypes.float8_e5m2],
 )
 def test_a_dtype_without_a_kernel_is_named(dtype):
     a = np.zeros(5, dtype)
@@ -74,11 +81,11 @@ def test_a_dtype_without_a_kernel_is_named(dtype):
         ("a", lambda: mask.apply(a)),
         ("x", lambda: cd.Dropout(0.5).forward(a)),
     ):
-        message = f"{name} must be an array of float32 or float64, got dtype {a.dtype}"
+        message = f"{name} must be an array of float16, bfloat16, float32 or float64, got dtype {a.dtype}"
         with pytest.raises(TypeError, match=re.escape(message)):
             call()
     assert stream.position == 0
-    with pytest.raises(TypeError, match="dtype must be float32 or float64, got"):
+    with pytest.raises(TypeError, match="dtype must be float16, bfloat16, float32 or float64, got"):
         mask.scaled(dtype)
 
 
@@ -158,6 +165,7 @@ def test_bad_shared_axes_are_named(shared_axes, error):
         lambda: cd.dropout(X, 0.5, rng=stream, shared_axes=shared_axes),
         lambda: cd.draw_mask(X.shape, 0.5, rng=stream, shared_axes=shared_axes),
         lambda: cd.Dropout(0.5, rng=stream, shared_axes=shared_axes).forward(X),
+        lambda: cd.Mask(0, 0, 0.5, X.shape, shared_axes),
     ):
         with pytest.raises(error, match=re.escape("shared_axes must") + ".*" + re.escape(repr(shared_axes))):
             call()
@@ -177,8 +185,12 @@ def test_a_mask_meets_only_arrays_of_its_shape():
     for a in (X.T, X[:3], X[0], np.float32(1)):
         with pytest.raises(ValueError, match=re.escape(f"a must have the mask's shape (4, 6), got {np.shape(a)}")):
             mask.apply(a)
-    with pytest.raises(TypeError, match="scale must be a real number, got 'x'"):
-        mask.apply(X, scale="x")
+    for scale, error in (("2.0", TypeError), (2j, TypeError), (float("nan"), ValueError), (float("inf"), ValueError)):
+        with pytest.raises(error, match=f"scale must be .*, got {scale!r}"):
+            mask.apply(X, scale=scale)
+    for dtype in (None, np.dtype(("f4", (2,)))):
+        with pytest.raises(TypeError, match="dtype must be float16"):
+            mask.scaled(dtype)
 
 
 @pytest.mark.parametrize("rng", ["seed", 1.5, True, object(), (1, 2), np.random.RandomState(0)])
@@ -205,8 +217,9 @@ def test_a_stream_that_has_no_room_left_says_so():
     out = np.full(5000, 7, np.float32)
     with pytest.raises(OverflowError, match=f"got 5000 elements at {before}"):
         cd.dropout(np.ones_like(out), 0.5, rng=stream, out=out)
-    with pytest.raises(OverflowError, match="the stream must hold"):
-        cd.draw_mask((2**40, 2**40), 0.5, rng=stream)
+    for rng in (stream, None, 1):
+        with pytest.raises(OverflowError, match="the stream must hold"):
+            cd.draw_mask((2**40, 2**40), 0.5, rng=rng)
     assert stream.position == before
     assert np.all(out == 7)
     cd.dropout(np.ones(4096, np.float32), 0.5, rng=stream)
@@ -222,7 +235,8 @@ def test_a_stream_that_has_no_room_left_says_so():
         (0, -1, ValueError, "start"),
         (0, 2**64, ValueError, "start"),
         (0, "1", TypeError, "start"),
-        (0, 2**64 - 4097, ValueError, "the stream must hold the mask"),
+        (None, 0, TypeError, "key"),
+        (0, 2**64 - 4097, OverflowError, "the stream must hold the mask"),
     ],
 )
 def test_a_mask_made_by_hand_is_checked(key, start, error, name):
@@ -244,6 +258,11 @@ def test_backward_without_forward_says_so():
 def test_a_foreign_rescale_is_named():
     with pytest.raises(ValueError, match="rescale must be 'train', 'eval' or None, got 'both'"):
         cd.Dropout(rescale="both")
+    layer = cd.Dropout()
+    with pytest.raises(ValueError, match="got 'Eval'"):
+        layer.rescale = "Eval"
+    with pytest.raises(TypeError, match="rng must be"):
+        layer.rng = "seed"
 
 
 def test_a_forward_that_fails_leaves_the_layer_as_it_was():

@@ -101,6 +101,8 @@ def test_standard_dropout_evaluates_in_the_inputs_dtype(dtype):
     assert np.array_equal(layer.backward(x), y)
     with pytest.raises(TypeError, match="got dtype int64"):
         layer.forward(np.arange(3))
+    everything_dropped = cd.Dropout(1.0, rescale="eval").eval().forward(np.array([np.inf, np.nan, -1], dtype))
+    assert everything_dropped.tobytes() == bytes(everything_dropped.nbytes)
 
 
 def test_backward_follows_the_last_forward_pass_whatever_the_mode_is_now():
@@ -145,6 +147,36 @@ def test_the_layer_keeps_to_the_protocol_of_numpy_networks():
     assert repr(layer) == "Dropout(p=0.2)"
     options = cd.Dropout(0.2, inplace=True, shared_axes=(0,), rescale=None)
     assert repr(options) == "Dropout(p=0.2, inplace=True, shared_axes=(0,), rescale=None)"
+
+
+def test_calling_a_subclass_runs_its_own_forward():
+    class Logged(cd.Dropout):
+        """A layer that counts its passes."""
+
+        n_passes = 0
+
+        def forward(self, x):
+            self.n_passes += 1
+            return super().forward(x)
+
+    layer = Logged(0.5, rng=1)
+    layer(X)
+    assert layer.n_passes == 1
+
+
+def test_a_seed_set_later_becomes_a_stream_that_moves_on():
+    layer = cd.Dropout(0.5)
+    layer.rng = 42
+    assert not np.array_equal(layer.forward(X), layer.forward(X))
+    layer.rng = 42
+    assert np.array_equal(layer.forward(X), cd.Dropout(0.5, rng=42).forward(X))
+
+
+def test_changing_rescale_after_forward_leaves_backward_with_forwards_scale():
+    layer = cd.Dropout(0.5, rng=1)
+    y = layer.forward(X)
+    layer.rescale = None
+    assert np.array_equal(layer.backward(X), y)
 
 
 def test_p_can_change_between_steps():

@@ -93,6 +93,15 @@ def test_shards_cover_the_whole_exactly_once():
     assert np.array_equal(np.concatenate(shards), mask.apply(x))
 
 
+def test_a_mask_is_true_and_its_arrays_are_contiguous():
+    assert cd.draw_mask((), 0.5, rng=1)
+    assert cd.draw_mask((0, 5), 0.5, rng=1)
+    for axes in ((), 0, 1):
+        mask = cd.draw_mask((4, 6), 0.5, rng=1, shared_axes=axes)
+        assert mask.keep().flags.c_contiguous
+        assert mask.scaled().flags.c_contiguous
+
+
 def test_other_indices_are_refused():
     mask = cd.draw_mask((5, 6), 0.5, rng=1)
     for index, error in ((3, TypeError), ((slice(1), slice(1)), TypeError), (slice(0, 5, 2), ValueError)):

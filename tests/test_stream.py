@@ -160,6 +160,12 @@ def test_threads_that_use_the_default_stream_draw_different_masks():
     assert len(drawn) == 400
 
 
+def test_a_seed_sequence_that_no_state_can_hold_is_refused():
+    for entropy in ([[1, 2], 3], ["0x10"]):
+        with pytest.raises(TypeError, match="the entropy of a SeedSequence must be"):
+            cd.Stream(np.random.SeedSequence(entropy))
+
+
 def test_a_stream_is_no_seed():
     with pytest.raises(TypeError, match="seed must not be a Stream"):
         cd.Stream(cd.Stream(1))

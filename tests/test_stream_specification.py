@@ -71,14 +71,10 @@ def test_every_committed_mask_is_drawn_again(isa):
 
 
 def test_the_committed_vectors_are_what_their_program_makes():
-    # A part of them: the model takes seconds for the whole.
-    made = runpy.run_path(str(VECTORS / "make_vectors.py"))
-    assert made["SEEDS"][0] == 0
-    key = reference.key_of_seed(0)
-    for case in KNOWN["keep"][:12]:
-        kept = reference.keep(key, case["start"], case["n_elems"], float.fromhex(case["p"]))
-        digest = hashlib.sha256(np.packbits(kept, bitorder="little").tobytes()).hexdigest()
-        assert digest == case["sha256_of_packed_bits"]
+    made = runpy.run_path(str(VECTORS / "make_vectors.py"))["known_answers"](n_seeds=2)
+    assert made["raw"] == KNOWN["raw"][: len(made["raw"])]
+    assert made["keep"] == KNOWN["keep"][: len(made["keep"])]
+    assert (len(made["raw"]), len(made["keep"])) == (6, 96)
 
 
 def test_the_probability_of_dropping_is_p_to_within_two_to_the_minus_48():

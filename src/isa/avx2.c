@@ -1,20 +1,25 @@
-/* AVX2: 4 lanes of 64 bits a vector, masks as vectors of all-ones and all-zeros. */
+/* AVX2 and F16C: 4 lanes of 64 bits a vector, masks as vectors of all-ones and all-zeros. */
 #include "../catalog.h"
 
 #if defined(__x86_64__) && defined(__GNUC__)
 
+#include <cpuid.h>
 #include <immintrin.h>
+#include <string.h>
 
 #include "target_region.h"
 
 #define ISA_NAME "avx2"
 #define V64_LANES 4
 
-TARGET_REGION_BEGIN("avx2")
+TARGET_REGION_BEGIN("avx2,f16c")
 
 typedef __m256i v64;
 #define v64_load(p) _mm256_loadu_si256((const __m256i *)(const void *)(p))
 #define v64_store_le(p, v) _mm256_storeu_si256((__m256i *)(void *)(p), v)
+#define v64_load_bytes v64_load
+#define v64_stream(p, v) _mm256_stream_si256((__m256i *)(void *)(p), v)
+#define stream_fence _mm_sfence
 #define v64_set1(word) _mm256_set1_epi64x((long long)(word))
 #define v64_add _mm256_add_epi64
 #define v64_and _mm256_and_si256
@@ -45,6 +50,13 @@ static inline uint32_t keep32_bits(keep32 keep)
     return ~(uint32_t)_mm256_movemask_ps(_mm256_castsi256_ps(keep.dropped)) & 0xFFu;
 }
 
+static inline keep32 keep32_of_bits(uint32_t bits)
+{
+    const __m256i places = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
+    const __m256i kept = _mm256_and_si256(_mm256_set1_epi32((int)bits), places);
+    return (keep32){_mm256_cmpeq_epi32(kept, _mm256_setzero_si256())};
+}
+
 static inline int any_tie(const v64 numbers[4], v64 threshold16)
 {
     const v64 ties = _mm256_or_si256(
@@ -56,9 +68,15 @@ static inline int any_tie(const v64 numbers[4], v64 threshold16)
 typedef __m256 vf32;
 #define f32_load(p) _mm256_loadu_ps((const float *)(const void *)(p))
 #define f32_set1 _mm256_set1_ps
+#define f32_add _mm256_add_ps
 #define f32_mul _mm256_mul_ps
+#define f32_relu(v) _mm256_max_ps(_mm256_setzero_ps(), v) /* a NaN in the second operand stays */
 #define f32_select(keep, v) _mm256_andnot_ps(_mm256_castsi256_ps((keep).dropped), v)
 #define f32_store(p, v) _mm256_storeu_ps((float *)(void *)(p), v)
+static inline keep32 f32_positive(vf32 v)
+{
+    return (keep32){_mm256_castps_si256(_mm256_cmp_ps(v, _mm256_setzero_ps(), _CMP_NGT_UQ))};
+}
 
 typedef struct {
     __m256d first, second;
@@ -71,6 +89,21 @@ static inline vf64 f64_load(const char *p)
 static inline vf64 f64_set1(double value)
 {
     return (vf64){_mm256_set1_pd(value), _mm256_set1_pd(value)};
+}
+static inline vf64 f64_add(vf64 a, vf64 b)
+{
+    return (vf64){_mm256_add_pd(a.first, b.first), _mm256_add_pd(a.second, b.second)};
+}
+static inline vf64 f64_relu(vf64 v)
+{
+    return (vf64){_mm256_max_pd(_mm256_setzero_pd(), v.first), _mm256_max_pd(_mm256_setzero_pd(), v.second)};
+}
+static inline keep32 f64_positive(vf64 v)
+{
+    const __m256 first = _mm256_castpd_ps(_mm256_cmp_pd(v.first, _mm256_setzero_pd(), _CMP_NGT_UQ));
+    const __m256 second = _mm256_castpd_ps(_mm256_cmp_pd(v.second, _mm256_setzero_pd(), _CMP_NGT_UQ));
+    const __m256i dropped = _mm256_castps_si256(_mm256_shuffle_ps(first, second, 0x88)); /* the even words, by half */
+    return (keep32){_mm256_permute4x64_epi64(dropped, 0xD8)};                            /* 0, 2, 1, 3 */
 }
 static inline vf64 f64_mul(vf64 a, vf64 b)
 {
@@ -89,14 +122,36 @@ static inline void f64_store(char *p, vf64 v)
     _mm256_storeu_pd((double *)(void *)p + 4, v.second);
 }
 
+static inline __m128i halves_load(const char *p)
+{
+    return _mm_loadu_si128((const __m128i *)(const void *)p);
+}
+static inline void halves_store(char *p, __m128i halves)
+{
+    _mm_storeu_si128((__m128i *)(void *)p, halves);
+}
+#define f16_load(p) _mm256_cvtph_ps(halves_load(p))
+#define f16_store(p, v) halves_store(p, _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC))
+#define bf16_load(p) _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(halves_load(p)), 16))
+static inline void bf16_store(char *p, vf32 v) /* rounds as bf16_of_float does */
+{
+    const __m256i bits = _mm256_castps_si256(v);
+    const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+    const __m256i rounded = _mm256_add_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7FFF)), odd);
+    const __m256i halves = _mm256_srli_epi32(rounded, 16);
+    halves_store(p, _mm_packus_epi32(_mm256_castsi256_si128(halves), _mm256_extracti128_si256(halves, 1)));
+}
+
 #include "../block_kernels.inc.h"
 
 TARGET_REGION_END
 
-/* __builtin_cpu_supports asks the processor and, through XGETBV, whether the system saves its registers. */
+/* __builtin_cpu_supports asks the processor and, through XGETBV, whether the system saves its registers. It does not know
+ * F16C's name in every compiler. */
 static int is_supported(void)
 {
-    return __builtin_cpu_supports("avx2");
+    unsigned eax, ebx, ecx, edx;
+    return __builtin_cpu_supports("avx2") && __get_cpuid(1, &eax, &ebx, &ecx, &edx) && (ecx & bit_F16C);
 }
 
 const kernel_table kernels_avx2 = KERNEL_TABLE(is_supported);

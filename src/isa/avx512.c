@@ -4,6 +4,7 @@
 #if defined(__x86_64__) && defined(__GNUC__)
 
 #include <immintrin.h>
+#include <string.h>
 
 #include "target_region.h"
 
@@ -14,7 +15,10 @@ TARGET_REGION_BEGIN("avx512f,avx512bw,avx512dq,avx512vl")
 
 typedef __m512i v64;
 #define v64_load(p) _mm512_loadu_si512(p)
+#define v64_load_bytes v64_load
 #define v64_store_le(p, v) _mm512_storeu_si512(p, v)
+#define v64_stream(p, v) _mm512_stream_si512((void *)(p), v)
+#define stream_fence _mm_sfence
 #define v64_set1(word) _mm512_set1_epi64((long long)(word))
 #define v64_add _mm512_add_epi64
 #define v64_and _mm512_and_si512
@@ -26,7 +30,7 @@ typedef __m512i v64;
 #define v64_mul_lo32 _mm512_mul_epu32
 
 typedef __mmask16 keep32;
-#define keep32_bits(keep) ((uint32_t)(keep))
+#define keep32_of_bits(bits) ((__mmask16)(bits))
 
 static inline keep32 keep_upper(v64 numbers, v64 threshold32)
 {
@@ -36,6 +40,15 @@ static inline keep32 keep_upper(v64 numbers, v64 threshold32)
 static inline keep32 keep_lower(v64 numbers, v64 threshold32)
 {
     return _mm512_cmpge_epi32_mask(_mm512_slli_epi32(numbers, 16), threshold32);
+}
+
+/* The empty asm makes gcc 12 move the mask through a register. Where registers are short it may otherwise spill the mask
+ * as 2 bytes and read it back as 8, with whatever lies beside it (seen with -O1 -fsanitize=undefined). */
+static inline uint32_t keep32_bits(keep32 keep)
+{
+    uint32_t bits = _cvtmask16_u32(keep);
+    __asm__("" : "+r"(bits));
+    return bits;
 }
 
 static inline int any_tie(const v64 numbers[2], v64 threshold16)
@@ -48,7 +61,10 @@ static inline int any_tie(const v64 numbers[2], v64 threshold16)
  * processors are slow at (docs/design.md, "Select, and how"). */
 typedef __m512 vf32;
 #define f32_set1 _mm512_set1_ps
+#define f32_add _mm512_add_ps
 #define f32_mul _mm512_mul_ps
+#define f32_relu(v) _mm512_max_ps(_mm512_setzero_ps(), v) /* a NaN in the second operand stays */
+#define f32_positive(v) _mm512_cmp_ps_mask(v, _mm512_setzero_ps(), _CMP_GT_OQ)
 #define f32_select(keep, v) _mm512_maskz_mov_ps(keep, v)
 #define f32_store(p, v) _mm512_storeu_ps(p, v)
 static inline vf32 f32_load(const char *p)
@@ -71,9 +87,22 @@ static inline vf64 f64_set1(double value)
 {
     return (vf64){_mm512_set1_pd(value), _mm512_set1_pd(value)};
 }
+static inline vf64 f64_add(vf64 a, vf64 b)
+{
+    return (vf64){_mm512_add_pd(a.first, b.first), _mm512_add_pd(a.second, b.second)};
+}
 static inline vf64 f64_mul(vf64 a, vf64 b)
 {
     return (vf64){_mm512_mul_pd(a.first, b.first), _mm512_mul_pd(a.second, b.second)};
+}
+static inline vf64 f64_relu(vf64 v)
+{
+    return (vf64){_mm512_max_pd(_mm512_setzero_pd(), v.first), _mm512_max_pd(_mm512_setzero_pd(), v.second)};
+}
+static inline keep32 f64_positive(vf64 v)
+{
+    const unsigned first = _mm512_cmp_pd_mask(v.first, _mm512_setzero_pd(), _CMP_GT_OQ);
+    return (keep32)(first | (unsigned)_mm512_cmp_pd_mask(v.second, _mm512_setzero_pd(), _CMP_GT_OQ) << 8);
 }
 static inline vf64 f64_select(keep32 keep, vf64 v)
 {
@@ -83,6 +112,25 @@ static inline void f64_store(char *p, vf64 v)
 {
     _mm512_storeu_pd(p, v.first);
     _mm512_storeu_pd(p + 64, v.second);
+}
+
+static inline __m256i halves_load(const char *p)
+{
+    return _mm256_loadu_si256((const __m256i *)(const void *)p);
+}
+static inline void halves_store(char *p, __m256i halves)
+{
+    _mm256_storeu_si256((__m256i *)(void *)p, halves);
+}
+#define f16_load(p) _mm512_cvtph_ps(halves_load(p))
+#define f16_store(p, v) halves_store(p, _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC))
+#define bf16_load(p) _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves_load(p)), 16))
+static inline void bf16_store(char *p, vf32 v) /* rounds as bf16_of_float does */
+{
+    const __m512i bits = _mm512_castps_si512(v);
+    const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+    const __m512i rounded = _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7FFF)), odd);
+    halves_store(p, _mm512_cvtepi32_epi16(_mm512_srli_epi32(rounded, 16)));
 }
 
 #include "../block_kernels.inc.h"

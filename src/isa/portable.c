@@ -1,5 +1,6 @@
 /* Plain C11, for any processor and byte order: a "vector" is one lane of 64 bits, and each verb works by value. */
 #include "../catalog.h"
+#include "../half.h"
 
 #include <string.h>
 
@@ -17,6 +18,20 @@ typedef uint64_t v64;
 #define v64_shr(v, n_bits) ((v) >> (n_bits))
 #define v64_rotl(v, n_bits) ((v) << (n_bits) | (v) >> (64 - (n_bits)))
 #define v64_mul_lo32(a, b) ((uint64_t)(uint32_t)(a) * (uint32_t)(b))
+
+static inline v64 v64_load_bytes(const char *p)
+{
+    v64 v;
+    memcpy(&v, p, sizeof v);
+    return v;
+}
+
+static inline void v64_stream(char *p, v64 v)
+{
+    memcpy(p, &v, sizeof v);
+}
+
+#define stream_fence() ((void)0)
 
 static inline void v64_store_le(uint8_t *p, v64 v)
 {
@@ -48,6 +63,11 @@ static inline uint32_t keep32_bits(keep32 keep)
     return (keep.mask[0] & 1) | (keep.mask[1] & 2);
 }
 
+static inline keep32 keep32_of_bits(uint32_t bits)
+{
+    return (keep32){{bits & 1 ? UINT32_MAX : 0, bits & 2 ? UINT32_MAX : 0}};
+}
+
 /* A 16-bit field that equals the threshold becomes 0, and subtracting 1 from it borrows into its top bit. A borrow may
  * also mark a field above a true tie, never a word without one. */
 static inline int any_tie(const v64 numbers[16], v64 threshold16)
@@ -72,6 +92,18 @@ static inline vf32 f32_load(const char *p)
 static inline vf32 f32_set1(float value)
 {
     return (vf32){{value, value}};
+}
+static inline vf32 f32_add(vf32 a, vf32 b)
+{
+    return (vf32){{a.elem[0] + b.elem[0], a.elem[1] + b.elem[1]}};
+}
+static inline vf32 f32_relu(vf32 v)
+{
+    return (vf32){{v.elem[0] < 0 ? 0 : v.elem[0], v.elem[1] < 0 ? 0 : v.elem[1]}};
+}
+static inline keep32 f32_positive(vf32 v)
+{
+    return (keep32){{v.elem[0] > 0 ? UINT32_MAX : 0, v.elem[1] > 0 ? UINT32_MAX : 0}};
 }
 static inline vf32 f32_mul(vf32 a, vf32 b)
 {
@@ -104,6 +136,18 @@ static inline vf64 f64_set1(double value)
 {
     return (vf64){{value, value}};
 }
+static inline vf64 f64_add(vf64 a, vf64 b)
+{
+    return (vf64){{a.elem[0] + b.elem[0], a.elem[1] + b.elem[1]}};
+}
+static inline vf64 f64_relu(vf64 v)
+{
+    return (vf64){{v.elem[0] < 0 ? 0 : v.elem[0], v.elem[1] < 0 ? 0 : v.elem[1]}};
+}
+static inline keep32 f64_positive(vf64 v)
+{
+    return (keep32){{v.elem[0] > 0 ? UINT32_MAX : 0, v.elem[1] > 0 ? UINT32_MAX : 0}};
+}
 static inline vf64 f64_mul(vf64 a, vf64 b)
 {
     return (vf64){{a.elem[0] * b.elem[0], a.elem[1] * b.elem[1]}};
@@ -120,6 +164,29 @@ static inline vf64 f64_select(keep32 keep, vf64 v)
 static inline void f64_store(char *p, vf64 v)
 {
     memcpy(p, &v, sizeof v);
+}
+
+static inline vf32 f16_load(const char *p)
+{
+    uint16_t elem[2];
+    memcpy(elem, p, sizeof elem);
+    return (vf32){{float_of_f16(elem[0]), float_of_f16(elem[1])}};
+}
+static inline void f16_store(char *p, vf32 v)
+{
+    const uint16_t elem[2] = {f16_of_float(v.elem[0]), f16_of_float(v.elem[1])};
+    memcpy(p, elem, sizeof elem);
+}
+static inline vf32 bf16_load(const char *p)
+{
+    uint16_t elem[2];
+    memcpy(elem, p, sizeof elem);
+    return (vf32){{float_of_bf16(elem[0]), float_of_bf16(elem[1])}};
+}
+static inline void bf16_store(char *p, vf32 v)
+{
+    const uint16_t elem[2] = {bf16_of_float(v.elem[0]), bf16_of_float(v.elem[1])};
+    memcpy(p, elem, sizeof elem);
 }
 
 #include "../block_kernels.inc.h"

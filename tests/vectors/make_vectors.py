@@ -25,8 +25,8 @@ PROBABILITIES = (1e-6, 0.0244140625, 0.1, 0.3, 0.3 + 2**-40, 0.5, 0.9, 1 - 1e-6)
 N_ELEMS = 3 * reference.ELEMS_PER_BLOCK + 7
 
 
-def known_answers() -> dict[str, object]:
-    """Return the file's contents."""
+def known_answers(n_seeds: int = len(SEEDS)) -> dict[str, object]:
+    """Return the file's contents, or those for its first few seeds."""
     return {
         "stream_version": 1,
         "raw": [
@@ -39,7 +39,7 @@ def known_answers() -> dict[str, object]:
                     reference.raw_bytes(reference.key_of_seed(seed), first_block, 2)
                 ).hexdigest(),
             }
-            for seed in SEEDS
+            for seed in SEEDS[:n_seeds]
             for first_block in (0, 2**32 - 1, 2**52 - 3)
         ],
         "keep": [
@@ -51,7 +51,7 @@ def known_answers() -> dict[str, object]:
                 "n_dropped": int(np.count_nonzero(~kept)),
                 "sha256_of_packed_bits": hashlib.sha256(np.packbits(kept, bitorder="little").tobytes()).hexdigest(),
             }
-            for seed in SEEDS[:3]
+            for seed in SEEDS[: min(n_seeds, 3)]
             for start in STARTS
             for p in PROBABILITIES
             for kept in [reference.keep(reference.key_of_seed(seed), start, N_ELEMS, p)]

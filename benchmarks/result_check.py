@@ -1,0 +1,131 @@
+"""Whether a result is dropout: what is checked before anything is timed."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from cases import Array, Case, Operation
+
+_N_SIGMA = 6
+_ELEMS_PER_CHUNK = 1 << 18  # float64 intermediates of this length stay in the cache
+_EPS = {"float16": 2**-10, "bfloat16": 2**-7, "float32": 2**-23, "float64": 2**-52}
+
+
+class WrongResultError(Exception):
+    """A contender's result is not what it should be; the message says in what."""
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """What a result must be.
+
+    Attributes
+    ----------
+    p : float
+        The probability of dropping; at 0 nothing may be dropped.
+    scale : float
+        What kept elements are multiplied by.
+    operation : Operation
+        What else is done, and which axes share decisions.
+
+    """
+
+    p: float
+    scale: float
+    operation: Operation
+
+
+def expect_dropout(case: Case, p: float | None = None) -> Expectation:
+    """Expect the case's operation with its p, or, from those who can only approximate it, with another."""
+    p = case.p if p is None else p
+    return Expectation(p, 1 / (1 - p), case.operation)
+
+
+def check_result(
+    result: Array,
+    x: Array,
+    expectation: Expectation,
+    *,
+    bias: Array | None = None,
+    residual: Array | None = None,
+) -> Array:
+    """Raise unless a result has the expected rate, scale and zeros; return which elements are dropped.
+
+    Parameters
+    ----------
+    result, x : ndarray
+        Output and input, of one shape; the result may have a wider dtype.
+    expectation : Expectation
+        What the result must be.
+    bias, residual : ndarray or None
+        Looked at where the expected operation has them.
+
+    Returns
+    -------
+    ndarray of bool
+        Of x's shape. Elements that are the same dropped and kept, as behind a ReLU, count as dropped.
+
+    Raises
+    ------
+    WrongResultError
+        Naming the rule and the values. Every element must be exactly 0 (or the residual) or, to within 4 units in
+        the last place of x's dtype, the scaled input; decisions must be equal along shared axes; and the number of
+        dropped ones must be within 6 standard deviations of p times their number.
+
+    """
+    operation = expectation.operation
+    if result.shape != x.shape:
+        raise WrongResultError(f"shape must be {x.shape}, got {result.shape}")
+    dropped, telling = np.empty(x.shape, bool), np.empty(x.shape, bool)
+    rows_per_chunk = max(1, _ELEMS_PER_CHUNK * len(x) // x.size)
+    for start in range(0, len(x), rows_per_chunk):
+        rows = slice(start, start + rows_per_chunk)
+        y = result[rows].astype(np.float64)
+        kept = x[rows].astype(np.float64)
+        magnitude = np.abs(kept)
+        if operation.bias:
+            kept += bias.astype(np.float64)
+            magnitude += np.abs(bias.astype(np.float64))
+        if operation.relu:
+            np.maximum(kept, 0, out=kept)
+        kept *= expectation.scale
+        magnitude *= expectation.scale
+        added = np.zeros(1)
+        if operation.residual:
+            added = residual[rows].astype(np.float64)
+            kept += added
+            magnitude += np.abs(added)
+        tolerance = 4 * _EPS[x.dtype.name] * magnitude
+        np.equal(y, added, out=dropped[rows])
+        is_kept = np.abs(y - kept) <= tolerance  # False for NaN
+        strange = ~(dropped[rows] | is_kept)
+        if strange.any():
+            at = np.unravel_index(np.argmax(strange), strange.shape)
+            dropped_value = np.broadcast_to(added, strange.shape)[at]
+            raise WrongResultError(
+                f"{np.count_nonzero(strange)} of {strange.size} elements are neither dropped nor kept: the first must "
+                f"be {dropped_value:.9g} or {kept[at]:.9g}, got {y[at]:.9g}"
+            )
+        np.greater(np.abs(kept - added), 2 * tolerance, out=telling[rows])
+    _check_rate(dropped, telling, expectation)
+    return dropped
+
+
+def _check_rate(dropped: Array, telling: Array, expectation: Expectation) -> None:
+    """Raise unless the right share of decisions is to drop."""
+    axes = expectation.operation.shared_axes
+    if axes:
+        some = dropped.any(axis=axes)
+        if not np.array_equal(some, dropped.all(axis=axes)):
+            raise WrongResultError(f"decisions must be shared along axes {axes}, and are not")
+        dropped = telling = some
+        n_decisions = some.size
+    else:
+        n_decisions = int(np.count_nonzero(telling))
+    n_dropped = int(np.count_nonzero(dropped & telling))
+    p = expectation.p
+    tolerance = _N_SIGMA * (n_decisions * p * (1 - p)) ** 0.5
+    if abs(n_dropped - n_decisions * p) > tolerance:
+        raise WrongResultError(
+            f"dropped must be {n_decisions * p:.0f} of {n_decisions} to within {tolerance:.0f} (6 sigma, p = {p:g}), "
+            f"got {n_dropped}"
+        )

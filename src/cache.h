@@ -1,0 +1,23 @@
+/* The size of the last-level cache, as the machine tells it. */
+#ifndef CDROPOUT_CACHE_H
+#define CDROPOUT_CACHE_H
+
+#include <stddef.h>
+
+#if defined(__unix__) || defined(__APPLE__)
+#include <unistd.h>
+#endif
+
+static inline size_t last_level_cache_bytes(void)
+{
+    long n_bytes = 0;
+#if defined(_SC_LEVEL3_CACHE_SIZE) && defined(_SC_LEVEL2_CACHE_SIZE)
+    n_bytes = sysconf(_SC_LEVEL3_CACHE_SIZE);
+    if (n_bytes <= 0)
+        n_bytes = sysconf(_SC_LEVEL2_CACHE_SIZE);
+#endif
+    /* Where nobody tells: more than most caches, because streaming into a cache costs more than not streaming past it. */
+    return n_bytes > 0 ? (size_t)n_bytes : (size_t)64 << 20;
+}
+
+#endif

@@ -1,0 +1,141 @@
+/* NEON, which every AArch64 has: 2 lanes of 64 bits a vector, masks as vectors of all-ones and all-zeros. */
+#include "../catalog.h"
+
+#if defined(__aarch64__) && defined(__ARM_NEON) && defined(__GNUC__) && !defined(__AARCH64EB__)
+
+#include <arm_neon.h>
+#include <string.h>
+
+#define ISA_NAME "neon"
+#define V64_LANES 2
+
+typedef uint64x2_t v64;
+#define v64_load(p) vld1q_u64(p)
+#define v64_load_bytes(p) vreinterpretq_u64_u8(vld1q_u8((const uint8_t *)(p)))
+#define v64_store_le(p, v) vst1q_u8((uint8_t *)(p), vreinterpretq_u8_u64(v))
+#define v64_stream(p, v) v64_store_le(p, v) /* C has no name for STNP */
+#define stream_fence() ((void)0)
+#define v64_set1(word) vdupq_n_u64(word)
+#define v64_add vaddq_u64
+#define v64_and vandq_u64
+#define v64_xor veorq_u64
+#define v64_xor3(a, b, c) veorq_u64(veorq_u64(a, b), c)
+#define v64_shl(v, n_bits) vshlq_n_u64(v, n_bits)
+#define v64_shr(v, n_bits) vshrq_n_u64(v, n_bits)
+#define v64_rotl(v, n_bits) vsliq_n_u64(vshrq_n_u64(v, 64 - (n_bits)), v, n_bits)
+#define v64_mul_lo32(a, b) vmull_u32(vmovn_u64(a), vmovn_u64(b))
+
+typedef uint32x4_t keep32;
+
+static inline keep32 keep_upper(v64 numbers, v64 threshold32)
+{
+    return vcgeq_s32(vreinterpretq_s32_u64(numbers), vreinterpretq_s32_u64(threshold32));
+}
+
+static inline keep32 keep_lower(v64 numbers, v64 threshold32)
+{
+    const uint32x4_t lower = vshlq_n_u32(vreinterpretq_u32_u64(numbers), 16);
+    return keep_upper(vreinterpretq_u64_u32(lower), threshold32);
+}
+
+static inline uint32x4_t bit_places(void)
+{
+    static const uint32_t places[4] = {1, 2, 4, 8};
+    return vld1q_u32(places);
+}
+
+static inline uint32_t keep32_bits(keep32 keep)
+{
+    return vaddvq_u32(vandq_u32(keep, bit_places()));
+}
+
+static inline keep32 keep32_of_bits(uint32_t bits)
+{
+    return vtstq_u32(vdupq_n_u32(bits), bit_places());
+}
+
+static inline int any_tie(const v64 numbers[8], v64 threshold16)
+{
+    const uint16x8_t tied = vreinterpretq_u16_u64(threshold16);
+    uint16x8_t ties = vceqq_u16(vreinterpretq_u16_u64(numbers[0]), tied);
+    for (int v = 1; v < 8; v++)
+        ties = vorrq_u16(ties, vceqq_u16(vreinterpretq_u16_u64(numbers[v]), tied));
+    return vmaxvq_u16(ties) != 0;
+}
+
+typedef float32x4_t vf32;
+#define f32_load(p) vreinterpretq_f32_u8(vld1q_u8((const uint8_t *)(p)))
+#define f32_store(p, v) vst1q_u8((uint8_t *)(p), vreinterpretq_u8_f32(v))
+#define f32_set1 vdupq_n_f32
+#define f32_add vaddq_f32
+#define f32_mul vmulq_f32
+#define f32_relu(v) vbslq_f32(vcltzq_f32(v), vdupq_n_f32(0), v) /* not FMAX, which turns -0 into +0 */
+#define f32_positive(v) vcgtzq_f32(v)
+#define f32_select(keep, v) vreinterpretq_f32_u32(vandq_u32(keep, vreinterpretq_u32_f32(v)))
+
+typedef struct {
+    float64x2_t first, second;
+} vf64;
+static inline vf64 f64_load(const char *p)
+{
+    return (vf64){vreinterpretq_f64_u8(vld1q_u8((const uint8_t *)p)),
+                  vreinterpretq_f64_u8(vld1q_u8((const uint8_t *)p + 16))};
+}
+static inline vf64 f64_set1(double value)
+{
+    return (vf64){vdupq_n_f64(value), vdupq_n_f64(value)};
+}
+static inline vf64 f64_add(vf64 a, vf64 b)
+{
+    return (vf64){vaddq_f64(a.first, b.first), vaddq_f64(a.second, b.second)};
+}
+static inline vf64 f64_mul(vf64 a, vf64 b)
+{
+    return (vf64){vmulq_f64(a.first, b.first), vmulq_f64(a.second, b.second)};
+}
+static inline vf64 f64_relu(vf64 v)
+{
+    const float64x2_t zero = vdupq_n_f64(0);
+    return (vf64){vbslq_f64(vcltzq_f64(v.first), zero, v.first), vbslq_f64(vcltzq_f64(v.second), zero, v.second)};
+}
+static inline keep32 f64_positive(vf64 v)
+{
+    return vcombine_u32(vmovn_u64(vcgtzq_f64(v.first)), vmovn_u64(vcgtzq_f64(v.second)));
+}
+static inline vf64 f64_select(keep32 keep, vf64 v)
+{
+    const int32x4_t mask = vreinterpretq_s32_u32(keep);
+    const uint64x2_t first = vreinterpretq_u64_s64(vmovl_s32(vget_low_s32(mask)));
+    const uint64x2_t second = vreinterpretq_u64_s64(vmovl_high_s32(mask));
+    return (vf64){vreinterpretq_f64_u64(vandq_u64(first, vreinterpretq_u64_f64(v.first))),
+                  vreinterpretq_f64_u64(vandq_u64(second, vreinterpretq_u64_f64(v.second)))};
+}
+static inline void f64_store(char *p, vf64 v)
+{
+    vst1q_u8((uint8_t *)p, vreinterpretq_u8_f64(v.first));
+    vst1q_u8((uint8_t *)p + 16, vreinterpretq_u8_f64(v.second));
+}
+
+#define f16_load(p) vcvt_f32_f16(vreinterpret_f16_u8(vld1_u8((const uint8_t *)(p))))
+#define f16_store(p, v) vst1_u8((uint8_t *)(p), vreinterpret_u8_f16(vcvt_f16_f32(v)))
+#define bf16_load(p) vreinterpretq_f32_u32(vshll_n_u16(vreinterpret_u16_u8(vld1_u8((const uint8_t *)(p))), 16))
+static inline void bf16_store(char *p, vf32 v) /* rounds as bf16_of_float does */
+{
+    const uint32x4_t bits = vreinterpretq_u32_f32(v);
+    const uint32x4_t odd = vandq_u32(vshrq_n_u32(bits, 16), vdupq_n_u32(1));
+    const uint32x4_t rounded = vaddq_u32(vaddq_u32(bits, vdupq_n_u32(0x7FFF)), odd);
+    vst1_u8((uint8_t *)p, vreinterpret_u8_u16(vshrn_n_u32(rounded, 16)));
+}
+
+#include "../block_kernels.inc.h"
+
+static int is_supported(void)
+{
+    return 1;
+}
+
+const kernel_table kernels_neon = KERNEL_TABLE(is_supported);
+
+#else
+typedef int translation_unit_is_not_empty;
+#endif

@@ -1,0 +1,158 @@
+/* SSE2, which every x86-64 has: 2 lanes of 64 bits a vector, masks as vectors of all-ones and all-zeros. */
+#include "../catalog.h"
+
+#if defined(__x86_64__) && defined(__GNUC__)
+
+#include <emmintrin.h>
+#include <string.h>
+
+#include "../half.h"
+
+#define ISA_NAME "sse2"
+#define V64_LANES 2
+
+typedef __m128i v64;
+#define v64_load(p) _mm_loadu_si128((const __m128i *)(const void *)(p))
+#define v64_load_bytes v64_load
+#define v64_store_le(p, v) _mm_storeu_si128((__m128i *)(void *)(p), v)
+#define v64_stream(p, v) _mm_stream_si128((__m128i *)(void *)(p), v)
+#define stream_fence _mm_sfence
+#define v64_set1(word) _mm_set1_epi64x((long long)(word))
+#define v64_add _mm_add_epi64
+#define v64_and _mm_and_si128
+#define v64_xor _mm_xor_si128
+#define v64_xor3(a, b, c) _mm_xor_si128(_mm_xor_si128(a, b), c)
+#define v64_shl(v, n_bits) _mm_slli_epi64(v, n_bits)
+#define v64_shr(v, n_bits) _mm_srli_epi64(v, n_bits)
+#define v64_rotl(v, n_bits) _mm_or_si128(_mm_slli_epi64(v, n_bits), _mm_srli_epi64(v, 64 - (n_bits)))
+#define v64_mul_lo32 _mm_mul_epu32
+
+/* SSE2 compares by "greater" only, so the vector marks what is dropped: select is then one and-not. */
+typedef struct {
+    __m128i dropped;
+} keep32;
+
+static inline keep32 keep_upper(v64 numbers, v64 threshold32)
+{
+    return (keep32){_mm_cmpgt_epi32(threshold32, numbers)};
+}
+
+static inline keep32 keep_lower(v64 numbers, v64 threshold32)
+{
+    return keep_upper(_mm_slli_epi32(numbers, 16), threshold32);
+}
+
+static inline uint32_t keep32_bits(keep32 keep)
+{
+    return ~(uint32_t)_mm_movemask_ps(_mm_castsi128_ps(keep.dropped)) & 0xFu;
+}
+
+static inline keep32 keep32_of_bits(uint32_t bits)
+{
+    const __m128i kept = _mm_and_si128(_mm_set1_epi32((int)bits), _mm_setr_epi32(1, 2, 4, 8));
+    return (keep32){_mm_cmpeq_epi32(kept, _mm_setzero_si128())};
+}
+
+static inline int any_tie(const v64 numbers[8], v64 threshold16)
+{
+    v64 ties = _mm_cmpeq_epi16(numbers[0], threshold16);
+    for (int v = 1; v < 8; v++)
+        ties = _mm_or_si128(ties, _mm_cmpeq_epi16(numbers[v], threshold16));
+    return _mm_movemask_epi8(ties) != 0;
+}
+
+typedef __m128 vf32;
+#define f32_load(p) _mm_loadu_ps((const float *)(const void *)(p))
+#define f32_set1 _mm_set1_ps
+#define f32_add _mm_add_ps
+#define f32_mul _mm_mul_ps
+#define f32_relu(v) _mm_max_ps(_mm_setzero_ps(), v) /* a NaN in the second operand stays */
+#define f32_select(keep, v) _mm_andnot_ps(_mm_castsi128_ps((keep).dropped), v)
+#define f32_store(p, v) _mm_storeu_ps((float *)(void *)(p), v)
+static inline keep32 f32_positive(vf32 v)
+{
+    return (keep32){_mm_castps_si128(_mm_cmpngt_ps(v, _mm_setzero_ps()))};
+}
+
+typedef struct {
+    __m128d first, second;
+} vf64;
+static inline vf64 f64_load(const char *p)
+{
+    return (vf64){_mm_loadu_pd((const double *)(const void *)p), _mm_loadu_pd((const double *)(const void *)p + 2)};
+}
+static inline vf64 f64_set1(double value)
+{
+    return (vf64){_mm_set1_pd(value), _mm_set1_pd(value)};
+}
+static inline vf64 f64_add(vf64 a, vf64 b)
+{
+    return (vf64){_mm_add_pd(a.first, b.first), _mm_add_pd(a.second, b.second)};
+}
+static inline vf64 f64_mul(vf64 a, vf64 b)
+{
+    return (vf64){_mm_mul_pd(a.first, b.first), _mm_mul_pd(a.second, b.second)};
+}
+static inline vf64 f64_relu(vf64 v)
+{
+    return (vf64){_mm_max_pd(_mm_setzero_pd(), v.first), _mm_max_pd(_mm_setzero_pd(), v.second)};
+}
+static inline keep32 f64_positive(vf64 v)
+{
+    const __m128 first = _mm_castpd_ps(_mm_cmpngt_pd(v.first, _mm_setzero_pd()));
+    const __m128 second = _mm_castpd_ps(_mm_cmpngt_pd(v.second, _mm_setzero_pd()));
+    return (keep32){_mm_castps_si128(_mm_shuffle_ps(first, second, 0x88))}; /* the even words of both */
+}
+static inline vf64 f64_select(keep32 keep, vf64 v)
+{
+    const __m128i first = _mm_unpacklo_epi32(keep.dropped, keep.dropped);
+    const __m128i second = _mm_unpackhi_epi32(keep.dropped, keep.dropped);
+    return (vf64){_mm_andnot_pd(_mm_castsi128_pd(first), v.first), _mm_andnot_pd(_mm_castsi128_pd(second), v.second)};
+}
+static inline void f64_store(char *p, vf64 v)
+{
+    _mm_storeu_pd((double *)(void *)p, v.first);
+    _mm_storeu_pd((double *)(void *)p + 2, v.second);
+}
+
+/* float16 has no instructions here. */
+static inline vf32 f16_load(const char *p)
+{
+    uint16_t elem[4];
+    memcpy(elem, p, sizeof elem);
+    return _mm_setr_ps(float_of_f16(elem[0]), float_of_f16(elem[1]), float_of_f16(elem[2]), float_of_f16(elem[3]));
+}
+static inline void f16_store(char *p, vf32 v)
+{
+    float value[4];
+    _mm_storeu_ps(value, v);
+    const uint16_t elem[4] = {
+        f16_of_float(value[0]), f16_of_float(value[1]), f16_of_float(value[2]), f16_of_float(value[3])};
+    memcpy(p, elem, sizeof elem);
+}
+static inline vf32 bf16_load(const char *p)
+{
+    const __m128i halves = _mm_loadl_epi64((const __m128i *)(const void *)p);
+    return _mm_castsi128_ps(_mm_unpacklo_epi16(_mm_setzero_si128(), halves));
+}
+static inline void bf16_store(char *p, vf32 v) /* rounds as bf16_of_float does */
+{
+    const __m128i bits = _mm_castps_si128(v);
+    const __m128i odd = _mm_and_si128(_mm_srli_epi32(bits, 16), _mm_set1_epi32(1));
+    const __m128i rounded = _mm_add_epi32(_mm_add_epi32(bits, _mm_set1_epi32(0x7FFF)), odd);
+    const __m128i halves = _mm_srai_epi32(rounded, 16); /* signed, because SSE2 packs signed words only */
+    _mm_storel_epi64((__m128i *)(void *)p, _mm_packs_epi32(halves, halves));
+}
+
+#include "../block_kernels.inc.h"
+
+static int is_supported(void)
+{
+    return 1;
+}
+
+const kernel_table kernels_sse2 = KERNEL_TABLE(is_supported);
+
+#else
+typedef int translation_unit_is_not_empty;
+#endif

@@ -1,0 +1,223 @@
+"""Fused operations: one pass over memory, and the bits of the unfused sequence."""
+
+import itertools
+
+import ml_dtypes
+import numpy as np
+import pytest
+import reference
+from threadpoolctl import threadpool_limits
+
+import cdropout as cd
+from cdropout import _kernels
+
+SHAPES = ((7, 5), (100, 64), (33, 200), (3, 4, 130), (1, 1), (0, 5), (5000, 3))
+
+
+def normals(shape, dtype, seed=0):
+    return np.random.default_rng(seed).standard_normal(shape).astype(dtype)
+
+
+def bits(a):
+    return np.ascontiguousarray(a).tobytes()
+
+
+def fused_and_unfused(name, x, bias, residual, p, out=None):
+    """What the operation gives, and what dropout, add and maximum give one after the other."""
+    dropped = {
+        "relu_dropout": lambda: cd.dropout(np.maximum(x, 0), p, rng=5),
+        "bias_relu_dropout": lambda: cd.dropout(np.maximum(x + bias, 0), p, rng=5),
+        "dropout_add": lambda: cd.dropout(x, p, rng=5) + residual,
+        "bias_dropout_add": lambda: cd.dropout(x + bias, p, rng=5) + residual,
+    }[name]()
+    arguments = {
+        "relu_dropout": (x,),
+        "bias_relu_dropout": (x, bias),
+        "dropout_add": (x, residual),
+        "bias_dropout_add": (x, bias, residual),
+    }[name]
+    return getattr(cd, name)(*arguments, p, rng=5, out=out), dropped
+
+
+OPERATIONS = ("relu_dropout", "bias_relu_dropout", "dropout_add", "bias_dropout_add")
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_fused_operation_has_the_bits_of_the_unfused_sequence(isa, dtype, name):
+    for shape, p in itertools.product(SHAPES, (0.0, 0.1, 0.5, 1.0)):
+        x, residual, bias = normals(shape, dtype), normals(shape, dtype, 1), normals(shape[-1], dtype, 2)
+        fused, unfused = fused_and_unfused(name, x, bias, residual, p)
+        assert bits(fused) == bits(unfused), (shape, p)
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
+def test_the_16_bit_types_are_computed_in_float32_and_rounded_once(isa, dtype, name):
+    shape = (33, 200)
+    x, residual, bias = normals(shape, dtype), normals(shape, dtype, 1), normals(shape[-1], dtype, 2)
+    fused, _ = fused_and_unfused(name, x, bias, residual, 0.3)
+    value = x.astype(np.float32)
+    if "bias" in name:
+        value = value + bias.astype(np.float32)
+    if "relu" in name:
+        value = np.maximum(value, 0)
+    scale = reference.rounded_to_bits(1 / 0.7, reference.SCALE_BITS[np.dtype(dtype).name])
+    value = cd.draw_mask(shape, 0.3, rng=5).apply(value, scale=scale)
+    if "add" in name:
+        value = value + residual.astype(np.float32)
+    assert bits(fused) == bits(value.astype(dtype))
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_in_place_other_layouts_threads_and_streaming_stores_change_no_bit(isa, name):
+    x, residual, bias = normals((300, 70), np.float32), normals((300, 70), np.float32, 1), normals(70, np.float32, 2)
+    expected = bits(fused_and_unfused(name, x, bias, residual, 0.3)[0])
+    for make in (np.copy, np.asfortranarray, lambda a: a.astype(">f4"), lambda a: np.repeat(a, 2, axis=1)[:, ::2]):
+        a, r = make(x), make(residual)
+        assert bits(fused_and_unfused(name, a, bias, r, 0.3)[0]) == expected
+        result, _ = fused_and_unfused(name, a, bias, r, 0.3, out=np.empty_like(a))
+        assert bits(result.astype("=f4")) == expected
+        target = make(x)
+        arguments = (
+            (target, bias, r) if "bias" in name and "add" in name else (target, bias) if "bias" in name else (target, r)
+        )
+        arguments = arguments[:1] if name == "relu_dropout" else arguments
+        assert getattr(cd, name)(*arguments, 0.3, rng=5, out=target) is target
+        assert bits(target.astype("=f4")) == expected
+    _kernels.set_min_elems_per_thread(1)
+    cache_bytes = _kernels.get_max_cached_bytes()
+    _kernels.set_max_cached_bytes(0)
+    try:
+        for n_threads in (1, 3):
+            with threadpool_limits(n_threads, user_api="openmp"):
+                assert bits(fused_and_unfused(name, x, bias, residual, 0.3)[0]) == expected
+    finally:
+        _kernels.set_min_elems_per_thread(262144)
+        _kernels.set_max_cached_bytes(cache_bytes)
+
+
+def test_a_sum_may_be_written_over_its_residual():
+    x, residual = normals((40, 50), np.float32), normals((40, 50), np.float32, 1)
+    expected = bits(cd.dropout_add(x, residual, 0.3, rng=5))
+    assert cd.dropout_add(x, residual, 0.3, rng=5, out=residual) is residual
+    assert bits(residual) == expected
+
+
+def test_nan_goes_through_relu_where_it_is_kept():
+    x = np.full(1000, np.nan, np.float32)
+    y = cd.relu_dropout(x, 0.5, rng=1)
+    kept = cd.draw_mask(1000, 0.5, rng=1).keep()
+    assert np.isnan(y[kept]).all()
+    assert not y[~kept].view(np.uint32).any()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16, ml_dtypes.bfloat16])
+def test_relus_gradient_needs_nothing_but_the_output(isa, dtype):
+    for n_elems in (0, 1, 63, 64, 1001):
+        x, dy = normals(n_elems, dtype), normals(n_elems, dtype, 3)
+        y = cd.relu_dropout(x, 0.25, rng=2)
+        dx = cd.relu_dropout_backward(dy, y, 0.25)
+        expected = cd.draw_mask(n_elems, 0.25, rng=2).apply(dy)
+        expected[x <= 0] = 0
+        assert bits(dx) == bits(expected)
+        assert cd.relu_dropout_backward(dy, y, 0.25, out=dy) is dy
+        assert bits(dy) == bits(expected)
+
+
+def numeric_gradient(function, x):
+    gradient, step = np.empty_like(x), 1e-6
+    for index in np.ndindex(*x.shape):
+        original = x[index]
+        x[index] = original + step
+        above = function()
+        x[index] = original - step
+        gradient[index] = (above - function()) / (2 * step)
+        x[index] = original
+    return gradient
+
+
+@pytest.mark.parametrize("layer_type", [cd.ReLUDropout, cd.BiasReLUDropout, cd.DropoutAdd, cd.BiasDropoutAdd])
+@pytest.mark.parametrize("training", [True, False])
+def test_gradients_of_the_fused_layers_equal_numeric_ones(layer_type, training):
+    # Of sum(sin(y)) by central differences in float64; the inputs keep away from ReLU's corner.
+    x, residual, bias = (normals(shape, np.float64, seed) for shape, seed in (((6, 7), 0), ((6, 7), 1), ((7,), 2)))
+    has_bias, has_residual = "Bias" in layer_type.__name__, "Add" in layer_type.__name__
+    stream = cd.Stream(4)
+    start = stream.state
+    layer = layer_type(*([bias] if has_bias else []), 0.4, rng=stream).train(training)
+    inputs = (x, residual) if has_residual else (x,)
+
+    def loss():
+        stream.state = start
+        return np.sin(layer(*inputs)).sum()
+
+    loss()
+    stream.state = start
+    gradients = layer.backward(np.cos(layer(*inputs)))
+    gradients = gradients if has_residual else (gradients,)
+    for array, gradient in zip(inputs, gradients, strict=True):
+        assert np.abs(gradient - numeric_gradient(loss, array)).max() < 1e-6
+    if has_bias:
+        assert layer.params[0] is bias
+        assert np.abs(layer.grads[0] - numeric_gradient(loss, bias)).max() < 1e-6
+    assert len(layer.params) == len(layer.grads) == has_bias
+    assert repr(layer) == f"{layer_type.__name__}(p=0.4)"
+
+
+def test_fused_layers_work_in_place_and_say_when_nothing_came_before():
+    x, residual, bias = normals((6, 7), np.float32), normals((6, 7), np.float32, 1), normals(7, np.float32, 2)
+    for layer, others in (
+        (cd.ReLUDropout(0.4, rng=1, inplace=True), ()),
+        (cd.BiasReLUDropout(bias, 0.4, rng=1, inplace=True), ()),
+        (cd.DropoutAdd(0.4, rng=1, inplace=True), (residual,)),
+        (cd.BiasDropoutAdd(bias, 0.4, rng=1, inplace=True), (residual,)),
+    ):
+        with pytest.raises(RuntimeError, match="backward must follow a forward pass"):
+            layer.backward(x)
+        for mode in (True, False):
+            a = x.copy()
+            assert layer.train(mode)(a, *others) is a
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (
+            lambda x, b, out, rng: cd.bias_relu_dropout(x, b[:3], rng=rng, out=out),
+            ValueError,
+            "bias must have one element",
+        ),
+        (lambda x, b, out, rng: cd.bias_relu_dropout(x, x, rng=rng, out=out), ValueError, "bias must have one element"),
+        (
+            lambda x, b, out, rng: cd.bias_relu_dropout(x, b.astype("f8"), rng=rng, out=out),
+            ValueError,
+            "bias must have the",
+        ),
+        (lambda x, b, out, rng: cd.bias_relu_dropout(x, [1, 2], rng=rng, out=out), TypeError, "bias must be an array"),
+        (lambda x, b, out, rng: cd.dropout_add(x, x[:2], rng=rng, out=out), ValueError, "residual must have the shape"),
+        (
+            lambda x, b, out, rng: cd.dropout_add(x, x.astype("f8"), rng=rng, out=out),
+            ValueError,
+            "residual must have the dt",
+        ),
+        (lambda x, b, out, rng: cd.relu_dropout(x, 2, rng=rng, out=out), ValueError, "p must be in"),
+        (lambda x, b, out, rng: cd.relu_dropout(x, rng=rng, out=out[:2]), ValueError, "out must have the shape"),
+        (lambda x, b, out, rng: cd.relu_dropout_backward(x, x[:2], 0.5, out=out), ValueError, "y must have the shape"),
+        (lambda x, b, out, rng: cd.relu_dropout_backward(x, x, 1.5, out=out), ValueError, "p must be in"),
+    ],
+)
+@pytest.mark.parametrize("make_rng", [lambda: cd.Stream(1), lambda: np.random.default_rng(1)])
+def test_bad_arguments_are_named_and_nothing_is_written_or_drawn(call, error, message, make_rng):
+    x, bias, out, rng = np.ones((4, 7), np.float32), np.ones(7, np.float32), np.full((4, 7), 7, np.float32), make_rng()
+    with pytest.raises(error, match=message):
+        call(x, bias, out, rng)
+    assert np.all(out == 7)
+    assert cd.draw_mask(5, 0.5, rng=rng) == cd.draw_mask(5, 0.5, rng=make_rng())
+
+
+def test_a_residual_that_partly_overlaps_out_is_refused():
+    memory = np.ones(60, np.float32)
+    with pytest.raises(ValueError, match="partly overlaps residual"):
+        cd.dropout_add(np.ones(50, np.float32), memory[:50], rng=1, out=memory[10:])
+    assert np.all(memory == 1)
