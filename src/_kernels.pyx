@@ -261,6 +261,9 @@ def philox(counter, key):
 
 # ---- mask -----------------------------------------------------------------------------------------------------------
 
+cdef object NOT_GIVEN = object()
+
+
 cdef class MaskCore:
     """A mask's fields, fixed on creation, and what it does to arrays; cdropout.Mask adds what a value needs."""
 
@@ -270,10 +273,11 @@ cdef class MaskCore:
     cdef readonly tuple shape
     cdef readonly tuple shared_axes
 
-    def __cinit__(self, *fields, **named_fields):
+    def __cinit__(self, key=NOT_GIVEN, start=NOT_GIVEN, p=NOT_GIVEN, shape=NOT_GIVEN, shared_axes=()):
         self.shape = self.shared_axes = ()
-        if fields or named_fields:
-            key, start, p, shape, shared_axes = mask_fields(*fields, **named_fields)
+        if key is not NOT_GIVEN:
+            if shape is NOT_GIVEN:
+                raise TypeError("Mask needs key, start, p and shape")
             define_mask(self, key, start, p, shape, shared_axes)
 
     def __init__(self, key, start, p, shape, shared_axes=()):
@@ -369,11 +373,6 @@ cdef double kept_scale(double p) noexcept:
     return 1.0 / (1.0 - p) if p < 1.0 else 1.0
 
 
-def mask_fields(key, start, p, shape, shared_axes=()):
-    """The fields of Mask(...) in order, whichever way they were passed."""
-    return key, start, p, shape, shared_axes
-
-
 cdef int define_mask(MaskCore mask, object key, object start, object p, object shape,
                      object shared_axes) except -1:
     """Sets a new mask's fields from a caller's."""
@@ -394,15 +393,14 @@ cdef int define_mask(MaskCore mask, object key, object start, object p, object s
 
 # ---- what functional.py and layers.py call ---------------------------------------------------------------------------
 
-cdef MaskCore new_mask(object mask_type, double p, tuple shape, object shared_axes, StreamCore stream):
-    """A new mask_type (a MaskCore) for the stream's next positions; p and shape have been checked."""
-    cdef MaskCore mask = mask_type.__new__(mask_type)
-    mask.p = p
-    mask.shape = shape
-    mask.shared_axes = checked_axes(shared_axes, len(shape))
-    n = n_drawn(shape, mask.shared_axes)
+cdef MaskCore new_mask(type mask_type, double p, tuple shape, tuple shared_axes, StreamCore stream, object n):
+    """A new mask_type (a MaskCore) for the stream's next n positions; the other arguments have been checked."""
     if n > LIMIT:
         raise OverflowError(f"the stream must hold what is drawn, got {n} elements")
+    cdef MaskCore mask = MaskCore.__new__(mask_type)
+    mask.p = p
+    mask.shape = shape
+    mask.shared_axes = shared_axes
     mask.words = stream.words
     mask.first = stream.take(n)
     return mask
@@ -411,7 +409,9 @@ cdef MaskCore new_mask(object mask_type, double p, tuple shape, object shared_ax
 def draw_mask(mask_type, shape, p, StreamCore stream not None, shared_axes):
     """The mask of cdropout.draw_mask."""
     cdef double p_checked = checked_p(p)
-    return new_mask(mask_type, p_checked, checked_shape(shape), shared_axes, stream)
+    cdef tuple lengths = checked_shape(shape)
+    cdef tuple axes = checked_axes(shared_axes, len(lengths))
+    return new_mask(mask_type, p_checked, lengths, axes, stream, n_drawn(lengths, axes))
 
 
 def dropout(x, p, StreamCore stream, out, shared_axes):
@@ -436,7 +436,11 @@ def forward(mask_type, x, double p, StreamCore stream not None, bint inplace, sh
     """A layer's forward pass: (y, mask). p has been checked; scale is 1/(1-p) where None."""
     cdef cnp.ndarray array = checked_array(x, "x")
     cdef cnp.ndarray result = checked_out(x if inplace else None, array, "x")
-    cdef MaskCore mask = new_mask(mask_type, p, (<object>array).shape, shared_axes, stream)
+    cdef tuple axes = checked_axes(shared_axes, cnp.PyArray_NDIM(array))
+    cdef tuple shape = (<object>array).shape
+    cdef MaskCore mask = new_mask(
+        mask_type, p, shape, axes, stream, n_drawn(shape, axes) if axes else cnp.PyArray_SIZE(array)
+    )
     cdef double factor = kept_scale(p) if scale is None else <double>scale
     apply_mask(&mask.words, mask.first, p, factor, mask.shared_axes, result, array)
     return x if inplace else result, mask
@@ -459,7 +463,9 @@ def fused(mask_type, x, bias, residual, p, StreamCore stream, out, with_relu):
         checked_out(out, added, "residual")
     if stream is None:
         return None
-    cdef MaskCore mask = new_mask(mask_type, p_checked, (<object>array).shape, (), stream)
+    cdef MaskCore mask = new_mask(
+        mask_type, p_checked, (<object>array).shape, (), stream, cnp.PyArray_SIZE(array)
+    )
     if cnp.PyArray_SIZE(array) == 0:
         return result if out is None else out, mask
     if p_checked == 1.0:

@@ -95,6 +95,8 @@ cdef inline bint same_shape(cnp.ndarray a, cnp.ndarray b) noexcept:
 
 cdef bint overlaps_itself(cnp.ndarray a):
     """Whether two elements may share memory, as in a writable view with a stride of 0."""
+    if cnp.PyArray_IS_C_CONTIGUOUS(a) or cnp.PyArray_IS_F_CONTIGUOUS(a):
+        return False
     cdef Py_ssize_t reach = a.itemsize
     for stride, length in sorted((abs(a.strides[axis]), a.shape[axis]) for axis in range(a.ndim)):
         if length > 1:
@@ -124,8 +126,10 @@ cdef cnp.ndarray checked_out(object out, cnp.ndarray x, str name):
     """out as a plain array that the result may be written to, a new one for None."""
     cdef cnp.ndarray array
     if out is None:
+        if is_plain(x):
+            return cnp.PyArray_EMPTY(cnp.PyArray_NDIM(x), cnp.PyArray_DIMS(x), cnp.PyArray_TYPE(x), 0)
         return np.empty_like(x, dtype=x.dtype.newbyteorder("="), subok=False)
-    if not isinstance(out, np.ndarray):
+    if not cnp.PyArray_Check(out):
         raise TypeError(f"out must be an array, got {type(out).__name__}")
     # A subclass's memory and not its own ideas of assignment.
     array = out if cnp.PyArray_CheckExact(out) else np.asarray(out)

@@ -1,0 +1,87 @@
+"""The C core alone, on this processor and on others under emulation: the same answers everywhere."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import reference
+
+from cdropout import _kernels
+
+ROOT = Path(__file__).parents[1]
+SOURCES = [ROOT / "tests/known_answers.c", ROOT / "src/dispatch.c", *sorted((ROOT / "src/isa").glob("*.c"))]
+KEY = 0x0123456789ABCDEFFEDCBA9876543210
+
+pytestmark = pytest.mark.skipif(not SOURCES[1].exists(), reason="the tests were taken out of the checkout")
+
+
+def fnv1a(data):
+    value = 0xCBF29CE484222325
+    for byte in bytes(data):
+        value = (value ^ byte) * 0x100000001B3 & 0xFFFFFFFFFFFFFFFF
+    return f"{value:016x}"
+
+
+def answers(tmp_path, compiler, *flags, emulator=()):
+    """What the program prints: {isa: {kernel: hash}}."""
+    for program in (compiler, *emulator[:1]):
+        if shutil.which(program) is None:
+            pytest.skip(f"{program} is not installed")
+    built = tmp_path / "known_answers"
+    flags = ("-std=c11", "-ffp-contract=off", *flags)
+    subprocess.run([compiler, *flags, "-o", built, *SOURCES], check=True, timeout=300)
+    printed = subprocess.run([*emulator, built], check=True, timeout=300, capture_output=True, text=True).stdout
+    found = {}
+    for line in printed.splitlines():
+        isa, kernel, digest = line.split()
+        found.setdefault(isa, {})[kernel] = digest
+    return found
+
+
+@pytest.fixture(scope="module")
+def native(tmp_path_factory):
+    return answers(tmp_path_factory.mktemp("native"), "cc", "-O2")
+
+
+def assert_same(found, native, isas):
+    assert set(found) == set(isas)
+    expected = native["portable"]
+    assert len(expected) == 2 + 4 * (2 * 6 + 3)
+    for isa, kernels in found.items():
+        assert kernels == expected, isa
+
+
+def test_the_programs_answers_are_the_models(native):
+    raw = reference.raw_bytes(KEY, 2**32 - 1, 2)
+    kept = reference.keep(KEY, 70, 3 * 4096 + 7, 0.3)
+    for kernels in native.values():
+        assert kernels["raw"] == fnv1a(raw)
+        assert kernels["keep"] == fnv1a(kept.tobytes())
+        for dtype in ("f32", "f64", "f16", "bf16"):
+            for operation in ("apply_mask", "fill_scaled", "bias_relu_dropout", "dropout_add"):
+                assert kernels[f"{operation}_{dtype}"] == kernels[f"{operation}_{dtype}_streamed"]
+            assert kernels[f"words_{dtype}"] == kernels[f"apply_mask_{dtype}"]
+
+
+def test_every_isa_of_this_machine_gives_the_same_answers(native):
+    assert_same(native, native, _kernels.supported_isas())
+
+
+@pytest.mark.parametrize(
+    ("compiler", "emulator", "isas"),
+    [
+        ("aarch64-linux-gnu-gcc", "qemu-aarch64", ("neon", "portable")),
+        ("s390x-linux-gnu-gcc", "qemu-s390x", ("portable",)),
+    ],
+    ids=["aarch64", "s390x"],
+)
+def test_other_processors_give_the_same_answers(tmp_path, native, compiler, emulator, isas):
+    found = answers(tmp_path, compiler, "-O2", "-static", emulator=(emulator,))
+    if isas == ("portable",):
+        # Big-endian numbers lie the other way round in memory: the stream and the decisions are what can be compared.
+        assert set(found) == {"portable"}
+        for kernel in ("raw", "keep"):
+            assert found["portable"][kernel] == native["portable"][kernel]
+    else:
+        assert_same(found, native, isas)
