@@ -18,7 +18,7 @@ HEADERS = sorted(str(p.relative_to(HERE)) for pattern in ("*.h", "*.pxi") for p 
 
 # No -march and no -ffast-math: one binary for every processor, and no changed floating-point state in the process that
 # loads it. No contraction: a multiplication and an addition stay two roundings on every instruction set.
-COMPILE_FLAGS = ["-std=c11", "-O3", "-fvisibility=hidden", "-ffp-contract=off", "-fno-math-errno"]
+COMPILE_FLAGS = ["-std=c11", "-O3", "-g0", "-fvisibility=hidden", "-ffp-contract=off", "-fno-math-errno"]
 
 # A program that is right only if OpenMP compiles, links and runs.
 OPENMP_PROBE = """

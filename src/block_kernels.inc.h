@@ -225,8 +225,8 @@ static const char *fill_keep(uint8_t *out, const mask_rule *rule, uint64_t first
     return ISA_NAME;
 }
 
-static ALWAYS_INLINE void words_on_word(const operands *ops, size_t i, size_t bias_at, uint64_t keep_u64, size_t n_elems,
-                                        int parts)
+static ALWAYS_INLINE void words_on_word(const operands *ops, size_t i, size_t bias_at, uint64_t keep_u64,
+                                        size_t n_elems, int parts)
 {
     (void)bias_at, (void)parts;
     uint64_t *words = (uint64_t *)(void *)ops->out + i / 64;
@@ -345,11 +345,11 @@ static const char *stream_range(range_fn *operation, const operands *ops, const 
 
 /* The table, for the isa file to export under its name. */
 #define DTYPE_ROW(dtype_name) [DTYPE_##dtype_name] = &row_##dtype_name,
-#define KERNEL_TABLE(is_supported_fn)           \
-    {.isa = ISA_NAME,                           \
-     .is_supported = (is_supported_fn),         \
-     .dtype = {CDROPOUT_DTYPES(DTYPE_ROW)},     \
-     .stream_range = stream_range,              \
-     .fill_keep = fill_keep,                    \
-     .fill_words = fill_words,                  \
+#define KERNEL_TABLE(is_supported_fn)       \
+    {.isa = ISA_NAME,                       \
+     .is_supported = (is_supported_fn),     \
+     .dtype = {CDROPOUT_DTYPES(DTYPE_ROW)}, \
+     .stream_range = stream_range,          \
+     .fill_keep = fill_keep,                \
+     .fill_words = fill_words,              \
      .fill_raw = fill_raw}

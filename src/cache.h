@@ -16,7 +16,8 @@ static inline size_t last_level_cache_bytes(void)
     if (n_bytes <= 0)
         n_bytes = sysconf(_SC_LEVEL2_CACHE_SIZE);
 #endif
-    /* Where nobody tells: more than most caches, because streaming into a cache costs more than not streaming past it. */
+    /* Where nobody tells: more than most caches, because streaming into a cache costs more than not streaming past it.
+     */
     return n_bytes > 0 ? (size_t)n_bytes : (size_t)64 << 20;
 }
 

@@ -30,12 +30,12 @@ enum {
 };
 
 /* An operation is one row: its name and its parts. */
-#define CDROPOUT_OPERATIONS(X)                      \
-    X(apply_mask, 0)                                \
-    X(fill_scaled, WITHOUT_X)                       \
-    X(relu_dropout, WITH_RELU)                      \
-    X(bias_relu_dropout, WITH_BIAS | WITH_RELU)     \
-    X(dropout_add, WITH_RESIDUAL)                   \
+#define CDROPOUT_OPERATIONS(X)                  \
+    X(apply_mask, 0)                            \
+    X(fill_scaled, WITHOUT_X)                   \
+    X(relu_dropout, WITH_RELU)                  \
+    X(bias_relu_dropout, WITH_BIAS | WITH_RELU) \
+    X(dropout_add, WITH_RESIDUAL)               \
     X(bias_dropout_add, WITH_BIAS | WITH_RESIDUAL)
 
 enum {
@@ -45,9 +45,9 @@ enum {
         N_OPERATIONS
 };
 
-/* The arrays of an operation, from the first element of its range. Pointers need no alignment; out may be x or residual.
- * Rows of a bias repeat: bias holds whole copies of it, at least 64 elements (bias_period) and 64 more, and bias_at is
- * where the range begins in it. */
+/* The arrays of an operation, from the first element of its range. Pointers need no alignment; out may be x or
+ * residual. Rows of a bias repeat: bias holds whole copies of it, at least 64 elements (bias_period) and 64 more, and
+ * bias_at is where the range begins in it. */
 typedef struct {
     char *out;
     const char *x;

@@ -1,7 +1,7 @@
 /* The kernels of one dtype. Included by block_kernels.inc.h once for each, with ELEM (an element in memory), COMPUTED
  * (what it is computed in), COMPUTED_OF and ELEM_OF (from one to the other), ELEM_VEC (V32_LANES of them in registers),
- * ELEM_LOAD, ELEM_STORE, VEC_VERB(verb) and OF_DTYPE(name) defined; it undefines them for the next. Arrays are addressed
- * in bytes and through memcpy or unaligned loads, because they need not be aligned. */
+ * ELEM_LOAD, ELEM_STORE, VEC_VERB(verb) and OF_DTYPE(name) defined; it undefines them for the next. Arrays are
+ * addressed in bytes and through memcpy or unaligned loads, because they need not be aligned. */
 
 static ALWAYS_INLINE COMPUTED OF_DTYPE(elem_at)(const char *array, size_t i)
 {

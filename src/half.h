@@ -1,6 +1,6 @@
-/* The 16-bit floating-point types in integer arithmetic, one element at a time: float16 (IEEE 754 binary16) and bfloat16
- * (the upper half of a binary32). For the processors without instructions for them, and for the ends of ranges. Being
- * integer arithmetic, it does not see the caller's flush-to-zero mode. */
+/* The 16-bit floating-point types in integer arithmetic, one element at a time: float16 (IEEE 754 binary16) and
+ * bfloat16 (the upper half of a binary32). For the processors without instructions for them, and for the ends of
+ * ranges. Being integer arithmetic, it does not see the caller's flush-to-zero mode. */
 #ifndef CDROPOUT_HALF_H
 #define CDROPOUT_HALF_H
 

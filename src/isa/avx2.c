@@ -146,8 +146,8 @@ static inline void bf16_store(char *p, vf32 v) /* rounds as bf16_of_float does *
 
 TARGET_REGION_END
 
-/* __builtin_cpu_supports asks the processor and, through XGETBV, whether the system saves its registers. It does not know
- * F16C's name in every compiler. */
+/* __builtin_cpu_supports asks the processor and, through XGETBV, whether the system saves its registers. It does not
+ * know F16C's name in every compiler. */
 static int is_supported(void)
 {
     unsigned eax, ebx, ecx, edx;

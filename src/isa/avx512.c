@@ -42,8 +42,8 @@ static inline keep32 keep_lower(v64 numbers, v64 threshold32)
     return _mm512_cmpge_epi32_mask(_mm512_slli_epi32(numbers, 16), threshold32);
 }
 
-/* The empty asm makes gcc 12 move the mask through a register. Where registers are short it may otherwise spill the mask
- * as 2 bytes and read it back as 8, with whatever lies beside it (seen with -O1 -fsanitize=undefined). */
+/* The empty asm makes gcc 12 move the mask through a register. Where registers are short it may otherwise spill the
+ * mask as 2 bytes and read it back as 8, with whatever lies beside it (seen with -O1 -fsanitize=undefined). */
 static inline uint32_t keep32_bits(keep32 keep)
 {
     uint32_t bits = _cvtmask16_u32(keep);

@@ -126,8 +126,8 @@ static inline void f16_store(char *p, vf32 v)
 {
     float value[4];
     _mm_storeu_ps(value, v);
-    const uint16_t elem[4] = {
-        f16_of_float(value[0]), f16_of_float(value[1]), f16_of_float(value[2]), f16_of_float(value[3])};
+    const uint16_t elem[4] = {f16_of_float(value[0]), f16_of_float(value[1]), f16_of_float(value[2]),
+                              f16_of_float(value[3])};
     memcpy(p, elem, sizeof elem);
 }
 static inline vf32 bf16_load(const char *p)

@@ -1,0 +1,518 @@
+"""The benchmarks check before they time, survive what is missing, and write what they say. None of them is a race."""
+
+import importlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import cases
+import chart
+import command_line
+import contenders
+import mnist_data
+import numpy as np
+import pytest
+import report
+import sweep
+import training_share
+from cases import DTYPES, OPERATIONS, Case, Operation, Skip
+from contenders import CONTENDERS, Contender
+from result_check import Expectation, WrongResultError, check_result, expect_dropout
+from sweep import Plan, Results, measure, prepare, run_sweep
+from timing import interleaved_times
+
+import cdropout as cd
+
+BENCHMARKS = Path(command_line.__file__).parent
+FORWARD = OPERATIONS["forward"]
+P = 0.1
+
+
+@pytest.fixture
+def case():
+    return Case(FORWARD, 4096, "float32", P, 1)
+
+
+@pytest.fixture
+def tiny():
+    """A plan that takes a moment."""
+    return Plan(sizes=(128, 4096), contenders=("cdropout", "numpy-best"), rounds=2)
+
+
+def last(results_so_far):
+    """Return what a sweep yields last."""
+    *_, results = results_so_far
+    return results
+
+
+# The checker
+
+
+@pytest.mark.parametrize("dtype", cases.WIDE_DTYPES)
+def test_dropout_passes_the_check(dtype):
+    case = Case(FORWARD, 100_000, dtype, P, 1)
+    dropped = check_result(cd.dropout(case.x, P, rng=1), case.x, expect_dropout(case))
+    np.testing.assert_array_equal(dropped, ~cd.draw_mask(case.shape, P, rng=1).keep())
+
+
+def drop(x, p, scale):
+    return np.where(cd.draw_mask(x.shape, p, rng=1).keep(), x * x.dtype.type(scale), 0).astype(x.dtype)
+
+
+def spoil(change):
+    """Return a function that takes x and returns its dropout with one thing changed."""
+
+    def make(x):
+        y = drop(x, P, 1 / (1 - P))
+        change(y)
+        return y
+
+    return make
+
+
+WRONG = {
+    "a rate 12 sigma too high": (lambda x: drop(x, 0.156, 1 / (1 - P)), "dropped must be 410 of 4096"),
+    "a rate 12 sigma too low": (lambda x: drop(x, 0.044, 1 / (1 - P)), "dropped must be 410 of 4096"),
+    "nothing dropped": (lambda x: x / np.float32(1 - P), "dropped must be 410 of 4096"),
+    "no scale": (lambda x: drop(x, P, 1), "neither dropped nor kept"),
+    "the scale of p": (lambda x: drop(x, P, 1 / P), "neither dropped nor kept"),
+    "a scale 1e-6 off": (lambda x: drop(x, P, 1 / (1 - P) * (1 + 1e-6)), "neither dropped nor kept"),
+    "almost zeros": (lambda x: np.where((y := drop(x, P, 1 / (1 - P))) == 0, np.float32(1e-30), y), "neither"),
+    "one NaN": (spoil(lambda y: y.__setitem__(5, np.nan)), "1 of 4096 elements are neither dropped nor kept"),
+    "one infinity": (spoil(lambda y: y.__setitem__(-1, np.inf)), "1 of 4096 elements"),
+    "nothing written": (lambda x: np.full_like(x, np.nan), "4096 of 4096 elements"),
+    "another shape": (lambda x: x[:-1], "shape must be"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_checker_refuses(name, case):
+    make, message = WRONG[name]
+    with pytest.raises(WrongResultError, match=message):
+        check_result(make(case.x), case.x, expect_dropout(case))
+
+
+def test_checker_takes_a_floor_only_if_it_drops_nothing(case):
+    expectation = Expectation(0.0, 1.0, Operation("copy"))
+    check_result(case.x, case.x, expectation)
+    y = case.x.copy()
+    y[7] = 0
+    with pytest.raises(WrongResultError, match="got 1"):
+        check_result(y, case.x, expectation)
+
+
+@pytest.mark.parametrize("name", ["features", "samples"])
+def test_checker_refuses_decisions_that_are_not_shared(name):
+    case = Case(OPERATIONS[name], 10_000, "float32", P, 1)
+    axes = case.operation.shared_axes
+    check_result(cd.dropout(case.x, P, rng=1, shared_axes=axes), case.x, expect_dropout(case))
+    with pytest.raises(WrongResultError, match="shared along axes"):
+        check_result(cd.dropout(case.x, P, rng=1), case.x, expect_dropout(case))
+
+
+def unfused(case, p, scale):
+    """A fused operation in plain NumPy."""
+    operation = case.operation
+    y = case.x + case.bias if operation.bias else case.x
+    y = np.maximum(y, 0) if operation.relu else y
+    y = drop(y, p, scale)
+    return y + case.residual if operation.residual else y
+
+
+@pytest.mark.parametrize("name", ["relu", "bias-relu-in-place", "add", "bias-add"])
+def test_checker_knows_fused_operations(name):
+    case = Case(OPERATIONS[name], 10_000, "float32", P, 1)
+    arrays = {"bias": case.bias, "residual": case.residual}
+    check_result(unfused(case, P, 1 / (1 - P)), case.x, expect_dropout(case), **arrays)
+    for p, scale in ((P, 1.0), (0.2, 1 / (1 - P))):
+        with pytest.raises(WrongResultError):
+            check_result(unfused(case, p, scale), case.x, expect_dropout(case), **arrays)
+
+
+def test_frozen_mask_is_refused_where_each_call_must_draw(case):
+    mask = cd.draw_mask(case.shape, P, rng=1)
+    frozen = Contender("forward", "", lambda case: lambda: mask.apply(case.x), name="frozen")
+    with pytest.raises(WrongResultError, match="two dropped the same"):
+        prepare(frozen, case)
+    prepare(replace(frozen, redraws=False), case)
+
+
+# The table of contenders
+
+
+def test_contender_stands_once_in_each_operation_and_dtype():
+    seen = [(contender.operation, contender.name, dtype) for contender in CONTENDERS for dtype in contender.dtypes]
+    assert len(seen) == len(set(seen))
+    assert {contender.operation for contender in CONTENDERS} == set(OPERATIONS)
+
+
+@pytest.mark.parametrize("dtype", cases.WIDE_DTYPES)
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_operation_has_one_floor(name, dtype):
+    floors = [c for c in CONTENDERS if c.is_floor and c.operation == name and dtype in c.dtypes]
+    assert len(floors) == 1
+
+
+# Libraries other than NumPy are left out: to import them takes longer than all tests of this file.
+OWN = [contender for contender in CONTENDERS if not contender.modules]
+
+
+@pytest.mark.parametrize("contender", OWN, ids=[f"{c.operation}-{c.name}-{c.dtypes[0]}" for c in OWN])
+def test_contender_gives_what_is_expected_of_it(contender):
+    reasons = []
+    for dtype in contender.dtypes:
+        try:
+            cases.probe_dtype(dtype)
+            prepare(contender, Case(OPERATIONS[contender.operation], 6000, dtype, P, 1))
+        except Skip as reason:
+            reasons.append(str(reason))
+    if len(reasons) == len(contender.dtypes):
+        pytest.skip("; ".join(reasons))
+
+
+def test_missing_library_is_a_reason_and_no_crash(monkeypatch, case, tiny):
+    for name in ("torch", "jax", "numba", "mkl_random", "onnx", "onnxruntime", "mlx", "mlx.core"):
+        monkeypatch.setitem(sys.modules, name, None)
+    results = Results()
+    measure(case, replace(tiny, contenders=contenders.NAMES), results)
+    assert {row.contender for row in results.rows} == {
+        contender.name for contender in OWN if contender.operation == "forward"
+    }
+    assert "pytorch: torch is not installed" in results.skipped
+    assert "onnxruntime: onnx is not installed" in results.skipped
+    assert "mlx: mlx.core is not installed" in results.skipped
+    assert len(results.skipped) == sum(bool(c.modules) for c in CONTENDERS if c.operation == "forward")
+
+
+def enter(monkeypatch, *entries):
+    """Let the sweep know other contenders."""
+    monkeypatch.setattr(sweep, "CONTENDERS", entries)
+
+
+def fail(case):
+    raise RuntimeError("no compiler\nand a second line")
+
+
+def test_library_that_fails_is_skipped_and_ours_is_not(monkeypatch, case, tiny):
+    floor = next(c for c in CONTENDERS if c.is_floor)
+    peer = Contender("forward", "", fail, name="cdropout", modules=("numpy",))
+    enter(monkeypatch, floor, peer)
+    results = Results()
+    measure(case, tiny, results)
+    assert results.skipped == ["cdropout: does not run: RuntimeError: no compiler"]
+    assert [row.contender for row in results.rows] == ["floor"]
+    enter(monkeypatch, floor, replace(peer, modules=()))
+    with pytest.raises(RuntimeError, match="no compiler"):
+        measure(case, tiny, Results())
+
+
+def test_wrong_result_is_refused_and_never_timed(monkeypatch, case, tiny):
+    calls = []
+
+    def make(case):
+        def call():
+            calls.append(1)
+            return np.zeros_like(case.x)
+
+        return call
+
+    floor = next(c for c in CONTENDERS if c.is_floor)
+    enter(monkeypatch, floor, Contender("forward", "", make, name="cdropout"))
+    results = Results()
+    measure(case, tiny, results)
+    assert len(calls) == 1
+    assert [row.contender for row in results.rows] == ["floor"]
+    assert results.refused[0].startswith("cdropout, forward, 4,096 elements: dropped must be 410 of 4096")
+
+
+def test_p_that_8_bits_cannot_express_is_a_reason():
+    case = Case(FORWARD, 4096, "float32", 0.001, 1)
+    contender = next(c for c in CONTENDERS if c.name == "numpy-8-bit")
+    with pytest.raises(Skip, match=r"8 bits cannot tell p = 0\.001 from 0"):
+        prepare(contender, case)
+
+
+def test_dtype_that_cdropout_refuses_is_a_reason(monkeypatch, tiny):
+    def refuse(x, p):
+        raise TypeError("x must be an array of another dtype")
+
+    monkeypatch.setattr(cd, "dropout", refuse)
+    results = last(run_sweep(replace(tiny, operations=("backward",), dtypes=("float32", "float16")), progress=False))
+    assert results.skipped == [
+        "float32: cdropout refuses float32: x must be an array of another dtype",
+        "float16: cdropout refuses float16: x must be an array of another dtype",
+    ]
+    assert results.rows == []
+
+
+def test_bfloat16_without_ml_dtypes_is_a_reason(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ml_dtypes", None)
+    with pytest.raises(Skip, match="ml_dtypes, which makes bfloat16 arrays, is not installed"):
+        cases.probe_dtype("bfloat16")
+
+
+def test_case_without_memory_is_a_reason(case):
+    case.n_elems = 1 << 50
+    if not Path("/proc/meminfo").exists():
+        pytest.skip("this system does not tell how much memory it has")
+    with pytest.raises(Skip, match="GiB of memory"):
+        sweep.check_memory(case, 1)
+
+
+# The sweep
+
+
+def test_sweep_gives_rows_with_the_floor_at_1(tiny):
+    results = last(run_sweep(tiny, progress=False))
+    assert results.refused == []
+    assert {row.operation for row in results.rows} == set(OPERATIONS)
+    floors = [row for row in results.rows if row.contender == "floor"]
+    assert len(floors) == len(OPERATIONS) * len(tiny.sizes)
+    assert {row.ratio for row in floors} == {1.0}
+    for row in results.rows:
+        assert row.rounds == 2
+        assert 0 < row.lower_quartile <= row.seconds <= row.upper_quartile
+        assert row.ns_per_elem == pytest.approx(row.seconds / row.n_elems * 1e9)
+        assert row.gb_per_s * row.seconds * 1e9 == pytest.approx(OPERATIONS[row.operation].n_moved * row.n_elems * 4)
+
+
+def test_settings_vary_one_at_a_time_from_the_first():
+    plan = Plan((128,), dtypes=("float32", "float64"), ps=(0.1, 0.5), thread_counts=(1, 2))
+    assert plan.list_settings() == [
+        ("float32", 0.1, 1),
+        ("float32", 0.1, 2),
+        ("float64", 0.1, 1),
+        ("float32", 0.5, 1),
+    ]
+
+
+def test_contenders_of_one_thread_are_not_measured_again_with_more(tiny):
+    plan = replace(tiny, thread_counts=(1, 2))
+    for n_threads, expected in ((1, ["floor", "cdropout", "numpy-best"]), (2, ["floor", "cdropout"])):
+        entrants = sweep.list_entrants(Case(FORWARD, 128, "float32", P, n_threads), plan)
+        assert [contender.name for contender in entrants] == expected
+
+
+def test_sweep_out_of_time_says_what_is_missing(tiny):
+    results = last(run_sweep(replace(tiny, seconds=0.0), progress=False))
+    assert results.rows == []
+    assert "forward, 128 elements and more: no time left" in results.skipped
+
+
+def test_interrupted_sweep_keeps_what_it_has(monkeypatch, tiny):
+    def measure_once(case, plan, results, deadline):
+        if case.n_elems > 128:
+            raise KeyboardInterrupt
+        measure(case, plan, results, deadline)
+
+    monkeypatch.setattr(sweep, "measure", measure_once)
+    results = last(run_sweep(tiny, progress=False))
+    assert {row.n_elems for row in results.rows} == {128}
+    assert results.skipped == ["all that would have followed: interrupted"]
+
+
+def test_in_place_operations_never_run_out_of_elements():
+    work = np.ones(1000)
+    left = []
+
+    def halve():
+        left.append(np.count_nonzero(work))
+        work[np.flatnonzero(work)[::2]] = 0
+
+    def refresh():
+        work.fill(1)
+
+    times = interleaved_times(
+        {"halve": halve}, rounds=3, seconds_per_turn=0.01, refresh=refresh, calls_per_refresh=2, progress=False
+    )
+    assert len(times["halve"]) == 3
+    assert len(left) > 10
+    assert min(left) == 500
+
+
+@pytest.mark.parametrize("n_elems", [1, 2, 128, 97, 4096, 6000, 1 << 20])
+def test_matrix_has_all_elements_and_is_as_square_as_can_be(n_elems):
+    n_rows, n_cols = cases.near_square(n_elems)
+    assert n_rows * n_cols == n_elems
+    assert n_rows <= n_cols
+    assert not any(n_elems % n == 0 for n in range(n_rows + 1, int(n_elems**0.5) + 1))
+
+
+# The command
+
+
+@pytest.fixture
+def files(tmp_path):
+    return ["--json", str(tmp_path / "table.json"), "--plot", str(tmp_path / "chart.png")]
+
+
+TINY = ["--quick", "--quiet", "--sizes", "128", "1K", "--rounds", "2", "--operations", "forward", "in-place"]
+TINY += ["--contenders", "cdropout", "numpy-best"]
+
+
+def test_command_prints_tables_and_writes_json_and_a_chart(tmp_path, files, capsys):
+    assert command_line.main([*TINY, *files]) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    for text in ("CPU  ", "instruction set  ", "threads  ", "versions  ", "cdropout " + cd.__version__):
+        assert text in out
+    assert "== forward, float32, p = 0.1, 1 thread\n" in out
+    assert "== in-place, float32, p = 0.1, 1 thread\n" in out
+    assert "== ratios to the floor\n" in out
+    fields = json.loads((tmp_path / "table.json").read_text())
+    assert set(fields) == {"machine", "plan", "rows", "skipped", "refused"}
+    assert len(fields["rows"]) == 2 * (3 + 3)
+    assert {row["ratio"] for row in fields["rows"] if row["contender"] == "floor"} == {1.0}
+    assert [sweep.Row(**row).n_elems for row in fields["rows"]] == [128] * 3 + [1024] * 3 + [128] * 3 + [1024] * 3
+    image = (tmp_path / "chart.png").read_bytes()
+    assert image[:8] == b"\x89PNG\r\n\x1a\n"
+    assert len(image) > 20_000  # an empty canvas of this size has 5,000 bytes
+
+
+def test_refused_result_of_ours_is_a_status_of_1(monkeypatch, files, capsys):
+    monkeypatch.setattr(
+        contenders.cd, "dropout", lambda x, p=0.5, *, rng=None, out=None: np.zeros_like(x), raising=True
+    )
+    assert command_line.main([*TINY, *files]) == 1
+    assert "refused: cdropout, forward, 128 elements: dropped must be 13 of 128" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("--sizes 0", "argument --sizes: a size must be a number of elements from 1 to 2^32, such as 4096"),
+        ("--sizes 1.5K", "got '1.5K'"),
+        ("--sizes 4096M", None),
+        ("--sizes 4097M", "got '4097M'"),
+        ("--sizes -5", "argument --sizes"),
+        ("--dtypes int8", "argument --dtypes: invalid choice: 'int8'"),
+        ("--p 0", "argument --p: p must be in (0, 1), got '0'"),
+        ("--p 1", "argument --p: p must be in (0, 1), got '1'"),
+        ("--p nan", "argument --p: p must be in (0, 1), got 'nan'"),
+        ("--p half", "argument --p: p must be in (0, 1), got 'half'"),
+        ("--threads 0", "argument --threads: must be an integer of at least 1, got '0'"),
+        ("--threads many", "argument --threads: must be an integer of at least 1, got 'many'"),
+        ("--rounds 0", "argument --rounds: must be an integer of at least 1, got '0'"),
+        ("--operations sideways", "argument --operations: invalid choice: 'sideways'"),
+        ("--contenders tensorflow", "argument --contenders: unknown contender 'tensorflow'; known are floor, cdropout"),
+        ("--json no/such/folder/x.json", "argument --json: no/such/folder/x.json: folder no/such/folder must exist"),
+        ("--json .", "argument --json: .: must be a file, got a folder"),
+        ("--plot chart.txt", "argument --plot: chart.txt: suffix must be one of .png, .pdf, .svg"),
+    ],
+)
+def test_argument_errors_name_argument_rule_and_value(arguments, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    if message is None:
+        assert command_line.parse_arguments(arguments.split())[0].sizes == (1 << 32,)
+        return
+    with pytest.raises(SystemExit) as exit_:
+        command_line.parse_arguments(arguments.split())
+    assert exit_.value.code == 2
+    assert message in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_plan_without_options_covers_all_that_is_promised():
+    plan, args = command_line.parse_arguments([])
+    assert (plan.sizes[0], plan.sizes[-1]) == (128, 64 << 20)
+    assert plan.dtypes == DTYPES
+    assert plan.contenders == contenders.NAMES
+    assert plan.operations == tuple(OPERATIONS)
+    assert plan.seconds is None
+    assert (args.json.name, args.plot.name) == ("latest.json", "latest.png")
+    quick = command_line.parse_arguments(["--quick", "--sizes", "4K", "1K", "4K"])[0]
+    assert quick.seconds < 60
+    assert quick.sizes == (1024, 4096)
+
+
+def test_module_runs_from_a_checkout_whose_source_folder_cannot_be_imported(tmp_path):
+    shutil.copytree(
+        BENCHMARKS, tmp_path / "benchmarks", ignore=shutil.ignore_patterns("data", "results", "__pycache__")
+    )
+    (tmp_path / "cdropout").mkdir()
+    (tmp_path / "cdropout" / "__init__.py").write_text("raise ImportError('the source folder')")
+    run = subprocess.run(
+        [sys.executable, "-m", "benchmarks", "--contenders", "nobody"],
+        cwd=tmp_path,
+        env={name: value for name, value in os.environ.items() if name not in ("PYTHONSAFEPATH", "PYTHONPATH")},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert "python -m benchmarks: error: argument --contenders: unknown contender 'nobody'" in run.stderr
+    assert run.returncode == 2
+
+
+# The chart
+
+
+def test_labels_keep_their_order_and_their_distance():
+    values = [1.0, 1.01, 5.0, 0.99, 5.2]
+    placed = chart.spread(values, 1.2)
+    assert np.argsort(placed).tolist() == np.argsort(values).tolist()
+    ordered = np.sort(placed)
+    assert (ordered[1:] / ordered[:-1] >= 1.2 * (1 - 1e-9)).all()
+    assert chart.spread([1.0, 10.0], 1.2) == pytest.approx([1.0, 10.0])
+
+
+@pytest.mark.parametrize(
+    ("n_elems", "text"), [(128, "128"), (1000, "1000"), (4096, "4 K"), (1 << 26, "64 M"), (1 << 30, "1024 M")]
+)
+def test_sizes_are_abbreviated_where_that_is_exact(n_elems, text):
+    assert chart.abbreviate(n_elems) == text
+
+
+def test_summary_has_a_column_for_each_size(tiny):
+    rows = last(run_sweep(replace(tiny, operations=("forward",)), progress=False)).rows
+    lines = report.summary(rows).splitlines()
+    assert lines[1].split() == ["elements", "128", "4,096"]
+    assert [line.split()[0] for line in lines[3:]] == ["cdropout", "numpy-best"]
+    assert all(len(line.split()) == 3 for line in lines[3:])
+
+
+# The share of a training step
+
+
+@pytest.fixture(scope="module")
+def few():
+    data = mnist_data.load_dataset()
+    return replace(data, train=mnist_data.LabelledImages(data.train.images[:64], data.train.labels[:64]))
+
+
+def test_share_is_the_part_of_a_step(few):
+    shares = training_share.measure_shares(few, batch=8, rounds=2)
+    assert list(shares) == list(training_share.DROPOUTS)
+    assert shares.pop("none").share == 0
+    for share in shares.values():
+        assert 0 < share.dropout < share.step
+        assert 0 < share.share < 1
+
+
+@pytest.mark.parametrize("name", [name for name in training_share.DROPOUTS if name != "none"])
+def test_layers_of_the_share_drop_the_same_elements_backward(name):
+    layer = training_share.DROPOUTS[name](P, 1)
+    x = Case(OPERATIONS["features"], 10_000, "float32", P, 1).x
+    y, dx = layer.forward(x.copy()), layer.backward(x.copy())
+    check_result(y, x, Expectation(P, 1 / (1 - P), FORWARD))
+    np.testing.assert_array_equal(dx, y)
+    assert y.dtype == np.float32
+
+
+@pytest.mark.parametrize("arguments", ["--threads 0", "--rounds 0", "--p 1", "--batch 0", "--batch 10001"])
+def test_share_refuses_bad_arguments(arguments, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        training_share.main(arguments.split())
+    assert exit_.value.code == 2
+    assert f"argument {arguments.split()[0]}: " in capsys.readouterr().err
+
+
+def test_floor_program_runs(monkeypatch, capsys):
+    floor = importlib.import_module("floor")
+    monkeypatch.setattr(sys, "argv", ["floor.py", "--sizes", "4096", "--rounds", "2", "--offset", "0"])
+    assert floor.main() == 0
+    assert "mask.apply(x, out=y)" in capsys.readouterr().out
