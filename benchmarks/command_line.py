@@ -24,6 +24,7 @@ LARGEST = 1 << 32
 # contender that is being built when the time is up.
 QUICK_SECONDS = 44.0
 QUICK_SECONDS_PER_GROUP = 0.4
+QUICK_SECONDS_PER_CONTENDER = 0.8
 
 _UNITS = {"K": 1 << 10, "M": 1 << 20}
 _IMAGE_SUFFIXES = (".png", ".pdf", ".svg")
@@ -143,6 +144,7 @@ def parse_arguments(argv: list[str] | None = None) -> tuple[Plan, argparse.Names
         rounds=args.rounds or (11 if quick else 31),
         seconds_per_group=QUICK_SECONDS_PER_GROUP if quick else Plan.seconds_per_group,
         seconds=QUICK_SECONDS if quick else None,
+        seconds_per_contender=QUICK_SECONDS_PER_CONTENDER if quick else Plan.seconds_per_contender,
         build_slowly=not quick,
     )
     try:

@@ -6,15 +6,16 @@ from typing import Any
 
 from sweep import Plan, Results, Row
 
-_MACHINE_KEYS = ("cpu", "n_cpus", "instruction_set", "n_threads", "openmp")
+_MACHINE_KEYS = ("cpu", "n_cpus", "instruction_set", "n_threads", "openmp", "load")
 
 
 def header(machine: dict[str, Any], plan: Plan) -> str:
     """Return what the figures below it were measured with, and what their columns mean."""
     versions = ", ".join(f"{name} {value}" for name, value in machine.items() if name not in _MACHINE_KEYS)
     counts = " and ".join(map(str, plan.thread_counts))
+    load = "" if machine["load"] is None else f"; others keep {machine['load']:.1f} of them busy"
     return (
-        f"CPU              {machine['cpu']}, {machine['n_cpus']} CPUs\n"
+        f"CPU              {machine['cpu']}, {machine['n_cpus']} CPUs{load}\n"
         f"instruction set  {machine['instruction_set']}\n"
         f"threads          {counts} (up to {machine['n_threads']}; {machine['openmp']})\n"
         f"versions         {versions}\n"

@@ -99,8 +99,10 @@ def interleaved_times(
 
     repeats = {}
     for name, call in contenders.items():
-        take_turn(call, 1)
-        repeats[name] = max(1, int(seconds_per_turn / take_turn(call, 1)))
+        seconds = take_turn(call, 1)
+        if seconds < seconds_per_turn:  # a first call is slow: the second tells how often to repeat
+            seconds = take_turn(call, 1)
+        repeats[name] = max(1, int(seconds_per_turn / seconds))
     times: dict[str, list[float]] = {name: [] for name in contenders}
     for i in tqdm(range(rounds), leave=False, unit="round", disable=not progress, file=sys.stderr):
         for name, call in contenders.items():

@@ -74,6 +74,14 @@ def spoil(change):
     return make
 
 
+def test_check_allows_for_the_rounding_of_subnormal_numbers():
+    x = (np.arange(1, 5000) * 2.0**-24).astype(np.float16)  # up to 5 times the smallest normal number
+    case = Case(FORWARD, x.size, "float16", P, 1)
+    check_result(drop(x, P, 1 / (1 - P)), x, expect_dropout(case))
+    with pytest.raises(WrongResultError):
+        check_result(drop(x, P, 1.0), x, expect_dropout(case))
+
+
 WRONG = {
     "a rate 12 sigma too high": (lambda x: drop(x, 0.156, 1 / (1 - P)), "dropped must be 410 of 4096"),
     "a rate 12 sigma too low": (lambda x: drop(x, 0.044, 1 / (1 - P)), "dropped must be 410 of 4096"),
