@@ -8,14 +8,17 @@ shared out among threads with the GIL released. Nothing below this file can fail
 from cython.parallel cimport prange
 from cpython.float cimport PyFloat_CheckExact
 from libc.math cimport frexp, isfinite, ldexp, rint
-from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t, uintptr_t
 from libc.string cimport memset
 cimport numpy as cnp
 
 import os
 import sys
+import time
 
 import numpy as np
+
+from cdropout import machine
 
 cnp.import_array()
 
@@ -24,6 +27,8 @@ cdef extern from "catalog.h" nogil:
     enum:
         ELEMS_PER_BLOCK
         RAW_BYTES_PER_BLOCK
+        ELEMS_PER_GROUP
+        STREAM_ALIGN
         DTYPE_f32
         DTYPE_f64
         DTYPE_f16
@@ -61,7 +66,6 @@ cdef extern from "catalog.h" nogil:
     ctypedef const char *repeat_fn(const operands *, const mask_rule *, uint64_t, size_t) noexcept
     ctypedef const char *words_fn(const operands *, const uint64_t *, size_t) noexcept
     ctypedef const char *positive_fn(const operands *, size_t) noexcept
-    ctypedef const char *stream_fn(range_fn *, const operands *, const mask_rule *, uint64_t, size_t, size_t) noexcept
     ctypedef const char *fill_keep_fn(uint8_t *, const mask_rule *, uint64_t, size_t) noexcept
     ctypedef const char *fill_words_fn(uint64_t *, const mask_rule *, uint64_t, size_t) noexcept
     ctypedef const char *fill_raw_fn(uint8_t *, const stream_key *, uint64_t, size_t) noexcept
@@ -76,7 +80,7 @@ cdef extern from "catalog.h" nogil:
         const char *isa
         int (*is_supported)() noexcept
         const dtype_row *dtype[4]
-        stream_fn *stream_range
+        const dtype_row *streaming_dtype[4]
         fill_keep_fn *fill_keep
         fill_words_fn *fill_words
         fill_raw_fn *fill_raw
@@ -93,7 +97,7 @@ cdef extern from "numpy/arrayobject.h":
 
 
 cdef extern from "cache.h" nogil:
-    size_t last_level_cache_bytes()
+    size_t cache_bytes_by_sysconf()
 
 
 cdef extern from "threads.h" nogil:
@@ -170,9 +174,40 @@ def has_openmp():
 cdef int is_forked_child = 0
 
 
+# The CPUs that the process's control group may use. The quota is read again after this long: a fifth of the period that
+# the kernel usually spreads a quota over, and 300 times what reading takes.
+QUOTA_SECONDS = 0.02
+cdef int quota_threads = 1
+ANY_NUMBER = 1 << 20
+cdef double quota_is_good_until = 0
+quota = machine.CpuQuota()
+
+
+cdef int allowed_threads():
+    """How many threads a job may use, called from here and now: OpenMP's limit, and the whole CPUs of the quota."""
+    global quota_threads, quota_is_good_until
+    cdef int n_threads = 1 if is_forked_child else max_threads()
+    cdef double now
+    if n_threads == 1:
+        return 1
+    now = time.monotonic()
+    if now >= quota_is_good_until:
+        n_cpus = quota.n_cpus()
+        quota_threads = max(1, int(min(n_cpus or ANY_NUMBER, ANY_NUMBER)))
+        quota_is_good_until = now + QUOTA_SECONDS
+    return min(n_threads, quota_threads)
+
+
 def thread_limit():
     """How many threads a large array would be shared out among, called from here and now."""
-    return 1 if is_forked_child else max_threads()
+    return allowed_threads()
+
+
+def set_quota(cpu_quota):
+    """For tests: what gives n_cpus() in the place of this process's machine.CpuQuota; asked anew from now on."""
+    global quota, quota_is_good_until
+    quota = machine.CpuQuota() if cpu_quota is None else cpu_quota
+    quota_is_good_until = 0
 
 
 def after_fork_in_child():
@@ -521,6 +556,7 @@ def scale_where_positive(dy, y, p, out):
     j.arrays.x = cnp.PyArray_BYTES(plain_gradient)
     j.arrays.residual = cnp.PyArray_BYTES(plain_output)
     j.first = 0
+    choose_stores(&j, 3)
     run(&j)
     if plain_result is not result:
         np.copyto(result, plain_result)
@@ -537,7 +573,7 @@ def isas_that_ran():
     cdef uint64_t words[2]
     cdef uint8_t raw[RAW_BYTES_PER_BLOCK]
     cdef const dtype_row *row
-    cdef int dtype, operation
+    cdef int i, operation
     memset(numbers, 0, sizeof(numbers))
     memset(&arrays, 0, sizeof(operands))
     arrays.out = arrays.x = arrays.residual = arrays.bias = <char *>numbers
@@ -549,10 +585,9 @@ def isas_that_ran():
         kernels.fill_keep(raw, &rule, 0, 2),
         kernels.fill_words(words, &rule, 0, 2),
         kernels.fill_raw(raw, &rule.key, 0, 1),
-        kernels.stream_range(kernels.dtype[0].operation[0], &arrays, &rule, 0, 2, 4),
     }
-    for dtype in range(N_DTYPES):
-        row = kernels.dtype[dtype]
+    for i in range(2 * N_DTYPES):
+        row = kernels.dtype[i] if i < N_DTYPES else kernels.streaming_dtype[i - N_DTYPES]
         for operation in range(N_OPERATIONS):
             names.add(row.operation[operation](&arrays, &rule, 0, 2))
         names.add(row.apply_mask_repeat(&arrays, &rule, 0, 2))

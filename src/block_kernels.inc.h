@@ -3,8 +3,7 @@
  * Included by each isa/<name>.c inside its target region. That file has defined ISA_NAME and these verbs:
  *
  *   v64            V64_LANES lanes of 64 bits: one vector of generator state; N_VECS of them hold the 16 logical lanes
- *   v64_load, v64_store_le, v64_stream (past the caches, to an aligned address), v64_set1, v64_add, v64_and, v64_xor,
- *   v64_xor3, v64_shl, v64_shr, v64_rotl; stream_fence, after the last v64_stream
+ *   v64_load, v64_store_le, v64_set1, v64_add, v64_and, v64_xor, v64_xor3, v64_shl, v64_shr, v64_rotl
  *   v64_mul_lo32   the 64-bit products of the lanes' low 32 bits
  *   keep32         what is kept among V32_LANES elements, in the form the processor selects by
  *   keep_upper, keep_lower    the keep32 of the upper (lower) 16 bits of each 32-bit word of a v64
@@ -12,7 +11,11 @@
  *   any_tie        whether any 16-bit number of a step equals the threshold
  *   vf32, f32_load, f32_set1, f32_add, f32_mul, f32_relu, f32_select (kept or +0.0), f32_store    V32_LANES elements
  *   f32_positive   the keep32 of v > 0
- *   vf64, f64_...  likewise; f16 and bf16 load into a vf32 and store from one
+ *   vf64, f64_...  likewise
+ *   f16_load, bf16_load, f16_halves, bf16_halves    to and from a vf32; halves_store    what the latter two give
+ *
+ * and, where the processor has stores that go past the caches, HAS_STREAMING_STORES with f32_stream, f64_stream and
+ * halves_stream (to multiples of STREAM_ALIGN bytes) and stream_fence, after the last of them.
  *
  * A step of the generator gives 32 words of 32 bits, word i of lane j being bits 32 i .. 32 i + 31 of the lane's
  * output. In order of (lane, i), their upper halves are the numbers of elements 0 to 31 of a group, their lower halves
@@ -270,86 +273,35 @@ static const char *fill_raw(uint8_t *out, const stream_key *key, uint64_t first_
     return ISA_NAME;
 }
 
-/* A block at a time into the first-level cache, and from there past the caches: whole lines, whatever out's alignment,
- * and the kernels need know nothing of it. */
-static const char *stream_range(range_fn *operation, const operands *ops, const mask_rule *rule, uint64_t first,
-                                size_t n_elems, size_t elem_bytes)
-{
-    enum { LINE_BYTES = 64, VEC_BYTES = V64_LANES * 8 };
-    _Alignas(LINE_BYTES) char block[ELEMS_PER_BLOCK * 8];
-    for (size_t i = 0, n_here; i < n_elems; i += n_here) {
-        const size_t in_block = ELEMS_PER_BLOCK - (size_t)((first + i) % ELEMS_PER_BLOCK);
-        n_here = n_elems - i < in_block ? n_elems - i : in_block;
-        operands here = operands_at(ops, i, elem_bytes);
-        char *out = here.out;
-        here.out = block;
-        operation(&here, rule, first + i, n_here);
-        const size_t n_bytes = n_here * elem_bytes;
-        size_t at = (LINE_BYTES - (size_t)((uintptr_t)out % LINE_BYTES)) % LINE_BYTES;
-        at = at < n_bytes ? at : n_bytes;
-        memcpy(out, block, at);
-        for (; n_bytes - at >= LINE_BYTES; at += LINE_BYTES)
-            for (int v = 0; v < LINE_BYTES / VEC_BYTES; v++)
-                v64_stream(out + at + v * VEC_BYTES, v64_load_bytes(block + at + v * VEC_BYTES));
-        memcpy(out + at, block + at, n_bytes - at);
-    }
-    stream_fence();
-    return ISA_NAME;
-}
+/* ---- kernels of each dtype, once with ordinary stores and once with streaming ones ---- */
 
-/* ---- kernels of each dtype ---- */
+#define f16_store(p, v) halves_store(p, f16_halves(v))
+#define f16_stream(p, v) halves_stream(p, f16_halves(v))
+#define bf16_store(p, v) halves_store(p, bf16_halves(v))
+#define bf16_stream(p, v) halves_stream(p, bf16_halves(v))
 
-#define ELEM float
-#define COMPUTED float
-#define COMPUTED_OF(elem) (elem)
-#define ELEM_OF(computed) (computed)
-#define OF_DTYPE(name) name##_f32
-#define ELEM_VEC vf32
-#define ELEM_LOAD f32_load
-#define ELEM_STORE f32_store
-#define VEC_VERB(verb) f32_##verb
-#include "dtype_kernels.inc.h"
+#define STORE_VERB(dtype_name) dtype_name##_store
+#define AFTER_STORES() ((void)0)
+#define OF_STORES(name) name
+#include "all_dtypes.inc.h"
 
-#define ELEM double
-#define COMPUTED double
-#define COMPUTED_OF(elem) (elem)
-#define ELEM_OF(computed) (computed)
-#define OF_DTYPE(name) name##_f64
-#define ELEM_VEC vf64
-#define ELEM_LOAD f64_load
-#define ELEM_STORE f64_store
-#define VEC_VERB(verb) f64_##verb
-#include "dtype_kernels.inc.h"
-
-#define ELEM uint16_t
-#define COMPUTED float
-#define COMPUTED_OF(elem) float_of_f16(elem)
-#define ELEM_OF(computed) f16_of_float(computed)
-#define OF_DTYPE(name) name##_f16
-#define ELEM_VEC vf32
-#define ELEM_LOAD f16_load
-#define ELEM_STORE f16_store
-#define VEC_VERB(verb) f32_##verb
-#include "dtype_kernels.inc.h"
-
-#define ELEM uint16_t
-#define COMPUTED float
-#define COMPUTED_OF(elem) float_of_bf16(elem)
-#define ELEM_OF(computed) bf16_of_float(computed)
-#define OF_DTYPE(name) name##_bf16
-#define ELEM_VEC vf32
-#define ELEM_LOAD bf16_load
-#define ELEM_STORE bf16_store
-#define VEC_VERB(verb) f32_##verb
-#include "dtype_kernels.inc.h"
+#ifdef HAS_STREAMING_STORES
+#define STORE_VERB(dtype_name) dtype_name##_stream
+#define AFTER_STORES() stream_fence()
+#define OF_STORES(name) streaming_##name
+#include "all_dtypes.inc.h"
+#define STREAMING_ROW(dtype_name) [DTYPE_##dtype_name] = &streaming_row_##dtype_name,
+#else
+#define STREAMING_ROW(dtype_name) [DTYPE_##dtype_name] = &row_##dtype_name,
+#endif
 
 /* The table, for the isa file to export under its name. */
 #define DTYPE_ROW(dtype_name) [DTYPE_##dtype_name] = &row_##dtype_name,
-#define KERNEL_TABLE(is_supported_fn)       \
-    {.isa = ISA_NAME,                       \
-     .is_supported = (is_supported_fn),     \
-     .dtype = {CDROPOUT_DTYPES(DTYPE_ROW)}, \
-     .stream_range = stream_range,          \
-     .fill_keep = fill_keep,                \
-     .fill_words = fill_words,              \
+#define KERNEL_TABLE(is_supported_fn)                     \
+    {.isa = ISA_NAME,                                     \
+     .is_supported = (is_supported_fn),                   \
+     .dtype = {CDROPOUT_DTYPES(DTYPE_ROW)},               \
+     .streaming_dtype = {CDROPOUT_DTYPES(STREAMING_ROW)}, \
+     .fill_keep = fill_keep,                              \
+     .fill_words = fill_words,                            \
      .fill_raw = fill_raw}

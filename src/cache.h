@@ -1,4 +1,4 @@
-/* The size of the last-level cache, as the machine tells it. */
+/* The size of the last-level cache where the system has no files that tell it. */
 #ifndef CDROPOUT_CACHE_H
 #define CDROPOUT_CACHE_H
 
@@ -8,7 +8,7 @@
 #include <unistd.h>
 #endif
 
-static inline size_t last_level_cache_bytes(void)
+static inline size_t cache_bytes_by_sysconf(void)
 {
     long n_bytes = 0;
 #if defined(_SC_LEVEL3_CACHE_SIZE) && defined(_SC_LEVEL2_CACHE_SIZE)

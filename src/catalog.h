@@ -45,6 +45,8 @@ enum {
         N_OPERATIONS
 };
 
+enum { STREAM_ALIGN = 16 };
+
 /* The arrays of an operation, from the first element of its range. Pointers need no alignment; out may be x or
  * residual. Rows of a bias repeat: bias holds whole copies of it, at least 64 elements (bias_period) and 64 more, and
  * bias_at is where the range begins in it. */
@@ -81,9 +83,6 @@ typedef const char *words_fn(const operands *ops, const uint64_t *keep_words, si
 /* out[i] = y[i] > 0 ? dy[i] * scale : 0, with dy in ops->x and y in ops->residual: the gradient of an operation that
  * ends in ReLU and dropout, whose output is positive just where an element was both kept and active. */
 typedef const char *positive_fn(const operands *ops, size_t n_elems);
-/* Any operation, written past the caches: for arrays that would not fit there. */
-typedef const char *stream_fn(range_fn *operation, const operands *ops, const mask_rule *rule, uint64_t first,
-                              size_t n_elems, size_t elem_bytes);
 /* out[i] = keep(first + i) ? 1 : 0, a byte each. */
 typedef const char *fill_keep_fn(uint8_t *out, const mask_rule *rule, uint64_t first, size_t n_elems);
 /* Bit i of out is keep(first + i); the last word's other bits are 0. */
@@ -103,7 +102,9 @@ typedef struct {
     const char *isa;
     int (*is_supported)(void); /* by this processor and its operating system */
     const dtype_row *dtype[N_DTYPES];
-    stream_fn *stream_range;
+    /* The same written past the caches, for arrays that would not fit there. What starts a whole group in out, or a run
+     * of n_repeats, must lie on a multiple of STREAM_ALIGN bytes. */
+    const dtype_row *streaming_dtype[N_DTYPES];
     fill_keep_fn *fill_keep;
     fill_words_fn *fill_words;
     fill_raw_fn *fill_raw;

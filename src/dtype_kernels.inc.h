@@ -1,4 +1,4 @@
-/* The kernels of one dtype. Included by block_kernels.inc.h once for each, with ELEM (an element in memory), COMPUTED
+/* The kernels of one dtype. Included by all_dtypes.inc.h once for each, with ELEM (an element in memory), COMPUTED
  * (what it is computed in), COMPUTED_OF and ELEM_OF (from one to the other), ELEM_VEC (V32_LANES of them in registers),
  * ELEM_LOAD, ELEM_STORE, VEC_VERB(verb) and OF_DTYPE(name) defined; it undefines them for the next. Arrays are
  * addressed in bytes and through memcpy or unaligned loads, because they need not be aligned. */
@@ -70,6 +70,7 @@ static ALWAYS_INLINE void OF_DTYPE(operate_on_group)(const operands *ops, size_t
     {                                                                                                                  \
         const operands mine = *ops; /* a copy that nobody else can change, so that it may live in registers */         \
         for_each_group(&mine, rule, first, n_elems, OF_DTYPE(operate_on_group), OF_DTYPE(operate_on_word), parts);     \
+        AFTER_STORES();                                                                                                \
         return ISA_NAME;                                                                                               \
     }
 CDROPOUT_OPERATIONS(DEFINE_OPERATION)
@@ -87,6 +88,7 @@ static const char *OF_DTYPE(apply_words)(const operands *ops, const uint64_t *ke
     }
     if (i < n_elems)
         OF_DTYPE(operate_on_word)(&mine, i, 0, keep_words[i / ELEMS_PER_GROUP], n_elems - i, 0);
+    AFTER_STORES();
     return ISA_NAME;
 }
 
@@ -120,6 +122,7 @@ static const char *OF_DTYPE(apply_mask_repeat)(const operands *ops, const mask_r
                                                size_t n_elems)
 {
     for_each_group(ops, rule, first, n_elems, OF_DTYPE(repeat_on_group), OF_DTYPE(repeat_on_word), 0);
+    AFTER_STORES();
     return ISA_NAME;
 }
 
@@ -140,6 +143,7 @@ static const char *OF_DTYPE(scale_where_positive)(const operands *ops, size_t n_
         const COMPUTED scaled = OF_DTYPE(elem_at)(mine.x, i) * (COMPUTED)mine.scale;
         OF_DTYPE(set_elem)(mine.out, i, is_positive ? scaled : 0);
     }
+    AFTER_STORES();
     return ISA_NAME;
 }
 

@@ -16,7 +16,7 @@ def set_min_elems_per_thread(n_elems):
 # Below this, giving the GIL away and taking it back costs more than the call.
 cdef size_t MIN_ELEMS_WITHOUT_GIL = 8192
 # Above this, what a call reads and writes outgrows the caches, and it writes past them.
-cdef size_t max_cached_bytes = last_level_cache_bytes()
+cdef size_t max_cached_bytes = machine.last_level_cache_bytes() or cache_bytes_by_sysconf()
 
 
 def get_max_cached_bytes():
@@ -33,7 +33,7 @@ def set_max_cached_bytes(n_bytes):
 cdef enum:
     MAX_DIMS = 64  # NumPy's own limit
     MAX_WORDS = 1024  # keep words that rows may share, on the stack
-    MIN_STREAMED_BYTES = 8192  # of one run; shorter ones are mostly ends that do not fill a line
+    MIN_STREAMED_BYTES = 1024  # of one run; shorter ones are mostly ends that do not fill a line
 
 ctypedef enum job_kind:
     OPERATE
@@ -69,19 +69,31 @@ cdef inline uint64_t first_of_row(const job *j, size_t row) noexcept nogil:
     return first
 
 
+cdef inline const dtype_row *kernels_writing(const job *j, const char *out, uint64_t first) noexcept nogil:
+    """The kernels that stream to out, from position first on, where the job wants that and out's alignment lets them."""
+    cdef uintptr_t n_to_group = 0
+    if not j.is_streamed:
+        return kernels.dtype[j.dtype]
+    if j.kind == OPERATE:
+        n_to_group = <uintptr_t>(-first % ELEMS_PER_GROUP)
+    if (<uintptr_t>out + n_to_group * j.elem_bytes) % STREAM_ALIGN:
+        return kernels.dtype[j.dtype]
+    if j.kind == REPEAT and j.arrays.n_repeats * j.elem_bytes % STREAM_ALIGN:
+        return kernels.dtype[j.dtype]
+    return kernels.streaming_dtype[j.dtype]
+
+
 cdef void run_range(const job *j, size_t row, size_t begin, size_t end) noexcept nogil:
     """Elements begin .. end - 1 of one row."""
-    cdef const dtype_row *kernel = kernels.dtype[j.dtype]
     cdef operands at = operands_at(&j.arrays, (row * j.n_elems + begin) * j.arrays.n_repeats, j.elem_bytes)
     cdef uint64_t first = begin + (first_of_row(j, row) if j.n_levels else j.first)
+    cdef const dtype_row *kernel = kernels_writing(j, at.out, first)
     if j.kind == FILL_KEEP:
         kernels.fill_keep(<uint8_t *>at.out, &j.rule, first, end - begin)
     elif j.kind == SCALE_POSITIVE:
         kernel.scale_where_positive(&at, end - begin)
     elif j.kind == REPEAT:
         kernel.apply_mask_repeat(&at, &j.rule, first, end - begin)
-    elif j.is_streamed:
-        kernels.stream_range(kernel.operation[j.operation], &at, &j.rule, first, end - begin, j.elem_bytes)
     else:
         kernel.operation[j.operation](&at, &j.rule, first, end - begin)
 
@@ -100,7 +112,7 @@ cdef void run_rows(const job *j, size_t begin, size_t end) noexcept nogil:
         if row == begin or row % n_sharing == 0:
             kernels.fill_words(words, &j.rule, first_of_row(j, row), j.n_elems)
         at = operands_at(&j.arrays, row * j.n_elems, j.elem_bytes)
-        kernels.dtype[j.dtype].apply_words(&at, words, j.n_elems)
+        kernels_writing(j, at.out, 0).apply_words(&at, words, j.n_elems)
 
 
 cdef inline size_t block_boundary(const job *j, size_t part, size_t n_parts) noexcept nogil:
@@ -128,23 +140,24 @@ cdef void run_part(const job *j, size_t part, size_t n_parts) noexcept nogil:
         run_range(j, 0, begin, end)
 
 
-cdef void run(const job *j) noexcept:
+cdef int run(const job *j) except -1:
     cdef size_t n_total = j.n_rows * j.n_elems * j.arrays.n_repeats
     cdef size_t n_threads = 1
     cdef Py_ssize_t part
     if n_total == 0:
-        return
+        return 0
     if n_total < MIN_ELEMS_WITHOUT_GIL:
         run_part(j, 0, 1)
-        return
+        return 0
+    if n_total >= 2 * min_elems_per_thread:
+        n_threads = min(n_total // min_elems_per_thread, <size_t>allowed_threads())
     with nogil:
-        if n_total >= 2 * min_elems_per_thread and not is_forked_child:
-            n_threads = min(n_total // min_elems_per_thread, <size_t>max_threads())
         if n_threads == 1:
             run_part(j, 0, 1)
         else:
             for part in prange(<Py_ssize_t>n_threads, num_threads=<int>n_threads, schedule="static"):
                 run_part(j, part, n_threads)
+    return 0
 
 
 # ---- the job of a mask on an array ----------------------------------------------------------------------------------
@@ -186,11 +199,12 @@ cdef inline void set_job(job *j, int operation, cnp.ndarray like, double p, doub
 cdef inline void choose_stores(job *j, size_t n_arrays) noexcept:
     """Streaming stores where the arrays outgrow the caches, and the output is not also read."""
     cdef size_t n_bytes = j.n_rows * j.n_elems * j.arrays.n_repeats * j.elem_bytes
+    cdef size_t run_bytes = (j.arrays.n_repeats if j.kind == REPEAT else j.n_elems) * j.elem_bytes
     j.is_streamed = (
         n_arrays * n_bytes > max_cached_bytes
         and j.arrays.out != j.arrays.x
         and j.arrays.out != j.arrays.residual
-        and j.n_elems * j.elem_bytes >= MIN_STREAMED_BYTES
+        and run_bytes >= MIN_STREAMED_BYTES
     )
 
 
@@ -277,7 +291,7 @@ cdef int apply_mask(const stream_key *key, uint64_t first, double p, double scal
         if shared_axes:
             lay_rows(&j, (<object>x).shape, shared_axes)
         choose_stores(&j, 2)
-        if j.n_rows > 1 and j.kind == OPERATE and not j.is_streamed and j.n_elems <= 64 * MAX_WORDS:
+        if j.n_rows > 1 and j.kind == OPERATE and j.n_elems <= 64 * MAX_WORDS:
             j.kind = SHARE_ROWS
         run(&j)
         return 0

@@ -6,9 +6,16 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { N_ELEMS = 3 * 4096 + 7, N_BYTES = N_ELEMS * 8, FIRST = 70 };
+enum {
+    N_ELEMS = 3 * 4096 + 7,
+    N_BYTES = N_ELEMS * 8,
+    FIRST = 70,
+    N_TO_GROUP = 2 * ELEMS_PER_GROUP - FIRST, /* elements before the first whole group */
+    N_REPEATS = 72, /* more than a group, and a multiple of STREAM_ALIGN bytes in every dtype */
+};
 
-static char x[N_BYTES], residual[N_BYTES], bias[N_BYTES], out[N_BYTES + 64];
+static char x[N_BYTES], residual[N_BYTES], bias[N_BYTES];
+static _Alignas(STREAM_ALIGN) char out[N_BYTES + 64];
 static uint8_t raw[2 * RAW_BYTES_PER_BLOCK];
 static uint64_t words[N_ELEMS / 64 + 1];
 
@@ -47,6 +54,20 @@ static void set_number(char *array, int dtype, size_t i, int eighths)
     }
 }
 
+/* Fills the output with rubbish and gives it an address: for streaming stores, one from which n_bytes on lies a
+ * multiple of STREAM_ALIGN; else an odd one. */
+static void place(operands *arrays, int is_streaming, size_t n_bytes)
+{
+    memset(out, 0xA5, sizeof out);
+    arrays->out = out + (is_streaming ? STREAM_ALIGN - n_bytes % STREAM_ALIGN : 3);
+}
+
+static void print_answer(const char *isa, const char *name, int is_streaming, const char *result, size_t n_bytes)
+{
+    printf("%s %s%s %016llx\n", isa, name, is_streaming ? "_streaming" : "",
+           (unsigned long long)hash_of(result, n_bytes));
+}
+
 int main(void)
 {
     static const char *const dtype_names[] = {
@@ -68,9 +89,9 @@ int main(void)
         if (!kernels->is_supported())
             continue;
         kernels->fill_raw(raw, &rule.key, ((uint64_t)1 << 32) - 1, 2);
-        printf("%s raw %016llx\n", kernels->isa, (unsigned long long)hash_of(raw, sizeof raw));
+        print_answer(kernels->isa, "raw", 0, (const char *)raw, sizeof raw);
         kernels->fill_keep((uint8_t *)out, &rule, FIRST, N_ELEMS);
-        printf("%s keep %016llx\n", kernels->isa, (unsigned long long)hash_of(out, N_ELEMS));
+        print_answer(kernels->isa, "keep", 0, out, N_ELEMS);
         kernels->fill_words(words, &rule, FIRST, N_ELEMS);
         for (size_t i = 0; i < N_ELEMS; i++)
             if ((words[i / 64] >> i % 64 & 1) != (uint64_t)out[i])
@@ -81,35 +102,36 @@ int main(void)
                 set_number(residual, dtype, i, (int)(i % 53) - 26);
                 set_number(bias, dtype, i, (int)(i % 100) - 50);
             }
-            operands arrays = {.out = out + 4,
-                               .x = x,
+            operands arrays = {.x = x,
                                .residual = residual,
                                .bias = bias,
                                .bias_period = 100,
-                               .n_repeats = 1,
+                               .n_repeats = N_REPEATS,
                                .scale = 1.4287109375 /* 13 bits of 1 / 0.7 */};
-            const size_t n_bytes = N_ELEMS * elem_bytes[dtype];
-            for (int operation = 0; operation < N_OPERATIONS; operation++)
-                for (int is_streamed = 0; is_streamed < 2; is_streamed++) {
-                    memset(out, 0xA5, sizeof out);
-                    if (is_streamed)
-                        kernels->stream_range(kernels->dtype[dtype]->operation[operation], &arrays, &rule, FIRST,
-                                              N_ELEMS, elem_bytes[dtype]);
-                    else
-                        kernels->dtype[dtype]->operation[operation](&arrays, &rule, FIRST, N_ELEMS);
-                    printf("%s %s_%s%s %016llx\n", kernels->isa, operation_names[operation], dtype_names[dtype],
-                           is_streamed ? "_streamed" : "", (unsigned long long)hash_of(out + 4, n_bytes));
+            for (int is_streaming = 0; is_streaming < 2; is_streaming++) {
+                const dtype_row *row = is_streaming ? kernels->streaming_dtype[dtype] : kernels->dtype[dtype];
+                const size_t n_bytes = N_ELEMS * elem_bytes[dtype];
+                char name[64];
+                for (int operation = 0; operation < N_OPERATIONS; operation++) {
+                    place(&arrays, is_streaming, N_TO_GROUP * elem_bytes[dtype]);
+                    row->operation[operation](&arrays, &rule, FIRST, N_ELEMS);
+                    snprintf(name, sizeof name, "%s_%s", operation_names[operation], dtype_names[dtype]);
+                    print_answer(kernels->isa, name, is_streaming, arrays.out, n_bytes);
                 }
-            kernels->dtype[dtype]->apply_words(&arrays, words, N_ELEMS);
-            printf("%s words_%s %016llx\n", kernels->isa, dtype_names[dtype],
-                   (unsigned long long)hash_of(out + 4, n_bytes));
-            kernels->dtype[dtype]->scale_where_positive(&arrays, N_ELEMS);
-            printf("%s positive_%s %016llx\n", kernels->isa, dtype_names[dtype],
-                   (unsigned long long)hash_of(out + 4, n_bytes));
-            arrays.n_repeats = 66;
-            kernels->dtype[dtype]->apply_mask_repeat(&arrays, &rule, FIRST, N_ELEMS / 66);
-            printf("%s repeat_%s %016llx\n", kernels->isa, dtype_names[dtype],
-                   (unsigned long long)hash_of(out + 4, N_ELEMS / 66 * 66 * elem_bytes[dtype]));
+                place(&arrays, is_streaming, 0);
+                row->apply_words(&arrays, words, N_ELEMS);
+                snprintf(name, sizeof name, "words_%s", dtype_names[dtype]);
+                print_answer(kernels->isa, name, is_streaming, arrays.out, n_bytes);
+                place(&arrays, is_streaming, 0);
+                row->scale_where_positive(&arrays, N_ELEMS);
+                snprintf(name, sizeof name, "positive_%s", dtype_names[dtype]);
+                print_answer(kernels->isa, name, is_streaming, arrays.out, n_bytes);
+                place(&arrays, is_streaming, 0);
+                row->apply_mask_repeat(&arrays, &rule, FIRST, N_ELEMS / N_REPEATS);
+                snprintf(name, sizeof name, "repeat_%s", dtype_names[dtype]);
+                print_answer(kernels->isa, name, is_streaming, arrays.out,
+                             N_ELEMS / N_REPEATS * N_REPEATS * elem_bytes[dtype]);
+            }
         }
     }
     return 0;

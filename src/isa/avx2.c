@@ -17,8 +17,6 @@ TARGET_REGION_BEGIN("avx2,f16c")
 typedef __m256i v64;
 #define v64_load(p) _mm256_loadu_si256((const __m256i *)(const void *)(p))
 #define v64_store_le(p, v) _mm256_storeu_si256((__m256i *)(void *)(p), v)
-#define v64_load_bytes v64_load
-#define v64_stream(p, v) _mm256_stream_si256((__m256i *)(void *)(p), v)
 #define stream_fence _mm_sfence
 #define v64_set1(word) _mm256_set1_epi64x((long long)(word))
 #define v64_add _mm256_add_epi64
@@ -29,6 +27,18 @@ typedef __m256i v64;
 #define v64_shr(v, n_bits) _mm256_srli_epi64(v, n_bits)
 #define v64_rotl(v, n_bits) _mm256_or_si256(_mm256_slli_epi64(v, n_bits), _mm256_srli_epi64(v, 64 - (n_bits)))
 #define v64_mul_lo32 _mm256_mul_epu32
+
+/* In halves, because NumPy's arrays lie on multiples of 16 bytes and half of them not on multiples of 32. */
+#define HAS_STREAMING_STORES
+static inline void halves_stream(char *p, __m128i v)
+{
+    _mm_stream_si128((__m128i *)(void *)p, v);
+}
+static inline void v64_stream(char *p, v64 v)
+{
+    halves_stream(p, _mm256_castsi256_si128(v));
+    halves_stream(p + 16, _mm256_extracti128_si256(v, 1));
+}
 
 /* AVX2 compares by "greater" only, so the vector marks what is dropped: select is then one and-not. */
 typedef struct {
@@ -73,6 +83,7 @@ typedef __m256 vf32;
 #define f32_relu(v) _mm256_max_ps(_mm256_setzero_ps(), v) /* a NaN in the second operand stays */
 #define f32_select(keep, v) _mm256_andnot_ps(_mm256_castsi256_ps((keep).dropped), v)
 #define f32_store(p, v) _mm256_storeu_ps((float *)(void *)(p), v)
+#define f32_stream(p, v) v64_stream(p, _mm256_castps_si256(v))
 static inline keep32 f32_positive(vf32 v)
 {
     return (keep32){_mm256_castps_si256(_mm256_cmp_ps(v, _mm256_setzero_ps(), _CMP_NGT_UQ))};
@@ -121,6 +132,11 @@ static inline void f64_store(char *p, vf64 v)
     _mm256_storeu_pd((double *)(void *)p, v.first);
     _mm256_storeu_pd((double *)(void *)p + 4, v.second);
 }
+static inline void f64_stream(char *p, vf64 v)
+{
+    v64_stream(p, _mm256_castpd_si256(v.first));
+    v64_stream(p + 32, _mm256_castpd_si256(v.second));
+}
 
 static inline __m128i halves_load(const char *p)
 {
@@ -131,15 +147,15 @@ static inline void halves_store(char *p, __m128i halves)
     _mm_storeu_si128((__m128i *)(void *)p, halves);
 }
 #define f16_load(p) _mm256_cvtph_ps(halves_load(p))
-#define f16_store(p, v) halves_store(p, _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC))
+#define f16_halves(v) _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)
 #define bf16_load(p) _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(halves_load(p)), 16))
-static inline void bf16_store(char *p, vf32 v) /* rounds as bf16_of_float does */
+static inline __m128i bf16_halves(vf32 v) /* rounds as bf16_of_float does */
 {
     const __m256i bits = _mm256_castps_si256(v);
     const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
     const __m256i rounded = _mm256_add_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7FFF)), odd);
     const __m256i halves = _mm256_srli_epi32(rounded, 16);
-    halves_store(p, _mm_packus_epi32(_mm256_castsi256_si128(halves), _mm256_extracti128_si256(halves, 1)));
+    return _mm_packus_epi32(_mm256_castsi256_si128(halves), _mm256_extracti128_si256(halves, 1));
 }
 
 #include "../block_kernels.inc.h"

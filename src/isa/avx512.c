@@ -15,9 +15,7 @@ TARGET_REGION_BEGIN("avx512f,avx512bw,avx512dq,avx512vl")
 
 typedef __m512i v64;
 #define v64_load(p) _mm512_loadu_si512(p)
-#define v64_load_bytes v64_load
 #define v64_store_le(p, v) _mm512_storeu_si512(p, v)
-#define v64_stream(p, v) _mm512_stream_si512((void *)(p), v)
 #define stream_fence _mm_sfence
 #define v64_set1(word) _mm512_set1_epi64((long long)(word))
 #define v64_add _mm512_add_epi64
@@ -28,6 +26,19 @@ typedef __m512i v64;
 #define v64_shr(v, n_bits) _mm512_srli_epi64(v, n_bits)
 #define v64_rotl(v, n_bits) _mm512_rol_epi64(v, n_bits)
 #define v64_mul_lo32 _mm512_mul_epu32
+
+/* In quarters, because NumPy's arrays lie on multiples of 16 bytes and seldom on multiples of 64. */
+#define HAS_STREAMING_STORES
+static inline void halves_stream(char *p, __m256i v)
+{
+    _mm_stream_si128((__m128i *)(void *)p, _mm256_castsi256_si128(v));
+    _mm_stream_si128((__m128i *)(void *)p + 1, _mm256_extracti128_si256(v, 1));
+}
+static inline void v64_stream(char *p, v64 v)
+{
+    halves_stream(p, _mm512_castsi512_si256(v));
+    halves_stream(p + 32, _mm512_extracti64x4_epi64(v, 1));
+}
 
 typedef __mmask16 keep32;
 #define keep32_of_bits(bits) ((__mmask16)(bits))
@@ -67,6 +78,7 @@ typedef __m512 vf32;
 #define f32_positive(v) _mm512_cmp_ps_mask(v, _mm512_setzero_ps(), _CMP_GT_OQ)
 #define f32_select(keep, v) _mm512_maskz_mov_ps(keep, v)
 #define f32_store(p, v) _mm512_storeu_ps(p, v)
+#define f32_stream(p, v) v64_stream(p, _mm512_castps_si512(v))
 static inline vf32 f32_load(const char *p)
 {
     vf32 v = _mm512_loadu_ps(p);
@@ -113,6 +125,11 @@ static inline void f64_store(char *p, vf64 v)
     _mm512_storeu_pd(p, v.first);
     _mm512_storeu_pd(p + 64, v.second);
 }
+static inline void f64_stream(char *p, vf64 v)
+{
+    v64_stream(p, _mm512_castpd_si512(v.first));
+    v64_stream(p + 64, _mm512_castpd_si512(v.second));
+}
 
 static inline __m256i halves_load(const char *p)
 {
@@ -123,14 +140,14 @@ static inline void halves_store(char *p, __m256i halves)
     _mm256_storeu_si256((__m256i *)(void *)p, halves);
 }
 #define f16_load(p) _mm512_cvtph_ps(halves_load(p))
-#define f16_store(p, v) halves_store(p, _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC))
+#define f16_halves(v) _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)
 #define bf16_load(p) _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves_load(p)), 16))
-static inline void bf16_store(char *p, vf32 v) /* rounds as bf16_of_float does */
+static inline __m256i bf16_halves(vf32 v) /* rounds as bf16_of_float does */
 {
     const __m512i bits = _mm512_castps_si512(v);
     const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
     const __m512i rounded = _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7FFF)), odd);
-    halves_store(p, _mm512_cvtepi32_epi16(_mm512_srli_epi32(rounded, 16)));
+    return _mm512_cvtepi32_epi16(_mm512_srli_epi32(rounded, 16));
 }
 
 #include "../block_kernels.inc.h"

@@ -11,10 +11,8 @@
 
 typedef uint64x2_t v64;
 #define v64_load(p) vld1q_u64(p)
-#define v64_load_bytes(p) vreinterpretq_u64_u8(vld1q_u8((const uint8_t *)(p)))
 #define v64_store_le(p, v) vst1q_u8((uint8_t *)(p), vreinterpretq_u8_u64(v))
-#define v64_stream(p, v) v64_store_le(p, v) /* C has no name for STNP */
-#define stream_fence() ((void)0)
+/* No streaming stores: C has no name for STNP. */
 #define v64_set1(word) vdupq_n_u64(word)
 #define v64_add vaddq_u64
 #define v64_and vandq_u64
@@ -117,14 +115,15 @@ static inline void f64_store(char *p, vf64 v)
 }
 
 #define f16_load(p) vcvt_f32_f16(vreinterpret_f16_u8(vld1_u8((const uint8_t *)(p))))
-#define f16_store(p, v) vst1_u8((uint8_t *)(p), vreinterpret_u8_f16(vcvt_f16_f32(v)))
+#define f16_halves(v) vreinterpret_u8_f16(vcvt_f16_f32(v))
+#define halves_store(p, halves) vst1_u8((uint8_t *)(p), halves)
 #define bf16_load(p) vreinterpretq_f32_u32(vshll_n_u16(vreinterpret_u16_u8(vld1_u8((const uint8_t *)(p))), 16))
-static inline void bf16_store(char *p, vf32 v) /* rounds as bf16_of_float does */
+static inline uint8x8_t bf16_halves(vf32 v) /* rounds as bf16_of_float does */
 {
     const uint32x4_t bits = vreinterpretq_u32_f32(v);
     const uint32x4_t odd = vandq_u32(vshrq_n_u32(bits, 16), vdupq_n_u32(1));
     const uint32x4_t rounded = vaddq_u32(vaddq_u32(bits, vdupq_n_u32(0x7FFF)), odd);
-    vst1_u8((uint8_t *)p, vreinterpret_u8_u16(vshrn_n_u32(rounded, 16)));
+    return vreinterpret_u8_u16(vshrn_n_u32(rounded, 16));
 }
 
 #include "../block_kernels.inc.h"

@@ -19,20 +19,6 @@ typedef uint64_t v64;
 #define v64_rotl(v, n_bits) ((v) << (n_bits) | (v) >> (64 - (n_bits)))
 #define v64_mul_lo32(a, b) ((uint64_t)(uint32_t)(a) * (uint32_t)(b))
 
-static inline v64 v64_load_bytes(const char *p)
-{
-    v64 v;
-    memcpy(&v, p, sizeof v);
-    return v;
-}
-
-static inline void v64_stream(char *p, v64 v)
-{
-    memcpy(p, &v, sizeof v);
-}
-
-#define stream_fence() ((void)0)
-
 static inline void v64_store_le(uint8_t *p, v64 v)
 {
     for (int byte = 0; byte < 8; byte++)
@@ -166,16 +152,22 @@ static inline void f64_store(char *p, vf64 v)
     memcpy(p, &v, sizeof v);
 }
 
+typedef struct {
+    uint16_t elem[2];
+} halves;
+static inline void halves_store(char *p, halves h)
+{
+    memcpy(p, &h, sizeof h);
+}
 static inline vf32 f16_load(const char *p)
 {
     uint16_t elem[2];
     memcpy(elem, p, sizeof elem);
     return (vf32){{float_of_f16(elem[0]), float_of_f16(elem[1])}};
 }
-static inline void f16_store(char *p, vf32 v)
+static inline halves f16_halves(vf32 v)
 {
-    const uint16_t elem[2] = {f16_of_float(v.elem[0]), f16_of_float(v.elem[1])};
-    memcpy(p, elem, sizeof elem);
+    return (halves){{f16_of_float(v.elem[0]), f16_of_float(v.elem[1])}};
 }
 static inline vf32 bf16_load(const char *p)
 {
@@ -183,10 +175,9 @@ static inline vf32 bf16_load(const char *p)
     memcpy(elem, p, sizeof elem);
     return (vf32){{float_of_bf16(elem[0]), float_of_bf16(elem[1])}};
 }
-static inline void bf16_store(char *p, vf32 v)
+static inline halves bf16_halves(vf32 v)
 {
-    const uint16_t elem[2] = {bf16_of_float(v.elem[0]), bf16_of_float(v.elem[1])};
-    memcpy(p, elem, sizeof elem);
+    return (halves){{bf16_of_float(v.elem[0]), bf16_of_float(v.elem[1])}};
 }
 
 #include "../block_kernels.inc.h"

@@ -13,9 +13,8 @@
 
 typedef __m128i v64;
 #define v64_load(p) _mm_loadu_si128((const __m128i *)(const void *)(p))
-#define v64_load_bytes v64_load
 #define v64_store_le(p, v) _mm_storeu_si128((__m128i *)(void *)(p), v)
-#define v64_stream(p, v) _mm_stream_si128((__m128i *)(void *)(p), v)
+#define HAS_STREAMING_STORES
 #define stream_fence _mm_sfence
 #define v64_set1(word) _mm_set1_epi64x((long long)(word))
 #define v64_add _mm_add_epi64
@@ -69,6 +68,7 @@ typedef __m128 vf32;
 #define f32_relu(v) _mm_max_ps(_mm_setzero_ps(), v) /* a NaN in the second operand stays */
 #define f32_select(keep, v) _mm_andnot_ps(_mm_castsi128_ps((keep).dropped), v)
 #define f32_store(p, v) _mm_storeu_ps((float *)(void *)(p), v)
+#define f32_stream(p, v) _mm_stream_ps((float *)(void *)(p), v)
 static inline keep32 f32_positive(vf32 v)
 {
     return (keep32){_mm_castps_si128(_mm_cmpngt_ps(v, _mm_setzero_ps()))};
@@ -114,6 +114,21 @@ static inline void f64_store(char *p, vf64 v)
     _mm_storeu_pd((double *)(void *)p, v.first);
     _mm_storeu_pd((double *)(void *)p + 2, v.second);
 }
+static inline void f64_stream(char *p, vf64 v)
+{
+    _mm_stream_pd((double *)(void *)p, v.first);
+    _mm_stream_pd((double *)(void *)p + 2, v.second);
+}
+
+/* Four 16-bit elements are the lower half of a vector. */
+static inline void halves_store(char *p, __m128i halves)
+{
+    _mm_storel_epi64((__m128i *)(void *)p, halves);
+}
+static inline void halves_stream(char *p, __m128i halves)
+{
+    _mm_stream_si64((long long *)(void *)p, _mm_cvtsi128_si64(halves));
+}
 
 /* float16 has no instructions here. */
 static inline vf32 f16_load(const char *p)
@@ -122,26 +137,26 @@ static inline vf32 f16_load(const char *p)
     memcpy(elem, p, sizeof elem);
     return _mm_setr_ps(float_of_f16(elem[0]), float_of_f16(elem[1]), float_of_f16(elem[2]), float_of_f16(elem[3]));
 }
-static inline void f16_store(char *p, vf32 v)
+static inline __m128i f16_halves(vf32 v)
 {
     float value[4];
     _mm_storeu_ps(value, v);
     const uint16_t elem[4] = {f16_of_float(value[0]), f16_of_float(value[1]), f16_of_float(value[2]),
                               f16_of_float(value[3])};
-    memcpy(p, elem, sizeof elem);
+    return _mm_loadl_epi64((const __m128i *)(const void *)elem);
 }
 static inline vf32 bf16_load(const char *p)
 {
     const __m128i halves = _mm_loadl_epi64((const __m128i *)(const void *)p);
     return _mm_castsi128_ps(_mm_unpacklo_epi16(_mm_setzero_si128(), halves));
 }
-static inline void bf16_store(char *p, vf32 v) /* rounds as bf16_of_float does */
+static inline __m128i bf16_halves(vf32 v) /* rounds as bf16_of_float does */
 {
     const __m128i bits = _mm_castps_si128(v);
     const __m128i odd = _mm_and_si128(_mm_srli_epi32(bits, 16), _mm_set1_epi32(1));
     const __m128i rounded = _mm_add_epi32(_mm_add_epi32(bits, _mm_set1_epi32(0x7FFF)), odd);
     const __m128i halves = _mm_srai_epi32(rounded, 16); /* signed, because SSE2 packs signed words only */
-    _mm_storel_epi64((__m128i *)(void *)p, _mm_packs_epi32(halves, halves));
+    return _mm_packs_epi32(halves, halves);
 }
 
 #include "../block_kernels.inc.h"

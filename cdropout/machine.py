@@ -1,0 +1,121 @@
+"""What the operating system says about the machine: the size of the last-level cache, and how many CPUs may be used."""
+
+import os
+from pathlib import Path, PurePosixPath
+
+_CPU0_CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
+_UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+
+
+def last_level_cache_bytes(folder: Path = _CPU0_CACHES) -> int | None:
+    """Return the size in bytes of the largest cache that a core can use; None where Linux does not tell.
+
+    It is what a core shares with its neighbours, and not the sum over the chips of a socket, which is what
+    `getconf LEVEL3_CACHE_SIZE` gives on some processors.
+    """
+    found = []
+    for cache in sorted(folder.glob("index*")):
+        try:
+            size = (cache / "size").read_text().strip()
+            level, kind = int((cache / "level").read_text()), (cache / "type").read_text().strip()
+            n_bytes = int(size[:-1]) * _UNITS[size[-1]] if size[-1:] in _UNITS else int(size)
+        except (OSError, ValueError):
+            continue
+        if kind != "Instruction" and n_bytes > 0:
+            found.append((level, n_bytes))
+    return max(found)[1] if found else None
+
+
+class CpuQuota:
+    """The CPU quota of this process's control group, of both versions of cgroups.
+
+    Parameters
+    ----------
+    proc : Path
+        Where to read `mountinfo` (now) and `cgroup` (at each call).
+
+    """
+
+    def __init__(self, proc: Path = Path("/proc/self")) -> None:
+        self._proc = proc
+        self._mounts = list(_cpu_mounts(proc / "mountinfo"))
+
+    def n_cpus(self) -> float | None:
+        """Return how many CPUs' time the process may use now; None without a limit.
+
+        A group may use no more than any group it is in, so the smallest quota on the way up to the mount holds.
+        """
+        if not self._mounts:
+            return None
+        try:
+            memberships = [line.split(":", 2) for line in (self._proc / "cgroup").read_text().splitlines()]
+        except OSError:
+            return None
+        quotas = []
+        for version, root, mount_point in self._mounts:
+            for _, controllers, group in memberships:
+                if ("cpu" in controllers.split(",")) if version == 1 else not controllers:
+                    for folder in _groups_upwards(group, root, mount_point):
+                        quotas.append(_quota_v1(folder) if version == 1 else _quota_v2(folder))
+        return min((quota for quota in quotas if quota is not None), default=None)
+
+
+def _cpu_mounts(mountinfo: Path) -> "list[tuple[int, str, str]]":
+    """Return (version, root, mount point) of each mounted hierarchy that may hold CPU quotas; see proc(5)."""
+    mounts = []
+    try:
+        lines = mountinfo.read_text().splitlines()
+    except OSError:
+        return []
+    for line in lines:
+        before, separator, after = line.partition(" - ")
+        fields, kinds = before.split(), after.split()
+        if not separator or len(fields) < 5 or len(kinds) < 3:
+            continue
+        if kinds[0] == "cgroup2":
+            mounts.append((2, fields[3], fields[4]))
+        elif kinds[0] == "cgroup" and "cpu" in kinds[2].split(","):
+            mounts.append((1, fields[3], fields[4]))
+    return mounts
+
+
+def _groups_upwards(group: str, root: str, mount_point: str) -> list[str]:
+    """Return the folders of a group and of those it is in, up to the mount point.
+
+    In a container the group's path may be the host's, or lead out of the mount: then the mount point, which is the
+    container's own group, is all there is.
+    """
+    try:
+        inside = PurePosixPath(group).relative_to(root)
+    except ValueError:
+        return [mount_point]
+    if ".." in inside.parts:
+        return [mount_point]
+    return [os.path.join(mount_point, *inside.parts[:depth]) for depth in range(len(inside.parts), -1, -1)]
+
+
+def _read(folder: str, name: str) -> str | None:
+    try:
+        with open(os.path.join(folder, name)) as file:
+            return file.read()
+    except OSError:
+        return None
+
+
+def _quota_v2(folder: str) -> float | None:
+    text = _read(folder, "cpu.max")
+    return None if text is None or text.startswith("max") else _ratio(*text.split()[:2])
+
+
+def _quota_v1(folder: str) -> float | None:
+    quota = _read(folder, "cpu.cfs_quota_us")
+    if quota is None or quota.startswith("-"):
+        return None
+    return _ratio(quota, _read(folder, "cpu.cfs_period_us") or "")
+
+
+def _ratio(quota: str = "", period: str = "") -> float | None:
+    try:
+        return int(quota) / int(period)
+    except (ValueError, ZeroDivisionError):
+        return None
