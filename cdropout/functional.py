@@ -264,7 +264,6 @@ def _fused(x: Any, bias: Any, residual: Any, p: float, rng: Rng | None, out: Any
     if rng is None:
         rng = as_stream(None)
     elif type(rng) is not Stream:
-        _kernels.fused(Mask, x, bias, residual, p, None, out, with_relu)  # as in dropout
+        _kernels.fused(None, x, bias, residual, p, None, out, with_relu)  # as in dropout
         rng = as_stream(rng)
-    y, _ = _kernels.fused(Mask, x, bias, residual, p, rng, out, with_relu)
-    return y
+    return _kernels.fused(None, x, bias, residual, p, rng, out, with_relu)

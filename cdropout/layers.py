@@ -159,10 +159,13 @@ class Dropout(DropoutLayer):
             y = self._evaluated(x)
             self.mask = None
             return y
+        stream = self._rng
+        if stream is None:
+            stream = as_stream(None)
         # None is the mask's own 1/(1-p).
         scale = None if self._rescale == "train" else 1.0
-        y, mask = _kernels.forward(Mask, x, self._p, as_stream(self._rng), self.inplace, self.shared_axes, scale)
-        self.mask, self._scale = mask, scale
+        y, self.mask = _kernels.forward(Mask, x, self._p, stream, self.inplace, self.shared_axes, scale)
+        self._scale = scale
         return y
 
     def backward(self, dy: npt.ArrayLike) -> npt.NDArray[Any]:
@@ -238,7 +241,21 @@ class ReLUDropout(DropoutLayer):
         return relu_dropout_backward(dy, *self._output, out=dy if self.inplace else None)
 
 
-class BiasReLUDropout(ReLUDropout):
+class _WithBias(DropoutLayer):
+    """What the layers with a bias add: the bias, and its gradient."""
+
+    def __init__(
+        self, bias: npt.NDArray[Any], p: float = 0.5, *, rng: Rng | None = None, inplace: bool = False
+    ) -> None:
+        super().__init__(p, rng=rng, inplace=inplace)
+        self.params, self.grads = [bias], [np.zeros_like(bias)]
+
+    def _put_bias_gradient(self, dx: npt.NDArray[Any]) -> None:
+        """Fill `grads` with the sum over all axes but the last."""
+        self.grads[0][...] = dx.sum(axis=tuple(range(dx.ndim - 1)))
+
+
+class BiasReLUDropout(_WithBias, ReLUDropout):
     """Bias, ReLU and dropout in one pass over memory: what follows a matrix product.
 
     Parameters
@@ -250,12 +267,6 @@ class BiasReLUDropout(ReLUDropout):
 
     """
 
-    def __init__(
-        self, bias: npt.NDArray[Any], p: float = 0.5, *, rng: Rng | None = None, inplace: bool = False
-    ) -> None:
-        super().__init__(p, rng=rng, inplace=inplace)
-        self.params, self.grads = [bias], [np.zeros_like(bias)]
-
     def forward(self, x: npt.ArrayLike) -> npt.NDArray[Any]:
         """Return dropout(relu(x + bias)) in training, relu(x + bias) in evaluation, for x of shape (..., columns)."""
         return self._forward(x, self.params[0])
@@ -263,7 +274,7 @@ class BiasReLUDropout(ReLUDropout):
     def backward(self, dy: npt.ArrayLike) -> npt.NDArray[Any]:
         """Return the gradient with respect to x, and put that with respect to bias into `grads`."""
         dx = super().backward(dy)
-        self.grads[0][...] = _sum_over_rows(dx)
+        self._put_bias_gradient(dx)
         return dx
 
 
@@ -302,7 +313,7 @@ class DropoutAdd(DropoutLayer):
         return dy if dx is None else dx, dy
 
 
-class BiasDropoutAdd(DropoutAdd):
+class BiasDropoutAdd(_WithBias, DropoutAdd):
     """Bias, dropout and the sum with a residual, in one pass over memory.
 
     Parameters
@@ -314,12 +325,6 @@ class BiasDropoutAdd(DropoutAdd):
 
     """
 
-    def __init__(
-        self, bias: npt.NDArray[Any], p: float = 0.5, *, rng: Rng | None = None, inplace: bool = False
-    ) -> None:
-        super().__init__(p, rng=rng, inplace=inplace)
-        self.params, self.grads = [bias], [np.zeros_like(bias)]
-
     def forward(self, x: npt.ArrayLike, residual: npt.ArrayLike) -> npt.NDArray[Any]:
         """Return dropout(x + bias) + residual in training, x + bias + residual in evaluation."""
         return self._forward(x, self.params[0], residual)
@@ -327,10 +332,5 @@ class BiasDropoutAdd(DropoutAdd):
     def backward(self, dy: npt.ArrayLike) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
         """Return the gradients with respect to x and residual, and put that with respect to bias into `grads`."""
         dx, dresidual = super().backward(dy)
-        self.grads[0][...] = _sum_over_rows(dx)
+        self._put_bias_gradient(dx)
         return dx, dresidual
-
-
-def _sum_over_rows(dx: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Sum over all axes but the last."""
-    return dx.sum(axis=tuple(range(dx.ndim - 1)))  # type: ignore[no-any-return]

@@ -9,7 +9,7 @@ from cython.parallel cimport prange
 from cpython.float cimport PyFloat_CheckExact
 from libc.math cimport frexp, isfinite, ldexp, rint
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t, uintptr_t
-from libc.string cimport memset
+from libc.string cimport memcpy, memset
 cimport numpy as cnp
 
 import os
@@ -481,86 +481,7 @@ def forward(mask_type, x, double p, StreamCore stream not None, bint inplace, sh
     return x if inplace else result, mask
 
 
-# ---- fused operations -----------------------------------------------------------------------------------------------
-
-def fused(mask_type, x, bias, residual, p, StreamCore stream, out, with_relu):
-    """(y, mask) of relu_dropout (no bias, no residual), bias_relu_dropout, dropout_add or bias_dropout_add; with
-    stream = None, checks the arguments and stops there."""
-    cdef job j
-    cdef cnp.ndarray array = checked_array(x, "x")
-    cdef double p_checked = checked_p(p)
-    cdef cnp.ndarray plain_bias = None if bias is None else checked_bias(bias, array)
-    cdef cnp.ndarray added = None if residual is None else checked_partner(residual, array, "residual", "x")
-    if stream is None and out is None:
-        return None
-    cdef cnp.ndarray result = checked_out(out, array, "x")
-    if out is not None and added is not None:
-        checked_out(out, added, "residual")
-    if stream is None:
-        return None
-    cdef MaskCore mask = new_mask(
-        mask_type, p_checked, (<object>array).shape, (), stream, cnp.PyArray_SIZE(array)
-    )
-    if cnp.PyArray_SIZE(array) == 0:
-        return result if out is None else out, mask
-    if p_checked == 1.0:
-        if added is None:
-            result[...] = 0
-        else:
-            np.add(added, added.dtype.type(0), out=result)
-        return result if out is None else out, mask
-    if with_relu:
-        operation = OPERATION_relu_dropout if bias is None else OPERATION_bias_relu_dropout
-    else:
-        operation = OPERATION_dropout_add if bias is None else OPERATION_bias_dropout_add
-    set_job(&j, operation, array, p_checked, kept_scale(p_checked))
-    j.rule.key = mask.words
-    j.first = mask.first
-    if plain_bias is not None:
-        # Whole copies, so that a kernel reads any 64 neighbours without a thought for where a row ends.
-        n_bias = plain_bias.shape[0]
-        j.arrays.bias_period = n_bias * -(-64 // n_bias)
-        plain_bias = np.resize(plain_bias, j.arrays.bias_period + 64)
-        j.arrays.bias = cnp.PyArray_BYTES(plain_bias)
-    if is_plain(array) and is_plain(result) and (added is None or is_plain(added)):
-        j.arrays.out = cnp.PyArray_BYTES(result)
-        j.arrays.x = cnp.PyArray_BYTES(array)
-        if added is not None:
-            j.arrays.residual = cnp.PyArray_BYTES(added)
-        choose_stores(&j, 2 if added is None else 3)
-        run(&j)
-    else:
-        run_in_chunks(&j, [result, array] if added is None else [result, array, added], result.dtype.newbyteorder("="))
-    return result if out is None else out, mask
-
-
-def scale_where_positive(dy, y, p, out):
-    """out = dy / (1-p) where y > 0, 0 elsewhere."""
-    cdef job j
-    cdef cnp.ndarray gradient = checked_array(dy, "dy")
-    cdef double p_checked = checked_p(p)
-    cdef cnp.ndarray output = checked_partner(y, gradient, "y", "dy")
-    cdef cnp.ndarray result = checked_out(out, gradient, "dy")
-    checked_out(result, output, "y")
-    cdef cnp.ndarray plain_gradient = gradient
-    cdef cnp.ndarray plain_output = output
-    cdef cnp.ndarray plain_result = result
-    dtype = gradient.dtype.newbyteorder("=")
-    if not (is_plain(gradient) and is_plain(output) and is_plain(result)):
-        plain_gradient = np.ascontiguousarray(gradient, dtype)
-        plain_output = np.ascontiguousarray(output, dtype)
-        plain_result = np.empty((<object>gradient).shape, dtype)
-    set_job(&j, 0, plain_gradient, 0.0, kept_scale(p_checked))
-    j.kind = SCALE_POSITIVE
-    j.arrays.out = cnp.PyArray_BYTES(plain_result)
-    j.arrays.x = cnp.PyArray_BYTES(plain_gradient)
-    j.arrays.residual = cnp.PyArray_BYTES(plain_output)
-    j.first = 0
-    choose_stores(&j, 3)
-    run(&j)
-    if plain_result is not result:
-        np.copyto(result, plain_result)
-    return result if out is None else out
+include "fused.pxi"
 
 
 # ---- what the tests ask ---------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@
 #define ELEM_VEC vf32
 #define ELEM_LOAD f32_load
 #define ELEM_STORE STORE_VERB(f32)
+#define ELEM_STORE_ANYWHERE f32_store
 #define VEC_VERB(verb) f32_##verb
 #include "dtype_kernels.inc.h"
 
@@ -20,6 +21,7 @@
 #define ELEM_VEC vf64
 #define ELEM_LOAD f64_load
 #define ELEM_STORE STORE_VERB(f64)
+#define ELEM_STORE_ANYWHERE f64_store
 #define VEC_VERB(verb) f64_##verb
 #include "dtype_kernels.inc.h"
 
@@ -31,6 +33,7 @@
 #define ELEM_VEC vf32
 #define ELEM_LOAD f16_load
 #define ELEM_STORE STORE_VERB(f16)
+#define ELEM_STORE_ANYWHERE f16_store
 #define VEC_VERB(verb) f32_##verb
 #include "dtype_kernels.inc.h"
 
@@ -42,6 +45,7 @@
 #define ELEM_VEC vf32
 #define ELEM_LOAD bf16_load
 #define ELEM_STORE STORE_VERB(bf16)
+#define ELEM_STORE_ANYWHERE bf16_store
 #define VEC_VERB(verb) f32_##verb
 #include "dtype_kernels.inc.h"
 

@@ -167,7 +167,7 @@ cdef cnp.ndarray checked_bias(object bias, cnp.ndarray x):
         raise ValueError(
             f"bias must have one element for each of x's columns, got {(<object>array).shape} for {(<object>x).shape}"
         )
-    return np.ascontiguousarray(array, x.dtype.newbyteorder("="))
+    return array if is_plain(array) else np.ascontiguousarray(array, x.dtype.newbyteorder("="))
 
 
 cdef tuple checked_shape(object shape):

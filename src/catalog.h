@@ -48,8 +48,9 @@ enum {
 enum { STREAM_ALIGN = 16 };
 
 /* The arrays of an operation, from the first element of its range. Pointers need no alignment; out may be x or
- * residual. Rows of a bias repeat: bias holds whole copies of it, at least 64 elements (bias_period) and 64 more, and
- * bias_at is where the range begins in it. */
+ * residual. Rows of a bias repeat: bias holds bias_period elements, whole copies of a row and at least a group of them,
+ * and after them another group (not needed where bias_period is a multiple of a group, since groups then never straddle
+ * its end); bias_at is where the range begins in it. */
 typedef struct {
     char *out;
     const char *x;

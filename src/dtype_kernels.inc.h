@@ -1,7 +1,8 @@
 /* The kernels of one dtype. Included by all_dtypes.inc.h once for each, with ELEM (an element in memory), COMPUTED
  * (what it is computed in), COMPUTED_OF and ELEM_OF (from one to the other), ELEM_VEC (V32_LANES of them in registers),
- * ELEM_LOAD, ELEM_STORE, VEC_VERB(verb) and OF_DTYPE(name) defined; it undefines them for the next. Arrays are
- * addressed in bytes and through memcpy or unaligned loads, because they need not be aligned. */
+ * ELEM_LOAD, ELEM_STORE (of the kind of stores), ELEM_STORE_ANYWHERE, VEC_VERB(verb) and OF_DTYPE(name) defined; it
+ * undefines them for the next. Arrays are addressed in bytes and through memcpy or unaligned loads, because they need
+ * not be aligned. */
 
 static ALWAYS_INLINE COMPUTED OF_DTYPE(elem_at)(const char *array, size_t i)
 {
@@ -94,21 +95,39 @@ static const char *OF_DTYPE(apply_words)(const operands *ops, const uint64_t *ke
 
 /* ---- apply_mask_repeat: apply_mask where each position covers n_repeats elements ---- */
 
+static ALWAYS_INLINE ELEM_VEC OF_DTYPE(scaled_vec)(const char *x, keep32 keep, ELEM_VEC scale, int is_read)
+{
+    return is_read ? VEC_VERB(select)(keep, VEC_VERB(mul)(ELEM_LOAD(x), scale)) : VEC_VERB(set1)(0);
+}
+
+/* One run of at least V32_LANES elements under one decision; where is_read is false, all of it is dropped. The last
+ * vector may overlap the one before it, which in place must not be scaled twice: it is computed first, stored last. */
+static ALWAYS_INLINE void OF_DTYPE(scale_run)(const operands *run, size_t n_elems, keep32 keep, int is_read)
+{
+    const ELEM_VEC scale = VEC_VERB(set1)((COMPUTED)run->scale);
+    const size_t last = (n_elems - V32_LANES) * sizeof(ELEM);
+    const ELEM_VEC last_vec = OF_DTYPE(scaled_vec)(run->x + last, keep, scale, is_read);
+    for (size_t at = 0; at < last; at += V32_LANES * sizeof(ELEM))
+        ELEM_STORE(run->out + at, OF_DTYPE(scaled_vec)(run->x + at, keep, scale, is_read));
+    ELEM_STORE_ANYWHERE(run->out + last, last_vec);
+}
+
 static ALWAYS_INLINE void OF_DTYPE(repeat_on_word)(const operands *ops, size_t i, size_t bias_at, uint64_t keep_u64,
                                                    size_t n_elems, int parts)
 {
-    (void)parts;
+    /* A short run is read even where it is dropped: what a gap costs the processor's prefetching, which works page by
+     * page, is more than reading costs. */
+    enum { MIN_BYTES_SKIPPED = 4096 };
     for (size_t e = 0; e < n_elems; e++) {
         const operands run = operands_at(ops, (i + e) * ops->n_repeats, sizeof(ELEM));
-        if (!(keep_u64 >> e & 1)) {
-            memset(run.out, 0, ops->n_repeats * sizeof(ELEM));
-            continue;
-        }
-        const group_keep all = {.numbers = NULL, .keep_u64 = ~(uint64_t)0};
-        size_t r = 0;
-        for (; ops->n_repeats - r >= ELEMS_PER_GROUP; r += ELEMS_PER_GROUP)
-            OF_DTYPE(operate_on_group)(&run, r, bias_at, &all, 0);
-        OF_DTYPE(operate_on_word)(&run, r, bias_at, all.keep_u64, ops->n_repeats - r, 0);
+        const uint64_t all_kept = -(keep_u64 >> e & 1);
+        const keep32 keep = keep32_of_bits((uint32_t)all_kept);
+        if (run.n_repeats < V32_LANES)
+            OF_DTYPE(operate_on_word)(&run, 0, bias_at, all_kept, run.n_repeats, parts);
+        else if (all_kept || run.n_repeats * sizeof(ELEM) < MIN_BYTES_SKIPPED)
+            OF_DTYPE(scale_run)(&run, run.n_repeats, keep, 1);
+        else
+            OF_DTYPE(scale_run)(&run, run.n_repeats, keep, 0);
     }
 }
 
@@ -164,4 +183,5 @@ static const dtype_row OF_DTYPE(row) = {
 #undef ELEM_VEC
 #undef ELEM_LOAD
 #undef ELEM_STORE
+#undef ELEM_STORE_ANYWHERE
 #undef VEC_VERB

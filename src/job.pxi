@@ -267,6 +267,19 @@ cdef int run_in_chunks(job *j, list arrays, dtype) except -1:
     return 0
 
 
+cdef int run_on_arrays(job *j, cnp.ndarray out, cnp.ndarray x, cnp.ndarray residual) except -1:
+    """The job on arrays of one element a position and of any layout; residual may be None."""
+    if is_plain(x) and is_plain(out) and (residual is None or is_plain(residual)):
+        j.arrays.out = cnp.PyArray_BYTES(out)
+        j.arrays.x = cnp.PyArray_BYTES(x)
+        if residual is not None:
+            j.arrays.residual = cnp.PyArray_BYTES(residual)
+        choose_stores(j, 2 if residual is None else 3)
+        return run(j)
+    arrays = [out, x] if residual is None else [out, x, residual]
+    return run_in_chunks(j, arrays, x.dtype.newbyteorder("="))
+
+
 cdef int apply_mask(const stream_key *key, uint64_t first, double p, double scale, tuple shared_axes,
                     cnp.ndarray out, cnp.ndarray x) except -1:
     """out = x, masked and scaled; every argument has been checked."""
@@ -285,20 +298,14 @@ cdef int apply_mask(const stream_key *key, uint64_t first, double p, double scal
     set_job(&j, OPERATION_apply_mask, x, p, scale)
     j.rule.key = key[0]
     j.first = first
+    if not shared_axes:
+        return run_on_arrays(&j, out, x, None)
     if is_plain(x) and is_plain(out):
-        j.arrays.out = cnp.PyArray_BYTES(out)
-        j.arrays.x = cnp.PyArray_BYTES(x)
-        if shared_axes:
-            lay_rows(&j, (<object>x).shape, shared_axes)
-        choose_stores(&j, 2)
+        lay_rows(&j, (<object>x).shape, shared_axes)
         if j.n_rows > 1 and j.kind == OPERATE and j.n_elems <= 64 * MAX_WORDS:
             j.kind = SHARE_ROWS
-        run(&j)
-        return 0
-    dtype = x.dtype.newbyteorder("=")
-    if not shared_axes:
-        return run_in_chunks(&j, [out, x], dtype)
-    plain_out = np.array(x, dtype=dtype, order="C", subok=False)
+        return run_on_arrays(&j, out, x, None)
+    plain_out = np.array(x, dtype=x.dtype.newbyteorder("="), order="C", subok=False)
     apply_mask(key, first, p, scale, shared_axes, plain_out, plain_out)
     np.copyto(out, plain_out)
     return 0
