@@ -104,6 +104,7 @@ cdef extern from "threads.h" nogil:
     enum:
         HAS_OPENMP
     int max_threads()
+    int add_running(int *n_running, int change)
 
 
 cdef extern from "position.h" nogil:
@@ -170,53 +171,8 @@ def has_openmp():
     return bool(HAS_OPENMP)
 
 
-# A forked child has none of its parent's OpenMP threads, and GNU's runtime waits for them forever.
-cdef int is_forked_child = 0
-
-
-# The CPUs that the process's control group may use. The quota is read again after this long: a fifth of the period that
-# the kernel usually spreads a quota over, and 300 times what reading takes.
-QUOTA_SECONDS = 0.02
-cdef int quota_threads = 1
-ANY_NUMBER = 1 << 20
-cdef double quota_is_good_until = 0
-quota = machine.CpuQuota()
-
-
-cdef int allowed_threads():
-    """How many threads a job may use, called from here and now: OpenMP's limit, and the whole CPUs of the quota."""
-    global quota_threads, quota_is_good_until
-    cdef int n_threads = 1 if is_forked_child else max_threads()
-    cdef double now
-    if n_threads == 1:
-        return 1
-    now = time.monotonic()
-    if now >= quota_is_good_until:
-        n_cpus = quota.n_cpus()
-        quota_threads = max(1, int(min(n_cpus or ANY_NUMBER, ANY_NUMBER)))
-        quota_is_good_until = now + QUOTA_SECONDS
-    return min(n_threads, quota_threads)
-
-
-def thread_limit():
-    """How many threads a large array would be shared out among, called from here and now."""
-    return allowed_threads()
-
-
-def set_quota(cpu_quota):
-    """For tests: what gives n_cpus() in the place of this process's machine.CpuQuota; asked anew from now on."""
-    global quota, quota_is_good_until
-    quota = machine.CpuQuota() if cpu_quota is None else cpu_quota
-    quota_is_good_until = 0
-
-
-def after_fork_in_child():
-    """Keeps this process to one thread from now on."""
-    global is_forked_child
-    is_forked_child = 1
-
-
 include "arguments.pxi"
+include "sharing.pxi"
 include "job.pxi"
 
 

@@ -13,8 +13,8 @@ def set_min_elems_per_thread(n_elems):
     min_elems_per_thread = max(1, n_elems)
 
 
-# Below this, giving the GIL away and taking it back costs more than the call.
-cdef size_t MIN_ELEMS_WITHOUT_GIL = 8192
+# Below this, two threads of Python that hand each other the GIL lose more than they gain (docs/design.md, "Threads").
+cdef size_t MIN_ELEMS_WITHOUT_GIL = 32768
 # Above this, what a call reads and writes outgrows the caches, and it writes past them.
 cdef size_t max_cached_bytes = machine.last_level_cache_bytes() or cache_bytes_by_sysconf()
 
@@ -142,21 +142,21 @@ cdef void run_part(const job *j, size_t part, size_t n_parts) noexcept nogil:
 
 cdef int run(const job *j) except -1:
     cdef size_t n_total = j.n_rows * j.n_elems * j.arrays.n_repeats
-    cdef size_t n_threads = 1
+    cdef size_t n_threads
     cdef Py_ssize_t part
     if n_total == 0:
         return 0
     if n_total < MIN_ELEMS_WITHOUT_GIL:
         run_part(j, 0, 1)
         return 0
-    if n_total >= 2 * min_elems_per_thread:
-        n_threads = min(n_total // min_elems_per_thread, <size_t>allowed_threads())
+    n_threads = enter_crowd(max(<size_t>1, n_total // min_elems_per_thread))
     with nogil:
         if n_threads == 1:
             run_part(j, 0, 1)
         else:
             for part in prange(<Py_ssize_t>n_threads, num_threads=<int>n_threads, schedule="static"):
                 run_part(j, part, n_threads)
+        add_running(&n_running, -1)
     return 0
 
 

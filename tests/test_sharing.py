@@ -1,0 +1,185 @@
+"""How many threads a call may use: the control group's quota, OpenMP's limit, and other calls; and the cache's size."""
+
+import os
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from threadpoolctl import threadpool_limits
+
+import cdropout as cd
+from cdropout import _kernels
+from cdropout.machine import CpuQuota, last_level_cache_bytes
+
+needs_openmp = pytest.mark.skipif(not _kernels.has_openmp(), reason="this build has no OpenMP")
+
+
+class FixedQuota:
+    """Stands in for CpuQuota."""
+
+    def __init__(self, n_cpus):
+        self.value = n_cpus
+
+    def n_cpus(self):
+        return self.value
+
+
+@pytest.fixture
+def quota():
+    """A quota to be set in a test, none at first."""
+    fixed = FixedQuota(None)
+    _kernels.set_quota(fixed)
+    yield fixed
+    _kernels.set_quota(None)
+
+
+def write(path, text):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+def quota_of(folder, *, mountinfo, membership, files):
+    """What CpuQuota finds where /proc/self and the mounted control groups hold these files."""
+    write(folder / "proc/mountinfo", mountinfo.replace("MOUNT", str(folder)))
+    write(folder / "proc/cgroup", membership)
+    for name, text in files.items():
+        write(folder / name, text)
+    return CpuQuota(folder / "proc").n_cpus()
+
+
+V2 = "31 23 0:28 / MOUNT/unified rw,nosuid - cgroup2 cgroup2 rw\n"
+V1 = "32 31 0:29 / MOUNT/cpu rw,relatime shared:9 - cgroup cgroup rw,cpu,cpuacct\n"
+V1_OF_CONTAINER = "32 31 0:29 /docker/abc MOUNT/cpu rw - cgroup cgroup rw,cpu\n"
+OTHERS = "20 1 8:1 / / rw - ext4 /dev/sda1 rw\n33 31 0:30 / MOUNT/memory rw - cgroup cgroup rw,memory\nnonsense\n"
+
+
+@pytest.mark.parametrize(
+    ("mountinfo", "membership", "files", "expected"),
+    [
+        (V2, "0::/\n", {"unified/cpu.max": "150000 100000\n"}, 1.5),
+        (V2, "0::/\n", {"unified/cpu.max": "max 100000\n"}, None),
+        (V2, "0::/\n", {}, None),
+        (V2, "0::/a/b\n", {"unified/a/b/cpu.max": "max 100000\n", "unified/a/cpu.max": "300000 100000\n"}, 3),
+        (V2, "0::/a/b\n", {"unified/a/b/cpu.max": "400000 100000\n", "unified/a/cpu.max": "30000 20000\n"}, 1.5),
+        (V2, "0::/../../x\n", {"unified/cpu.max": "200000 100000\n", "x/cpu.max": "100000 100000\n"}, 2),
+        (V2, "0::/gone\n", {"unified/cpu.max": "200000 100000\n"}, 2),
+        (V2, "0::/\n", {"unified/cpu.max": "rubbish\n"}, None),
+        (V2, "0::/\n", {"unified/cpu.max": ""}, None),
+        (V2, "0::/\n", {"unified/cpu.max": "100000 0\n"}, None),
+        (V1, "4:cpu,cpuacct:/g\n0::/\n", {"cpu/g/cpu.cfs_quota_us": "50000\n", "cpu/g/cpu.cfs_period_us": "100000"}, 0.5),
+        (V1, "4:cpu:/g\n", {"cpu/g/cpu.cfs_quota_us": "-1\n", "cpu/g/cpu.cfs_period_us": "100000\n"}, None),
+        (V1, "4:cpu:/g\n", {"cpu/g/cpu.cfs_quota_us": "50000\n"}, None),
+        (
+            V1_OF_CONTAINER,
+            "4:cpu:/docker/abc\n",
+            {"cpu/cpu.cfs_quota_us": "250000\n", "cpu/cpu.cfs_period_us": "100000\n"},
+            2.5,
+        ),
+        (
+            V1,
+            "4:cpu:/elsewhere/abc\n",
+            {"cpu/cpu.cfs_quota_us": "250000\n", "cpu/cpu.cfs_period_us": "100000\n"},
+            2.5,
+        ),
+        (V1 + V2, "4:cpu:/\n0::/\n", {"unified/cpu.max": "700000 100000\n"}, 7),
+        ("", "0::/\n", {"unified/cpu.max": "100000 100000\n"}, None),
+    ],
+)
+def test_a_control_groups_quota_is_the_smallest_on_the_way_up(tmp_path, mountinfo, membership, files, expected):
+    assert quota_of(tmp_path, mountinfo=OTHERS + mountinfo, membership=membership, files=files) == expected
+
+
+def test_a_machine_without_control_groups_has_no_quota(tmp_path):
+    assert CpuQuota(tmp_path / "nothing").n_cpus() is None
+    write(tmp_path / "mountinfo", V2)
+    assert CpuQuota(tmp_path).n_cpus() is None
+
+
+@needs_openmp
+def test_the_quota_limits_the_threads_of_every_call(quota):
+    with threadpool_limits(8, user_api="openmp"):
+        for n_cpus, expected in ((None, 8), (100, 8), (3.9, 3), (1.5, 1), (0.2, 1), (8, 8)):
+            quota.value = n_cpus
+            time.sleep(_kernels.QUOTA_SECONDS * 1.2)  # a quota is asked for again after that
+            assert _kernels.thread_limit() == expected
+    with threadpool_limits(1, user_api="openmp"):
+        assert _kernels.thread_limit() == 1
+
+
+COUNT_THREADS = """
+import os, sys
+from pathlib import Path
+group = sys.argv[1]
+if group:
+    Path(group, "cgroup.procs").write_text(str(os.getpid()))
+import numpy as np
+import cdropout as cd
+from cdropout import _kernels
+y = cd.dropout(np.ones(3_000_000, np.float32), rng=1)
+print(_kernels.thread_limit(), len(os.listdir("/proc/self/task")))
+"""
+
+
+@needs_openmp
+@pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="needs Linux, to count threads")
+def test_a_real_quota_of_one_cpu_means_one_thread(run_python):
+    for controller in ("cpu", ""):
+        group = Path("/sys/fs/cgroup", controller, f"cdropout-test-{os.getpid()}")
+        try:
+            group.mkdir()
+        except OSError:
+            continue
+        try:
+            if (group / "cpu.max").exists():
+                (group / "cpu.max").write_text("100000 100000")
+            else:
+                (group / "cpu.cfs_quota_us").write_text("100000")
+            env = {"OMP_NUM_THREADS": "4", "OPENBLAS_NUM_THREADS": "1"}
+            outside = run_python("-c", COUNT_THREADS, "", env=env).stdout.split()
+            inside = run_python("-c", COUNT_THREADS, str(group), env=env).stdout.split()
+        except OSError:
+            continue
+        finally:
+            group.rmdir()
+        assert inside == [b"1", b"1"]
+        assert outside[0] == outside[1]
+        return
+    pytest.skip("no control group with a CPU quota can be made here")
+
+
+def test_calls_from_many_threads_at_once_give_the_same_bits(quota):
+    mask = cd.draw_mask(1_500_000, 0.3, rng=1)
+    x = np.random.default_rng(0).standard_normal(mask.shape, dtype=np.float32)
+    expected = mask.apply(x).tobytes()
+    results = []
+    barrier = threading.Barrier(5)
+
+    def call():
+        barrier.wait()
+        for _ in range(5):
+            results.append(mask.apply(x).tobytes() == expected)
+
+    threads = [threading.Thread(target=call) for _ in range(5)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert results == [True] * 25
+
+
+def test_the_last_level_cache_is_the_largest_that_holds_data(tmp_path):
+    assert last_level_cache_bytes(tmp_path) is None
+    for index, (level, kind, size) in enumerate(
+        [("1", "Data", "48K"), ("1", "Instruction", "64K"), ("2", "Unified", "1024K"), ("3", "Unified", "32M")]
+    ):
+        write(tmp_path / f"index{index}/level", level + "\n")
+        write(tmp_path / f"index{index}/type", kind + "\n")
+        write(tmp_path / f"index{index}/size", size + "\n")
+    assert last_level_cache_bytes(tmp_path) == 32 << 20
+    (tmp_path / "index3/size").write_text("not a size")
+    assert last_level_cache_bytes(tmp_path) == 1 << 20
+    (tmp_path / "index2/type").unlink()
+    assert last_level_cache_bytes(tmp_path) == 48 << 10
+    assert _kernels.get_max_cached_bytes() > 0
