@@ -66,6 +66,7 @@ OPERATIONS = {
         Operation("features", shared_axes=(0,), matrix=True),
         Operation("samples", shared_axes=(1,), matrix=True),
         Operation("relu", relu=True),
+        Operation("relu-backward", n_moved=3),
         Operation("bias-relu-in-place", relu=True, bias=True, in_place=True, matrix=True),
         Operation("add", residual=True, n_moved=3),
         Operation("bias-add", bias=True, residual=True, matrix=True, n_moved=3),
@@ -160,6 +161,11 @@ class Case:
     def residual(self) -> Array:
         """What is added last, of x's shape."""
         return self._draw(2, self.shape)
+
+    @cached_property
+    def relu_output(self) -> Array:
+        """What a forward pass through ReLU and dropout gave, for the backward passes that look at it."""
+        return cd.relu_dropout(self.residual, self.p, rng=1)
 
     @property
     def scale(self) -> Any:

@@ -238,6 +238,37 @@ def fused(name: str) -> Callable[[Case], Call]:
     return make
 
 
+def bias_relu_layer(case: Case) -> Call:
+    """Go forward through the layer, in place."""
+    work, layer = case.work, cd.BiasReLUDropout(case.bias, case.p, rng=1, inplace=True)
+    return lambda: layer.forward(work)
+
+
+def expect_relu_gradient(case: Case) -> Expectation:
+    """Expect the gradient scaled where the output is positive, and 0 elsewhere: a share that is known exactly."""
+    return Expectation(np.count_nonzero(case.relu_output <= 0) / case.n_elems, 1 / (1 - case.p), _UNCHANGED)
+
+
+def relu_backward(case: Case) -> Call:
+    """Go back through ReLU and dropout in one pass."""
+    dy, y, p, out = case.x, case.relu_output, case.p, case.y
+    return lambda: cd.relu_dropout_backward(dy, y, p, out=out)
+
+
+def relu_backward_in_steps(case: Case) -> Call:
+    """Go back through ReLU and dropout with NumPy's functions."""
+    dy, y, scale, out = case.x, case.relu_output, case.scale, case.y
+    zero, active = case.dtype.type(0), np.empty(case.shape, bool)
+
+    def call() -> Array:
+        np.greater(y, zero, out=active)
+        np.multiply(dy, active, out=out)
+        np.multiply(out, scale, out=out)
+        return out
+
+    return call
+
+
 def unfused(case: Case) -> Call:
     """Do what a fused function does with one NumPy function, or `dropout`, after the other."""
     operation, p, stream, zero = case.operation, case.p, cd.Stream(1), case.dtype.type(0)
@@ -555,7 +586,7 @@ _half = functools.partial(_floor, dtypes=HALF_DTYPES, expect=expect_copied)
 _copied = functools.partial(_half, code="np.copyto(y, x)", make=copy)
 _ours = functools.partial(Contender, name="cdropout", label="cdropout", dtypes=DTYPES, threaded=True)
 _mask = functools.partial(_ours, label="cdropout mask", redraws=False)
-_steps = functools.partial(Contender, name="unfused", label="unfused", make=unfused, dtypes=DTYPES, threaded=True)
+_steps = functools.partial(Contender, name="unfused", label="unfused", dtypes=DTYPES, threaded=True)
 _numpy = functools.partial(Contender, name="numpy-best", label="NumPy, best", dtypes=DTYPES)
 _torch = functools.partial(
     Contender, name="pytorch", label="PyTorch", modules=("torch",), dtypes=DTYPES, threaded=True, read=read_torch
@@ -668,18 +699,35 @@ CONTENDERS = (
     _floor("relu", "np.maximum(x, 0, out=y)", rectify, expect=expect_rectified),
     _copied("relu"),
     _ours("relu", "relu_dropout(x, p, out=y)", fused("relu_dropout")),
-    _steps("relu", "np.maximum, dropout"),
+    _steps("relu", "np.maximum, dropout", unfused),
+    _scaled("relu-backward"),
+    _copied("relu-backward"),
+    _ours(
+        "relu-backward",
+        "relu_dropout_backward(dy, y, p, out=dx)",
+        relu_backward,
+        redraws=False,
+        expect=expect_relu_gradient,
+    ),
+    _steps(
+        "relu-backward",
+        "y > 0, * dy, * s",
+        relu_backward_in_steps,
+        redraws=False,
+        expect=expect_relu_gradient,
+    ),
     _floor("bias-relu-in-place", "np.maximum(x, 0, out=x)", rectify_in_place, expect=expect_rectified),
     _half("bias-relu-in-place", "np.multiply(x as uint16, 1, out=x)", pass_over_bits),
     _ours("bias-relu-in-place", "bias_relu_dropout(x, bias, p, out=x)", fused("bias_relu_dropout")),
-    _steps("bias-relu-in-place", "np.add, np.maximum, dropout"),
+    _ours("bias-relu-in-place", "layer.forward(x), in place", bias_relu_layer, name="cdropout-layer"),
+    _steps("bias-relu-in-place", "np.add, np.maximum, dropout", unfused),
     # NumPy adds 16-bit floats one by one, and no copy moves three arrays: these have no floor in 16 bits.
     _floor("add", "np.add(x, residual, out=y)", add_residual, expect=expect_added),
     _ours("add", "dropout_add(x, residual, p, out=y)", fused("dropout_add")),
-    _steps("add", "dropout, np.add"),
+    _steps("add", "dropout, np.add", unfused),
     _floor("bias-add", "np.add(x, residual, out=y)", add_residual, expect=expect_added),
     _ours("bias-add", "bias_dropout_add(x, bias, residual, p, out=y)", fused("bias_dropout_add")),
-    _steps("bias-add", "np.add, dropout, np.add"),
+    _steps("bias-add", "np.add, dropout, np.add", unfused),
 )
 
 NAMES = tuple(dict.fromkeys(contender.name for contender in CONTENDERS))

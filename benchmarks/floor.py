@@ -1,4 +1,4 @@
-"""How far dropout is from its floor, `np.multiply(x, s, out=y)`, on one thread.
+"""How far dropout is from its floor, a multiplication into the same kind of output, on one thread.
 
     python benchmarks/floor.py
 
@@ -39,6 +39,7 @@ def measure(n_elems: int, p: float, dtype: str, rounds: int, offset: int | None)
     scale = x.dtype.type(1 / (1 - p))
     stream = cd.Stream(1)
     mask = cd.draw_mask(x.shape, p, rng=stream)
+    layer = cd.Dropout(p, rng=stream)
     expectation = Expectation(p, 1 / (1 - p), OPERATIONS["forward"])
     check_result(cd.dropout(x, p, rng=stream, out=y), x, expectation)
     check_result(mask.apply(x, out=y), x, expectation)
@@ -47,15 +48,22 @@ def measure(n_elems: int, p: float, dtype: str, rounds: int, offset: int | None)
             "np.multiply(x, s, out=y)": lambda: np.multiply(x, scale, out=y),
             "dropout(x, p, rng=stream, out=y)": lambda: cd.dropout(x, p, rng=stream, out=y),
             "mask.apply(x, out=y)": lambda: mask.apply(x, out=y),
+            "np.multiply(x, s), fresh": lambda: np.multiply(x, scale),
+            "dropout(x, p, rng=stream), fresh": lambda: cd.dropout(x, p, rng=stream),
+            "layer.forward(x), fresh": lambda: layer.forward(x),
             # In place, scale 1 and one mask keep the values finite and what is not dropped non-zero.
             "np.multiply(x, 1, out=x)": lambda: np.multiply(in_place, x.dtype.type(1), out=in_place),
             "mask.apply(x, out=x, scale=1)": lambda: mask.apply(in_place, out=in_place, scale=1.0),
         },
         rounds=rounds,
     )
-    floor, in_place_floor = medians["np.multiply(x, s, out=y)"], medians["np.multiply(x, 1, out=x)"]
+    floors = {
+        "out=y": medians["np.multiply(x, s, out=y)"],
+        "fresh": medians["np.multiply(x, s), fresh"],
+        "out=x": medians["np.multiply(x, 1, out=x)"],
+    }
     return [
-        (name, seconds / n_elems * 1e9, seconds / (in_place_floor if "out=x" in name else floor))
+        (name, seconds / n_elems * 1e9, seconds / next(floor for kind, floor in floors.items() if kind in name))
         for name, seconds in medians.items()
     ]
 

@@ -23,6 +23,7 @@ class FixedQuota:
         self.value = n_cpus
 
     def n_cpus(self):
+        """Return the quota."""
         return self.value
 
 
@@ -68,7 +69,12 @@ OTHERS = "20 1 8:1 / / rw - ext4 /dev/sda1 rw\n33 31 0:30 / MOUNT/memory rw - cg
         (V2, "0::/\n", {"unified/cpu.max": "rubbish\n"}, None),
         (V2, "0::/\n", {"unified/cpu.max": ""}, None),
         (V2, "0::/\n", {"unified/cpu.max": "100000 0\n"}, None),
-        (V1, "4:cpu,cpuacct:/g\n0::/\n", {"cpu/g/cpu.cfs_quota_us": "50000\n", "cpu/g/cpu.cfs_period_us": "100000"}, 0.5),
+        (
+            V1,
+            "4:cpu,cpuacct:/g\n0::/\n",
+            {"cpu/g/cpu.cfs_quota_us": "50000\n", "cpu/g/cpu.cfs_period_us": "100000"},
+            0.5,
+        ),
         (V1, "4:cpu:/g\n", {"cpu/g/cpu.cfs_quota_us": "-1\n", "cpu/g/cpu.cfs_period_us": "100000\n"}, None),
         (V1, "4:cpu:/g\n", {"cpu/g/cpu.cfs_quota_us": "50000\n"}, None),
         (

@@ -1,0 +1,112 @@
+"""How many instructions the library's kernels take for 64 elements, counted in the compiler's output.
+
+    python benchmarks/instructions.py [--kernel apply_mask_f32] [FILE.o ...]
+
+Without files, those of the last build in place. What is counted is the shortest innermost loop that stores 64 elements.
+Needs objdump, of binutils, for the processor of the object files (--objdump names another).
+"""
+
+import argparse
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+ELEMS_PER_GROUP = 64
+ELEM_BYTES = {"f16": 2, "bf16": 2, "f32": 4, "f64": 8}
+
+_INSTRUCTION = re.compile(r"^\s+([0-9a-f]+):\t([a-z]\S*)\s*(.*)$")
+_JUMP = re.compile(r"^(j|b\.|b$|cbn?z|tbn?z)")
+_VECTOR_BYTES = (("%zmm", 64), ("%ymm", 32), ("%xmm", 16), ("q", 16), ("d", 8))
+
+
+@dataclass(frozen=True)
+class Instruction:
+    """A line of a disassembly.
+
+    Attributes
+    ----------
+    address : int
+    name, operands : str
+        As objdump prints them: on x86, the destination last.
+
+    """
+
+    address: int
+    name: str
+    operands: str
+
+    @property
+    def stored_bytes(self) -> int:
+        """How many bytes of a vector register it stores to an array; 0 for what goes to the stack."""
+        if "%" in self.operands:
+            source, _, target = self.operands.partition(",")
+            is_store = "mov" in self.name and target.endswith(")") and not re.search(r"\(%r[sb]p", target)
+        else:
+            source, _, target = self.operands.partition(",")
+            is_store = self.name.startswith("st") and "[sp" not in target
+            if self.name == "stp":
+                return 2 * _bytes_of(source) if is_store else 0
+        return _bytes_of(source) if is_store else 0
+
+
+def _bytes_of(register: str) -> int:
+    return next((n_bytes for prefix, n_bytes in _VECTOR_BYTES if register.startswith(prefix)), 0)
+
+
+def disassemble(objdump: str, path: Path, kernel: str) -> list[Instruction]:
+    """Return the instructions of a function in an object file."""
+    command = [objdump, "--disassemble=" + kernel, "--no-show-raw-insn", str(path)]
+    text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    found = (_INSTRUCTION.match(line) for line in text.splitlines())
+    return [Instruction(int(m[1], 16), m[2], m[3]) for m in found if m]
+
+
+def find_loop(instructions: list[Instruction], n_bytes: int) -> list[Instruction] | None:
+    """Return the shortest loop without another in it that stores n_bytes or more; None where there is none."""
+    index = {instruction.address: i for i, instruction in enumerate(instructions)}
+    loops = []
+    for end, instruction in enumerate(instructions):
+        target = re.search(r"([0-9a-f]+) <", instruction.operands)
+        if _JUMP.match(instruction.name) and target and index.get(int(target[1], 16), len(index)) <= end:
+            loops.append((index[int(target[1], 16)], end))
+    inner = [
+        (start, end)
+        for start, end in loops
+        if not any((start, end) != other and start <= other[0] and other[1] <= end for other in loops)
+    ]
+    bodies = [instructions[start : end + 1] for start, end in inner]
+    whole = [body for body in bodies if sum(one.stored_bytes for one in body) >= n_bytes]
+    return min(whole, key=len, default=None)
+
+
+def main() -> int:
+    """Count, and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("objects", type=Path, nargs="*", metavar="FILE", help="object files of src/isa/*.c")
+    parser.add_argument("--kernel", default="apply_mask_f32", help="(default: %(default)s)")
+    parser.add_argument("--objdump", default="objdump", help="(default: %(default)s)")
+    arguments = parser.parse_args()
+    dtype = arguments.kernel.rsplit("_", 1)[-1]
+    if dtype not in ELEM_BYTES:
+        parser.error(f"argument --kernel: must end in a dtype ({', '.join(ELEM_BYTES)}), got {arguments.kernel!r}")
+    objects = arguments.objects or sorted((ROOT / "build").glob("temp*/src/isa/*.o"))
+    if not objects:
+        parser.error("no object files: build in place first (CONTRIBUTING.md)")
+    print(f"{arguments.kernel}, instructions for {ELEMS_PER_GROUP} elements\n")
+    print(f"{'':<10} {'all':>5} {'stores':>7} {'to or from the stack':>21}")
+    for path in objects:
+        loop = find_loop(disassemble(arguments.objdump, path, arguments.kernel), ELEMS_PER_GROUP * ELEM_BYTES[dtype])
+        if loop is None:
+            print(f"{path.stem:<10} no loop that stores {ELEMS_PER_GROUP} elements")
+            continue
+        n_stores = sum(one.stored_bytes > 0 for one in loop)
+        n_stack = sum(bool(re.search(r"\(%r[sb]p\)|\[sp", one.operands)) for one in loop)
+        print(f"{path.stem:<10} {len(loop):>5} {n_stores:>7} {n_stack:>21}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
