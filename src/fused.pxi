@@ -6,8 +6,8 @@ cdef inline size_t bias_period(size_t n_bias) noexcept:
 
 
 cdef cnp.ndarray laid_for_groups(cnp.ndarray bias):
-    """The bias so that a kernel reads 64 neighbours from wherever a group begins, without a thought for where a row ends:
-    itself where rows are whole groups, else its period and the beginning of the next one."""
+    """The bias so that a kernel reads 64 neighbours from wherever a group begins, without a thought for where a row
+    ends: itself where rows are whole groups, else its period and the beginning of the next one."""
     cdef size_t n_bytes = cnp.PyArray_NBYTES(bias)
     cdef size_t at = 0
     cdef size_t n_laid_bytes
@@ -25,8 +25,8 @@ cdef cnp.ndarray laid_for_groups(cnp.ndarray bias):
 
 
 def fused(mask_type, x, bias, residual, p, StreamCore stream, out, with_relu):
-    """(y, mask) of relu_dropout (no bias, no residual), bias_relu_dropout, dropout_add or bias_dropout_add; y alone where
-    mask_type is None. With stream = None, checks the arguments and stops there."""
+    """(y, mask) of relu_dropout (no bias, no residual), bias_relu_dropout, dropout_add or bias_dropout_add; y alone
+    where mask_type is None. With stream = None, checks the arguments and stops there."""
     cdef job j
     cdef MaskCore mask
     cdef uint64_t first

@@ -70,7 +70,7 @@ cdef inline uint64_t first_of_row(const job *j, size_t row) noexcept nogil:
 
 
 cdef inline const dtype_row *kernels_writing(const job *j, const char *out, uint64_t first) noexcept nogil:
-    """The kernels that stream to out, from position first on, where the job wants that and out's alignment lets them."""
+    """The kernels that stream to out, from position first on, where the job asks for it and out's alignment allows."""
     cdef uintptr_t n_to_group = 0
     if not j.is_streamed:
         return kernels.dtype[j.dtype]

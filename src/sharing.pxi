@@ -13,8 +13,8 @@ def after_fork_in_child():
 
 # ---- the quota ------------------------------------------------------------------------------------------------------
 
-# It is read again after this long: a fifth of the period that the kernel usually spreads a quota over, and 300 times what
-# reading takes.
+# It is read again after this long: a fifth of the period that the kernel usually spreads a quota over, and 300 times
+# what reading takes.
 QUOTA_SECONDS = 0.02
 ANY_NUMBER = 1 << 20
 cdef size_t quota_threads = 1
@@ -41,13 +41,12 @@ cdef size_t allowed_threads(double now) except 0:
 
 
 def thread_limit():
-    """How many threads a large array would be shared out among, called from here and now, if no other call runs."""
+    """How many threads a large array would be shared out among, if no other call ran at the time."""
     return allowed_threads(time.monotonic())
 
 
 # ---- calls from several threads of Python at once -------------------------------------------------------------------
-
-# How many large jobs run at this moment, and the most that did within the last CROWD_SECONDS. They share the processors.
+# How many large jobs run at this moment, and the most that did within the last CROWD_SECONDS: they share the processors.
 # The past counts because OpenMP's threads go on spinning for a millisecond after their work, at the cost of the others:
 # a call that happens to be alone for a moment must not wake them.
 CROWD_SECONDS = 0.1
