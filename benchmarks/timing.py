@@ -68,8 +68,9 @@ def interleaved_times(
     calls_per_refresh : int
         At least 1.
     settle_seconds : float
-        Above 0, a turn begins with a pause of this length and one untimed call: threads of the contender before spin
-        for some milliseconds after their work, and those of this one are asleep.
+        Above 0, a turn begins with a pause of this length, and as long of untimed calls: threads
+        of the contender before spin for some milliseconds after their work; and those of this one are asleep, on
+        processors that have fallen asleep too, and may wake up on the same one until the system moves one of them.
     stop : callable
         Told the number of rounds done, after each: True ends the measurement early.
     progress : bool
@@ -108,7 +109,9 @@ def interleaved_times(
         for name, call in contenders.items():
             if settle_seconds:
                 time.sleep(settle_seconds)
-                call()
+                awake_at = time.perf_counter() + settle_seconds
+                while time.perf_counter() < awake_at:
+                    call()
             times[name].append(take_turn(call, repeats[name]))
         if stop(i + 1):
             break
