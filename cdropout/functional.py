@@ -124,7 +124,7 @@ def relu_dropout(x: npt.ArrayLike, p: float = 0.5, *, rng: Rng | None = None, ou
     The gradient is `relu_dropout_backward(dy, y, p)`.
 
     """
-    return _fused(x, None, None, p, rng, out, with_relu=True)
+    return fuse("relu_dropout", x, None, None, p, rng, out)
 
 
 def bias_relu_dropout(
@@ -157,7 +157,7 @@ def bias_relu_dropout(
     rows.
 
     """
-    return _fused(x, bias, None, p, rng, out, with_relu=True)
+    return fuse("bias_relu_dropout", x, bias, None, p, rng, out)
 
 
 def relu_dropout_backward(dy: npt.ArrayLike, y: npt.ArrayLike, p: float, *, out: Any = None) -> npt.NDArray[Any]:
@@ -221,7 +221,7 @@ def dropout_add(
     `DropoutAdd` keeps the mask), that with respect to residual is dy.
 
     """
-    return _fused(x, None, residual, p, rng, out, with_relu=False)
+    return fuse("dropout_add", x, None, residual, p, rng, out)
 
 
 def bias_dropout_add(
@@ -257,13 +257,14 @@ def bias_dropout_add(
         As in `dropout`, or for a bias or residual that does not fit.
 
     """
-    return _fused(x, bias, residual, p, rng, out, with_relu=False)
+    return fuse("bias_dropout_add", x, bias, residual, p, rng, out)
 
 
-def _fused(x: Any, bias: Any, residual: Any, p: float, rng: Rng | None, out: Any, with_relu: bool) -> npt.NDArray[Any]:
+def fuse(name: str, x: Any, bias: Any, residual: Any, p: float, rng: Rng | None, out: Any) -> npt.NDArray[Any]:
+    """Run a fused operation by its name; bias and residual are None where it has none."""
     if rng is None:
         rng = as_stream(None)
     elif type(rng) is not Stream:
-        _kernels.fused(None, x, bias, residual, p, None, out, with_relu)  # as in dropout
+        _kernels.fused(None, name, x, bias, residual, p, None, out)  # as in dropout
         rng = as_stream(rng)
-    return _kernels.fused(None, x, bias, residual, p, rng, out, with_relu)
+    return _kernels.fused(None, name, x, bias, residual, p, rng, out)

@@ -33,6 +33,10 @@ class DropoutLayer:
     @p.setter
     def p(self, p: float) -> None:
         self._p = _kernels.check_p(p)
+        self._prepare()
+
+    def _prepare(self) -> None:
+        """Compute what follows from p and does not change from call to call: for subclasses."""
 
     @property
     def rng(self) -> Stream | None:
@@ -57,9 +61,11 @@ class DropoutLayer:
         return self.forward(*inputs)  # type: ignore[attr-defined,no-any-return]
 
     def __repr__(self) -> str:
-        defaults = (("inplace", False), ("shared_axes", ()), ("rescale", "train"))
+        defaults = {"inplace": (False,), "shared_axes": ((), None), "rescale": ("train",)}
         options = "".join(
-            f", {name}={getattr(self, name)!r}" for name, value in defaults if getattr(self, name, value) != value
+            f", {name}={getattr(self, name)!r}"
+            for name, values in defaults.items()
+            if getattr(self, name, values[0]) not in values
         )
         return f"{type(self).__name__}(p={self._p}{options})"
 
@@ -67,9 +73,13 @@ class DropoutLayer:
         """Carry a gradient through the last forward pass's mask; None where that pass was in evaluation."""
         if self.mask is not None:
             return self.mask.apply(dy, out, scale=scale)
+        self._check_evaluated()
+        return None
+
+    def _check_evaluated(self) -> None:
+        """Raise where a backward pass in training finds nothing of a forward pass."""
         if self.training:
             raise RuntimeError("backward must follow a forward pass in training, and none has been made")
-        return None
 
 
 class Dropout(DropoutLayer):
@@ -110,6 +120,8 @@ class Dropout(DropoutLayer):
 
     """
 
+    _rescale: Rescale = "train"
+
     def __init__(
         self,
         p: float = 0.5,
@@ -121,9 +133,10 @@ class Dropout(DropoutLayer):
     ) -> None:
         super().__init__(p, rng=rng, inplace=inplace)
         _kernels.check_axes(shared_axes)
-        self.shared_axes = shared_axes
+        # None is for subclasses whose axes follow from the number of dimensions.
+        self.shared_axes: int | tuple[int, ...] | None = shared_axes
         self.rescale = rescale
-        self._scale: float | None = None
+        self._scale = 1.0
 
     @property
     def rescale(self) -> Rescale:
@@ -135,6 +148,7 @@ class Dropout(DropoutLayer):
         if rescale not in ("train", "eval", None):
             raise ValueError(f"rescale must be 'train', 'eval' or None, got {rescale!r}")
         self._rescale = rescale
+        self._prepare()
 
     def forward(self, x: npt.ArrayLike) -> npt.NDArray[Any]:
         """Drop elements of x with a new mask in training; in evaluation return x itself, or (1-p) x for "eval".
@@ -162,9 +176,11 @@ class Dropout(DropoutLayer):
         stream = self._rng
         if stream is None:
             stream = as_stream(None)
-        # None is the mask's own 1/(1-p).
-        scale = None if self._rescale == "train" else 1.0
-        y, self.mask = _kernels.forward(Mask, x, self._p, stream, self.inplace, self.shared_axes, scale)
+        axes = self.shared_axes
+        if axes is None:
+            axes = self._axes(np.ndim(x))
+        scale, shift, fill = self._train_effect
+        y, self.mask = _kernels.forward(Mask, x, self._p, stream, self.inplace, axes, scale, shift, fill)
         self._scale = scale
         return y
 
@@ -192,6 +208,17 @@ class Dropout(DropoutLayer):
         dx = self._through_mask(dy, dy if self.inplace else None, self._scale)
         return self._evaluated(dy) if dx is None else dx
 
+    def _prepare(self) -> None:
+        self._train_effect = self._effect()
+
+    def _effect(self) -> tuple[float, float, float]:
+        """Return the scale and the shift of what is kept in training, and what becomes of what is dropped."""
+        return (_kernels.kept_scale(self._p) if self._rescale == "train" else 1.0), 0.0, 0.0
+
+    def _axes(self, n_dims: int) -> tuple[int, ...]:
+        """Return the axes that share decisions, where the number of dimensions decides which: for subclasses."""
+        raise NotImplementedError
+
     def _evaluated(self, x: Any) -> npt.NDArray[Any]:
         """Do in evaluation what the layer does then, to inputs or gradients."""
         if self._rescale != "eval":
@@ -214,6 +241,8 @@ class ReLUDropout(DropoutLayer):
 
     """
 
+    _operation = "relu_dropout"
+
     def __init__(self, p: float = 0.5, *, rng: Rng | None = None, inplace: bool = False) -> None:
         super().__init__(p, rng=rng, inplace=inplace)
         self._output: tuple[npt.NDArray[Any], float] | None = None
@@ -226,9 +255,9 @@ class ReLUDropout(DropoutLayer):
         out = x if self.inplace else None
         if self.training:
             stream = as_stream(self._rng)
-            y, self.mask = _kernels.fused(Mask, x, bias, None, self._p, stream, out, True)
+            y, self.mask = _kernels.fused(Mask, self._operation, x, bias, None, self._p, stream, out)
         else:
-            _kernels.fused(Mask, x, bias, None, self._p, None, out, True)  # checks the arguments, draws nothing
+            _kernels.fused(Mask, self._operation, x, bias, None, self._p, None, out)  # checks, draws nothing
             y = np.maximum(x if bias is None else np.add(x, bias, out=out), 0, out=out)
             self.mask = None
         self._output = y, self._p if self.training else 0.0
@@ -267,6 +296,8 @@ class BiasReLUDropout(_WithBias, ReLUDropout):
 
     """
 
+    _operation = "bias_relu_dropout"
+
     def forward(self, x: npt.ArrayLike) -> npt.NDArray[Any]:
         """Return dropout(relu(x + bias)) in training, relu(x + bias) in evaluation, for x of shape (..., columns)."""
         return self._forward(x, self.params[0])
@@ -288,6 +319,8 @@ class DropoutAdd(DropoutLayer):
 
     """
 
+    _operation = "dropout_add"
+
     def forward(self, x: npt.ArrayLike, residual: npt.ArrayLike) -> npt.NDArray[Any]:
         """Return dropout(x) + residual in training, x + residual in evaluation; errors as in `dropout_add`."""
         return self._forward(x, None, residual)
@@ -296,9 +329,9 @@ class DropoutAdd(DropoutLayer):
         out = x if self.inplace else None
         if self.training:
             stream = as_stream(self._rng)
-            y, self.mask = _kernels.fused(Mask, x, bias, residual, self._p, stream, out, False)
+            y, self.mask = _kernels.fused(Mask, self._operation, x, bias, residual, self._p, stream, out)
             return y
-        _kernels.fused(Mask, x, bias, residual, self._p, None, out, False)  # checks the arguments, draws nothing
+        _kernels.fused(Mask, self._operation, x, bias, residual, self._p, None, out)  # checks, draws nothing
         self.mask = None
         return np.add(x if bias is None else np.add(x, bias, out=out), residual, out=out)  # type: ignore[no-any-return]
 
@@ -324,6 +357,8 @@ class BiasDropoutAdd(_WithBias, DropoutAdd):
         As in `DropoutAdd`.
 
     """
+
+    _operation = "bias_dropout_add"
 
     def forward(self, x: npt.ArrayLike, residual: npt.ArrayLike) -> npt.NDArray[Any]:
         """Return dropout(x + bias) + residual in training, x + bias + residual in evaluation."""

@@ -1,13 +1,10 @@
 """What is dropped: the mask as a value."""
 
-from typing import Any
-
 from cdropout import _kernels
+from cdropout.value import Value
 
-PICKLE_VERSION = 1
 
-
-class Mask(_kernels.MaskCore):
+class Mask(Value, _kernels.MaskCore):
     """Which elements of an array are dropped: an immutable value without a buffer.
 
     A mask holds the key and the position it was drawn at, p, and a shape. Its bits are a function of these and are made
@@ -35,6 +32,7 @@ class Mask(_kernels.MaskCore):
     """
 
     __slots__ = ()
+    PICKLE_VERSION = 1
 
     def __getitem__(self, rows: slice) -> "Mask":
         """Return the mask of a shard: `mask[lo:hi].apply(a[lo:hi])` is `mask.apply(a)[lo:hi]`, bit for bit."""
@@ -54,9 +52,6 @@ class Mask(_kernels.MaskCore):
             start += low * per_row
         return Mask(self.key, start, self.p, (max(high - low, 0), *inner), self.shared_axes)
 
-    def __bool__(self) -> bool:
-        return True
-
     def __len__(self) -> int:
         if not self.shape:
             raise TypeError("a mask of shape () has no length")
@@ -65,28 +60,6 @@ class Mask(_kernels.MaskCore):
     def _fields(self) -> tuple[int, int, float, tuple[int, ...], tuple[int, ...]]:
         return self.key, self.start, self.p, self.shape, self.shared_axes
 
-    def __eq__(self, other: object) -> bool:
-        return self._fields() == other._fields() if isinstance(other, Mask) else NotImplemented
-
-    def __hash__(self) -> int:
-        return hash(self._fields())
-
-    def __copy__(self) -> "Mask":
-        return self
-
-    def __deepcopy__(self, memo: object) -> "Mask":
-        return self
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return restore_mask, (PICKLE_VERSION, *self._fields())
-
     def __repr__(self) -> str:
         shared = f", shared_axes={self.shared_axes}" if self.shared_axes else ""
         return f"Mask(key={self.key:#034x}, start={self.start}, p={self.p}, shape={self.shape}{shared})"
-
-
-def restore_mask(version: int, *fields: Any) -> Mask:
-    """Make a mask of a pickle's fields."""
-    if version != PICKLE_VERSION:
-        raise ValueError(f"a pickled mask must be of version {PICKLE_VERSION}, got version {version!r}")
-    return Mask(*fields)

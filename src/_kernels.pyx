@@ -40,6 +40,8 @@ cdef extern from "catalog.h" nogil:
         OPERATION_bias_relu_dropout
         OPERATION_dropout_add
         OPERATION_bias_dropout_add
+        OPERATION_alpha_dropout
+        OPERATION_choose
         N_OPERATIONS
 
     ctypedef struct stream_key:
@@ -59,6 +61,8 @@ cdef extern from "catalog.h" nogil:
         size_t bias_at
         size_t n_repeats
         double scale
+        double shift
+        double fill
 
     operands operands_at(const operands *ops, size_t i, size_t elem_bytes)
 
@@ -66,15 +70,20 @@ cdef extern from "catalog.h" nogil:
     ctypedef const char *repeat_fn(const operands *, const mask_rule *, uint64_t, size_t) noexcept
     ctypedef const char *words_fn(const operands *, const uint64_t *, size_t) noexcept
     ctypedef const char *positive_fn(const operands *, size_t) noexcept
+    ctypedef const char *noise_fn(const operands *, const stream_key *, uint64_t, size_t) noexcept
     ctypedef const char *fill_keep_fn(uint8_t *, const mask_rule *, uint64_t, size_t) noexcept
     ctypedef const char *fill_words_fn(uint64_t *, const mask_rule *, uint64_t, size_t) noexcept
     ctypedef const char *fill_raw_fn(uint8_t *, const stream_key *, uint64_t, size_t) noexcept
 
     ctypedef struct dtype_row:
-        range_fn *operation[6]
+        range_fn *operation[8]
         repeat_fn *apply_mask_repeat
-        words_fn *apply_words
+        repeat_fn *alpha_dropout_repeat
+        words_fn *apply_mask_words
+        words_fn *alpha_dropout_words
         positive_fn *scale_where_positive
+        noise_fn *multiply_by_noise
+        noise_fn *add_noise
 
     ctypedef struct kernel_table:
         const char *isa
@@ -284,7 +293,7 @@ cdef class MaskCore:
         """The stream's position of the mask's first element, an int."""
         return self.first
 
-    def apply(self, a, out=None, *, scale=None):
+    def apply(self, a, out=None, *, scale=None, shift=0.0, fill=0.0):
         """Scale what is kept and zero what is dropped.
 
         Parameters
@@ -295,13 +304,18 @@ cdef class MaskCore:
             Where the result goes: of a's shape and dtype, either a itself (in place) or apart from it in memory.
         scale : float, optional
             What kept elements are multiplied by; 1/(1-p) unless given.
+        shift : float, optional
+            What is then added to them.
+        fill : float, optional
+            What dropped elements become.
 
         Returns
         -------
         ndarray
-            out, or a new array of a's shape and dtype. A dropped element is +0.0 whatever it was, NaN and infinity
-            included; a kept one is a * scale, rounded once (for the 16-bit types the scale is first rounded to 13 or 16
-            bits, so that this can hold). At p = 0 the result is a copy, bit for bit.
+            out, or a new array of a's shape and dtype. A dropped element is `fill` (+0.0) whatever it was, NaN and
+            infinity included; a kept one is a * scale, rounded once (for the 16-bit types the scale is first rounded to
+            13 or 16 bits, so that this can hold), and plus shift, rounded again, where there is a shift or a fill. At
+            p = 0 with scale 1 and no shift the result is a copy, bit for bit.
 
         Raises
         ------
@@ -314,9 +328,12 @@ cdef class MaskCore:
         cdef cnp.ndarray x = checked_array(a, "a")
         if (<object>x).shape != self.shape:
             raise ValueError(f"a must have the mask's shape {self.shape}, got {(<object>x).shape}")
-        cdef double factor = kept_scale(self.p) if scale is None else checked_scale(scale)
+        cdef affine map
+        map.scale = kept_scale(self.p) if scale is None else checked_finite(scale, "scale")
+        map.shift = checked_finite(shift, "shift")
+        map.fill = checked_finite(fill, "fill")
         cdef cnp.ndarray result = checked_out(out, x, "a")
-        apply_mask(&self.words, self.first, self.p, factor, self.shared_axes, result, x)
+        apply_mask(&self.words, self.first, self.p, &map, self.shared_axes, result, x)
         return result if out is None else out
 
     cdef object fill(self, job_kind kind, object dtype, double scale):
@@ -359,19 +376,102 @@ cdef class MaskCore:
         return scaled.astype(numpy_dtype, copy=False)
 
 
-cdef double kept_scale(double p) noexcept:
+# ---- noise ----------------------------------------------------------------------------------------------------------
+
+cdef class NoiseCore:
+    """The fields of a row of normal numbers, fixed on creation, and what it does to arrays; cdropout.Noise adds what a
+    value needs."""
+
+    cdef stream_key words
+    cdef uint64_t first
+    cdef readonly double std
+    cdef readonly tuple shape
+
+    def __cinit__(self, key, start, std, shape):
+        check_place(key, start)
+        self.std = checked_std(std)
+        self.shape = checked_shape(shape)
+        if start + n_drawn(self.shape, ()) > LIMIT:
+            raise OverflowError(f"the stream must hold the noise, got shape {self.shape} at start {start}")
+        set_key(&self.words, key)
+        self.first = start
+
+    def __init__(self, key, start, std, shape):
+        """The fields are set in __cinit__: noise that exists never changes."""
+
+    @property
+    def key(self):
+        """The 128 bits that name the stream the noise was drawn from, an int."""
+        return key_number(&self.words)
+
+    @property
+    def start(self):
+        """The stream's position of the first number, an int."""
+        return self.first
+
+    cdef object run(self, bint is_factor, object a, object out):
+        cdef job j
+        cdef cnp.ndarray x = checked_array(a, "a")
+        if (<object>x).shape != self.shape:
+            raise ValueError(f"a must have the noise's shape {self.shape}, got {(<object>x).shape}")
+        cdef cnp.ndarray result = checked_out(out, x, "a")
+        if cnp.PyArray_SIZE(x) > 0:
+            set_job(&j, 0, x, 0.0, 0.0)
+            j.kind = MULTIPLY_NOISE if is_factor else ADD_NOISE
+            j.arrays.scale = self.std
+            j.rule.key = self.words
+            j.first = self.first
+            run_on_arrays(&j, result, x, None)
+        return result if out is None else out
+
+    def multiply(self, a, out=None):
+        """Return a * (1 + std n), with n the noise's normal numbers.
+
+        Parameters
+        ----------
+        a : array_like of float16, bfloat16, float32 or float64
+            Of the noise's shape, in any memory layout and byte order.
+        out : ndarray, optional
+            Where the result goes: of a's shape and dtype, either a itself (in place) or apart from it in memory.
+
+        Returns
+        -------
+        ndarray
+            out, or a new array of a's shape and dtype. n and the factor are float32, and so is, for the 16-bit types,
+            the product before it is rounded.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As in `Mask.apply`.
+
+        """
+        return self.run(True, a, out)
+
+    def add(self, a, out=None):
+        """Return a + std n; parameters, result and errors as in `multiply`."""
+        return self.run(False, a, out)
+
+
+cpdef double kept_scale(double p) noexcept:
     """1/(1-p); 1 at p = 1, where nothing is kept to be scaled."""
     return 1.0 / (1.0 - p) if p < 1.0 else 1.0
 
 
-cdef int define_mask(MaskCore mask, object key, object start, object p, object shape,
-                     object shared_axes) except -1:
-    """Sets a new mask's fields from a caller's."""
+cdef int check_place(object key, object start) except -1:
+    """A key and a position."""
     for name, value, limit in (("key", key, 1 << 128), ("start", start, LIMIT)):
         if not isinstance(value, int):
             raise TypeError(f"{name} must be an int, got {value!r}")
         if not 0 <= value < limit:
             raise ValueError(f"{name} must be in [0, {limit}), got {value}")
+    return 0
+
+
+cdef int define_mask(MaskCore mask, object key, object start, object p, object shape,
+                     object shared_axes) except -1:
+    """Sets a new mask's fields from a caller's."""
+    check_place(key, start)
     mask.p = checked_p(p)
     mask.shape = checked_shape(shape)
     mask.shared_axes = checked_axes(shared_axes, len(mask.shape))
@@ -405,6 +505,16 @@ def draw_mask(mask_type, shape, p, StreamCore stream not None, shared_axes):
     return new_mask(mask_type, p_checked, lengths, axes, stream, n_drawn(lengths, axes))
 
 
+def draw_noise(noise_type, shape, std, StreamCore stream not None):
+    """The noise of cdropout.draw_noise."""
+    checked_std(std)
+    cdef tuple lengths = checked_shape(shape)
+    n = n_drawn(lengths, ())
+    if n > LIMIT:
+        raise OverflowError(f"the stream must hold what is drawn, got {n} elements")
+    return noise_type(stream.key, stream.take(n), std, lengths)
+
+
 def dropout(x, p, StreamCore stream, out, shared_axes):
     """The result of cdropout.dropout; with stream = None, checks the arguments and stops there."""
     cdef cnp.ndarray array = checked_array(x, "x")
@@ -419,12 +529,15 @@ def dropout(x, p, StreamCore stream, out, shared_axes):
     cdef uint64_t first = stream.take(
         n_drawn((<object>array).shape, axes) if axes else <uint64_t>cnp.PyArray_SIZE(array)
     )
-    apply_mask(&key, first, p_checked, kept_scale(p_checked), axes, result, array)
+    cdef affine map
+    map.scale, map.shift, map.fill = kept_scale(p_checked), 0.0, 0.0
+    apply_mask(&key, first, p_checked, &map, axes, result, array)
     return result if out is None else out
 
 
-def forward(mask_type, x, double p, StreamCore stream not None, bint inplace, shared_axes, scale):
-    """A layer's forward pass: (y, mask). p has been checked; scale is 1/(1-p) where None."""
+def forward(mask_type, x, double p, StreamCore stream not None, bint inplace, shared_axes,
+            double scale, double shift, double fill):
+    """A layer's forward pass: (y, mask); what comes after shared_axes is as in Mask.apply. p has been checked."""
     cdef cnp.ndarray array = checked_array(x, "x")
     cdef cnp.ndarray result = checked_out(x if inplace else None, array, "x")
     cdef tuple axes = checked_axes(shared_axes, cnp.PyArray_NDIM(array))
@@ -432,8 +545,9 @@ def forward(mask_type, x, double p, StreamCore stream not None, bint inplace, sh
     cdef MaskCore mask = new_mask(
         mask_type, p, shape, axes, stream, n_drawn(shape, axes) if axes else cnp.PyArray_SIZE(array)
     )
-    cdef double factor = kept_scale(p) if scale is None else <double>scale
-    apply_mask(&mask.words, mask.first, p, factor, mask.shared_axes, result, array)
+    cdef affine map
+    map.scale, map.shift, map.fill = scale, shift, fill
+    apply_mask(&mask.words, mask.first, p, &map, mask.shared_axes, result, array)
     return x if inplace else result, mask
 
 
@@ -468,6 +582,10 @@ def isas_that_ran():
         for operation in range(N_OPERATIONS):
             names.add(row.operation[operation](&arrays, &rule, 0, 2))
         names.add(row.apply_mask_repeat(&arrays, &rule, 0, 2))
-        names.add(row.apply_words(&arrays, words, 2))
+        names.add(row.alpha_dropout_repeat(&arrays, &rule, 0, 2))
+        names.add(row.apply_mask_words(&arrays, words, 2))
+        names.add(row.alpha_dropout_words(&arrays, words, 2))
         names.add(row.scale_where_positive(&arrays, 2))
+        names.add(row.multiply_by_noise(&arrays, &rule.key, 0, 2))
+        names.add(row.add_noise(&arrays, &rule.key, 0, 2))
     return {(<bytes>name).decode() for name in names}

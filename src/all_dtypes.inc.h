@@ -8,6 +8,7 @@
 #define OF_DTYPE(name) OF_STORES(name##_f32)
 #define ELEM_VEC vf32
 #define ELEM_LOAD f32_load
+#define ELEM_VEC_OF_F32(v) (v)
 #define ELEM_STORE STORE_VERB(f32)
 #define ELEM_STORE_ANYWHERE f32_store
 #define VEC_VERB(verb) f32_##verb
@@ -20,6 +21,7 @@
 #define OF_DTYPE(name) OF_STORES(name##_f64)
 #define ELEM_VEC vf64
 #define ELEM_LOAD f64_load
+#define ELEM_VEC_OF_F32(v) f64_of_f32(v)
 #define ELEM_STORE STORE_VERB(f64)
 #define ELEM_STORE_ANYWHERE f64_store
 #define VEC_VERB(verb) f64_##verb
@@ -32,6 +34,7 @@
 #define OF_DTYPE(name) OF_STORES(name##_f16)
 #define ELEM_VEC vf32
 #define ELEM_LOAD f16_load
+#define ELEM_VEC_OF_F32(v) (v)
 #define ELEM_STORE STORE_VERB(f16)
 #define ELEM_STORE_ANYWHERE f16_store
 #define VEC_VERB(verb) f32_##verb
@@ -44,6 +47,7 @@
 #define OF_DTYPE(name) OF_STORES(name##_bf16)
 #define ELEM_VEC vf32
 #define ELEM_LOAD bf16_load
+#define ELEM_VEC_OF_F32(v) (v)
 #define ELEM_STORE STORE_VERB(bf16)
 #define ELEM_STORE_ANYWHERE bf16_store
 #define VEC_VERB(verb) f32_##verb

@@ -32,11 +32,23 @@ def check_p(p):
     return checked_p(p)
 
 
-cdef double checked_scale(object scale) except? -1.0:
-    cdef double value = checked_real(scale, "scale")
+cdef double checked_finite(object number, str name) except? -1.0:
+    cdef double value = checked_real(number, name)
     if not isfinite(value):
-        raise ValueError(f"scale must be finite, got {scale!r}")
+        raise ValueError(f"{name} must be finite, got {number!r}")
     return value
+
+
+cdef double checked_std(object std) except -1.0:
+    cdef double value = checked_finite(std, "std")
+    if value < 0.0:
+        raise ValueError(f"std must be 0 or greater, got {std!r}")
+    return value
+
+
+def check_std(std):
+    """std as a float. Raises TypeError where it is no real number, ValueError where it is negative or not finite."""
+    return checked_std(std)
 
 
 # ---- arrays ---------------------------------------------------------------------------------------------------------
@@ -81,6 +93,16 @@ cdef cnp.ndarray checked_array(object a, str name):
     if dtype_index(array) < 0:
         raise TypeError(f"{name} must be an array of {DTYPE_NAMES}, got dtype {array.dtype}")
     return array
+
+
+def check_array(x):
+    """x as an array of a dtype that there are kernels for; TypeError otherwise."""
+    return checked_array(x, "x")
+
+
+def check_out(out, x):
+    """out as an array that a result for x may be written to, a new one for None; TypeError, ValueError otherwise."""
+    return checked_out(out, x, "x")
 
 
 cdef inline bint same_shape(cnp.ndarray a, cnp.ndarray b) noexcept:

@@ -10,8 +10,10 @@
  *   keep32_bits, keep32_of_bits    to and from bits, element 0 lowest
  *   any_tie        whether any 16-bit number of a step equals the threshold
  *   vf32, f32_load, f32_set1, f32_add, f32_mul, f32_relu, f32_select (kept or +0.0), f32_store    V32_LANES elements
- *   f32_positive   the keep32 of v > 0
- *   vf64, f64_...  likewise
+ *   f32_positive   the keep32 of v > 0; f32_blend    v where kept, another vector where not; f32_sqrt
+ *   w32_sub, w32_shl, w32_shr (zeros in), w32_sra (the sign in)    a v64 as words of 32 bits; f32_of_w32 converts
+ *   them, as signed numbers; f32_as_w32, w32_as_f32    the same bits
+ *   vf64, f64_...  likewise, but for the square root and words; f64_of_f32
  *   f16_load, bf16_load, f16_halves, bf16_halves    to and from a vf32; halves_store    what the latter two give
  *
  * and, where the processor has stores that go past the caches, HAS_STREAMING_STORES with f32_stream, f64_stream and
@@ -44,7 +46,7 @@ typedef struct {
 
 /* Philox for all the lanes at once, each 32-bit counter word in a 64-bit lane. The upper halves collect rubbish, which
  * the multiplication never looks at and the last two lines cut off. */
-static ALWAYS_INLINE void seed_block(lanes *gen, const stream_key *key, uint64_t block)
+static ALWAYS_INLINE void seed_block(lanes *gen, const stream_key *key, uint64_t block, uint64_t first_tag)
 {
     static const uint64_t lane_tags[STREAM_LANES] = {
 #define TAG(lane) (uint64_t)(lane) << TAG_SHIFT
@@ -56,7 +58,7 @@ static ALWAYS_INLINE void seed_block(lanes *gen, const stream_key *key, uint64_t
     v64 c0[N_VECS], c1[N_VECS], c2[N_VECS], c3[N_VECS];
     for (int v = 0; v < N_VECS; v++) {
         c0[v] = v64_set1(block);
-        c1[v] = v64_xor(v64_set1(block >> 32), v64_load(lane_tags + v * V64_LANES));
+        c1[v] = v64_xor(v64_set1(block >> 32 | first_tag << TAG_SHIFT), v64_load(lane_tags + v * V64_LANES));
         c2[v] = v64_set1(key->word[1]);
         c3[v] = v64_set1(key->word[1] >> 32);
     }
@@ -161,7 +163,7 @@ static ALWAYS_INLINE void for_each_group(const operands *ops, const mask_rule *r
         const unsigned end = n_elems - i < ELEMS_PER_BLOCK - elem ? elem + (unsigned)(n_elems - i) : ELEMS_PER_BLOCK;
         lanes gen;
         v64 numbers[N_VECS];
-        seed_block(&gen, &rule->key, block);
+        seed_block(&gen, &rule->key, block, MASK_TAG);
         for (unsigned group = 0; group < elem / ELEMS_PER_GROUP; group++)
             step(&gen, numbers);
         while (elem < end) {
@@ -262,7 +264,7 @@ static const char *fill_raw(uint8_t *out, const stream_key *key, uint64_t first_
 {
     for (size_t b = 0; b < n_blocks; b++) {
         lanes gen;
-        seed_block(&gen, key, first_block + b);
+        seed_block(&gen, key, first_block + b, MASK_TAG);
         for (int group = 0; group < ELEMS_PER_BLOCK / ELEMS_PER_GROUP; group++) {
             v64 numbers[N_VECS];
             step(&gen, numbers);
@@ -271,6 +273,99 @@ static const char *fill_raw(uint8_t *out, const stream_key *key, uint64_t first_
         }
     }
     return ISA_NAME;
+}
+
+/* ---- normal numbers ---- */
+
+/* A polynomial by Horner's rule, the highest coefficient first. No multiplication and addition is ever contracted, so
+ * that every instruction set rounds twice, alike. */
+static ALWAYS_INLINE vf32 polynomial(vf32 x, const float *coefficients, int n)
+{
+    vf32 value = f32_set1(coefficients[0]);
+    for (int k = 1; k < n; k++)
+        value = f32_add(f32_mul(value, x), f32_set1(coefficients[k]));
+    return value;
+}
+
+/* Two independent normal numbers from two words of 32 bits, after Box & Muller, Ann. Math. Stat. 29(2), 1958.
+ * Additions, multiplications and square roots alone, each rounded as IEEE 754 says: the same bits everywhere. The
+ * polynomials were fitted at Chebyshev points; their errors are below those of float32. */
+static ALWAYS_INLINE void normal_pair(v64 radius_word, v64 angle_word, vf32 *cosine, vf32 *sine)
+{
+    static const float log_terms[] = {0x1.5d8646p-4f,  -0x1.243c02p-3f, 0x1.32bcb8p-3f,  -0x1.53846ep-3f, 0x1.98b29p-3f,
+                                      -0x1.00038cp-2f, 0x1.555796p-2f,  -0x1.fffffep-2f, 0x1p+0f};
+    static const float sin_terms[] = {-0x1.2d9b4p-8f, 0x1.465ec4p-4f, -0x1.4abbbap-1f, 0x1.921fb6p+0f};
+    static const float cos_terms[] = {0x1.d9c2e8p-11f, -0x1.55c57ap-6f, 0x1.03c1dcp-2f, -0x1.3bd3ccp+0f, 0x1p+0f};
+#define N_TERMS(terms) ((int)(sizeof(terms) / sizeof *(terms)))
+    /* u = (word / 2 + 1/2) / 2^31 = 2^e (1 + f), with 1 + f in [sqrt(1/2), sqrt(2)) */
+    const vf32 u = f32_mul(f32_add(f32_of_w32(w32_shr(radius_word, 1)), f32_set1(0.5f)), f32_set1(0x1p-31f));
+    const v64 bits = f32_as_w32(u), sqrt_half = v64_set1(0x3F3504F33F3504F3u);
+    const v64 exponent = w32_sra(w32_sub(bits, sqrt_half), 23);
+    const vf32 f = f32_add(w32_as_f32(w32_sub(bits, w32_shl(exponent, 23))), f32_set1(-1.0f));
+    const vf32 log_u = f32_add(f32_mul(polynomial(f, log_terms, N_TERMS(log_terms)), f),
+                               f32_mul(f32_of_w32(exponent), f32_set1(0x1.62e43p-1f)));
+    /* Below 0 by a rounding where u is 1: its sign is cut off. */
+    const v64 magnitude = v64_set1(0x7FFFFFFF7FFFFFFFu);
+    const vf32 radius = f32_sqrt(w32_as_f32(v64_and(f32_as_w32(f32_mul(log_u, f32_set1(-2.0f))), magnitude)));
+    /* The angle is word / 2^32 turns: the quadrant nearest to it, and in [-1/2, 1/2) how far it is from there. */
+    const v64 quadrant = w32_sub(angle_word, v64_set1(0xE0000000E0000000u)); /* + 2^29; the top two bits */
+    const vf32 z = f32_mul(f32_of_w32(w32_shl(angle_word, 2)), f32_set1(0x1p-32f));
+    const vf32 z2 = f32_mul(z, z);
+    const v64 s = f32_as_w32(f32_mul(polynomial(z2, sin_terms, N_TERMS(sin_terms)), z));
+    const v64 c = f32_as_w32(polynomial(z2, cos_terms, N_TERMS(cos_terms)));
+#undef N_TERMS
+    /* In odd quadrants they change places; the cosine is below 0 in quadrants 1 and 2, the sine in 2 and 3. */
+    const v64 sign = v64_set1(0x8000000080000000u);
+    const v64 swapped = v64_and(v64_xor(s, c), w32_sra(w32_shl(quadrant, 1), 31));
+    const v64 cos_sign = v64_and(w32_sub(quadrant, v64_set1(0xC0000000C0000000u)), sign),
+              sin_sign = v64_and(quadrant, sign);
+    *cosine = f32_mul(radius, w32_as_f32(v64_xor3(c, swapped, cos_sign)));
+    *sine = f32_mul(radius, w32_as_f32(v64_xor3(s, swapped, sin_sign)));
+}
+
+typedef void noise_vec_fn(const operands *ops, size_t i, vf32 noise, int is_factor);
+typedef void noise_elems_fn(const operands *ops, size_t i, const float *noise, size_t n_elems, int is_factor);
+
+/* The loop of for_each_group, for noise: two steps give the words of 64 normal numbers. */
+static ALWAYS_INLINE void for_each_noise_group(const operands *ops, const stream_key *key, uint64_t first,
+                                               size_t n_elems, noise_vec_fn *on_vec, noise_elems_fn *on_elems,
+                                               int is_factor)
+{
+    const vf32 std = f32_set1((float)ops->scale), one = f32_set1(1.0f);
+    for (size_t i = 0; i < n_elems;) {
+        unsigned elem = (unsigned)((first + i) % ELEMS_PER_BLOCK);
+        const unsigned end = n_elems - i < ELEMS_PER_BLOCK - elem ? elem + (unsigned)(n_elems - i) : ELEMS_PER_BLOCK;
+        lanes gen;
+        v64 radius_words[N_VECS], angle_words[N_VECS];
+        seed_block(&gen, key, (first + i) / ELEMS_PER_BLOCK, NOISE_TAG);
+        for (unsigned n_steps = 0; n_steps < 2 * (elem / ELEMS_PER_GROUP); n_steps++)
+            step(&gen, radius_words);
+        while (elem < end) {
+            const unsigned skip = elem % ELEMS_PER_GROUP;
+            const unsigned n_here = end - elem < ELEMS_PER_GROUP - skip ? end - elem : ELEMS_PER_GROUP - skip;
+            float buffer[ELEMS_PER_GROUP];
+            step(&gen, radius_words);
+            step(&gen, angle_words);
+            for (int v = 0; v < N_VECS; v++) {
+                vf32 halves[2];
+                normal_pair(radius_words[v], angle_words[v], &halves[0], &halves[1]);
+                for (int half = 0; half < 2; half++) {
+                    const size_t at = (size_t)(v * V32_LANES + half * (ELEMS_PER_GROUP / 2));
+                    vf32 noise = f32_mul(halves[half], std);
+                    if (is_factor)
+                        noise = f32_add(noise, one);
+                    if (n_here == ELEMS_PER_GROUP)
+                        on_vec(ops, i + at, noise, is_factor);
+                    else
+                        f32_store((char *)(buffer + at), noise);
+                }
+            }
+            if (n_here < ELEMS_PER_GROUP)
+                on_elems(ops, i, buffer + skip, n_here, is_factor);
+            elem += n_here;
+            i += n_here;
+        }
+    }
 }
 
 /* ---- kernels of each dtype, once with ordinary stores and once with streaming ones ---- */

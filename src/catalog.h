@@ -21,22 +21,30 @@ enum {
         N_DTYPES
 };
 
-/* What an operation does around the mask, in this order: out = select(keep, relu(x + bias) * scale) + residual. */
+/* What an operation does around the mask, in this order:
+ *
+ *   out = blend(keep, relu(x + bias) * scale + shift, fill) + residual        fill is 0 unless there is one
+ *
+ * or, with a choice, out = blend(keep, x, residual). */
 enum {
     WITH_BIAS = 1,
     WITH_RELU = 2,
     WITH_RESIDUAL = 4,
     WITHOUT_X = 8, /* x is 1 everywhere and is not read */
+    WITH_FILL = 16,
+    WITH_CHOICE = 32,
 };
 
 /* An operation is one row: its name and its parts. */
-#define CDROPOUT_OPERATIONS(X)                  \
-    X(apply_mask, 0)                            \
-    X(fill_scaled, WITHOUT_X)                   \
-    X(relu_dropout, WITH_RELU)                  \
-    X(bias_relu_dropout, WITH_BIAS | WITH_RELU) \
-    X(dropout_add, WITH_RESIDUAL)               \
-    X(bias_dropout_add, WITH_BIAS | WITH_RESIDUAL)
+#define CDROPOUT_OPERATIONS(X)                     \
+    X(apply_mask, 0)                               \
+    X(fill_scaled, WITHOUT_X)                      \
+    X(relu_dropout, WITH_RELU)                     \
+    X(bias_relu_dropout, WITH_BIAS | WITH_RELU)    \
+    X(dropout_add, WITH_RESIDUAL)                  \
+    X(bias_dropout_add, WITH_BIAS | WITH_RESIDUAL) \
+    X(alpha_dropout, WITH_FILL)                    \
+    X(choose, WITH_CHOICE)
 
 enum {
 #define X(operation, parts) OPERATION_##operation,
@@ -60,6 +68,8 @@ typedef struct {
     size_t bias_at;
     size_t n_repeats;
     double scale;
+    double shift;
+    double fill;
 } operands;
 
 static inline operands operands_at(const operands *ops, size_t i, size_t elem_bytes)
@@ -77,13 +87,15 @@ static inline operands operands_at(const operands *ops, size_t i, size_t elem_by
 
 /* An operation on a range, one element of each array a position. */
 typedef const char *range_fn(const operands *ops, const mask_rule *rule, uint64_t first, size_t n_elems);
-/* apply_mask where each position covers a run of n_repeats consecutive elements. */
+/* apply_mask, or alpha_dropout, where each position covers a run of n_repeats consecutive elements. */
 typedef const char *repeat_fn(const operands *ops, const mask_rule *rule, uint64_t first, size_t n_elems);
-/* apply_mask from keep words, bit 0 of the first for the first element: for rows that share one mask. */
+/* apply_mask, or alpha_dropout, from keep words, bit 0 of the first for the first element: for rows that share one. */
 typedef const char *words_fn(const operands *ops, const uint64_t *keep_words, size_t n_elems);
 /* out[i] = y[i] > 0 ? dy[i] * scale : 0, with dy in ops->x and y in ops->residual: the gradient of an operation that
  * ends in ReLU and dropout, whose output is positive just where an element was both kept and active. */
 typedef const char *positive_fn(const operands *ops, size_t n_elems);
+/* out[i] = x[i] * (1 + scale * n(first + i)), or x[i] + scale * n(first + i), with n the stream's normal numbers. */
+typedef const char *noise_fn(const operands *ops, const stream_key *key, uint64_t first, size_t n_elems);
 /* out[i] = keep(first + i) ? 1 : 0, a byte each. */
 typedef const char *fill_keep_fn(uint8_t *out, const mask_rule *rule, uint64_t first, size_t n_elems);
 /* Bit i of out is keep(first + i); the last word's other bits are 0. */
@@ -94,9 +106,10 @@ typedef const char *fill_raw_fn(uint8_t *out, const stream_key *key, uint64_t fi
 /* The kernels of one dtype. */
 typedef struct {
     range_fn *operation[N_OPERATIONS];
-    repeat_fn *apply_mask_repeat;
-    words_fn *apply_words;
+    repeat_fn *apply_mask_repeat, *alpha_dropout_repeat;
+    words_fn *apply_mask_words, *alpha_dropout_words;
     positive_fn *scale_where_positive;
+    noise_fn *multiply_by_noise, *add_noise;
 } dtype_row;
 
 typedef struct {

@@ -24,9 +24,19 @@ cdef cnp.ndarray laid_for_groups(cnp.ndarray bias):
     return laid
 
 
-def fused(mask_type, x, bias, residual, p, StreamCore stream, out, with_relu):
-    """(y, mask) of relu_dropout (no bias, no residual), bias_relu_dropout, dropout_add or bias_dropout_add; y alone
-    where mask_type is None. With stream = None, checks the arguments and stops there."""
+OPERATIONS = {
+    "relu_dropout": OPERATION_relu_dropout,
+    "bias_relu_dropout": OPERATION_bias_relu_dropout,
+    "dropout_add": OPERATION_dropout_add,
+    "bias_dropout_add": OPERATION_bias_dropout_add,
+    "choose": OPERATION_choose,
+}
+
+
+def fused(mask_type, str name, x, bias, residual, p, StreamCore stream, out):
+    """(y, mask) of an operation; y alone where mask_type is None. Bias and residual are None where it has none. With
+    stream = None, checks the arguments and stops there."""
+    cdef int operation = OPERATIONS[name]
     cdef job j
     cdef MaskCore mask
     cdef uint64_t first
@@ -46,14 +56,12 @@ def fused(mask_type, x, bias, residual, p, StreamCore stream, out, with_relu):
     else:
         mask = new_mask(mask_type, p_checked, (<object>array).shape, (), stream, cnp.PyArray_SIZE(array))
         first = mask.first
-    if with_relu:
-        operation = OPERATION_relu_dropout if bias is None else OPERATION_bias_relu_dropout
-    else:
-        operation = OPERATION_dropout_add if bias is None else OPERATION_bias_dropout_add
     if cnp.PyArray_SIZE(array) == 0:
         pass
     elif p_checked == 1.0 and added is None:
         result[...] = 0
+    elif p_checked == 1.0 and operation == OPERATION_choose:
+        np.copyto(result, added)
     elif p_checked == 1.0:
         np.add(added, added.dtype.type(0), out=result)
     else:

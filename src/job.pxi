@@ -41,6 +41,8 @@ ctypedef enum job_kind:
     SHARE_ROWS
     FILL_KEEP
     SCALE_POSITIVE
+    MULTIPLY_NOISE
+    ADD_NOISE
 
 # One call. Positions first .. first + n_elems - 1 are drawn for each of n_rows rows of the output; where rows differ in
 # their masks, row_lens and row_strides say, per level of nesting, how many there are and how many positions apart.
@@ -74,7 +76,7 @@ cdef inline const dtype_row *kernels_writing(const job *j, const char *out, uint
     cdef uintptr_t n_to_group = 0
     if not j.is_streamed:
         return kernels.dtype[j.dtype]
-    if j.kind == OPERATE:
+    if j.kind == OPERATE or j.kind == MULTIPLY_NOISE or j.kind == ADD_NOISE:
         n_to_group = <uintptr_t>(-first % ELEMS_PER_GROUP)
     if (<uintptr_t>out + n_to_group * j.elem_bytes) % STREAM_ALIGN:
         return kernels.dtype[j.dtype]
@@ -92,8 +94,14 @@ cdef void run_range(const job *j, size_t row, size_t begin, size_t end) noexcept
         kernels.fill_keep(<uint8_t *>at.out, &j.rule, first, end - begin)
     elif j.kind == SCALE_POSITIVE:
         kernel.scale_where_positive(&at, end - begin)
+    elif j.kind == REPEAT and j.operation == OPERATION_alpha_dropout:
+        kernel.alpha_dropout_repeat(&at, &j.rule, first, end - begin)
     elif j.kind == REPEAT:
         kernel.apply_mask_repeat(&at, &j.rule, first, end - begin)
+    elif j.kind == MULTIPLY_NOISE:
+        kernel.multiply_by_noise(&at, &j.rule.key, first, end - begin)
+    elif j.kind == ADD_NOISE:
+        kernel.add_noise(&at, &j.rule.key, first, end - begin)
     else:
         kernel.operation[j.operation](&at, &j.rule, first, end - begin)
 
@@ -103,6 +111,7 @@ cdef void run_rows(const job *j, size_t begin, size_t end) noexcept nogil:
     cdef uint64_t words[MAX_WORDS]
     cdef size_t row, n_sharing
     cdef operands at
+    cdef const dtype_row *kernel
     if j.kind != SHARE_ROWS:
         for row in range(begin, end):
             run_range(j, row, 0, j.n_elems)
@@ -112,7 +121,11 @@ cdef void run_rows(const job *j, size_t begin, size_t end) noexcept nogil:
         if row == begin or row % n_sharing == 0:
             kernels.fill_words(words, &j.rule, first_of_row(j, row), j.n_elems)
         at = operands_at(&j.arrays, row * j.n_elems, j.elem_bytes)
-        kernels_writing(j, at.out, 0).apply_words(&at, words, j.n_elems)
+        kernel = kernels_writing(j, at.out, 0)
+        if j.operation == OPERATION_alpha_dropout:
+            kernel.alpha_dropout_words(&at, words, j.n_elems)
+        else:
+            kernel.apply_mask_words(&at, words, j.n_elems)
 
 
 cdef inline size_t block_boundary(const job *j, size_t part, size_t n_parts) noexcept nogil:
@@ -280,22 +293,32 @@ cdef int run_on_arrays(job *j, cnp.ndarray out, cnp.ndarray x, cnp.ndarray resid
     return run_in_chunks(j, arrays, x.dtype.newbyteorder("="))
 
 
-cdef int apply_mask(const stream_key *key, uint64_t first, double p, double scale, tuple shared_axes,
+# What becomes of an element: kept, x * scale + shift; dropped, fill.
+ctypedef struct affine:
+    double scale
+    double shift
+    double fill
+
+
+cdef int apply_mask(const stream_key *key, uint64_t first, double p, const affine *map, tuple shared_axes,
                     cnp.ndarray out, cnp.ndarray x) except -1:
-    """out = x, masked and scaled; every argument has been checked."""
+    """out = x, masked and mapped; every argument has been checked."""
     cdef job j
     cdef cnp.ndarray plain_out
+    cdef bint has_fill = map.fill != 0.0 or map.shift != 0.0
     if cnp.PyArray_SIZE(x) == 0:
         return 0
     if p == 1.0:
-        out[...] = 0
+        out[...] = map.fill
         return 0
-    if p == 0.0 and scale == 1.0:
+    if p == 0.0 and map.scale == 1.0 and map.shift == 0.0:
         # A copy and not a multiplication by 1, which would quiet a signalling NaN.
         if out is not x:
             np.copyto(out, x)
         return 0
-    set_job(&j, OPERATION_apply_mask, x, p, scale)
+    set_job(&j, OPERATION_alpha_dropout if has_fill else OPERATION_apply_mask, x, p, map.scale)
+    j.arrays.shift = map.shift
+    j.arrays.fill = map.fill
     j.rule.key = key[0]
     j.first = first
     if not shared_axes:
@@ -306,6 +329,6 @@ cdef int apply_mask(const stream_key *key, uint64_t first, double p, double scal
             j.kind = SHARE_ROWS
         return run_on_arrays(&j, out, x, None)
     plain_out = np.array(x, dtype=x.dtype.newbyteorder("="), order="C", subok=False)
-    apply_mask(key, first, p, scale, shared_axes, plain_out, plain_out)
+    apply_mask(key, first, p, map, shared_axes, plain_out, plain_out)
     np.copyto(out, plain_out)
     return 0

@@ -12,6 +12,8 @@ enum {
     ELEMS_PER_GROUP = 64,   /* one step of the generator, one 64-bit keep word */
     ELEMS_PER_BLOCK = 4096, /* one seeding */
     STREAM_LANES = 16,      /* logical lanes of xoroshiro128++; fixed by the specification, never by a vector's width */
+    MASK_TAG = 0,           /* of lane 0, where a block is seeded for masks */
+    NOISE_TAG = 16,         /* and for normal numbers */
     RAW_BYTES_PER_BLOCK = ELEMS_PER_BLOCK / ELEMS_PER_GROUP * STREAM_LANES * 8,
 };
 

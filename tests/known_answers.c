@@ -107,7 +107,9 @@ int main(void)
                                .bias = bias,
                                .bias_period = 100,
                                .n_repeats = N_REPEATS,
-                               .scale = 1.4287109375 /* 13 bits of 1 / 0.7 */};
+                               .scale = 1.4287109375 /* 13 bits of 1 / 0.7 */,
+                               .shift = 0.375,
+                               .fill = -1.25};
             for (int is_streaming = 0; is_streaming < 2; is_streaming++) {
                 const dtype_row *row = is_streaming ? kernels->streaming_dtype[dtype] : kernels->dtype[dtype];
                 const size_t n_bytes = N_ELEMS * elem_bytes[dtype];
@@ -118,19 +120,28 @@ int main(void)
                     snprintf(name, sizeof name, "%s_%s", operation_names[operation], dtype_names[dtype]);
                     print_answer(kernels->isa, name, is_streaming, arrays.out, n_bytes);
                 }
-                place(&arrays, is_streaming, 0);
-                row->apply_words(&arrays, words, N_ELEMS);
-                snprintf(name, sizeof name, "words_%s", dtype_names[dtype]);
-                print_answer(kernels->isa, name, is_streaming, arrays.out, n_bytes);
+                for (int is_alpha = 0; is_alpha < 2; is_alpha++) {
+                    place(&arrays, is_streaming, 0);
+                    (is_alpha ? row->alpha_dropout_words : row->apply_mask_words)(&arrays, words, N_ELEMS);
+                    snprintf(name, sizeof name, "%swords_%s", is_alpha ? "alpha_" : "", dtype_names[dtype]);
+                    print_answer(kernels->isa, name, is_streaming, arrays.out, n_bytes);
+                    place(&arrays, is_streaming, 0);
+                    (is_alpha ? row->alpha_dropout_repeat : row->apply_mask_repeat)(&arrays, &rule, FIRST,
+                                                                                    N_ELEMS / N_REPEATS);
+                    snprintf(name, sizeof name, "%srepeat_%s", is_alpha ? "alpha_" : "", dtype_names[dtype]);
+                    print_answer(kernels->isa, name, is_streaming, arrays.out,
+                                 N_ELEMS / N_REPEATS * N_REPEATS * elem_bytes[dtype]);
+                }
+                for (int is_factor = 0; is_factor < 2; is_factor++) {
+                    place(&arrays, is_streaming, N_TO_GROUP * elem_bytes[dtype]);
+                    (is_factor ? row->multiply_by_noise : row->add_noise)(&arrays, &rule.key, FIRST, N_ELEMS);
+                    snprintf(name, sizeof name, "%s_noise_%s", is_factor ? "multiply" : "add", dtype_names[dtype]);
+                    print_answer(kernels->isa, name, is_streaming, arrays.out, n_bytes);
+                }
                 place(&arrays, is_streaming, 0);
                 row->scale_where_positive(&arrays, N_ELEMS);
                 snprintf(name, sizeof name, "positive_%s", dtype_names[dtype]);
                 print_answer(kernels->isa, name, is_streaming, arrays.out, n_bytes);
-                place(&arrays, is_streaming, 0);
-                row->apply_mask_repeat(&arrays, &rule, FIRST, N_ELEMS / N_REPEATS);
-                snprintf(name, sizeof name, "repeat_%s", dtype_names[dtype]);
-                print_answer(kernels->isa, name, is_streaming, arrays.out,
-                             N_ELEMS / N_REPEATS * N_REPEATS * elem_bytes[dtype]);
             }
         }
     }

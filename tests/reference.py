@@ -147,3 +147,74 @@ def apply(x: npt.NDArray[Any], kept: npt.NDArray[np.bool_], scale: float) -> npt
             exact = x.astype(np.float32) * np.float32(rounded_to_bits(scale, SCALE_BITS[x.dtype.name]))
             return np.where(kept, exact, np.float32(0)).astype(x.dtype)
         return np.where(kept, x * x.dtype.type(scale), x.dtype.type(0))
+
+
+# ---- normal numbers ("Normal numbers" in docs/design.md) ----
+
+F32 = np.float32
+LOG_TERMS = "1.5d8646p-4 -1.243c02p-3 1.32bcb8p-3 -1.53846ep-3 1.98b29p-3 -1.00038cp-2 1.555796p-2 -1.fffffep-2 1p+0"
+SIN_TERMS = "-1.2d9b4p-8 1.465ec4p-4 -1.4abbbap-1 1.921fb6p+0"
+COS_TERMS = "1.d9c2e8p-11 -1.55c57ap-6 1.03c1dcp-2 -1.3bd3ccp+0 1p+0"
+
+
+def polynomial(x: npt.NDArray[np.float32], terms: str) -> npt.NDArray[np.float32]:
+    """Horner's rule in float32, the highest power first."""
+    value = np.zeros_like(x)
+    for i, term in enumerate(terms.split()):
+        sign, digits = ("-", term[1:]) if term[0] == "-" else ("", term)
+        coefficient = F32(float.fromhex(f"{sign}0x{digits}"))
+        value = np.full_like(x, coefficient) if i == 0 else value * x + coefficient
+    return value
+
+
+def noise_words(key: int, block: int) -> npt.NDArray[np.uint32]:
+    """The words of a block's normal numbers, shape (64 groups, 2 steps, 32 words): lanes seeded with tags 16 to 31."""
+    words = [philox_of_tag(key, block, 16 + lane) for lane in range(LANES)]
+    s0 = np.array([w[0] | w[1] << 32 for w in words], np.uint64)
+    s1 = np.array([w[2] | w[3] << 32 for w in words], np.uint64)
+    steps = []
+    for _ in range(2 * GROUPS_PER_BLOCK):
+        steps.append(rotated_left(s0 + s1, 17) + s0)
+        s1 = s1 ^ s0
+        s0 = rotated_left(s0, 49) ^ s1 ^ s1 << np.uint64(21)
+        s1 = rotated_left(s1, 28)
+    return np.array(steps).astype("<u8").view("<u4").reshape(GROUPS_PER_BLOCK, 2, 32).astype(np.uint32)
+
+
+def block_normals(key: int, block: int) -> npt.NDArray[np.float32]:
+    """A block's 4096 normal numbers, by Box and Muller in float32."""
+    words = noise_words(key, block)
+    radius_words, angles = words[:, 0], words[:, 1]
+    u = ((radius_words >> np.uint32(1)).astype(F32) + F32(0.5)) * F32(2.0**-31)
+    bits = u.view(np.int32)
+    exponent = (bits - np.int32(0x3F3504F3)) >> 23
+    f = (bits - (exponent << 23)).view(F32) + F32(-1)
+    log_u = polynomial(f, LOG_TERMS) * f + exponent.astype(F32) * F32(float.fromhex("0x1.62e43p-1"))
+    radius = np.sqrt(np.abs(log_u * F32(-2)))
+    quadrant = (angles + np.uint32(1 << 29)) >> np.uint32(30)
+    z = (angles << np.uint32(2)).view(np.int32).astype(F32) * F32(2.0**-32)
+    sine, cosine = polynomial(z * z, SIN_TERMS) * z, polynomial(z * z, COS_TERMS)
+    odd = quadrant % 2 == 1
+    cos_theta = np.where(odd, sine, cosine) * np.where((quadrant == 1) | (quadrant == 2), F32(-1), F32(1))
+    sin_theta = np.where(odd, cosine, sine) * np.where(quadrant >= 2, F32(-1), F32(1))
+    return np.concatenate([radius * cos_theta, radius * sin_theta], axis=1).reshape(-1)
+
+
+def normals(key: int, start: int, n_elems: int) -> npt.NDArray[np.float32]:
+    """The normal numbers start .. start + n_elems - 1 of the stream."""
+    first, last = start // ELEMS_PER_BLOCK, (start + max(n_elems, 1) - 1) // ELEMS_PER_BLOCK
+    whole = np.concatenate([block_normals(key, block) for block in range(first, last + 1)])
+    skip = start - first * ELEMS_PER_BLOCK
+    return whole[skip : skip + n_elems]
+
+
+def add_noise(x: npt.NDArray[Any], numbers: npt.NDArray[np.float32], std: float) -> npt.NDArray[Any]:
+    """x + std n: the noise rounded to float32, the sum to what x is computed in, then to x's dtype."""
+    wide = np.float64 if x.dtype == np.float64 else F32
+    return (x.astype(wide) + (numbers * F32(std)).astype(wide)).astype(x.dtype)
+
+
+def multiply_by_noise(x: npt.NDArray[Any], numbers: npt.NDArray[np.float32], std: float) -> npt.NDArray[Any]:
+    """x (1 + std n), rounded likewise."""
+    wide = np.float64 if x.dtype == np.float64 else F32
+    return (x.astype(wide) * (numbers * F32(std) + F32(1)).astype(wide)).astype(x.dtype)

@@ -30,7 +30,7 @@ def answers(tmp_path, compiler, *flags, emulator=()):
             pytest.skip(f"{program} is not installed")
     built = tmp_path / "known_answers"
     flags = ("-std=c11", "-ffp-contract=off", *flags)
-    subprocess.run([compiler, *flags, "-o", built, *SOURCES], check=True, timeout=300)
+    subprocess.run([compiler, *flags, "-o", built, *SOURCES, "-lm"], check=True, timeout=300)
     printed = subprocess.run([*emulator, built], check=True, timeout=300, capture_output=True, text=True).stdout
     found = {}
     for line in printed.splitlines():
@@ -47,7 +47,7 @@ def native(tmp_path_factory):
 def assert_same(found, native, isas):
     assert set(found) == set(isas)
     expected = native["portable"]
-    assert len(expected) == 2 + 4 * 2 * (6 + 3)
+    assert len(expected) == 2 + 4 * 2 * (8 + 7)
     for isa, kernels in found.items():
         assert kernels == expected, isa
 
@@ -60,9 +60,10 @@ def test_the_programs_answers_are_the_models(native):
         assert kernels["keep"] == fnv1a(kept.tobytes())
         for dtype in ("f32", "f64", "f16", "bf16"):
             streaming = {name: kernels[name] for name in kernels if name.endswith(f"_{dtype}_streaming")}
-            assert len(streaming) == 9
+            assert len(streaming) == 15
             assert streaming == {name: kernels[name.removesuffix("_streaming")] for name in streaming}
             assert kernels[f"words_{dtype}"] == kernels[f"apply_mask_{dtype}"]
+            assert kernels[f"alpha_words_{dtype}"] == kernels[f"alpha_dropout_{dtype}"]
 
 
 def test_every_isa_of_this_machine_gives_the_same_answers(native):

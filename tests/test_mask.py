@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import cdropout as cd
-from cdropout.mask import restore_mask
+from cdropout.value import restore
 
 
 def test_a_mask_holds_no_array_and_cannot_be_changed():
@@ -50,7 +50,7 @@ def test_pickle_copy_and_repr_round_trip():
 
 def test_a_pickle_of_another_version_is_refused():
     with pytest.raises(ValueError, match="a pickled mask must be of version 1, got version 2"):
-        restore_mask(2, 0, 0, 0.5, (3,), ())
+        restore(cd.Mask, 2, 0, 0, 0.5, (3,), ())
 
 
 def test_keep_and_scaled_say_the_same():

@@ -27,6 +27,10 @@ typedef __m256i v64;
 #define v64_shr(v, n_bits) _mm256_srli_epi64(v, n_bits)
 #define v64_rotl(v, n_bits) _mm256_or_si256(_mm256_slli_epi64(v, n_bits), _mm256_srli_epi64(v, 64 - (n_bits)))
 #define v64_mul_lo32 _mm256_mul_epu32
+#define w32_sub _mm256_sub_epi32
+#define w32_shl(v, n_bits) _mm256_slli_epi32(v, n_bits)
+#define w32_shr(v, n_bits) _mm256_srli_epi32(v, n_bits)
+#define w32_sra(v, n_bits) _mm256_srai_epi32(v, n_bits)
 
 /* In halves, because NumPy's arrays lie on multiples of 16 bytes and half of them not on multiples of 32. */
 #define HAS_STREAMING_STORES
@@ -82,6 +86,11 @@ typedef __m256 vf32;
 #define f32_mul _mm256_mul_ps
 #define f32_relu(v) _mm256_max_ps(_mm256_setzero_ps(), v) /* a NaN in the second operand stays */
 #define f32_select(keep, v) _mm256_andnot_ps(_mm256_castsi256_ps((keep).dropped), v)
+#define f32_blend(keep, v, other) _mm256_blendv_ps(v, other, _mm256_castsi256_ps((keep).dropped))
+#define f32_sqrt _mm256_sqrt_ps
+#define f32_of_w32 _mm256_cvtepi32_ps
+#define f32_as_w32 _mm256_castps_si256
+#define w32_as_f32 _mm256_castsi256_ps
 #define f32_store(p, v) _mm256_storeu_ps((float *)(void *)(p), v)
 #define f32_stream(p, v) v64_stream(p, _mm256_castps_si256(v))
 static inline keep32 f32_positive(vf32 v)
@@ -126,6 +135,17 @@ static inline vf64 f64_select(keep32 keep, vf64 v)
     const __m256i second = _mm256_cvtepi32_epi64(_mm256_extracti128_si256(keep.dropped, 1));
     return (vf64){_mm256_andnot_pd(_mm256_castsi256_pd(first), v.first),
                   _mm256_andnot_pd(_mm256_castsi256_pd(second), v.second)};
+}
+static inline vf64 f64_blend(keep32 keep, vf64 v, vf64 other)
+{
+    const __m256i first = _mm256_cvtepi32_epi64(_mm256_castsi256_si128(keep.dropped));
+    const __m256i second = _mm256_cvtepi32_epi64(_mm256_extracti128_si256(keep.dropped, 1));
+    return (vf64){_mm256_blendv_pd(v.first, other.first, _mm256_castsi256_pd(first)),
+                  _mm256_blendv_pd(v.second, other.second, _mm256_castsi256_pd(second))};
+}
+static inline vf64 f64_of_f32(vf32 v)
+{
+    return (vf64){_mm256_cvtps_pd(_mm256_castps256_ps128(v)), _mm256_cvtps_pd(_mm256_extractf128_ps(v, 1))};
 }
 static inline void f64_store(char *p, vf64 v)
 {

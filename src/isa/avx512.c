@@ -26,6 +26,10 @@ typedef __m512i v64;
 #define v64_shr(v, n_bits) _mm512_srli_epi64(v, n_bits)
 #define v64_rotl(v, n_bits) _mm512_rol_epi64(v, n_bits)
 #define v64_mul_lo32 _mm512_mul_epu32
+#define w32_sub _mm512_sub_epi32
+#define w32_shl(v, n_bits) _mm512_slli_epi32(v, n_bits)
+#define w32_shr(v, n_bits) _mm512_srli_epi32(v, n_bits)
+#define w32_sra(v, n_bits) _mm512_srai_epi32(v, n_bits)
 
 /* In quarters, because NumPy's arrays lie on multiples of 16 bytes and seldom on multiples of 64. */
 #define HAS_STREAMING_STORES
@@ -77,6 +81,11 @@ typedef __m512 vf32;
 #define f32_relu(v) _mm512_max_ps(_mm512_setzero_ps(), v) /* a NaN in the second operand stays */
 #define f32_positive(v) _mm512_cmp_ps_mask(v, _mm512_setzero_ps(), _CMP_GT_OQ)
 #define f32_select(keep, v) _mm512_maskz_mov_ps(keep, v)
+#define f32_blend(keep, v, other) _mm512_mask_mov_ps(other, keep, v)
+#define f32_sqrt _mm512_sqrt_ps
+#define f32_of_w32 _mm512_cvtepi32_ps
+#define f32_as_w32 _mm512_castps_si512
+#define w32_as_f32 _mm512_castsi512_ps
 #define f32_store(p, v) _mm512_storeu_ps(p, v)
 #define f32_stream(p, v) v64_stream(p, _mm512_castps_si512(v))
 static inline vf32 f32_load(const char *p)
@@ -119,6 +128,15 @@ static inline keep32 f64_positive(vf64 v)
 static inline vf64 f64_select(keep32 keep, vf64 v)
 {
     return (vf64){_mm512_maskz_mov_pd((__mmask8)keep, v.first), _mm512_maskz_mov_pd((__mmask8)(keep >> 8), v.second)};
+}
+static inline vf64 f64_blend(keep32 keep, vf64 v, vf64 other)
+{
+    return (vf64){_mm512_mask_mov_pd(other.first, (__mmask8)keep, v.first),
+                  _mm512_mask_mov_pd(other.second, (__mmask8)(keep >> 8), v.second)};
+}
+static inline vf64 f64_of_f32(vf32 v)
+{
+    return (vf64){_mm512_cvtps_pd(_mm512_castps512_ps256(v)), _mm512_cvtps_pd(_mm512_extractf32x8_ps(v, 1))};
 }
 static inline void f64_store(char *p, vf64 v)
 {

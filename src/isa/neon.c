@@ -22,6 +22,10 @@ typedef uint64x2_t v64;
 #define v64_shr(v, n_bits) vshrq_n_u64(v, n_bits)
 #define v64_rotl(v, n_bits) vsliq_n_u64(vshrq_n_u64(v, 64 - (n_bits)), v, n_bits)
 #define v64_mul_lo32(a, b) vmull_u32(vmovn_u64(a), vmovn_u64(b))
+#define w32_sub(a, b) vreinterpretq_u64_u32(vsubq_u32(vreinterpretq_u32_u64(a), vreinterpretq_u32_u64(b)))
+#define w32_shl(v, n_bits) vreinterpretq_u64_u32(vshlq_n_u32(vreinterpretq_u32_u64(v), n_bits))
+#define w32_shr(v, n_bits) vreinterpretq_u64_u32(vshrq_n_u32(vreinterpretq_u32_u64(v), n_bits))
+#define w32_sra(v, n_bits) vreinterpretq_u64_s32(vshrq_n_s32(vreinterpretq_s32_u64(v), n_bits))
 
 typedef uint32x4_t keep32;
 
@@ -70,6 +74,11 @@ typedef float32x4_t vf32;
 #define f32_relu(v) vbslq_f32(vcltzq_f32(v), vdupq_n_f32(0), v) /* not FMAX, which turns -0 into +0 */
 #define f32_positive(v) vcgtzq_f32(v)
 #define f32_select(keep, v) vreinterpretq_f32_u32(vandq_u32(keep, vreinterpretq_u32_f32(v)))
+#define f32_blend(keep, v, other) vbslq_f32(keep, v, other)
+#define f32_sqrt vsqrtq_f32
+#define f32_of_w32(v) vcvtq_f32_s32(vreinterpretq_s32_u64(v))
+#define f32_as_w32(v) vreinterpretq_u64_f32(v)
+#define w32_as_f32(v) vreinterpretq_f32_u64(v)
 
 typedef struct {
     float64x2_t first, second;
@@ -107,6 +116,17 @@ static inline vf64 f64_select(keep32 keep, vf64 v)
     const uint64x2_t second = vreinterpretq_u64_s64(vmovl_high_s32(mask));
     return (vf64){vreinterpretq_f64_u64(vandq_u64(first, vreinterpretq_u64_f64(v.first))),
                   vreinterpretq_f64_u64(vandq_u64(second, vreinterpretq_u64_f64(v.second)))};
+}
+static inline vf64 f64_blend(keep32 keep, vf64 v, vf64 other)
+{
+    const int32x4_t mask = vreinterpretq_s32_u32(keep);
+    const uint64x2_t first = vreinterpretq_u64_s64(vmovl_s32(vget_low_s32(mask)));
+    const uint64x2_t second = vreinterpretq_u64_s64(vmovl_high_s32(mask));
+    return (vf64){vbslq_f64(first, v.first, other.first), vbslq_f64(second, v.second, other.second)};
+}
+static inline vf64 f64_of_f32(vf32 v)
+{
+    return (vf64){vcvt_f64_f32(vget_low_f32(v)), vcvt_high_f64_f32(v)};
 }
 static inline void f64_store(char *p, vf64 v)
 {

@@ -2,6 +2,7 @@
 #include "../catalog.h"
 #include "../half.h"
 
+#include <math.h>
 #include <string.h>
 
 #define ISA_NAME "portable"
@@ -18,6 +19,34 @@ typedef uint64_t v64;
 #define v64_shr(v, n_bits) ((v) >> (n_bits))
 #define v64_rotl(v, n_bits) ((v) << (n_bits) | (v) >> (64 - (n_bits)))
 #define v64_mul_lo32(a, b) ((uint64_t)(uint32_t)(a) * (uint32_t)(b))
+
+static inline uint64_t of_words(uint32_t low, uint32_t high)
+{
+    return (uint64_t)high << 32 | low;
+}
+
+static inline v64 w32_sub(v64 a, v64 b)
+{
+    return of_words((uint32_t)a - (uint32_t)b, (uint32_t)(a >> 32) - (uint32_t)(b >> 32));
+}
+
+static inline v64 w32_shl(v64 v, int n_bits)
+{
+    return of_words((uint32_t)v << n_bits, (uint32_t)(v >> 32) << n_bits);
+}
+
+static inline v64 w32_shr(v64 v, int n_bits)
+{
+    return of_words((uint32_t)v >> n_bits, (uint32_t)(v >> 32) >> n_bits);
+}
+
+/* Of a negative number, C leaves the shift to the compiler: the sign is spread by hand. */
+static inline v64 w32_sra(v64 v, int n_bits)
+{
+    const uint32_t low = (uint32_t)v, high = (uint32_t)(v >> 32);
+    const uint32_t spread = ~(UINT32_MAX >> n_bits);
+    return of_words(low >> n_bits | (low >> 31 ? spread : 0), high >> n_bits | (high >> 31 ? spread : 0));
+}
 
 static inline void v64_store_le(uint8_t *p, v64 v)
 {
@@ -104,6 +133,26 @@ static inline vf32 f32_select(keep32 keep, vf32 v)
     memcpy(&v, bits, sizeof v);
     return v;
 }
+static inline vf32 f32_blend(keep32 keep, vf32 v, vf32 other)
+{
+    return (vf32){{keep.mask[0] ? v.elem[0] : other.elem[0], keep.mask[1] ? v.elem[1] : other.elem[1]}};
+}
+static inline vf32 f32_sqrt(vf32 v)
+{
+    return (vf32){{sqrtf(v.elem[0]), sqrtf(v.elem[1])}};
+}
+static inline vf32 f32_of_w32(v64 v)
+{
+    return (vf32){{(float)(int32_t)(uint32_t)v, (float)(int32_t)(uint32_t)(v >> 32)}};
+}
+static inline v64 f32_as_w32(vf32 v)
+{
+    return of_words(bits_of_float(v.elem[0]), bits_of_float(v.elem[1]));
+}
+static inline vf32 w32_as_f32(v64 v)
+{
+    return (vf32){{float_of_bits((uint32_t)v), float_of_bits((uint32_t)(v >> 32))}};
+}
 static inline void f32_store(char *p, vf32 v)
 {
     memcpy(p, &v, sizeof v);
@@ -146,6 +195,14 @@ static inline vf64 f64_select(keep32 keep, vf64 v)
     bits[1] &= (uint64_t)keep.mask[1] << 32 | keep.mask[1];
     memcpy(&v, bits, sizeof v);
     return v;
+}
+static inline vf64 f64_blend(keep32 keep, vf64 v, vf64 other)
+{
+    return (vf64){{keep.mask[0] ? v.elem[0] : other.elem[0], keep.mask[1] ? v.elem[1] : other.elem[1]}};
+}
+static inline vf64 f64_of_f32(vf32 v)
+{
+    return (vf64){{v.elem[0], v.elem[1]}};
 }
 static inline void f64_store(char *p, vf64 v)
 {

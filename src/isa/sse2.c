@@ -25,6 +25,10 @@ typedef __m128i v64;
 #define v64_shr(v, n_bits) _mm_srli_epi64(v, n_bits)
 #define v64_rotl(v, n_bits) _mm_or_si128(_mm_slli_epi64(v, n_bits), _mm_srli_epi64(v, 64 - (n_bits)))
 #define v64_mul_lo32 _mm_mul_epu32
+#define w32_sub _mm_sub_epi32
+#define w32_shl(v, n_bits) _mm_slli_epi32(v, n_bits)
+#define w32_shr(v, n_bits) _mm_srli_epi32(v, n_bits)
+#define w32_sra(v, n_bits) _mm_srai_epi32(v, n_bits)
 
 /* SSE2 compares by "greater" only, so the vector marks what is dropped: select is then one and-not. */
 typedef struct {
@@ -67,6 +71,11 @@ typedef __m128 vf32;
 #define f32_mul _mm_mul_ps
 #define f32_relu(v) _mm_max_ps(_mm_setzero_ps(), v) /* a NaN in the second operand stays */
 #define f32_select(keep, v) _mm_andnot_ps(_mm_castsi128_ps((keep).dropped), v)
+#define f32_blend(keep, v, other) _mm_or_ps(f32_select(keep, v), _mm_and_ps(_mm_castsi128_ps((keep).dropped), other))
+#define f32_sqrt _mm_sqrt_ps
+#define f32_of_w32 _mm_cvtepi32_ps
+#define f32_as_w32 _mm_castps_si128
+#define w32_as_f32 _mm_castsi128_ps
 #define f32_store(p, v) _mm_storeu_ps((float *)(void *)(p), v)
 #define f32_stream(p, v) _mm_stream_ps((float *)(void *)(p), v)
 static inline keep32 f32_positive(vf32 v)
@@ -108,6 +117,17 @@ static inline vf64 f64_select(keep32 keep, vf64 v)
     const __m128i first = _mm_unpacklo_epi32(keep.dropped, keep.dropped);
     const __m128i second = _mm_unpackhi_epi32(keep.dropped, keep.dropped);
     return (vf64){_mm_andnot_pd(_mm_castsi128_pd(first), v.first), _mm_andnot_pd(_mm_castsi128_pd(second), v.second)};
+}
+static inline vf64 f64_blend(keep32 keep, vf64 v, vf64 other)
+{
+    const __m128d first = _mm_castsi128_pd(_mm_unpacklo_epi32(keep.dropped, keep.dropped));
+    const __m128d second = _mm_castsi128_pd(_mm_unpackhi_epi32(keep.dropped, keep.dropped));
+    return (vf64){_mm_or_pd(_mm_and_pd(first, other.first), _mm_andnot_pd(first, v.first)),
+                  _mm_or_pd(_mm_and_pd(second, other.second), _mm_andnot_pd(second, v.second))};
+}
+static inline vf64 f64_of_f32(vf32 v)
+{
+    return (vf64){_mm_cvtps_pd(v), _mm_cvtps_pd(_mm_movehl_ps(v, v))};
 }
 static inline void f64_store(char *p, vf64 v)
 {

@@ -1,0 +1,410 @@
+"""Dropout inside a matrix product: weights dropped in the place of activations, and columns that need not be touched."""
+
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from cdropout import _kernels
+from cdropout.functional import draw_mask
+from cdropout.layers import DropoutLayer
+from cdropout.mask import Mask
+from cdropout.stream import Rng, Stream, as_stream
+from cdropout.variants import draw_noise
+
+Array = npt.NDArray[Any]
+Inference = Literal["mean", "gaussian"]
+
+
+# ---- as functions ---------------------------------------------------------------------------------------------------
+
+
+def drop_connect(
+    x: npt.ArrayLike,
+    weight: npt.ArrayLike,
+    bias: npt.ArrayLike | None = None,
+    p: float = 0.5,
+    *,
+    rng: Rng | None = None,
+    rescale: bool = True,
+) -> Array:
+    """Return x @ (weight * mask) + bias: each weight is dropped with probability p, the same for all rows of x.
+
+    Parameters
+    ----------
+    x : array_like of shape (..., n_in)
+        Of the weight's dtype.
+    weight : array_like of float32 or float64, of shape (n_in, n_out)
+        What elements are dropped of.
+    bias : array_like of shape (n_out,), optional
+        Never dropped.
+    p, rng
+        As in `dropout`.
+    rescale : bool
+        Whether to divide kept weights by 1-p.
+
+    Returns
+    -------
+    ndarray
+        Of shape (..., n_out).
+
+    Raises
+    ------
+    TypeError, ValueError
+        As in `dropout`, or for arrays that do not fit each other.
+
+    Notes
+    -----
+    Source: Wan et al., "Regularization of neural networks using DropConnect", ICML 2013, who do not rescale.
+
+    """
+    x, weight, bias = check_product(x, weight, bias)
+    p = _kernels.check_p(p)
+    dropped = draw_mask(weight.shape, p, rng=rng).apply(weight, scale=None if rescale else 1.0)
+    return _affine(x, dropped, bias)
+
+
+def drop_connect_moments(
+    x: npt.ArrayLike,
+    weight: npt.ArrayLike,
+    bias: npt.ArrayLike | None = None,
+    p: float = 0.5,
+    *,
+    rescale: bool = True,
+) -> tuple[Array, Array]:
+    """Return mean and variance of `drop_connect` over its masks, each of shape (..., n_out).
+
+    Parameters and errors are those of `drop_connect`. Each output is a sum of n_in independent terms, so nearly normal:
+    with these moments, after Wan et al., section 3.
+    """
+    x, weight, bias = check_product(x, weight, bias)
+    p = _kernels.check_p(p)
+    if p == 1.0:
+        mean = _affine(x, np.zeros_like(weight), bias)
+        return mean, np.zeros_like(mean)
+    keep = weight.dtype.type(1 - p)
+    mean = x @ weight
+    variance = weight.dtype.type(p * (1 - p)) * (np.square(x) @ np.square(weight))
+    if rescale:
+        variance /= keep * keep
+    else:
+        mean *= keep
+    if bias is not None:
+        mean += bias
+    return mean, variance
+
+
+def feature_dropout_linear(
+    x: npt.ArrayLike,
+    weight: npt.ArrayLike,
+    bias: npt.ArrayLike | None = None,
+    p: float = 0.5,
+    *,
+    rng: Rng | None = None,
+) -> Array:
+    """Return feature_dropout(x, p) @ weight + bias without touching what is dropped.
+
+    Parameters
+    ----------
+    x : array_like of shape (n_samples, n_in)
+        Of the weight's dtype.
+    weight : array_like of float32 or float64, of shape (n_in, n_out)
+        The rows of dropped features are not read.
+    bias : array_like of shape (n_out,), optional
+        Added to the product.
+    p, rng
+        As in `dropout`.
+
+    Returns
+    -------
+    ndarray
+        Of shape (n_samples, n_out): to rounding what the two steps give for the same rng.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As in `dropout`, or for arrays that do not fit each other.
+
+    """
+    x, weight, bias = check_product(x, weight, bias)
+    if x.ndim != 2:
+        raise ValueError(f"x must have the axes (n_samples, n_in), got shape {x.shape}")
+    p = _kernels.check_p(p)
+    mask = draw_mask(x.shape, p, rng=rng, shared_axes=0)
+    if not gathering_pays(x.shape[0], *weight.shape, p):
+        return _affine(mask.apply(x), weight, bias)
+    kept = kept_columns(mask)
+    return _affine(gathered_columns(x, kept, p), weight[kept], bias)
+
+
+def check_product(x: Any, weight: Any, bias: Any) -> tuple[Array, Array, Array | None]:
+    """Return the arrays of x @ weight + bias; TypeError or ValueError where they do not fit each other."""
+    x, weight = np.asarray(x), np.asarray(weight)
+    if weight.dtype not in (np.float32, np.float64):
+        raise TypeError(f"weight must be an array of float32 or float64, got dtype {weight.dtype}")
+    if weight.ndim != 2:
+        raise ValueError(f"weight must have the axes (n_in, n_out), got shape {weight.shape}")
+    if x.dtype != weight.dtype:
+        raise TypeError(f"x must have the dtype of weight, got {x.dtype} for {weight.dtype}")
+    if x.ndim == 0 or x.shape[-1] != weight.shape[0]:
+        raise ValueError(f"x must have {weight.shape[0]} columns, the rows of weight, got shape {x.shape}")
+    if bias is None:
+        return x, weight, None
+    bias = np.asarray(bias)
+    if bias.dtype != weight.dtype:
+        raise TypeError(f"bias must have the dtype of weight, got {bias.dtype} for {weight.dtype}")
+    if bias.shape != weight.shape[1:]:
+        raise ValueError(f"bias must have one element for each column of weight, got {bias.shape} for {weight.shape}")
+    return x, weight, bias
+
+
+def _affine(x: Array, weight: Array, bias: Array | None) -> Array:
+    y = x @ weight
+    if bias is not None:
+        y += bias
+    return y  # type: ignore[no-any-return]
+
+
+# ---- gathering ------------------------------------------------------------------------------------------------------
+
+# A product makes about so many multiplications and additions in the time in which gathering and scattering move one
+# element (benchmarks/feature_linear.py; docs/design.md, "When gathering pays").
+FLOPS_PER_MOVED_ELEM = 60
+
+
+def gathering_pays(n_samples: int, n_in: int, n_out: int, p: float) -> bool:
+    """Whether smaller products, forward and backward, save more than gathering and scattering cost."""
+    n_kept = (1 - p) * n_in
+    flops_saved = 6 * p * n_in * n_samples * n_out
+    # Rows of the weight are read and written, and those of its gradient; columns of x, and of its gradient.
+    n_moved = (n_out + n_samples) * (3 * n_kept + n_in)
+    return flops_saved > FLOPS_PER_MOVED_ELEM * n_moved
+
+
+def kept_columns(mask: Mask) -> npt.NDArray[np.intp]:
+    """Return the indices of the columns that a mask with axis 0 shared keeps, in order."""
+    return np.flatnonzero(mask[:1].keep())
+
+
+def gathered_columns(x: Array, columns: npt.NDArray[np.intp], p: float) -> Array:
+    """Return these columns of x, scaled by 1/(1-p)."""
+    gathered = np.take(x, columns, axis=1)
+    gathered *= x.dtype.type(_kernels.kept_scale(p))
+    return gathered
+
+
+# ---- as layers ------------------------------------------------------------------------------------------------------
+
+
+class _LinearLayer(DropoutLayer):
+    """A linear layer that drops something: its weights, and what its backward pass needs."""
+
+    def __init__(
+        self, n_in: int, n_out: int, p: float = 0.5, *, rng: Rng | None = None, dtype: npt.DTypeLike = np.float32
+    ) -> None:
+        super().__init__(p, rng=rng)
+        for name, value in (("n_in", n_in), ("n_out", n_out)):
+            if isinstance(value, bool) or not isinstance(value, int | np.integer):
+                raise TypeError(f"{name} must be an integer, got {value!r}")
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+        if np.dtype(dtype) not in (np.float32, np.float64):
+            raise TypeError(f"dtype must be float32 or float64, got {np.dtype(dtype)}")
+        generator = np.random.default_rng(_weight_seed(self._rng))
+        bound = np.sqrt(6 / n_in)
+        weight = generator.uniform(-bound, bound, (n_in, n_out)).astype(dtype)
+        self.params = [weight, np.zeros(n_out, dtype)]
+        self.grads = [np.zeros_like(param) for param in self.params]
+        self._saved: tuple[Any, ...] | None = None
+
+    def _take_saved(self) -> tuple[Any, ...]:
+        """Return what the last forward pass left for this backward pass."""
+        if self._saved is None:
+            raise RuntimeError("backward must follow a forward pass, and none has been made")
+        return self._saved
+
+
+def _weight_seed(stream: Stream | None) -> np.random.SeedSequence | None:
+    """Return a seed for a layer's first weights that follows from its stream, and leaves the stream where it is."""
+    if stream is None:
+        return None
+    return np.random.SeedSequence([stream.key, stream.position])
+
+
+class DropConnect(_LinearLayer):
+    """A linear layer whose weights are dropped in the place of its inputs: x @ (W * mask) + b.
+
+    One mask serves all rows of a batch; each forward pass in training draws a new one.
+
+    Parameters
+    ----------
+    n_in, n_out : int
+        The widths of input and output. `params` are W, of shape (n_in, n_out), uniform with variance 2 / n_in (He et
+        al., 2015) at first, and b, of shape (n_out,), zero at first.
+    p, rng
+        As in `Dropout`.
+    rescale : bool
+        Whether to divide kept weights by 1-p in training. Wan et al. do not.
+    inference : {"mean", "gaussian"}
+        What evaluation does: "mean" takes each weight's mean; "gaussian" draws from a normal distribution with the
+        output's mean and variance (Wan et al.'s moment matching) and averages relu over the draws.
+    n_samples : int
+        How many draws that average is over.
+    relu : bool
+        Whether a ReLU follows inside the layer. "gaussian" needs it: without one, the average is the mean.
+    dtype : float32 or float64
+        That of the parameters.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For an argument that is not one of the above.
+
+    Notes
+    -----
+    Source: Wan et al., "Regularization of neural networks using DropConnect", ICML 2013.
+
+    """
+
+    def __init__(
+        self,
+        n_in: int,
+        n_out: int,
+        p: float = 0.5,
+        *,
+        rng: Rng | None = None,
+        rescale: bool = True,
+        inference: Inference = "mean",
+        n_samples: int = 64,
+        relu: bool = False,
+        dtype: npt.DTypeLike = np.float32,
+    ) -> None:
+        super().__init__(n_in, n_out, p, rng=rng, dtype=dtype)
+        if inference not in ("mean", "gaussian"):
+            raise ValueError(f"inference must be 'mean' or 'gaussian', got {inference!r}")
+        if inference == "gaussian" and not relu:
+            raise ValueError("inference 'gaussian' must have relu=True: without it the average is the mean")
+        if isinstance(n_samples, bool) or not isinstance(n_samples, int | np.integer) or n_samples < 1:
+            raise ValueError(f"n_samples must be an integer of at least 1, got {n_samples!r}")
+        self.rescale, self.inference, self.n_samples, self.relu = bool(rescale), inference, n_samples, bool(relu)
+
+    def forward(self, x: npt.ArrayLike) -> Array:
+        """Return the layer's output for x of shape (..., n_in), of shape (..., n_out)."""
+        weight, bias = self.params
+        x, _, _ = check_product(x, weight, bias)
+        if not self.training and self.inference == "gaussian":
+            self.mask = self._saved = None
+            return self._average(x)
+        if self.training:
+            self.mask = draw_mask(weight.shape, self._p, rng=as_stream(self._rng))
+            used = self.mask.apply(weight, scale=self._scale)
+        else:
+            self.mask = None
+            used = weight if self.rescale else weight * weight.dtype.type(1 - self._p)
+        y = _affine(x, used, bias)
+        if self.relu:
+            np.maximum(y, 0, out=y)
+        self._saved = x, used, y, self._scale if self.training else None
+        return y
+
+    def backward(self, dy: npt.ArrayLike) -> Array:
+        """Return the gradient with respect to x, and put those with respect to W and b into `grads`.
+
+        RuntimeError where no forward pass came before, or one that sampled.
+        """
+        x, used, y, scale = self._take_saved()
+        dy = np.asarray(dy)
+        if dy.shape != y.shape:
+            raise ValueError(f"dy must have the output's shape {y.shape}, got {dy.shape}")
+        if self.relu:
+            dy = dy * (y > 0)
+        rows, drows = x.reshape(-1, x.shape[-1]), dy.reshape(-1, dy.shape[-1])
+        np.matmul(rows.T, drows, out=self.grads[0])
+        if self.mask is not None:
+            self.mask.apply(self.grads[0], out=self.grads[0], scale=scale)
+        elif not self.rescale:
+            self.grads[0] *= self.grads[0].dtype.type(1 - self._p)
+        np.sum(drows, axis=0, out=self.grads[1])
+        return dy @ used.T  # type: ignore[no-any-return]
+
+    @property
+    def _scale(self) -> float | None:
+        """What kept weights are multiplied by; None for 1/(1-p)."""
+        return None if self.rescale else 1.0
+
+    def _average(self, x: Array) -> Array:
+        """Return the average of relu over draws from the normal distribution with the output's moments."""
+        mean, variance = drop_connect_moments(x, *self.params, self._p, rescale=self.rescale)
+        std, total, stream = np.sqrt(variance), np.zeros_like(mean), as_stream(self._rng)
+        zeros, drawn = np.zeros_like(mean), np.empty_like(mean)
+        for _ in range(self.n_samples):
+            draw_noise(mean.shape, 1.0, rng=stream).add(zeros, out=drawn)
+            drawn *= std
+            drawn += mean
+            total += np.maximum(drawn, 0, out=drawn)
+        total /= total.dtype.type(self.n_samples)
+        return total
+
+
+class FeatureDropoutLinear(_LinearLayer):
+    """Feature dropout and the linear layer behind it in one: the products touch only the kept columns.
+
+    The same numbers, to rounding, as `FeatureDropout` followed by x @ W + b, at about 1-p of the arithmetic. Where
+    gathering does not pay (small p, small layers) it does just that.
+
+    Parameters
+    ----------
+    n_in, n_out : int
+        The widths of input and output. `params` are W, of shape (n_in, n_out), uniform with variance 2 / n_in (He et
+        al., 2015) at first, and b, of shape (n_out,), zero at first.
+    p, rng
+        As in `Dropout`.
+    dtype : float32 or float64
+        That of the parameters.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For an argument that is not one of the above.
+
+    """
+
+    def forward(self, x: npt.ArrayLike) -> Array:
+        """Return the layer's output for x of shape (n_samples, n_in), of shape (n_samples, n_out)."""
+        weight, bias = self.params
+        x, _, _ = check_product(x, weight, bias)
+        if x.ndim != 2:
+            raise ValueError(f"x must have the axes (n_samples, n_in), got shape {x.shape}")
+        columns = None
+        if self.training:
+            self.mask = draw_mask(x.shape, self._p, rng=as_stream(self._rng), shared_axes=0)
+            if gathering_pays(x.shape[0], *weight.shape, self._p):
+                columns = kept_columns(self.mask)
+                x, weight = gathered_columns(x, columns, self._p), np.take(weight, columns, axis=0)
+            else:
+                x = self.mask.apply(x)
+        else:
+            self.mask = None
+        self._saved = x, weight, columns, self.mask, _kernels.kept_scale(self._p)
+        return _affine(x, weight, bias)
+
+    def backward(self, dy: npt.ArrayLike) -> Array:
+        """Return the gradient with respect to x, and put those with respect to W and b into `grads`.
+
+        RuntimeError where no forward pass came before.
+        """
+        x, weight, columns, mask, scale = self._take_saved()
+        dy = np.asarray(dy)
+        if dy.shape != (x.shape[0], weight.shape[1]):
+            raise ValueError(f"dy must have the output's shape {(x.shape[0], weight.shape[1])}, got {dy.shape}")
+        np.sum(dy, axis=0, out=self.grads[1])
+        dx = dy @ weight.T
+        if columns is None:
+            np.matmul(x.T, dy, out=self.grads[0])
+            return dx if mask is None else mask.apply(dx, out=dx)
+        self.grads[0].fill(0)
+        self.grads[0][columns] = x.T @ dy
+        dx *= dx.dtype.type(scale)
+        scattered = np.zeros((x.shape[0], self.params[0].shape[0]), dx.dtype)
+        scattered[:, columns] = dx
+        return scattered

@@ -1,0 +1,40 @@
+"""What immutable values have in common: equality, hash, copies and pickles, by their fields."""
+
+from typing import Any, ClassVar
+
+
+class Value:
+    """A value that is fully given by its fields, in the order in which its class takes them."""
+
+    __slots__ = ()
+    PICKLE_VERSION: ClassVar[int]
+
+    def _fields(self) -> tuple[Any, ...]:
+        raise NotImplementedError
+
+    def __eq__(self, other: object) -> bool:
+        return self._fields() == other._fields() if type(other) is type(self) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self._fields())
+
+    def __bool__(self) -> bool:
+        return True
+
+    def __copy__(self) -> "Value":
+        return self
+
+    def __deepcopy__(self, memo: object) -> "Value":
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return restore, (type(self), self.PICKLE_VERSION, *self._fields())
+
+
+def restore(value_type: type[Any], version: int, *fields: Any) -> Any:
+    """Make a value of a pickle's fields."""
+    if version != value_type.PICKLE_VERSION:
+        raise ValueError(
+            f"a pickled {value_type.__name__} must be of version {value_type.PICKLE_VERSION}, got version {version!r}"
+        )
+    return value_type(*fields)

@@ -1,0 +1,376 @@
+"""The dropout family as layers. Each is its docstring, its defaults, and the few lines that make it different."""
+
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from cdropout import _kernels
+from cdropout.functional import fuse
+from cdropout.layers import Dropout, DropoutLayer, Rescale
+from cdropout.mask import Mask
+from cdropout.noise import Noise
+from cdropout.stream import Rng, as_stream
+from cdropout.variants import (
+    Channels,
+    alpha_map,
+    apply_blocks,
+    channel_axes,
+    draw_blocks,
+    draw_noise,
+    noise_std,
+    sample_axes,
+    spatial_axes,
+)
+
+# ---- whole channels, features, time steps, samples ------------------------------------------------------------------
+
+
+class _AxesOfShape(Dropout):
+    """Dropout whose shared axes follow from the number of dimensions of what it is given: `_axes` tells them."""
+
+    def __init__(
+        self, p: float = 0.5, *, rng: Rng | None = None, inplace: bool = False, rescale: Rescale = "train"
+    ) -> None:
+        super().__init__(p, rng=rng, inplace=inplace, rescale=rescale)
+        self.shared_axes = None
+
+
+class _SpatialDropout(_AxesOfShape):
+    """Dropout of whole channels.
+
+    Parameters
+    ----------
+    p, rng, inplace
+        As in `Dropout`.
+    channels : {"first", "last"}
+        Where the channels are.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For a p, rng or channels that is not one of the above; by `forward` for another number of dimensions.
+
+    """
+
+    n_spatial: ClassVar[int]
+
+    def __init__(
+        self, p: float = 0.5, *, channels: Channels = "first", rng: Rng | None = None, inplace: bool = False
+    ) -> None:
+        super().__init__(p, rng=rng, inplace=inplace)
+        spatial_axes(self.n_spatial, self.n_spatial + 1, channels)
+        self.channels = channels
+
+    def _axes(self, n_dims: int) -> tuple[int, ...]:
+        return spatial_axes(self.n_spatial, n_dims, self.channels)
+
+
+class Dropout1d(_SpatialDropout):
+    """Drop whole channels of sequences, ([batch,] channels, length).
+
+    Parameters, errors: p, rng, inplace as in `Dropout`; channels="last" for ([batch,] length, channels). Source: Tompson
+    et al., "Efficient object localization using convolutional networks", CVPR 2015. Evaluation is the identity.
+    """
+
+    n_spatial = 1
+
+
+class Dropout2d(_SpatialDropout):
+    """Drop whole channels of images, ([batch,] channels, height, width); otherwise as `Dropout1d`."""
+
+    n_spatial = 2
+
+
+class Dropout3d(_SpatialDropout):
+    """Drop whole channels of volumes, ([batch,] channels, depth, height, width); otherwise as `Dropout1d`."""
+
+    n_spatial = 3
+
+
+# Keras's names.
+SpatialDropout1D = Dropout1d
+SpatialDropout2D = Dropout2d
+SpatialDropout3D = Dropout3d
+
+
+class FeatureDropout(_AxesOfShape):
+    """Drop whole features of a batch: one decision for each column (the last axis), the same in all rows.
+
+    Parameters
+    ----------
+    p, rng, inplace, rescale
+        As in `Dropout`.
+
+    """
+
+    def _axes(self, n_dims: int) -> tuple[int, ...]:
+        return tuple(range(n_dims - 1))
+
+
+class LockedDropout(Dropout):
+    """Drop the same elements at all time steps.
+
+    Parameters
+    ----------
+    p, rng, inplace
+        As in `Dropout`.
+    time_axis : int
+        The axis along which decisions are shared: 0 for (time, batch, features).
+
+    Notes
+    -----
+    Source: Gal & Ghahramani, "A theoretically grounded application of dropout in recurrent neural networks", NIPS 2016.
+
+    """
+
+    def __init__(self, p: float = 0.5, *, time_axis: int = 0, rng: Rng | None = None, inplace: bool = False) -> None:
+        super().__init__(p, rng=rng, inplace=inplace, shared_axes=time_axis)
+
+
+class DropPath(_AxesOfShape):
+    """Drop whole samples, (batch, ...): stochastic depth, on the residual branch of a block.
+
+    Parameters
+    ----------
+    p, rng, inplace
+        As in `Dropout`.
+    scale_by_keep : bool
+        Whether to divide what is kept by 1-p.
+
+    Notes
+    -----
+    Source: Huang et al., "Deep networks with stochastic depth", ECCV 2016; the option is timm's.
+
+    """
+
+    def __init__(
+        self, p: float = 0.5, *, scale_by_keep: bool = True, rng: Rng | None = None, inplace: bool = False
+    ) -> None:
+        super().__init__(p, rng=rng, inplace=inplace, rescale="train" if scale_by_keep else None)
+
+    def _axes(self, n_dims: int) -> tuple[int, ...]:
+        return sample_axes(n_dims)
+
+
+# ---- another value for what is dropped ------------------------------------------------------------------------------
+
+
+class AlphaDropout(Dropout):
+    """Dropout for SELU: mean 0 and variance 1 stay what they are.
+
+    Parameters
+    ----------
+    p, rng, inplace, shared_axes
+        As in `Dropout`.
+
+    Notes
+    -----
+    What is dropped becomes SELU's value at minus infinity, and an affine map restores mean and variance: `alpha_dropout`
+    gives it. Source: Klambauer et al., "Self-normalizing neural networks", NIPS 2017. Evaluation is the identity.
+
+    """
+
+    def _effect(self) -> tuple[float, float, float]:
+        return alpha_map(self.p)
+
+
+class FeatureAlphaDropout(_AxesOfShape, AlphaDropout):
+    """`AlphaDropout` of whole channels, (batch, channels, ...)."""
+
+    def _axes(self, n_dims: int) -> tuple[int, ...]:
+        return channel_axes(n_dims)
+
+
+class Zoneout(DropoutLayer):
+    """Keep elements of a recurrent network's state, with probability p, in the place of the new ones.
+
+    In evaluation the result is the expectation, p previous + (1-p) new.
+
+    Parameters
+    ----------
+    p, rng, inplace
+        As in `Dropout`; in place, `forward` writes into the new state.
+
+    Notes
+    -----
+    Source: Krueger et al., "Zoneout: regularizing RNNs by randomly preserving hidden activations", ICLR 2017.
+
+    """
+
+    def forward(self, new: npt.ArrayLike, previous: npt.ArrayLike) -> npt.NDArray[Any]:
+        """Return the state, of new's shape and dtype; errors as in `zoneout`."""
+        out = new if self.inplace else None
+        if self.training:
+            stream = as_stream(self._rng)
+            y, self.mask = _kernels.fused(Mask, "choose", new, None, previous, self._p, stream, out)
+            return y
+        fuse("choose", new, None, previous, 0.0, 0, out)  # checks the arguments
+        self.mask = None
+        return _mixed(np.asarray(new), np.asarray(previous), self._p, out)
+
+    def backward(self, dy: npt.ArrayLike) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+        """Return the gradients with respect to new and previous.
+
+        RuntimeError in training where no forward pass in training came before.
+        """
+        dy = np.asarray(dy)
+        dnew = self._through_mask(dy, None, 1.0)
+        zero = np.zeros_like(dy)
+        if dnew is None:
+            return _mixed(dy, zero, self._p, None), _mixed(zero, dy, self._p, None)
+        assert self.mask is not None
+        return dnew, np.where(self.mask.keep(), zero, dy)
+
+
+def _mixed(new: npt.NDArray[Any], previous: npt.NDArray[Any], p: float, out: Any) -> npt.NDArray[Any]:
+    """Return p previous + (1-p) new in their own dtype."""
+    kept = new.dtype.type(p) * previous
+    return np.add(new.dtype.type(1 - p) * new, kept, out=out)  # type: ignore[no-any-return]
+
+
+class DropBlock2d(DropoutLayer):
+    """Drop squares of images, in each channel on its own.
+
+    Parameters
+    ----------
+    p : float
+        About the share of elements to be dropped.
+    rng, inplace
+        As in `Dropout`.
+    block_size : int
+        The length of a square's side, in pixels.
+    channels : {"first", "last"}
+        Where the channels are.
+
+    Notes
+    -----
+    Source: Ghiasi, Lin & Le, "DropBlock: a regularization method for convolutional networks", NeurIPS 2018. The layer
+    holds on to a bool array of its input's shape.
+
+    """
+
+    def __init__(
+        self,
+        p: float = 0.1,
+        *,
+        block_size: int = 7,
+        channels: Channels = "first",
+        rng: Rng | None = None,
+        inplace: bool = False,
+    ) -> None:
+        super().__init__(p, rng=rng, inplace=inplace)
+        spatial_axes(2, 3, channels)
+        self.block_size, self.channels = block_size, channels
+        self._keep: npt.NDArray[np.bool_] | None = None
+
+    def forward(self, x: npt.ArrayLike) -> npt.NDArray[Any]:
+        """Return x without new squares, and scaled, in training; x itself in evaluation. Errors as in `drop_block2d`."""
+        if not self.training:
+            self._keep = None
+            return x  # type: ignore[return-value]
+        x = _kernels.check_array(x)
+        _kernels.check_out(x if self.inplace else None, x)
+        self._keep = draw_blocks(x.shape, self._p, self.block_size, self.channels, as_stream(self._rng))
+        return apply_blocks(x, self._keep, x if self.inplace else None)
+
+    def backward(self, dy: npt.ArrayLike) -> npt.NDArray[Any]:
+        """Return the gradient with respect to x; RuntimeError in training where no forward pass came before."""
+        if self._keep is None:
+            self._check_evaluated()
+            return dy  # type: ignore[return-value]
+        dy = _kernels.check_array(dy)
+        return apply_blocks(dy, self._keep, dy if self.inplace else None)
+
+
+# ---- noise ----------------------------------------------------------------------------------------------------------
+
+
+class _Noisy(DropoutLayer):
+    """What the layers have whose masks are normal noise."""
+
+    def __init__(self, p: float = 0.5, *, rng: Rng | None = None, inplace: bool = False) -> None:
+        super().__init__(p, rng=rng, inplace=inplace)
+        self.noise: Noise | None = None
+
+    def _draw(self, x: Any, std: float) -> Any:
+        """Draw noise for x in training, and return where its sum or product with x goes."""
+        out = x if self.inplace else None
+        _kernels.dropout(x, 0.0, None, out, ())  # what is wrong must not move the stream
+        self.noise = draw_noise(np.shape(x), std, rng=as_stream(self._rng))
+        return out
+
+
+class GaussianDropout(_Noisy):
+    """Multiply by normal noise of mean 1 and variance p / (1-p).
+
+    Parameters
+    ----------
+    p : float
+        In [0, 1).
+    rng, inplace
+        As in `Dropout`.
+
+    Attributes
+    ----------
+    noise : Noise or None
+        That of the last forward pass; None after one in evaluation, which is the identity.
+
+    Notes
+    -----
+    Source: Srivastava et al., JMLR 15, 2014, section 10.
+
+    """
+
+    def forward(self, x: npt.ArrayLike) -> npt.NDArray[Any]:
+        """Return x times new noise in training, x itself in evaluation; errors as in `gaussian_dropout`."""
+        if not self.training:
+            self.noise = None
+            return x  # type: ignore[return-value]
+        out = self._draw(x, noise_std(self._p))
+        return self.noise.multiply(x, out)  # type: ignore[union-attr]
+
+    def backward(self, dy: npt.ArrayLike) -> npt.NDArray[Any]:
+        """Return dy times the noise of the last forward pass; RuntimeError in training where there was none."""
+        if self.noise is None:
+            self._check_evaluated()
+            return dy  # type: ignore[return-value]
+        return self.noise.multiply(dy, dy if self.inplace else None)
+
+
+class GaussianNoise(_Noisy):
+    """Add normal noise of mean 0, in training.
+
+    Parameters
+    ----------
+    std : float
+        The standard deviation, 0 or greater.
+    rng, inplace
+        As in `Dropout`.
+
+    """
+
+    def __init__(self, std: float, *, rng: Rng | None = None, inplace: bool = False) -> None:
+        super().__init__(0.0, rng=rng, inplace=inplace)
+        self.std = std
+
+    @property
+    def std(self) -> float:
+        """The standard deviation."""
+        return self._std
+
+    @std.setter
+    def std(self, std: float) -> None:
+        self._std = _kernels.check_std(std)
+
+    def forward(self, x: npt.ArrayLike) -> npt.NDArray[Any]:
+        """Return x plus new noise in training, x itself in evaluation; errors as in `gaussian_noise`."""
+        if not self.training:
+            self.noise = None
+            return x  # type: ignore[return-value]
+        out = self._draw(x, self._std)
+        return self.noise.add(x, out)  # type: ignore[union-attr]
+
+    def backward(self, dy: npt.ArrayLike) -> npt.NDArray[Any]:
+        """Return dy itself."""
+        return dy  # type: ignore[return-value]

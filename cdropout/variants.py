@@ -1,0 +1,460 @@
+"""The dropout family as functions: other shapes of masks, other values for what is dropped, noise in a mask's place."""
+
+import math
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from numpy.lib.stride_tricks import sliding_window_view
+
+from cdropout import _kernels
+from cdropout.functional import draw_mask, dropout, fuse
+from cdropout.noise import Noise
+from cdropout.stream import Rng, Stream, as_stream
+
+Channels = Literal["first", "last"]
+
+# What SELU tends to for large negative inputs: -lambda alpha, with the constants of Klambauer et al., 2017.
+SELU_FLOOR = -1.0507009873554804934193349852946 * 1.6732632423543772848170429916717
+
+
+def spatial_axes(n_spatial: int, n_dims: int, channels: Channels) -> tuple[int, ...]:
+    """Return the axes that a channel's elements lie along, with and without a batch axis in front.
+
+    Raises
+    ------
+    ValueError
+        For another number of dimensions than n_spatial + 1 or + 2, or channels that are neither "first" nor "last".
+
+    """
+    if channels not in ("first", "last"):
+        raise ValueError(f"channels must be 'first' or 'last', got {channels!r}")
+    if n_dims not in (n_spatial + 1, n_spatial + 2):
+        raise ValueError(f"x must have {n_spatial + 1} dimensions, or {n_spatial + 2} with a batch axis, got {n_dims}")
+    last = n_dims if channels == "first" else n_dims - 1
+    return tuple(range(last - n_spatial, last))
+
+
+def dropout1d(
+    x: npt.ArrayLike, p: float = 0.5, *, channels: Channels = "first", rng: Rng | None = None, out: Any = None
+) -> npt.NDArray[Any]:
+    """Drop whole channels of sequences.
+
+    Parameters
+    ----------
+    x : array_like of float16, bfloat16, float32 or float64
+        Of shape ([batch,] channels, length), or ([batch,] length, channels) with channels="last".
+    p, rng, out
+        As in `dropout`.
+    channels : {"first", "last"}
+        Where the channels are.
+
+    Returns
+    -------
+    ndarray
+        Of x's shape and dtype.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As in `dropout`, or for another number of dimensions.
+
+    Notes
+    -----
+    Source: Tompson et al., "Efficient object localization using convolutional networks", CVPR 2015.
+
+    """
+    return dropout(x, p, rng=rng, out=out, shared_axes=spatial_axes(1, np.ndim(x), channels))
+
+
+def dropout2d(
+    x: npt.ArrayLike, p: float = 0.5, *, channels: Channels = "first", rng: Rng | None = None, out: Any = None
+) -> npt.NDArray[Any]:
+    """Drop whole channels of images, ([batch,] channels, height, width); otherwise as `dropout1d`."""
+    return dropout(x, p, rng=rng, out=out, shared_axes=spatial_axes(2, np.ndim(x), channels))
+
+
+def dropout3d(
+    x: npt.ArrayLike, p: float = 0.5, *, channels: Channels = "first", rng: Rng | None = None, out: Any = None
+) -> npt.NDArray[Any]:
+    """Drop whole channels of volumes, ([batch,] channels, depth, height, width); otherwise as `dropout1d`."""
+    return dropout(x, p, rng=rng, out=out, shared_axes=spatial_axes(3, np.ndim(x), channels))
+
+
+def feature_dropout(x: npt.ArrayLike, p: float = 0.5, *, rng: Rng | None = None, out: Any = None) -> npt.NDArray[Any]:
+    """Drop whole features of a batch: one decision for each column, the same in all rows.
+
+    Parameters
+    ----------
+    x : array_like of float16, bfloat16, float32 or float64
+        Of shape (..., features); decisions are shared along all axes but the last.
+    p, rng, out
+        As in `dropout`.
+
+    Returns
+    -------
+    ndarray
+        Of x's shape and dtype.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As in `dropout`.
+
+    """
+    return dropout(x, p, rng=rng, out=out, shared_axes=tuple(range(np.ndim(x) - 1)))
+
+
+def locked_dropout(
+    x: npt.ArrayLike, p: float = 0.5, *, time_axis: int = 0, rng: Rng | None = None, out: Any = None
+) -> npt.NDArray[Any]:
+    """Drop the same elements at all time steps.
+
+    Parameters
+    ----------
+    x : array_like of float16, bfloat16, float32 or float64
+        Of shape (time, batch, features), or any other with a time axis.
+    p, rng, out
+        As in `dropout`.
+    time_axis : int
+        The axis along which decisions are shared.
+
+    Returns
+    -------
+    ndarray
+        Of x's shape and dtype.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As in `dropout`.
+
+    Notes
+    -----
+    Source: Gal & Ghahramani, "A theoretically grounded application of dropout in recurrent neural networks", NIPS 2016.
+
+    """
+    return dropout(x, p, rng=rng, out=out, shared_axes=time_axis)
+
+
+def drop_path(
+    x: npt.ArrayLike, p: float = 0.5, *, scale_by_keep: bool = True, rng: Rng | None = None, out: Any = None
+) -> npt.NDArray[Any]:
+    """Drop whole samples: stochastic depth, on the residual branch of a block.
+
+    Parameters
+    ----------
+    x : array_like of float16, bfloat16, float32 or float64
+        Of shape (batch, ...).
+    p, rng, out
+        As in `dropout`.
+    scale_by_keep : bool
+        Whether to divide what is kept by 1-p.
+
+    Returns
+    -------
+    ndarray
+        Of x's shape and dtype.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As in `dropout`, or for an x without a batch axis.
+
+    Notes
+    -----
+    Source: Huang et al., "Deep networks with stochastic depth", ECCV 2016; the option is timm's.
+
+    """
+    axes = sample_axes(np.ndim(x))
+    if scale_by_keep:
+        return dropout(x, p, rng=rng, out=out, shared_axes=axes)
+    return _masked(x, p, rng, out, axes, scale=1.0)
+
+
+def sample_axes(n_dims: int) -> tuple[int, ...]:
+    """Return all axes but the first; ValueError where there is none."""
+    if n_dims == 0:
+        raise ValueError("x must have a batch axis, got an array of 0 dimensions")
+    return tuple(range(1, n_dims))
+
+
+def alpha_dropout(
+    x: npt.ArrayLike,
+    p: float = 0.5,
+    *,
+    rng: Rng | None = None,
+    out: Any = None,
+    shared_axes: int | tuple[int, ...] = (),
+) -> npt.NDArray[Any]:
+    """Set elements to the value that SELU has at minus infinity, and keep mean 0 and variance 1.
+
+    Parameters
+    ----------
+    x : array_like of float16, bfloat16, float32 or float64
+        Of mean 0 and variance 1.
+    p, rng, out, shared_axes
+        As in `dropout`.
+
+    Returns
+    -------
+    ndarray
+        a * (x where kept, alpha' where dropped) + b, of x's shape and dtype, with alpha' = -1.758...,
+        a = 1 / sqrt((1-p) (1 + p alpha'^2)) and b = -a p alpha'. At p = 1 all is 0.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As in `dropout`.
+
+    Notes
+    -----
+    Source: Klambauer et al., "Self-normalizing neural networks", NIPS 2017.
+
+    """
+    scale, shift, fill = alpha_map(_kernels.check_p(p))
+    return _masked(x, p, rng, out, shared_axes, scale=scale, shift=shift, fill=fill)
+
+
+def feature_alpha_dropout(
+    x: npt.ArrayLike, p: float = 0.5, *, rng: Rng | None = None, out: Any = None
+) -> npt.NDArray[Any]:
+    """Do to whole channels, (batch, channels, ...), what `alpha_dropout` does to elements.
+
+    Parameters, result, errors and source are those of `alpha_dropout`; ValueError for fewer than 2 dimensions.
+    """
+    return alpha_dropout(x, p, rng=rng, out=out, shared_axes=channel_axes(np.ndim(x)))
+
+
+def channel_axes(n_dims: int) -> tuple[int, ...]:
+    """Return all axes but the first two; ValueError where there are no two."""
+    if n_dims < 2:
+        raise ValueError(f"x must have the axes (batch, channels, ...), got {n_dims} dimensions")
+    return tuple(range(2, n_dims))
+
+
+def alpha_map(p: float) -> tuple[float, float, float]:
+    """Return what alpha dropout does: the scale and the shift of what is kept, and what becomes of what is dropped."""
+    if p == 1.0:
+        return 0.0, 0.0, 0.0
+    scale = 1 / math.sqrt((1 - p) * (1 + p * SELU_FLOOR**2))
+    return scale, -scale * p * SELU_FLOOR, scale * (1 - p) * SELU_FLOOR
+
+
+def draw_noise(shape: int | tuple[int, ...], std: float, *, rng: Rng | None = None) -> Noise:
+    """Draw normal noise of mean 0, to be applied as often as needed.
+
+    Parameters
+    ----------
+    shape : int or tuple of int
+        The shape of the arrays it will apply to.
+    std : float
+        The standard deviation, 0 or greater.
+    rng
+        As in `dropout`.
+
+    Returns
+    -------
+    Noise
+        A small immutable value; no array is made.
+
+    Raises
+    ------
+    TypeError, ValueError, OverflowError
+        As in `dropout`, before rng moves on.
+
+    """
+    if rng is not None and type(rng) is not Stream:
+        Noise(0, 0, std, shape)
+    return _kernels.draw_noise(Noise, shape, std, as_stream(rng))
+
+
+def gaussian_dropout(x: npt.ArrayLike, p: float = 0.5, *, rng: Rng | None = None, out: Any = None) -> npt.NDArray[Any]:
+    """Multiply by normal noise of mean 1 and the variance that dropout's mask has, p / (1-p).
+
+    Parameters
+    ----------
+    x : array_like of float16, bfloat16, float32 or float64
+        Of any shape.
+    p : float
+        In [0, 1).
+    rng, out
+        As in `dropout`.
+
+    Returns
+    -------
+    ndarray
+        Of x's shape and dtype.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As in `dropout`.
+
+    Notes
+    -----
+    Source: Srivastava et al., JMLR 15, 2014, section 10.
+
+    """
+    return _noisy(x, noise_std(p), rng, out).multiply(x, out)
+
+
+def noise_std(p: float) -> float:
+    """Return sqrt(p / (1-p)); ValueError for a p outside [0, 1)."""
+    p = _kernels.check_p(p)
+    if p == 1.0:
+        raise ValueError(f"p must be in [0, 1) for normal noise, got {p}")
+    return math.sqrt(p / (1 - p))
+
+
+def gaussian_noise(x: npt.ArrayLike, std: float, *, rng: Rng | None = None, out: Any = None) -> npt.NDArray[Any]:
+    """Add normal noise of mean 0.
+
+    Parameters
+    ----------
+    x : array_like of float16, bfloat16, float32 or float64
+        Of any shape.
+    std : float
+        The standard deviation, 0 or greater.
+    rng, out
+        As in `dropout`.
+
+    Returns
+    -------
+    ndarray
+        Of x's shape and dtype.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As in `dropout`.
+
+    """
+    return _noisy(x, std, rng, out).add(x, out)
+
+
+def zoneout(
+    new: npt.ArrayLike, previous: npt.ArrayLike, p: float = 0.5, *, rng: Rng | None = None, out: Any = None
+) -> npt.NDArray[Any]:
+    """Keep elements of a recurrent network's previous state in the place of the new ones.
+
+    Parameters
+    ----------
+    new : array_like of float16, bfloat16, float32 or float64
+        The new state, of any shape.
+    previous : array_like of new's shape and dtype
+        The state before.
+    p : float
+        The probability that an element stays what it was.
+    rng, out
+        As in `dropout`; out may be new or previous.
+
+    Returns
+    -------
+    ndarray
+        Of new's shape and dtype: `previous` where dropped, `new` where kept, bit for bit.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As in `dropout`, or for states that do not fit each other.
+
+    Notes
+    -----
+    Source: Krueger et al., "Zoneout: regularizing RNNs by randomly preserving hidden activations", ICLR 2017.
+
+    """
+    return fuse("choose", new, None, previous, p, rng, out)
+
+
+def drop_block2d(
+    x: npt.ArrayLike,
+    p: float = 0.1,
+    *,
+    block_size: int = 7,
+    channels: Channels = "first",
+    rng: Rng | None = None,
+    out: Any = None,
+) -> npt.NDArray[Any]:
+    """Drop squares of an image, in each channel on its own.
+
+    Parameters
+    ----------
+    x : array_like of float16, bfloat16, float32 or float64
+        Of shape ([batch,] channels, height, width), or ([batch,] height, width, channels) with channels="last".
+    p : float
+        About the share of elements to be dropped, in [0, 1].
+    block_size : int
+        The length of a square's side, in pixels: at least 1, and no more than height and width.
+    channels : {"first", "last"}
+        Where the channels are.
+    rng, out
+        As in `dropout`.
+
+    Returns
+    -------
+    ndarray
+        Of x's shape and dtype: 0 in the squares, and elsewhere x times the number of elements over the number kept.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As in `dropout`, or for a block_size that does not fit.
+
+    Notes
+    -----
+    Source: Ghiasi, Lin & Le, "DropBlock: a regularization method for convolutional networks", NeurIPS 2018. A square
+    lies wholly within the image; its place is drawn with the paper's gamma.
+
+    """
+    x = _kernels.check_array(x)
+    keep = draw_blocks(np.shape(x), p, block_size, channels, rng)
+    return apply_blocks(x, keep, out)
+
+
+def draw_blocks(
+    shape: tuple[int, ...], p: float, block_size: int, channels: Channels, rng: Rng | None
+) -> npt.NDArray[np.bool_]:
+    """Return what `drop_block2d` keeps: a bool array of the shape."""
+    height, width = (shape[axis] for axis in spatial_axes(2, len(shape), channels))
+    if not isinstance(block_size, int | np.integer) or isinstance(block_size, bool):
+        raise TypeError(f"block_size must be an integer, got {block_size!r}")
+    if not 1 <= block_size <= min(height, width):
+        raise ValueError(f"block_size must be in [1, {min(height, width)}], the image's size, got {block_size}")
+    p = _kernels.check_p(p)
+    # Where a square may begin, in each channel: the channels go in front, whatever x's layout.
+    n_channels = shape[-3] if channels == "first" else shape[-1]
+    places = (*shape[:-3], n_channels, height - block_size + 1, width - block_size + 1)
+    gamma = min(1.0, p * height * width / (block_size**2 * places[-2] * places[-1]))
+    dropped = ~draw_mask(places, 1.0 if p == 1.0 else gamma, rng=rng).keep()
+    # A pixel is dropped where, along each axis in turn, one of the block_size places up to it begins a square.
+    for axis in (-2, -1):
+        padding = [(0, 0)] * dropped.ndim
+        padding[axis] = (block_size - 1, block_size - 1)
+        dropped = sliding_window_view(np.pad(dropped, padding), block_size, axis).any(axis=-1)
+    keep = ~dropped
+    return keep if channels == "first" else np.moveaxis(keep, -3, -1)
+
+
+def apply_blocks(x: npt.NDArray[Any], keep: npt.NDArray[np.bool_], out: Any) -> npt.NDArray[Any]:
+    """Zero what is not kept and scale the rest by the number of elements over the number kept."""
+    out = _kernels.check_out(out, x)
+    n_kept = int(np.count_nonzero(keep))
+    scale = x.dtype.type(keep.size / n_kept if n_kept else 0)
+    np.multiply(x, scale, out=out)
+    out[~keep] = 0
+    return out
+
+
+def _masked(
+    x: npt.ArrayLike, p: float, rng: Rng | None, out: Any, shared_axes: int | tuple[int, ...], **effect: float
+) -> npt.NDArray[Any]:
+    """Apply a mask drawn for x, with another effect than dropout's; nothing is drawn where an argument is wrong."""
+    _kernels.dropout(x, p, None, out, shared_axes)
+    return draw_mask(np.shape(x), p, rng=rng, shared_axes=shared_axes).apply(x, out, **effect)
+
+
+def _noisy(x: npt.ArrayLike, std: float, rng: Rng | None, out: Any) -> Noise:
+    """Draw noise for x; nothing is drawn where an argument is wrong."""
+    _kernels.dropout(x, 0.0, None, out, ())
+    return draw_noise(np.shape(x), std, rng=rng)

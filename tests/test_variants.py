@@ -1,0 +1,438 @@
+"""The dropout family: what each layer drops and scales, its gradients, its modes, its errors, and its moments."""
+
+import copy
+import json
+import pickle
+
+import numpy as np
+import pytest
+from conftest import THREAD_COUNTS
+from threadpoolctl import threadpool_limits
+
+import cdropout as cd
+from cdropout import _kernels
+from cdropout.variants import SELU_FLOOR
+
+SHAPE = (4, 6, 5, 7)
+SHARED = {
+    # name -> (layer, function, an input's shape, the axes along which decisions are shared)
+    "Dropout1d": (cd.Dropout1d, cd.dropout1d, (4, 6, 9), (2,)),
+    "Dropout1d, last": (
+        lambda p, **k: cd.Dropout1d(p, channels="last", **k),
+        lambda x, p, **k: cd.dropout1d(x, p, channels="last", **k),
+        (4, 9, 6),
+        (1,),
+    ),
+    "Dropout1d, no batch": (cd.Dropout1d, cd.dropout1d, (6, 9), (1,)),
+    "Dropout2d": (cd.Dropout2d, cd.dropout2d, SHAPE, (2, 3)),
+    "Dropout2d, last": (
+        lambda p, **k: cd.Dropout2d(p, channels="last", **k),
+        lambda x, p, **k: cd.dropout2d(x, p, channels="last", **k),
+        SHAPE,
+        (1, 2),
+    ),
+    "Dropout2d, no batch": (cd.Dropout2d, cd.dropout2d, SHAPE[1:], (1, 2)),
+    "Dropout3d": (cd.Dropout3d, cd.dropout3d, (3, *SHAPE), (2, 3, 4)),
+    "Dropout3d, last, no batch": (
+        lambda p, **k: cd.Dropout3d(p, channels="last", **k),
+        lambda x, p, **k: cd.dropout3d(x, p, channels="last", **k),
+        SHAPE,
+        (0, 1, 2),
+    ),
+    "FeatureDropout": (cd.FeatureDropout, cd.feature_dropout, (20, 30), (0,)),
+    "FeatureDropout, 3 axes": (cd.FeatureDropout, cd.feature_dropout, (4, 5, 30), (0, 1)),
+    "LockedDropout": (cd.LockedDropout, cd.locked_dropout, (7, 4, 30), (0,)),
+    "LockedDropout, time second": (
+        lambda p, **k: cd.LockedDropout(p, time_axis=1, **k),
+        lambda x, p, **k: cd.locked_dropout(x, p, time_axis=1, **k),
+        (4, 7, 30),
+        (1,),
+    ),
+    "DropPath": (cd.DropPath, cd.drop_path, (50, 3, 4), (1, 2)),
+}
+LAYERS = {
+    **{name: (layer, shape) for name, (layer, _, shape, _) in SHARED.items()},
+    "DropPath, unscaled": (lambda p, **k: cd.DropPath(p, scale_by_keep=False, **k), (50, 3, 4)),
+    "AlphaDropout": (cd.AlphaDropout, (40, 30)),
+    "FeatureAlphaDropout": (cd.FeatureAlphaDropout, (8, 20, 3)),
+    "GaussianDropout": (cd.GaussianDropout, (40, 30)),
+    "GaussianNoise": (lambda p, **k: cd.GaussianNoise(p, **k), (40, 30)),
+    "DropBlock2d": (lambda p, **k: cd.DropBlock2d(p, block_size=3, **k), (2, 3, 8, 9)),
+}
+OF_ONE_INPUT = tuple(LAYERS)
+
+
+def normals(shape, seed=0, dtype=np.float64):
+    return np.random.default_rng(seed).standard_normal(shape).astype(dtype)
+
+
+# ---- decisions that are shared --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", SHARED)
+def test_whole_slices_are_dropped_and_the_rest_is_scaled(name):
+    make, function, shape, axes = SHARED[name]
+    x = normals(shape) + 10
+    y = make(0.4, rng=3).forward(x)
+    dropped = y == 0
+    assert np.array_equal(dropped.any(axis=axes), dropped.all(axis=axes))
+    assert 0 < dropped.mean() < 1
+    assert y[~dropped] == pytest.approx(x[~dropped] / 0.6, rel=1e-15)
+    assert np.array_equal(function(x, 0.4, rng=3), y)
+    assert np.array_equal(cd.dropout(x, 0.4, rng=3, shared_axes=axes), y)
+
+
+def test_drop_path_without_scaling_keeps_samples_as_they_are():
+    x = normals((50, 3, 4))
+    y = cd.DropPath(0.4, scale_by_keep=False, rng=3).forward(x)
+    kept = (y != 0).all(axis=(1, 2))
+    assert np.array_equal(y[kept], x[kept])
+    assert np.array_equal(cd.drop_path(x, 0.4, scale_by_keep=False, rng=3), y)
+
+
+def test_keras_names_are_the_same_layers():
+    assert (cd.SpatialDropout1D, cd.SpatialDropout2D, cd.SpatialDropout3D) == (cd.Dropout1d, cd.Dropout2d, cd.Dropout3d)
+
+
+# ---- alpha dropout --------------------------------------------------------------------------------------------------
+
+
+def test_alpha_dropout_is_its_formula():
+    x, p = normals(10_000), 0.3
+    mask = cd.draw_mask(x.shape, p, rng=5)
+    a = 1 / np.sqrt((1 - p) * (1 + p * SELU_FLOOR**2))
+    expected = a * np.where(mask.keep(), x, SELU_FLOOR) - a * p * SELU_FLOOR
+    assert cd.alpha_dropout(x, p, rng=5) == pytest.approx(expected, rel=1e-14, abs=1e-14)
+
+
+@pytest.mark.parametrize("p", [0.05, 0.2, 0.5, 0.8])
+def test_alpha_dropout_keeps_mean_0_and_variance_1(p):
+    # 10 million standard normals: the standard errors of mean and variance are below 2e-4 and 5e-4 in float64.
+    y = cd.alpha_dropout(np.random.default_rng(1).standard_normal(10_000_000), p, rng=1)
+    assert abs(y.mean()) < 1e-3
+    assert abs(y.var() - 1) < 1e-3 * (3 if p > 0.5 else 1)
+
+
+def test_feature_alpha_dropout_treats_whole_channels_alike():
+    x = normals((8, 20, 3, 2))
+    y = cd.feature_alpha_dropout(x, 0.4, rng=2)
+    fill = y.min(axis=(2, 3)) == y.max(axis=(2, 3))
+    assert 0 < fill.mean() < 1
+    assert np.unique(np.round(y[fill], 12)).size == 1
+    assert np.array_equal(cd.FeatureAlphaDropout(0.4, rng=2).forward(x), y)
+
+
+def test_everything_dropped_by_alpha_dropout_is_0():
+    assert not cd.alpha_dropout(normals(100), 1.0).any()
+    assert cd.alpha_dropout(normals(100), 0.0).tobytes() == normals(100).tobytes()
+
+
+# ---- any fill, on every path of the kernels -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16"])
+@pytest.mark.parametrize(
+    ("shape", "axes"), [((3, 5000), ()), ((300, 70), (0,)), ((300, 70), (1,)), ((9, 5, 100), (2,))]
+)
+def test_an_affine_map_has_the_same_bits_by_every_path(isa, dtype, shape, axes):
+    x = normals(shape, dtype=dtype)
+    mask = cd.draw_mask(shape, 0.4, rng=7, shared_axes=axes)
+    wide = np.float64 if dtype == "float64" else np.float32
+    scale, shift, fill = (wide(v) for v in (1.25, 0.5, -0.75))
+    expected = np.where(mask.keep(), x.astype(wide) * scale + shift, fill).astype(dtype).tobytes()
+    keywords = {"scale": 1.25, "shift": 0.5, "fill": -0.75}
+    assert mask.apply(x, **keywords).tobytes() == expected
+    assert mask.apply(np.asfortranarray(x), **keywords).tobytes() == expected
+    in_place = x.copy()
+    assert mask.apply(in_place, out=in_place, **keywords).tobytes() == expected
+    cache_bytes = _kernels.get_max_cached_bytes()
+    try:
+        for limit in (cache_bytes, 0):
+            _kernels.set_max_cached_bytes(limit)
+            _kernels.set_min_elems_per_thread(1)
+            for n_threads in THREAD_COUNTS:
+                with threadpool_limits(n_threads, user_api="openmp"):
+                    assert mask.apply(x, **keywords).tobytes() == expected
+    finally:
+        _kernels.set_max_cached_bytes(cache_bytes)
+        _kernels.set_min_elems_per_thread(262144)
+
+
+def test_a_fill_stands_also_where_everything_or_nothing_is_dropped():
+    x = normals(100)
+    assert np.array_equal(cd.draw_mask(100, 1.0).apply(x, fill=3.0), np.full(100, 3.0))
+    assert np.array_equal(cd.draw_mask(100, 0.0).apply(x, fill=3.0), x)
+    assert np.array_equal(cd.draw_mask(100, 0.0).apply(x, shift=2.0), x + 2)
+    for name in ("scale", "shift", "fill"):
+        with pytest.raises(ValueError, match=f"{name} must be finite, got inf"):
+            cd.draw_mask(100, 0.5).apply(x, **{name: np.inf})
+
+
+# ---- noise ----------------------------------------------------------------------------------------------------------
+
+
+def test_gaussian_dropout_has_dropouts_mean_and_variance():
+    # 4 million numbers: standard errors of 5e-4 (mean) and 7e-4 of the variance.
+    p = 0.3
+    y = cd.gaussian_dropout(np.ones(1 << 22), p, rng=1)
+    assert abs(y.mean() - 1) < 2e-3
+    assert abs(y.var() - p / (1 - p)) < 2e-3
+    noise = cd.gaussian_noise(np.ones(1 << 22), 0.25, rng=1)
+    assert abs(noise.mean() - 1) < 1e-3
+    assert abs(noise.std() - 0.25) < 1e-3
+
+
+def test_gaussian_layers_do_what_the_functions_do():
+    x = normals((40, 30), dtype=np.float32)
+    assert np.array_equal(cd.GaussianDropout(0.3, rng=1).forward(x), cd.gaussian_dropout(x, 0.3, rng=1))
+    assert np.array_equal(cd.GaussianNoise(0.3, rng=1).forward(x), cd.gaussian_noise(x, 0.3, rng=1))
+    assert np.array_equal(cd.gaussian_dropout(x, 0.0), x)
+    for call in (lambda: cd.gaussian_dropout(x, 1.0), lambda: cd.GaussianDropout(1.0).forward(x)):
+        with pytest.raises(ValueError, match=r"p must be in \[0, 1\) for normal noise, got 1.0"):
+            call()
+    with pytest.raises(ValueError, match="std must be 0 or greater, got -1"):
+        cd.GaussianNoise(-1)
+
+
+# ---- zoneout and blocks ---------------------------------------------------------------------------------------------
+
+
+def test_zoneout_takes_each_element_from_one_state_or_the_other(isa):
+    for dtype in ("float32", "float64", "float16"):
+        new, previous = normals((30, 50), 0, dtype), normals((30, 50), 1, dtype)
+        new[0, :3], previous[0, :3] = np.nan, -0.0
+        kept = cd.draw_mask(new.shape, 0.4, rng=2).keep()
+        expected = np.where(kept, new, previous)
+        assert cd.zoneout(new, previous, 0.4, rng=2).tobytes() == expected.tobytes()
+        assert cd.zoneout(new.T, previous.T, 0.4, rng=2).shape == (50, 30)
+        assert cd.zoneout(new, previous, 0.4, rng=2, out=previous) is previous
+        assert previous.tobytes() == expected.tobytes()
+    assert np.array_equal(cd.zoneout(normals(9), normals(9, 1), 1.0), normals(9, 1))
+    assert np.array_equal(cd.zoneout(normals(9), normals(9, 1), 0.0), normals(9))
+
+
+def test_zoneouts_gradients_and_evaluation():
+    new, previous, dy = normals((4, 5)), normals((4, 5), 1), normals((4, 5), 2)
+    layer = cd.Zoneout(0.3, rng=1)
+    y = layer.forward(new, previous)
+    dnew, dprevious = layer.backward(dy)
+    assert np.vdot(y, dy) == pytest.approx(np.vdot(new, dnew) + np.vdot(previous, dprevious), rel=1e-12)
+    assert np.array_equal(dnew + dprevious, dy)
+    layer.eval()
+    assert layer.forward(new, previous) == pytest.approx(0.7 * new + 0.3 * previous, rel=1e-14)
+    dnew, dprevious = layer.backward(dy)
+    assert dnew == pytest.approx(0.7 * dy)
+    assert dprevious == pytest.approx(0.3 * dy)
+    with pytest.raises(ValueError, match="residual must have the shape of x"):
+        cd.Zoneout(0.3).forward(new, previous[:2])
+
+
+def test_dropped_blocks_are_squares_that_lie_in_the_image():
+    x = np.ones((3, 4, 12, 15))
+    y = cd.drop_block2d(x, 0.1, block_size=3, rng=5)
+    dropped = y == 0
+    assert 0 < dropped.mean() < 0.4
+    windows = np.lib.stride_tricks.sliding_window_view(dropped, (3, 3), axis=(2, 3)).all(axis=(-2, -1))
+    covered = np.zeros_like(dropped)
+    for i, j in np.ndindex(3, 3):
+        covered[:, :, i : i + 10, j : j + 13] |= windows
+    assert np.array_equal(covered, dropped)
+    assert y[~dropped] == pytest.approx(y.size / np.count_nonzero(~dropped))
+    last = cd.drop_block2d(np.moveaxis(x, 1, -1), 0.1, block_size=3, rng=5, channels="last")
+    assert np.array_equal(np.moveaxis(last, -1, 1), y)
+    assert np.array_equal(cd.DropBlock2d(0.1, block_size=3, rng=5).forward(x), y)
+    assert np.array_equal(cd.drop_block2d(x[0], 0.0, block_size=3), x[0])
+    assert not cd.drop_block2d(x, 1.0, block_size=3).any()
+
+
+def test_drop_block_drops_about_p():
+    # 200 images of 32 x 32 with 16 channels: the share of dropped elements is p less what squares share, about p^2 / 2.
+    y = cd.drop_block2d(np.ones((200, 16, 32, 32), np.float32), 0.1, block_size=7, rng=1)
+    assert 0.08 < np.mean(y == 0) < 0.105
+
+
+@pytest.mark.parametrize("block_size", [0, 9])
+def test_a_block_must_fit_into_the_image(block_size):
+    with pytest.raises(ValueError, match=rf"block_size must be in \[1, 8\], the image's size, got {block_size}"):
+        cd.drop_block2d(np.ones((1, 8, 9)), 0.1, block_size=block_size)
+    with pytest.raises(TypeError, match=r"block_size must be an integer, got 2.5"):
+        cd.drop_block2d(np.ones((1, 8, 9)), 0.1, block_size=2.5)
+
+
+# ---- what all layers have in common ---------------------------------------------------------------------------------
+
+
+def frozen(layer):
+    """The layer's last forward pass as a function of its input: the same decisions again."""
+
+    def forward(x):
+        again = copy.deepcopy(layer)
+        again.rng = None if layer.rng is None else copy.deepcopy(layer.first_rng)
+        return again.forward(x)
+
+    return forward
+
+
+def forward_once(name, x, p=0.3):
+    make, _ = LAYERS[name]
+    layer = make(p, rng=11)
+    layer.first_rng = copy.deepcopy(layer.rng)
+    return layer, layer.forward(x)
+
+
+@pytest.mark.parametrize("name", OF_ONE_INPUT)
+def test_gradients_equal_numeric_ones(name):
+    # d/dx of sum(sin(f(x))), by central differences in float64: error below 1e-6.
+    x = normals(LAYERS[name][1])
+    layer, y = forward_once(name, x)
+    analytic, f, step = layer.backward(np.cos(y)), frozen(layer), 1e-6
+    rng = np.random.default_rng(0)
+    for flat in rng.choice(x.size, min(x.size, 60), replace=False):
+        index = np.unravel_index(flat, x.shape)
+        shifted = x.copy()
+        shifted[index] = x[index] + step
+        above = np.sin(f(shifted)).sum()
+        shifted[index] = x[index] - step
+        below = np.sin(f(shifted)).sum()
+        assert abs(analytic[index] - (above - below) / (2 * step)) < 1e-6
+
+
+@pytest.mark.parametrize("name", OF_ONE_INPUT)
+def test_backward_is_the_adjoint_of_forwards_linear_part(name):
+    x, dy = normals(LAYERS[name][1]), normals(LAYERS[name][1], 1)
+    layer, y = forward_once(name, x)
+    linear_part = y - frozen(layer)(np.zeros_like(x))
+    assert np.vdot(linear_part, dy) == pytest.approx(np.vdot(x, layer.backward(dy)), rel=1e-9)
+
+
+@pytest.mark.parametrize("name", OF_ONE_INPUT)
+def test_evaluation_is_the_identity_and_draws_nothing(name):
+    layer = LAYERS[name][0](0.3, rng=1).eval()
+    x = normals(LAYERS[name][1])
+    assert layer.forward(x) is x
+    assert layer.backward(x) is x
+    assert layer.rng.position == 0
+    with pytest.raises(RuntimeError, match="backward must follow a forward pass in training"):
+        cd.Zoneout(0.3).backward(x)
+
+
+@pytest.mark.parametrize("name", [name for name in OF_ONE_INPUT if name != "GaussianNoise"])
+def test_backward_before_any_forward_pass_is_an_error(name):
+    with pytest.raises(RuntimeError, match="backward must follow a forward pass in training"):
+        LAYERS[name][0](0.3).backward(normals(LAYERS[name][1]))
+
+
+@pytest.mark.parametrize("name", OF_ONE_INPUT)
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16"])
+def test_dtype_is_kept_and_in_place_is_in_place(name, dtype):
+    make, shape = LAYERS[name]
+    x = normals(shape, dtype=dtype)
+    y = make(0.3, rng=1).forward(x)
+    assert y.dtype == x.dtype
+    assert y is not x
+    target = x.copy()
+    layer = make(0.3, rng=1, inplace=True)
+    assert layer.forward(target) is target
+    assert target.tobytes() == y.tobytes()
+    dy = normals(shape, 1, dtype)
+    assert layer.backward(dy) is dy
+
+
+@pytest.mark.parametrize("name", [name for name in OF_ONE_INPUT if "Gaussian" not in name])
+def test_p_of_0_and_1(name):
+    make, shape = LAYERS[name]
+    x = normals(shape)
+    assert np.array_equal(make(0.0, rng=1).forward(x), x)
+    assert not make(1.0, rng=1).forward(x).any()
+
+
+@pytest.mark.parametrize("name", OF_ONE_INPUT)
+def test_p_may_change_from_step_to_step(name):
+    make, shape = LAYERS[name]
+    layer, x = make(0.3, rng=1), normals(shape)
+    layer.forward(x)
+    attribute = "std" if name == "GaussianNoise" else "p"
+    setattr(layer, attribute, 0.6)
+    position = layer.rng.position
+    other = make(0.6, rng=1)
+    other.rng.state = {**other.rng.state, "position": position}
+    assert np.array_equal(layer.forward(x), other.forward(x))
+
+
+@pytest.mark.parametrize("name", OF_ONE_INPUT)
+def test_a_layers_state_goes_through_pickle_and_deepcopy(name):
+    make, shape = LAYERS[name]
+    layer, x = make(0.3, rng=1), normals(shape)
+    y = layer.forward(x)
+    for again in (pickle.loads(pickle.dumps(layer)), copy.deepcopy(layer)):
+        assert np.array_equal(again.backward(x), layer.backward(x))
+        following = copy.deepcopy(layer).forward(x)
+        assert np.array_equal(again.forward(x), following)
+        assert not np.array_equal(following, y)
+    saved = json.loads(json.dumps(layer.rng.state))
+    expected = layer.forward(x)
+    layer.rng.state = saved
+    assert np.array_equal(layer.forward(x), expected)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: cd.dropout2d(np.ones((3, 4))), "x must have 3 dimensions, or 4 with a batch axis, got 2"),
+        (lambda: cd.Dropout1d(channels="middle"), "channels must be 'first' or 'last', got 'middle'"),
+        (lambda: cd.Dropout3d().forward(np.ones((3, 4))), "x must have 4 dimensions, or 5 with a batch axis, got 2"),
+        (lambda: cd.DropPath().forward(np.ones(())), "x must have a batch axis, got an array of 0 dimensions"),
+        (lambda: cd.feature_alpha_dropout(np.ones(3)), "x must have the axes (batch, channels, ...), got 1 dimensions"),
+        (lambda: cd.AlphaDropout(1.5), "p must be in [0, 1], got 1.5"),
+        (lambda: cd.LockedDropout(0.5, time_axis=4).forward(np.ones((2, 3))), "shared_axes must name different axes"),
+    ],
+)
+def test_errors_name_the_argument(call, message):
+    with pytest.raises(ValueError) as caught:
+        call()
+    assert str(caught.value).startswith(message)
+
+
+@pytest.mark.parametrize("function", [cd.alpha_dropout, cd.gaussian_dropout, cd.drop_path, cd.dropout1d])
+def test_a_call_that_fails_leaves_a_generator_where_it_was(function):
+    generator = np.random.default_rng(1)
+    state = generator.bit_generator.state
+    with pytest.raises(TypeError):
+        function(np.ones((3, 4, 5), int), 0.3, rng=generator)
+    with pytest.raises(ValueError, match="out must have the shape"):
+        function(np.ones((3, 4, 5)), 0.3, rng=generator, out=np.ones(3))
+    assert generator.bit_generator.state == state
+
+
+# ---- beside PyTorch -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "shape"),
+    [
+        (cd.Dropout1d, "Dropout1d", (64, 400, 8)),
+        (cd.Dropout2d, "Dropout2d", (64, 400, 4, 2)),
+        (cd.Dropout3d, "Dropout3d", (64, 400, 2, 2, 2)),
+        (cd.AlphaDropout, "AlphaDropout", (64, 3200)),
+        (cd.FeatureAlphaDropout, "FeatureAlphaDropout", (64, 400, 8)),
+    ],
+)
+def test_moments_are_those_of_pytorchs_layer(ours, theirs, shape):
+    # 25,600 decisions at least: the standard error of a mean of outputs, whose variance is below 2, is below 0.009, and
+    # that of the share of one value below 0.004; 5 of them of the difference.
+    torch = pytest.importorskip("torch")
+    torch.manual_seed(1)
+    x = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+    y = ours(0.3, rng=1).forward(x)
+    reference = getattr(torch.nn, theirs)(0.3)(torch.from_numpy(x)).numpy()
+    assert abs(y.mean() - reference.mean()) < 5 * 2**0.5 * 0.009
+    assert abs(y.std() - reference.std()) < 5 * 2**0.5 * 0.009
+    # What is dropped has one value, the most frequent one, in both.
+    (value, count), (their_value, their_count) = (most_frequent(a) for a in (y, reference))
+    assert value == pytest.approx(their_value, rel=1e-6, abs=1e-6)
+    assert abs(count - their_count) / x.size < 5 * 2**0.5 * 0.004
+
+
+def most_frequent(a):
+    values, counts = np.unique(a, return_counts=True)
+    return values[counts.argmax()], counts.max()
