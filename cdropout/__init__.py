@@ -24,10 +24,10 @@ from cdropout.stream import Stream
 from cdropout.variant_layers import (
     AlphaDropout,
     DropBlock2d,
-    DropPath,
     Dropout1d,
     Dropout2d,
     Dropout3d,
+    DropPath,
     FeatureAlphaDropout,
     FeatureDropout,
     GaussianDropout,

@@ -104,7 +104,7 @@ def mc_predict(
     layers = list(layers)
     numbers: Iterable[int] = range(1, int(n_samples) + 1)
     if progress:
-        from tqdm import tqdm
+        from tqdm import tqdm  # type: ignore[import-untyped]
 
         numbers = tqdm(numbers, unit="sample", leave=False, file=sys.stderr)
     keywords = {} if rng is None or layers else {"rng": as_stream(rng)}

@@ -1,4 +1,4 @@
-"""Dropout inside a matrix product: weights dropped in the place of activations, and columns that need not be touched."""
+"""Dropout inside a matrix product: weights dropped in the place of activations, and columns that are not touched."""
 
 from typing import Any, Literal
 
@@ -58,10 +58,9 @@ def drop_connect(
     Source: Wan et al., "Regularization of neural networks using DropConnect", ICML 2013, who do not rescale.
 
     """
-    x, weight, bias = check_product(x, weight, bias)
+    inputs, w, b = check_product(x, weight, bias)
     p = _kernels.check_p(p)
-    dropped = draw_mask(weight.shape, p, rng=rng).apply(weight, scale=None if rescale else 1.0)
-    return _affine(x, dropped, bias)
+    return _affine(inputs, draw_mask(w.shape, p, rng=rng).apply(w, scale=None if rescale else 1.0), b)
 
 
 def drop_connect_moments(
@@ -77,21 +76,12 @@ def drop_connect_moments(
     Parameters and errors are those of `drop_connect`. Each output is a sum of n_in independent terms, so nearly normal:
     with these moments, after Wan et al., section 3.
     """
-    x, weight, bias = check_product(x, weight, bias)
+    inputs, w, b = check_product(x, weight, bias)
     p = _kernels.check_p(p)
-    if p == 1.0:
-        mean = _affine(x, np.zeros_like(weight), bias)
-        return mean, np.zeros_like(mean)
-    keep = weight.dtype.type(1 - p)
-    mean = x @ weight
-    variance = weight.dtype.type(p * (1 - p)) * (np.square(x) @ np.square(weight))
-    if rescale:
-        variance /= keep * keep
-    else:
-        mean *= keep
-    if bias is not None:
-        mean += bias
-    return mean, variance
+    scale = _kernels.kept_scale(p) if rescale else 1.0
+    variance = np.square(inputs) @ np.square(w)
+    variance *= w.dtype.type(p * (1 - p) * scale**2)
+    return _affine(inputs, w * w.dtype.type((1 - p) * scale), b), variance
 
 
 def feature_dropout_linear(
@@ -126,15 +116,20 @@ def feature_dropout_linear(
         As in `dropout`, or for arrays that do not fit each other.
 
     """
-    x, weight, bias = check_product(x, weight, bias)
+    inputs, w, b = check_product(x, weight, bias)
+    check_batch(inputs)
+    p = _kernels.check_p(p)
+    mask = draw_mask(inputs.shape, p, rng=rng, shared_axes=0)
+    if not gathering_pays(inputs.shape[0], w.shape, p):
+        return _affine(mask.apply(inputs), w, b)
+    columns = kept_columns(mask)
+    return _affine(gathered_columns(inputs, columns, p), np.take(w, columns, axis=0), b)
+
+
+def check_batch(x: Array) -> None:
+    """Raise ValueError unless x has the axes (n_samples, n_in)."""
     if x.ndim != 2:
         raise ValueError(f"x must have the axes (n_samples, n_in), got shape {x.shape}")
-    p = _kernels.check_p(p)
-    mask = draw_mask(x.shape, p, rng=rng, shared_axes=0)
-    if not gathering_pays(x.shape[0], *weight.shape, p):
-        return _affine(mask.apply(x), weight, bias)
-    kept = kept_columns(mask)
-    return _affine(gathered_columns(x, kept, p), weight[kept], bias)
 
 
 def check_product(x: Any, weight: Any, bias: Any) -> tuple[Array, Array, Array | None]:
@@ -158,11 +153,19 @@ def check_product(x: Any, weight: Any, bias: Any) -> tuple[Array, Array, Array |
     return x, weight, bias
 
 
+def check_gradient(dy: Any, shape: tuple[int, ...]) -> Array:
+    """Return a gradient of the output's shape as an array; ValueError for another."""
+    gradient = np.asarray(dy)
+    if gradient.shape != shape:
+        raise ValueError(f"dy must have the output's shape {shape}, got {gradient.shape}")
+    return gradient
+
+
 def _affine(x: Array, weight: Array, bias: Array | None) -> Array:
-    y = x @ weight
+    y: Array = x @ weight
     if bias is not None:
         y += bias
-    return y  # type: ignore[no-any-return]
+    return y
 
 
 # ---- gathering ------------------------------------------------------------------------------------------------------
@@ -172,8 +175,9 @@ def _affine(x: Array, weight: Array, bias: Array | None) -> Array:
 FLOPS_PER_MOVED_ELEM = 60
 
 
-def gathering_pays(n_samples: int, n_in: int, n_out: int, p: float) -> bool:
+def gathering_pays(n_samples: int, weight_shape: tuple[int, ...], p: float) -> bool:
     """Whether smaller products, forward and backward, save more than gathering and scattering cost."""
+    n_in, n_out = weight_shape
     n_kept = (1 - p) * n_in
     flops_saved = 6 * p * n_in * n_samples * n_out
     # Rows of the weight are read and written, and those of its gradient; columns of x, and of its gradient.
@@ -291,20 +295,20 @@ class DropConnect(_LinearLayer):
     def forward(self, x: npt.ArrayLike) -> Array:
         """Return the layer's output for x of shape (..., n_in), of shape (..., n_out)."""
         weight, bias = self.params
-        x, _, _ = check_product(x, weight, bias)
+        inputs, _, _ = check_product(x, weight, bias)
         if not self.training and self.inference == "gaussian":
             self.mask = self._saved = None
-            return self._average(x)
+            return self._average(inputs)
         if self.training:
             self.mask = draw_mask(weight.shape, self._p, rng=as_stream(self._rng))
             used = self.mask.apply(weight, scale=self._scale)
         else:
             self.mask = None
             used = weight if self.rescale else weight * weight.dtype.type(1 - self._p)
-        y = _affine(x, used, bias)
+        y = _affine(inputs, used, bias)
         if self.relu:
             np.maximum(y, 0, out=y)
-        self._saved = x, used, y, self._scale if self.training else None
+        self._saved = inputs, used, y, self._p, self._scale
         return y
 
     def backward(self, dy: npt.ArrayLike) -> Array:
@@ -312,20 +316,19 @@ class DropConnect(_LinearLayer):
 
         RuntimeError where no forward pass came before, or one that sampled.
         """
-        x, used, y, scale = self._take_saved()
-        dy = np.asarray(dy)
-        if dy.shape != y.shape:
-            raise ValueError(f"dy must have the output's shape {y.shape}, got {dy.shape}")
+        x, used, y, p, scale = self._take_saved()
+        gradient = check_gradient(dy, y.shape)
         if self.relu:
-            dy = dy * (y > 0)
-        rows, drows = x.reshape(-1, x.shape[-1]), dy.reshape(-1, dy.shape[-1])
+            gradient = gradient * (y > 0)
+        rows, drows = x.reshape(-1, x.shape[-1]), gradient.reshape(-1, gradient.shape[-1])
         np.matmul(rows.T, drows, out=self.grads[0])
         if self.mask is not None:
             self.mask.apply(self.grads[0], out=self.grads[0], scale=scale)
         elif not self.rescale:
-            self.grads[0] *= self.grads[0].dtype.type(1 - self._p)
+            self.grads[0] *= self.grads[0].dtype.type(1 - p)
         np.sum(drows, axis=0, out=self.grads[1])
-        return dy @ used.T  # type: ignore[no-any-return]
+        dx: Array = gradient @ used.T
+        return dx
 
     @property
     def _scale(self) -> float | None:
@@ -334,7 +337,8 @@ class DropConnect(_LinearLayer):
 
     def _average(self, x: Array) -> Array:
         """Return the average of relu over draws from the normal distribution with the output's moments."""
-        mean, variance = drop_connect_moments(x, *self.params, self._p, rescale=self.rescale)
+        weight, bias = self.params
+        mean, variance = drop_connect_moments(x, weight, bias, self._p, rescale=self.rescale)
         std, total, stream = np.sqrt(variance), np.zeros_like(mean), as_stream(self._rng)
         zeros, drawn = np.zeros_like(mean), np.empty_like(mean)
         for _ in range(self.n_samples):
@@ -372,38 +376,33 @@ class FeatureDropoutLinear(_LinearLayer):
     def forward(self, x: npt.ArrayLike) -> Array:
         """Return the layer's output for x of shape (n_samples, n_in), of shape (n_samples, n_out)."""
         weight, bias = self.params
-        x, _, _ = check_product(x, weight, bias)
-        if x.ndim != 2:
-            raise ValueError(f"x must have the axes (n_samples, n_in), got shape {x.shape}")
-        columns = None
+        inputs, _, _ = check_product(x, weight, bias)
+        check_batch(inputs)
+        columns = self.mask = None
         if self.training:
-            self.mask = draw_mask(x.shape, self._p, rng=as_stream(self._rng), shared_axes=0)
-            if gathering_pays(x.shape[0], *weight.shape, self._p):
+            self.mask = draw_mask(inputs.shape, self._p, rng=as_stream(self._rng), shared_axes=0)
+            if gathering_pays(inputs.shape[0], weight.shape, self._p):
                 columns = kept_columns(self.mask)
-                x, weight = gathered_columns(x, columns, self._p), np.take(weight, columns, axis=0)
+                inputs, weight = gathered_columns(inputs, columns, self._p), np.take(weight, columns, axis=0)
             else:
-                x = self.mask.apply(x)
-        else:
-            self.mask = None
-        self._saved = x, weight, columns, self.mask, _kernels.kept_scale(self._p)
-        return _affine(x, weight, bias)
+                inputs = self.mask.apply(inputs)
+        self._saved = inputs, weight, columns, _kernels.kept_scale(self._p)
+        return _affine(inputs, weight, bias)
 
     def backward(self, dy: npt.ArrayLike) -> Array:
         """Return the gradient with respect to x, and put those with respect to W and b into `grads`.
 
         RuntimeError where no forward pass came before.
         """
-        x, weight, columns, mask, scale = self._take_saved()
-        dy = np.asarray(dy)
-        if dy.shape != (x.shape[0], weight.shape[1]):
-            raise ValueError(f"dy must have the output's shape {(x.shape[0], weight.shape[1])}, got {dy.shape}")
-        np.sum(dy, axis=0, out=self.grads[1])
-        dx = dy @ weight.T
+        x, weight, columns, scale = self._take_saved()
+        gradient = check_gradient(dy, (x.shape[0], weight.shape[1]))
+        np.sum(gradient, axis=0, out=self.grads[1])
+        dx: Array = gradient @ weight.T
         if columns is None:
-            np.matmul(x.T, dy, out=self.grads[0])
-            return dx if mask is None else mask.apply(dx, out=dx)
+            np.matmul(x.T, gradient, out=self.grads[0])
+            return dx if self.mask is None else self.mask.apply(dx, out=dx)
         self.grads[0].fill(0)
-        self.grads[0][columns] = x.T @ dy
+        self.grads[0][columns] = x.T @ gradient
         dx *= dx.dtype.type(scale)
         scattered = np.zeros((x.shape[0], self.params[0].shape[0]), dx.dtype)
         scattered[:, columns] = dx

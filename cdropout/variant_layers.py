@@ -69,8 +69,8 @@ class _SpatialDropout(_AxesOfShape):
 class Dropout1d(_SpatialDropout):
     """Drop whole channels of sequences, ([batch,] channels, length).
 
-    Parameters, errors: p, rng, inplace as in `Dropout`; channels="last" for ([batch,] length, channels). Source: Tompson
-    et al., "Efficient object localization using convolutional networks", CVPR 2015. Evaluation is the identity.
+    Parameters and errors: p, rng and inplace as in `Dropout`; channels="last" for ([batch,] length, channels). Source:
+    Tompson et al., "Efficient object localization using convolutional networks", CVPR 2015. Evaluation is the identity.
     """
 
     n_spatial = 1
@@ -166,8 +166,8 @@ class AlphaDropout(Dropout):
 
     Notes
     -----
-    What is dropped becomes SELU's value at minus infinity, and an affine map restores mean and variance: `alpha_dropout`
-    gives it. Source: Klambauer et al., "Self-normalizing neural networks", NIPS 2017. Evaluation is the identity.
+    What is dropped becomes SELU's value at minus infinity, and an affine map, given at `alpha_dropout`, restores mean
+    and variance. Source: Klambauer et al., "Self-normalizing neural networks", NIPS 2017. Evaluation is the identity.
 
     """
 
@@ -265,7 +265,7 @@ class DropBlock2d(DropoutLayer):
         self._keep: npt.NDArray[np.bool_] | None = None
 
     def forward(self, x: npt.ArrayLike) -> npt.NDArray[Any]:
-        """Return x without new squares, and scaled, in training; x itself in evaluation. Errors as in `drop_block2d`."""
+        """Return x without new squares, and scaled, in training; x itself in evaluation; errors as `drop_block2d`."""
         if not self.training:
             self._keep = None
             return x  # type: ignore[return-value]

@@ -426,24 +426,23 @@ def draw_blocks(
     n_channels = shape[-3] if channels == "first" else shape[-1]
     places = (*shape[:-3], n_channels, height - block_size + 1, width - block_size + 1)
     gamma = min(1.0, p * height * width / (block_size**2 * places[-2] * places[-1]))
-    dropped = ~draw_mask(places, 1.0 if p == 1.0 else gamma, rng=rng).keep()
+    dropped = np.logical_not(draw_mask(places, 1.0 if p == 1.0 else gamma, rng=rng).keep())
     # A pixel is dropped where, along each axis in turn, one of the block_size places up to it begins a square.
     for axis in (-2, -1):
         padding = [(0, 0)] * dropped.ndim
         padding[axis] = (block_size - 1, block_size - 1)
-        dropped = sliding_window_view(np.pad(dropped, padding), block_size, axis).any(axis=-1)
+        dropped = np.any(sliding_window_view(np.pad(dropped, padding), block_size, axis), axis=-1)
     keep = ~dropped
     return keep if channels == "first" else np.moveaxis(keep, -3, -1)
 
 
 def apply_blocks(x: npt.NDArray[Any], keep: npt.NDArray[np.bool_], out: Any) -> npt.NDArray[Any]:
     """Zero what is not kept and scale the rest by the number of elements over the number kept."""
-    out = _kernels.check_out(out, x)
+    result = _kernels.check_out(out, x)
     n_kept = int(np.count_nonzero(keep))
-    scale = x.dtype.type(keep.size / n_kept if n_kept else 0)
-    np.multiply(x, scale, out=out)
-    out[~keep] = 0
-    return out
+    np.multiply(x, x.dtype.type(keep.size / n_kept if n_kept else 0), out=result)
+    result[~keep] = 0
+    return result
 
 
 def _masked(

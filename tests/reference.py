@@ -209,12 +209,12 @@ def normals(key: int, start: int, n_elems: int) -> npt.NDArray[np.float32]:
 
 
 def add_noise(x: npt.NDArray[Any], numbers: npt.NDArray[np.float32], std: float) -> npt.NDArray[Any]:
-    """x + std n: the noise rounded to float32, the sum to what x is computed in, then to x's dtype."""
+    """Add std n: the noise rounded to float32, the sum to what x is computed in, then to x's dtype."""
     wide = np.float64 if x.dtype == np.float64 else F32
     return (x.astype(wide) + (numbers * F32(std)).astype(wide)).astype(x.dtype)
 
 
 def multiply_by_noise(x: npt.NDArray[Any], numbers: npt.NDArray[np.float32], std: float) -> npt.NDArray[Any]:
-    """x (1 + std n), rounded likewise."""
+    """Multiply by 1 + std n, rounded likewise."""
     wide = np.float64 if x.dtype == np.float64 else F32
     return (x.astype(wide) * (numbers * F32(std) + F32(1)).astype(wide)).astype(x.dtype)

@@ -49,7 +49,7 @@ def test_pickle_copy_and_repr_round_trip():
 
 
 def test_a_pickle_of_another_version_is_refused():
-    with pytest.raises(ValueError, match="a pickled mask must be of version 1, got version 2"):
+    with pytest.raises(ValueError, match="a pickled Mask must be of version 1, got version 2"):
         restore(cd.Mask, 2, 0, 0, 0.5, (3,), ())
 
 
