@@ -2,8 +2,9 @@
 
     python benchmarks/feature_linear.py [--p P ...] [--shapes N,IN,OUT ...]
 
-The library's rule (gathering_pays in cdropout/linear.py) comes from this table: "gathered" is the time where the smaller
-products are always made, "full" where they never are, "rule" what the layer does; each over the layer in evaluation.
+The library's rule (gathering_pays in cdropout/linear.py) comes from this table: "gathered" is the time where the
+smaller products are always made, "full" where they never are, "rule" what the layer does; each over the layer in
+evaluation.
 """
 
 import argparse

@@ -139,7 +139,10 @@ static ALWAYS_INLINE void OF_DTYPE(decide_run)(const operands *run, size_t n_ele
     const ELEM_VEC last_vec = OF_DTYPE(decided_vec)(run, run->x + last, keep, is_read, parts);
     for (size_t at = 0; at < last; at += V32_LANES * sizeof(ELEM))
         ELEM_STORE(run->out + at, OF_DTYPE(decided_vec)(run, run->x + at, keep, is_read, parts));
-    ELEM_STORE_ANYWHERE(run->out + last, last_vec);
+    if (n_elems % V32_LANES == 0)
+        ELEM_STORE(run->out + last, last_vec);
+    else
+        ELEM_STORE_ANYWHERE(run->out + last, last_vec);
 }
 
 static ALWAYS_INLINE void OF_DTYPE(repeat_on_word)(const operands *ops, size_t i, size_t bias_at, uint64_t keep_u64,

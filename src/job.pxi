@@ -34,6 +34,7 @@ cdef enum:
     MAX_DIMS = 64  # NumPy's own limit
     MAX_WORDS = 1024  # keep words that rows may share, on the stack
     MIN_STREAMED_BYTES = 1024  # of one run; shorter ones are mostly ends that do not fill a line
+    LINE_BYTES = 64  # of every x86-64's caches
 
 ctypedef enum job_kind:
     OPERATE
@@ -217,7 +218,7 @@ cdef inline void choose_stores(job *j, size_t n_arrays) noexcept:
         n_arrays * n_bytes > max_cached_bytes
         and j.arrays.out != j.arrays.x
         and j.arrays.out != j.arrays.residual
-        and run_bytes >= MIN_STREAMED_BYTES
+        and (run_bytes >= MIN_STREAMED_BYTES or j.kind == REPEAT and run_bytes % LINE_BYTES == 0)
     )
 
 

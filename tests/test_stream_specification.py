@@ -70,11 +70,21 @@ def test_every_committed_mask_is_drawn_again(isa):
         assert (np.count_nonzero(~kept), digest) == (case["n_dropped"], case["sha256_of_packed_bits"]), case
 
 
+def test_all_committed_normal_numbers_are_drawn_again(isa):
+    assert len(KNOWN["normals"]) == 30
+    for case in KNOWN["normals"]:
+        noise = cd.Noise(cd.Stream(int(case["seed"])).key, case["start"], 1.0, case["n_elems"])
+        numbers = noise.add(np.zeros(case["n_elems"], np.float32))
+        assert [float(number).hex() for number in numbers[:4]] == case["first"]
+        assert hashlib.sha256(numbers.astype("<f4").tobytes()).hexdigest() == case["sha256_of_float32"], case
+
+
 def test_the_committed_vectors_are_what_their_program_makes():
     made = runpy.run_path(str(VECTORS / "make_vectors.py"))["known_answers"](n_seeds=2)
     assert made["raw"] == KNOWN["raw"][: len(made["raw"])]
     assert made["keep"] == KNOWN["keep"][: len(made["keep"])]
-    assert (len(made["raw"]), len(made["keep"])) == (6, 96)
+    assert made["normals"] == KNOWN["normals"][: len(made["normals"])]
+    assert (len(made["raw"]), len(made["keep"]), len(made["normals"])) == (6, 96, 12)
 
 
 def test_the_probability_of_dropping_is_p_to_within_two_to_the_minus_48():

@@ -56,6 +56,18 @@ def known_answers(n_seeds: int = len(SEEDS)) -> dict[str, object]:
             for p in PROBABILITIES
             for kept in [reference.keep(reference.key_of_seed(seed), start, N_ELEMS, p)]
         ],
+        "normals": [
+            {
+                "seed": str(seed),
+                "start": start,
+                "n_elems": N_ELEMS,
+                "first": [float(number).hex() for number in numbers[:4]],
+                "sha256_of_float32": hashlib.sha256(numbers.astype("<f4").tobytes()).hexdigest(),
+            }
+            for seed in SEEDS[:n_seeds]
+            for start in STARTS
+            for numbers in [reference.normals(reference.key_of_seed(seed), start, N_ELEMS)]
+        ],
     }
 
 
