@@ -8,7 +8,7 @@ import numpy.typing as npt
 from cdropout import _kernels
 from cdropout.functional import relu_dropout_backward
 from cdropout.mask import Mask
-from cdropout.stream import Rng, Stream, as_stream
+from cdropout.stream import STATE_VERSION, Rng, Stream, as_stream, restore_stream
 
 Rescale = Literal["train", "eval"] | None
 
@@ -46,6 +46,34 @@ class DropoutLayer:
     @rng.setter
     def rng(self, rng: Rng | None) -> None:
         self._rng = None if rng is None else as_stream(rng)
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """What changes from step to step, but for `params`: a dict of plain ints, floats and lists, that JSON can hold.
+
+        Keys: `version`; `p`; `training`; `rng`, the stream's `state`, None for the default stream. What the last
+        forward pass left for `backward` is not part of it. A state that is not whole raises ValueError or TypeError and
+        changes nothing.
+        """
+        return {
+            "version": STATE_VERSION,
+            "p": self._p,
+            "training": self.training,
+            "rng": None if self._rng is None else self._rng.state,
+        }
+
+    @state.setter
+    def state(self, state: dict[str, Any]) -> None:
+        keys = ("version", "p", "training", "rng")
+        if not isinstance(state, dict) or set(state) != set(keys):
+            raise ValueError(f"state must be a dict with the keys {', '.join(keys)}, got {state!r}")
+        if state["version"] != STATE_VERSION:
+            raise ValueError(f"state must be of version {STATE_VERSION}, got version {state['version']!r}")
+        if not isinstance(state["training"], bool):
+            raise TypeError(f"state['training'] must be True or False, got {state['training']!r}")
+        p = _kernels.check_p(state["p"])
+        self.rng = None if state["rng"] is None else restore_stream(state["rng"])
+        self.p, self.training = p, state["training"]
 
     def train(self, mode: bool = True) -> Self:
         """Switch to training (or, with mode False, to evaluation) and return the layer."""

@@ -376,6 +376,63 @@ def test_a_layers_state_goes_through_pickle_and_deepcopy(name):
     assert np.array_equal(layer.forward(x), expected)
 
 
+@pytest.mark.parametrize("name", OF_ONE_INPUT)
+def test_a_layers_state_goes_through_json_and_npz(name, tmp_path):
+    make, shape = LAYERS[name]
+    layer, x = make(0.3, rng=1), normals(shape)
+    layer.forward(x)
+    np.savez(tmp_path / "state.npz", state=np.array(json.dumps(layer.state)))
+    expected = layer.forward(x)
+    other = make(0.3, rng=2).eval()
+    with np.load(tmp_path / "state.npz") as saved:
+        other.state = json.loads(str(saved["state"]))
+    assert np.array_equal(other.forward(x), expected)
+    assert other.training
+    assert LAYERS[name][0](0.3).state["rng"] is None
+
+
+@pytest.mark.parametrize(
+    ("state", "error", "message"),
+    [
+        ({}, ValueError, "state must be a dict with the keys version, p, training, rng, got {}"),
+        (
+            {"version": 9, "p": 0.5, "training": True, "rng": None},
+            ValueError,
+            "state must be of version 1, got version 9",
+        ),
+        ({"version": 1, "p": 1.5, "training": True, "rng": None}, ValueError, r"p must be in \[0, 1\], got 1.5"),
+        ({"version": 1, "p": 0.5, "training": 1, "rng": None}, TypeError, r"state\['training'\] must be True or False"),
+        ({"version": 1, "p": 0.5, "training": True, "rng": {}}, ValueError, "state must be a dict with the keys"),
+    ],
+)
+def test_a_state_that_is_not_whole_changes_nothing(state, error, message):
+    layer = cd.Dropout(0.25, rng=1)
+    before = layer.state
+    with pytest.raises(error, match=message):
+        layer.state = state
+    assert layer.state == before
+
+
+@pytest.mark.parametrize("name", OF_ONE_INPUT)
+def test_every_layer_has_the_same_bits_on_every_isa_and_number_of_threads(name):
+    make, shape = LAYERS[name]
+    x = normals((30, *shape), dtype=np.float32).reshape(-1, *shape[1:])
+    digests, before = set(), _kernels.active_isa()
+    _kernels.set_min_elems_per_thread(1)
+    try:
+        for isa_name in _kernels.supported_isas():
+            _kernels.use_isa(isa_name)
+            for n_threads in (1, 2):
+                with threadpool_limits(n_threads, user_api="openmp"):
+                    layer = make(0.3, rng=1)
+                    y = layer.forward(x)
+                    digests.add(y.tobytes() + layer.backward(y).tobytes())
+    finally:
+        _kernels.use_isa(before)
+        _kernels.set_min_elems_per_thread(262144)
+    assert len(digests) == 1
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
