@@ -1,8 +1,10 @@
 """Train a small NumPy network on MNIST with dropout, and tell its macro F1 and what dropout cost.
 
-    python benchmarks/train_mnist.py [--dropout KIND] [--p P] [--data FOLDER] [--plot FILE] ...
+    python benchmarks/train_mnist.py [--dropout KIND] [--p P] [--data FOLDER] [--plot FILE]
+                                     [--checkpoint FILE [--resume] [--checkpoint-every N]] ...
 
-The network is 784-512-512-10 with dropout after the second layer, and by default without activations between layers.
+The network is 784-512-512-10 with dropout after the second layer, and by default without activations between layers. A
+run that is killed and resumed from its checkpoint ends with the very weights it would have had, bit for bit.
 """
 
 import argparse
@@ -10,11 +12,14 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from checkpoint import CheckpointError, Checkpoints, Rng, RunState, check_checkpoint_path, digest_dataset
 from mnist_data import DataError, Dataset, LabelledImages, load_dataset, pixels
 from network import Adam, Array, Layer, Linear, Network, NumPyDropout, ReLU, softmax_cross_entropy
 from sklearn.metrics import f1_score
@@ -24,13 +29,40 @@ import cdropout as cd
 
 PROG = "train_mnist.py"
 
-# name -> the layer for a probability of dropping and a seed; None is no layer at all
-DROPOUTS: dict[str, Callable[[float, np.random.SeedSequence], Layer | None]] = {
-    "elementwise": lambda p, seed: cd.Dropout(p, rng=seed),
-    "feature": lambda p, seed: cd.Dropout(p, rng=seed, shared_axes=0),
-    "standard": lambda p, seed: cd.Dropout(p, rng=seed, rescale="eval"),
-    "none": lambda p, seed: None,
-    "numpy": lambda p, seed: NumPyDropout(p, np.random.default_rng(seed)),
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of dropout, and where it stands in the network.
+
+    Attributes
+    ----------
+    layer : callable or None
+        Makes the layer that follows the second hidden one, of the probability of dropping and what masks are drawn
+        from.
+    linear : type or None
+        The layer that drops inside its product, and stands in the place of linear ones.
+    replaced : tuple of int
+        Which linear layers those are, counted from 0.
+    make_rng : callable
+        Makes what masks are drawn from, of a seed.
+
+    """
+
+    layer: Callable[[float, Any], Layer] | None = None
+    linear: type[cd.DropConnect | cd.FeatureDropoutLinear] | None = None
+    replaced: tuple[int, ...] = ()
+    make_rng: Callable[[np.random.SeedSequence], Rng] = cd.Stream
+
+
+DROPOUTS: dict[str, Kind] = {
+    "elementwise": Kind(lambda p, rng: cd.Dropout(p, rng=rng)),
+    "feature": Kind(lambda p, rng: cd.Dropout(p, rng=rng, shared_axes=0)),
+    "standard": Kind(lambda p, rng: cd.Dropout(p, rng=rng, rescale="eval")),
+    "none": Kind(),
+    "numpy": Kind(NumPyDropout, make_rng=np.random.default_rng),
+    "drop-connect": Kind(linear=cd.DropConnect, replaced=(1,)),
+    # Both hidden layers' features are dropped: of the two products behind them, the square one is worth making smaller.
+    "feature-linear": Kind(linear=cd.FeatureDropoutLinear, replaced=(1, 2)),
 }
 
 _EVALUATION_BATCH = 1000
@@ -129,7 +161,8 @@ class Result:
     step_seconds : ndarray of float64, shape (n_steps,)
         The wall time of forward pass, loss, backward pass and update of each step; not that of gathering the batch.
     dropout_seconds : ndarray of float64, shape (n_steps,)
-        The part of it spent in the dropout layer, forward and backward.
+        The part of it spent in the dropout layer, forward and backward. NaN where dropout happens inside linear layers
+        and has no time of its own.
     evaluations : tuple of Evaluation
         Those on the way, where any were asked for.
 
@@ -144,7 +177,7 @@ class Result:
 
     @property
     def dropout_share(self) -> float:
-        """The share of the time of all steps that was spent in dropout, in [0, 1]."""
+        """The share of the time of all steps that was spent in dropout, in [0, 1], or NaN as `dropout_seconds` is."""
         return float(self.dropout_seconds.sum() / self.step_seconds.sum())
 
 
@@ -209,6 +242,37 @@ def build_network(
     return Network(layers)
 
 
+def drop_in_products(network: Network, kind: Kind, p: float, rng: Rng) -> Network:
+    """Return a network with the layers of a kind of dropout in the place of linear ones, with the same weights.
+
+    Parameters
+    ----------
+    network : Network
+        As `build_network` builds it; its other layers become the new network's.
+    kind : Kind
+        Where it replaces no layer, all layers are the same.
+    p : float
+        The probability of dropping.
+    rng : Stream
+        What all replaced layers draw their masks from.
+
+    """
+    linears = [layer for layer in network.layers if isinstance(layer, Linear)]
+    replaced = [linears[i] for i in kind.replaced]
+
+    def replace(layer: Layer) -> Layer:
+        if kind.linear is None or layer not in replaced:
+            return layer
+        weight = layer.params[0]
+        n_in, n_out = weight.shape
+        dropping = kind.linear(n_in, n_out, p, rng=rng, dtype=weight.dtype)
+        for new, old in zip(dropping.params, layer.params, strict=True):
+            new[...] = old
+        return dropping
+
+    return Network([replace(layer) for layer in network.layers])
+
+
 def draw_batches(config: Config, n_samples: int) -> Iterator[npt.NDArray[np.int64]]:
     """Yield the indices of each step's samples: every epoch a new order, its last batch whatever remains."""
     rng = np.random.default_rng(config.spawn_seeds()[1])
@@ -243,7 +307,14 @@ def evaluate(network: Network, images: LabelledImages) -> Score:
     return score_logits(np.concatenate(logits), images.labels)
 
 
-def train(config: Config, data: Dataset, *, evaluations_per_epoch: int = 0, progress: bool = False) -> Result:
+def train(
+    config: Config,
+    data: Dataset,
+    *,
+    evaluations_per_epoch: int = 0,
+    progress: bool = False,
+    checkpoints: Checkpoints | None = None,
+) -> Result:
     """Train a network and score it on the test set.
 
     Parameters
@@ -256,22 +327,49 @@ def train(config: Config, data: Dataset, *, evaluations_per_epoch: int = 0, prog
         How often to evaluate on the way, for curves; it changes nothing else.
     progress : bool
         Whether to show a progress bar with the running loss on stderr.
+    checkpoints : Checkpoints or None
+        Where to keep the state of the run, and whether to go on from there. The result is that of a run never stopped,
+        but for the evaluations that were not asked for at the time, and the times.
+
+    Raises
+    ------
+    CheckpointError
+        Where a checkpoint cannot be read or written, or is of a run with another configuration or other data.
 
     """
-    layer = DROPOUTS[config.dropout](config.p, config.spawn_seeds()[2])
-    dropout = None if layer is None else Timed(layer)
+    kind = DROPOUTS[config.dropout]
+    rng = kind.make_rng(config.spawn_seeds()[2])
+    dropout = None if kind.layer is None else Timed(kind.layer(config.p, rng))
     network = build_network(config, data.n_pixels, data.n_classes, dropout)
+    network = drop_in_products(network, kind, config.p, rng)
     optimizer = Adam(network.params, network.grads, lr=config.lr, l2=config.l2)
     n_steps = count_steps(config, len(data.train))
     evaluate_after = set(np.linspace(0, n_steps, config.epochs * evaluations_per_epoch + 1).round().astype(int)[1:])
     train_part = LabelledImages(data.train.images[: len(data.test)], data.train.labels[: len(data.test)])
     losses, step_seconds, dropout_seconds = np.zeros((3, n_steps))
+    if kind.linear is not None:
+        dropout_seconds.fill(math.nan)
     evaluations = []
     running_loss = math.nan
 
+    n_done = 0
+    if checkpoints is not None:
+        arrays = name_arrays(network, optimizer) | {
+            "losses": losses,
+            "step_seconds": step_seconds,
+            "dropout_seconds": dropout_seconds,
+        }
+        state = RunState(asdict(config), digest_dataset(data), arrays, rng)
+        if checkpoints.resume:
+            state.restore(checkpoints.path)
+        n_done = optimizer.n_steps = state.n_steps
+        evaluations = [
+            Evaluation(saved["n_steps"], Score(**saved["train"]), Score(**saved["test"])) for saved in state.evaluations
+        ]
+
     network.train()
-    with tqdm(total=n_steps, unit="step", disable=not progress, file=sys.stderr) as bar:
-        for i, batch in enumerate(draw_batches(config, len(data.train))):
+    with tqdm(total=n_steps, initial=n_done, unit="step", disable=not progress, file=sys.stderr) as bar:
+        for i, batch in islice(enumerate(draw_batches(config, len(data.train))), n_done, None):
             x, labels = pixels(data.train.images[batch]), data.train.labels[batch]
             dropout_before = dropout.seconds if dropout else 0.0
             start = time.perf_counter()
@@ -279,26 +377,42 @@ def train(config: Config, data: Dataset, *, evaluations_per_epoch: int = 0, prog
             network.backward(dlogits)
             optimizer.step()
             step_seconds[i] = time.perf_counter() - start
-            dropout_seconds[i] = dropout.seconds - dropout_before if dropout else 0.0
-            running_loss = losses[i] if i == 0 else 0.98 * running_loss + 0.02 * losses[i]
+            if dropout:
+                dropout_seconds[i] = dropout.seconds - dropout_before
+            running_loss = losses[i] if i == n_done else 0.98 * running_loss + 0.02 * losses[i]
             bar.set_postfix_str(f"loss {running_loss:.4f}", refresh=False)
             bar.update()
             if i + 1 in evaluate_after:
                 evaluations.append(Evaluation(i + 1, evaluate(network, train_part), evaluate(network, data.test)))
                 network.train()
+            if checkpoints is not None and ((i + 1) % checkpoints.every == 0 or i + 1 == n_steps):
+                state.n_steps, state.evaluations = i + 1, [asdict(evaluation) for evaluation in evaluations]
+                state.save(checkpoints.path)
     test = evaluate(network, data.test)
     return Result(network, test, losses, step_seconds, dropout_seconds, tuple(evaluations))
+
+
+def name_arrays(network: Network, optimizer: Adam) -> dict[str, Array]:
+    """Return the arrays that steps change, not copies of them, each by a name for a checkpoint."""
+    rows = zip(network.params, optimizer.first_sums, optimizer.second_sums, strict=True)
+    return {
+        f"{name}_{i}": array
+        for i, row in enumerate(rows)
+        for name, array in zip(("param", "first_sum", "second_sum"), row, strict=True)
+    }
 
 
 def describe(result: Result) -> str:
     """Return the lines a run ends with."""
     step_ms = 1e3 * result.step_seconds
-    return (
-        f"macro F1  {result.test.macro_f1:.4f}\n"
-        f"accuracy  {result.test.accuracy:.4f}\n"
-        f"step      {step_ms.mean():.3f} ms mean, {np.median(step_ms):.3f} ms median\n"
-        f"dropout   {100 * result.dropout_share:.2f} % of a step"
-    )
+    lines = [
+        f"macro F1  {result.test.macro_f1:.4f}",
+        f"accuracy  {result.test.accuracy:.4f}",
+        f"step      {step_ms.mean():.3f} ms mean, {np.median(step_ms):.3f} ms median",
+    ]
+    if not math.isnan(result.dropout_share):
+        lines.append(f"dropout   {100 * result.dropout_share:.2f} % of a step")
+    return "\n".join(lines)
 
 
 def plot_curves(result: Result, title: str, path: Path) -> None:
@@ -365,7 +479,7 @@ def check_plot_path(path: Path) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Train as the command line says; 0, or 2 for a bad data file."""
+    """Train as the command line says; 0, or 2 for a bad data file or checkpoint."""
     parser = argparse.ArgumentParser(prog=PROG, description="Train a NumPy network on MNIST with dropout.")
     add = parser.add_argument
     add("--dropout", choices=tuple(DROPOUTS), default=Config.dropout, help="kind of dropout (default %(default)s)")
@@ -379,9 +493,23 @@ def main(argv: list[str] | None = None) -> int:
     add("--seed", type=int, default=Config.seed, help="of weights, order and masks (default %(default)s)")
     add("--data", type=Path, metavar="FOLDER", help="folder of idx files (default: the sample of MNIST)")
     add("--plot", type=Path, metavar="FILE", help="draw the curves of loss and macro F1 into this image file")
+    add(
+        "--checkpoint",
+        type=Path,
+        metavar="FILE",
+        help="keep the state of the run in this file, replacing what it holds",
+    )
+    add("--resume", action="store_true", help="go on from the checkpoint, where there is one")
+    add(
+        "--checkpoint-every",
+        type=int,
+        metavar="N",
+        help=f"steps from one writing of it to the next (default {Checkpoints.every})",
+    )
     add("--quiet", action="store_true", help="show no progress bar")
     args = vars(parser.parse_args(argv))
     folder, plot, quiet = (args.pop(name) for name in ("data", "plot", "quiet"))
+    checkpoint, resume, every = (args.pop(name) for name in ("checkpoint", "resume", "checkpoint_every"))
     try:
         config = Config(**args)
     except ValueError as error:
@@ -391,13 +519,31 @@ def main(argv: list[str] | None = None) -> int:
             check_plot_path(plot)
         except ValueError as error:
             parser.error(f"argument --plot: {error}")
+    checkpoints = None
+    if checkpoint is not None:
+        try:
+            checkpoints = Checkpoints(checkpoint, Checkpoints.every if every is None else every, resume)
+        except ValueError as error:
+            parser.error(f"argument --{error}")
+        try:
+            check_checkpoint_path(checkpoint)
+        except CheckpointError as error:
+            parser.error(f"argument --checkpoint: {error}")
+    elif resume or every is not None:
+        parser.error(f"argument --{'resume' if resume else 'checkpoint-every'} must come with --checkpoint, got none")
+    evaluations_per_epoch = 0 if plot is None else _PLOT_EVALUATIONS_PER_EPOCH
     try:
         data = load_dataset(folder)
-    except DataError as error:
+        result = train(
+            config,
+            data,
+            evaluations_per_epoch=evaluations_per_epoch,
+            progress=not quiet,
+            checkpoints=checkpoints,
+        )
+    except (CheckpointError, DataError) as error:
         print(f"{PROG}: error: {error}", file=sys.stderr)
         return 2
-    evaluations_per_epoch = 0 if plot is None else _PLOT_EVALUATIONS_PER_EPOCH
-    result = train(config, data, evaluations_per_epoch=evaluations_per_epoch, progress=not quiet)
     print(describe(result))
     if plot is not None:
         widths = f"{data.n_pixels}-{config.hidden}-{config.hidden}-{data.n_classes}"

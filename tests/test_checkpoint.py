@@ -1,0 +1,468 @@
+"""Checkpoints of the training benchmark: a run that is stopped at any moment and resumed ends as one that never was.
+
+Whether it does is compared bit for bit, on one thread of BLAS, whose sums depend on the number of threads.
+"""
+
+import dataclasses
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import checkpoint
+import mnist_data
+import numpy as np
+import pytest
+import train_mnist
+from checkpoint import CheckpointError, Checkpoints, digest_dataset, read_checkpoint, write_checkpoint
+from threadpoolctl import threadpool_limits
+from train_mnist import DROPOUTS, Config, main, train
+
+KINDS = sorted(DROPOUTS)
+# Three steps an epoch, the last of them with a shorter batch.
+CONFIG = Config(epochs=2, batch=128, hidden=24, relu=True, l2=1e-4, seed=7)
+N_STEPS = 6
+
+
+class StoppedError(Exception):
+    """In the place of a kill."""
+
+
+@pytest.fixture(autouse=True)
+def one_blas_thread():
+    with threadpool_limits(1, user_api="blas"):
+        yield
+
+
+@pytest.fixture(scope="module")
+def few():
+    sample = mnist_data.load_dataset()
+    return mnist_data.Dataset(
+        *(
+            mnist_data.LabelledImages(part.images[:n], part.labels[:n])
+            for part, n in ((sample.train, 300), (sample.test, 100))
+        )
+    )
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "run.npz"
+
+
+@pytest.fixture
+def stop_after(monkeypatch):
+    """Make training stop after the writing of so many checkpoints; None lets it run again."""
+
+    def limit(n_writings):
+        n_written = 0
+
+        def write_and_count(*args):
+            nonlocal n_written
+            write_checkpoint(*args)
+            n_written += 1
+            if n_written == n_writings:
+                raise StoppedError
+
+        monkeypatch.setattr(checkpoint, "write_checkpoint", write_and_count)
+
+    return limit
+
+
+def bits_of(result):
+    """All that a run computes, as bytes."""
+    params = [param.tobytes() for param in result.network.params]
+    return params, result.losses.tobytes(), result.test, result.evaluations
+
+
+def arrays_of(path):
+    """The arrays of a checkpoint that do not tell times, as bytes."""
+    return {name: array.tobytes() for name, array in read_checkpoint(path)[1].items() if not name.endswith("seconds")}
+
+
+# ---- stopped and resumed --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_stopped_and_resumed_run_is_the_run_that_never_stopped(kind, few, path, stop_after):
+    config = dataclasses.replace(CONFIG, dropout=kind)
+    expected = bits_of(train(config, few))
+    for n_steps in (1, 3, 5, N_STEPS):
+        path.unlink(missing_ok=True)
+        stop_after(n_steps)
+        with pytest.raises(StoppedError):
+            train(config, few, checkpoints=Checkpoints(path, every=1))
+        assert read_checkpoint(path)[0]["n_steps"] == n_steps
+        stop_after(None)
+        assert bits_of(train(config, few, checkpoints=Checkpoints(path, every=2, resume=True))) == expected
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_run_stopped_after_every_step_is_the_run_that_never_stopped(kind, few, path, stop_after):
+    config = dataclasses.replace(CONFIG, dropout=kind)
+    for _ in range(N_STEPS):
+        stop_after(1)
+        with pytest.raises(StoppedError):
+            train(config, few, checkpoints=Checkpoints(path, every=1, resume=True))
+    resumed = train(config, few, checkpoints=Checkpoints(path, every=1, resume=True))
+    assert bits_of(resumed) == bits_of(train(config, few))
+
+
+def test_keeping_checkpoints_changes_nothing(few, path):
+    assert bits_of(train(CONFIG, few, checkpoints=Checkpoints(path, every=1))) == bits_of(train(CONFIG, few))
+
+
+@pytest.mark.parametrize(("every", "expected"), [(1, [1, 2, 3, 4, 5, 6]), (4, [4, 6]), (6, [6]), (50, [6])])
+def test_checkpoint_is_written_every_so_many_steps_and_at_the_end(every, expected, few, path, monkeypatch):
+    written = []
+    monkeypatch.setattr(checkpoint, "write_checkpoint", lambda path, run, arrays: written.append(run["n_steps"]))
+    train(CONFIG, few, checkpoints=Checkpoints(path, every=every))
+    assert written == expected
+
+
+def test_evaluations_and_times_of_the_steps_before_are_kept(few, path, stop_after):
+    expected = train(CONFIG, few, evaluations_per_epoch=3)
+    stop_after(4)
+    with pytest.raises(StoppedError):
+        train(CONFIG, few, evaluations_per_epoch=3, checkpoints=Checkpoints(path, every=1))
+    before = read_checkpoint(path)[1]
+    stop_after(None)
+    resumed = train(CONFIG, few, evaluations_per_epoch=3, checkpoints=Checkpoints(path, resume=True))
+    assert bits_of(resumed) == bits_of(expected)
+    assert [evaluation.n_steps for evaluation in resumed.evaluations] == [1, 2, 3, 4, 5, 6]
+    np.testing.assert_array_equal(resumed.step_seconds[:4], before["step_seconds"][:4])
+    np.testing.assert_array_equal(resumed.dropout_seconds[:4], before["dropout_seconds"][:4])
+    assert np.all(resumed.step_seconds > 0)
+
+
+def test_resuming_a_finished_run_makes_no_step(few, path):
+    first = train(CONFIG, few, checkpoints=Checkpoints(path))
+    again = train(CONFIG, few, checkpoints=Checkpoints(path, resume=True))
+    assert bits_of(again) == bits_of(first)
+    np.testing.assert_array_equal(again.step_seconds, first.step_seconds)
+
+
+def test_resuming_without_a_file_begins_anew(few, path):
+    assert bits_of(train(CONFIG, few, checkpoints=Checkpoints(path, resume=True))) == bits_of(train(CONFIG, few))
+    assert path.exists()
+
+
+def test_without_resume_a_checkpoint_is_replaced(few, path):
+    path.write_bytes(b"not a checkpoint")
+    assert bits_of(train(CONFIG, few, checkpoints=Checkpoints(path))) == bits_of(train(CONFIG, few))
+    assert read_checkpoint(path)[0]["n_steps"] == N_STEPS
+
+
+# ---- killed ---------------------------------------------------------------------------------------------------------
+
+# 1250 steps that each take less time than the writing of a checkpoint after it: a kill is likely to come in a writing.
+KILLED = "--batch 16 --hidden 16 --relu --quiet --checkpoint-every 1"
+
+
+def start_program(path, *arguments):
+    return subprocess.Popen(
+        [sys.executable, str(Path(train_mnist.__file__)), *KILLED.split(), "--checkpoint", str(path), *arguments],
+        env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+
+
+def test_killed_program_resumes_to_the_same_bits(tmp_path):
+    uninterrupted, path = tmp_path / "uninterrupted.npz", tmp_path / "killed.npz"
+    undisturbed = start_program(uninterrupted, "--checkpoint-every", "1000")
+    rng, n_steps = random.Random(1), [0]
+    for _ in range(3):
+        inode = path.stat().st_ino if path.exists() else None
+        # From the second on, a kill also hits a run that was itself resumed.
+        process = start_program(path, "--resume")
+        deadline = time.monotonic() + 30
+        while not path.exists() or path.stat().st_ino == inode:
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
+        time.sleep(rng.uniform(0.02, 0.2))
+        process.kill()
+        process.communicate()
+        assert process.returncode == -signal.SIGKILL, "the program ended before it was killed"
+        n_steps.append(read_checkpoint(path)[0]["n_steps"])
+        assert n_steps[-1] > n_steps[-2]
+    resumed = start_program(path, "--resume", "--checkpoint-every", "1000")
+    out, err = resumed.communicate(timeout=60)
+    assert (resumed.returncode, err) == (0, b"")
+    assert n_steps[-1] < 1250
+    undisturbed_out, undisturbed_err = undisturbed.communicate(timeout=60)
+    assert (undisturbed.returncode, undisturbed_err) == (0, b"")
+    assert arrays_of(path) == arrays_of(uninterrupted)
+    assert out.splitlines()[:2] == undisturbed_out.splitlines()[:2]
+    assert sorted(tmp_path.iterdir()) == [path, uninterrupted]
+
+
+@pytest.mark.parametrize("name", ["replace", "fsync"])
+def test_failure_before_renaming_leaves_the_old_checkpoint_whole(name, path, monkeypatch):
+    write_checkpoint(path, {"old": True}, {"x": np.arange(3)})
+    old = path.read_bytes()
+
+    def fail(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, name, fail)
+    with pytest.raises(CheckpointError, match=r"run.npz: must be writable, got No space left on device"):
+        write_checkpoint(path, {"old": False}, {"x": np.arange(4)})
+    assert path.read_bytes() == old
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_kill_in_writing_or_before_renaming_leaves_the_old_checkpoint_whole(few, path):
+    """What a kill leaves in the temporary's place, of any length, is never read, is overwritten, and is gone then."""
+    expected = train(CONFIG, few, checkpoints=Checkpoints(path))
+    whole = path.read_bytes()
+    temporary = path.with_name(".run.npz.partial")
+    for n_bytes in (0, 10, len(whole) // 2, len(whole)):
+        temporary.write_bytes(whole[:n_bytes])
+        assert bits_of(train(CONFIG, few, checkpoints=Checkpoints(path, resume=True))) == bits_of(expected)
+        write_checkpoint(path, *read_checkpoint(path))
+        assert list(path.parent.iterdir()) == [path]
+        assert path.read_bytes() == whole
+
+
+def test_checking_the_path_cleans_up_and_leaves_the_checkpoint_alone(path):
+    path.write_bytes(b"a checkpoint")
+    path.with_name(".run.npz.partial").write_bytes(b"what a killed run left")
+    checkpoint.check_checkpoint_path(path)
+    assert [(file, file.read_bytes()) for file in path.parent.iterdir()] == [(path, b"a checkpoint")]
+
+
+def test_file_behind_a_symbolic_link_is_replaced_and_the_link_stays(path, tmp_path):
+    link = tmp_path / "link.npz"
+    link.symlink_to(path)
+    write_checkpoint(link, {}, {})
+    assert link.is_symlink()
+    assert path.is_file()
+
+
+def test_contents_are_on_the_disk_before_the_name_and_the_name_before_the_end(path, monkeypatch):
+    calls = []
+    fsync, replace = os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda fd: (calls.append(Path(f"/proc/self/fd/{fd}").resolve()), fsync(fd)))
+    monkeypatch.setattr(os, "replace", lambda old, new: (calls.append("replace"), replace(old, new)))
+    write_checkpoint(path, {}, {"x": np.zeros(100_000)})
+    assert calls == [path.with_name(".run.npz.partial").resolve(), "replace", path.parent.resolve()]
+
+
+# ---- refused --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"dropout": "feature"}, "argument --dropout must be elementwise as in {path}, got feature"),
+        ({"p": 0.25}, "argument --p must be 0.5 as in {path}, got 0.25"),
+        ({"epochs": 3}, "argument --epochs must be 2 as in {path}, got 3"),
+        ({"batch": 64}, "argument --batch must be 128 as in {path}, got 64"),
+        ({"lr": 0.1}, "argument --lr must be 0.001 as in {path}, got 0.1"),
+        ({"l2": 0.0}, "argument --l2 must be 0.0001 as in {path}, got 0.0"),
+        ({"hidden": 25}, "argument --hidden must be 24 as in {path}, got 25"),
+        ({"relu": False}, "argument --relu must be True as in {path}, got False"),
+        ({"seed": 8}, "argument --seed must be 7 as in {path}, got 8"),
+    ],
+)
+def test_checkpoint_of_another_configuration_is_refused(change, message, few, path):
+    train(CONFIG, few, checkpoints=Checkpoints(path))
+    old = path.read_bytes()
+    with pytest.raises(CheckpointError) as error:
+        train(dataclasses.replace(CONFIG, **change), few, checkpoints=Checkpoints(path, resume=True))
+    assert str(error.value) == message.format(path=path)
+    assert path.read_bytes() == old
+
+
+@pytest.mark.parametrize("part", ["train", "test"])
+@pytest.mark.parametrize("of", ["images", "labels"])
+def test_checkpoint_of_other_data_is_refused(part, of, few, path):
+    train(CONFIG, few, checkpoints=Checkpoints(path))
+    changed = getattr(getattr(few, part), of).copy()
+    changed.flat[-1] ^= 1
+    part_of = dataclasses.replace(getattr(few, part), **{of: changed})
+    other = dataclasses.replace(few, **{part: part_of})
+    message = f"argument --data must be the data of {path}, of SHA-256 {digest_dataset(few)[:16]}, got "
+    with pytest.raises(CheckpointError) as error:
+        train(CONFIG, other, checkpoints=Checkpoints(path, resume=True))
+    assert str(error.value) == message + digest_dataset(other)[:16]
+
+
+def write_array(path):
+    with path.open("wb") as file:
+        np.save(file, np.zeros(3))
+
+
+def write_objects(path):
+    np.savez(path, run=np.array([{"format": checkpoint.FORMAT}], object))
+
+
+FOREIGN = {
+    "empty": lambda path: path.write_bytes(b""),
+    "text": lambda path: path.write_text("not a checkpoint\n"),
+    "array": write_array,
+    "npz": lambda path: np.savez(path, x=np.zeros(3)),
+    "objects": write_objects,
+    "no JSON": lambda path: np.savez(path, run=np.array("not JSON")),
+    "other JSON": lambda path: np.savez(path, run=np.array("[1, 2]")),
+    "other format": lambda path: write_checkpoint(path, {"format": "another"}, {}),
+    "only the format": lambda path: write_checkpoint(path, {"format": checkpoint.FORMAT}, {}),
+}
+
+
+def refusal_of(path, few):
+    with pytest.raises(CheckpointError) as error:
+        train(CONFIG, few, checkpoints=Checkpoints(path, resume=True))
+    return str(error.value)
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_foreign_file_is_refused(name, few, path):
+    FOREIGN[name](path)
+    message = refusal_of(path, few)
+    assert message.startswith(f"{path}: must be a whole checkpoint of train_mnist.py, got ")
+    assert "\n" not in message
+
+
+def test_truncated_file_is_refused_at_every_length(few, path):
+    train(CONFIG, few, checkpoints=Checkpoints(path))
+    whole = path.read_bytes()
+    for n_bytes in [*range(0, len(whole), len(whole) // 50), len(whole) - 1]:
+        path.write_bytes(whole[:n_bytes])
+        assert refusal_of(path, few).startswith(f"{path}: must be a whole checkpoint of train_mnist.py, got ")
+
+
+def test_damaged_byte_is_refused_or_does_no_harm(few, path):
+    expected = bits_of(train(CONFIG, few, checkpoints=Checkpoints(path)))
+    whole = path.read_bytes()
+    rng, n_refused = random.Random(2), 0
+    for _ in range(100):
+        i = rng.randrange(len(whole))
+        path.write_bytes(whole[:i] + bytes([whole[i] ^ (1 << rng.randrange(8))]) + whole[i + 1 :])
+        try:
+            # What nothing depends on, such as the archive's dates, may change.
+            assert bits_of(train(CONFIG, few, checkpoints=Checkpoints(path, resume=True))) == expected
+        except CheckpointError as error:
+            assert str(error).startswith(f"{path}: must be a whole checkpoint of train_mnist.py, got ")  # noqa: PT017
+            n_refused += 1
+    assert n_refused > 80
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        ({"n_steps": -1}, "n_steps -1"),
+        ({"n_steps": 2.5}, "n_steps 2.5"),
+        ({"rng": {}}, "state must be a dict with the keys"),
+        ({"rng": None}, "state must be a dict with the keys"),
+        ({"config": {}}, "other arguments: none"),
+        ({"config": None}, "'NoneType' object is not iterable"),
+        ({"data": None}, "'NoneType' object is not subscriptable"),
+    ],
+)
+def test_changed_contents_are_refused(change, found, few, path):
+    train(CONFIG, few, checkpoints=Checkpoints(path))
+    run, arrays = read_checkpoint(path)
+    write_checkpoint(path, run | change, arrays)
+    assert found in refusal_of(path, few)
+
+
+def test_generator_of_numpy_refuses_the_state_of_another(few, path):
+    config = dataclasses.replace(CONFIG, dropout="numpy")
+    train(config, few, checkpoints=Checkpoints(path))
+    run, arrays = read_checkpoint(path)
+    for state in ({}, None, {"bit_generator": "MT19937"}, run["rng"] | {"state": {"state": -1, "inc": 2**200}}):
+        write_checkpoint(path, run | {"rng": state}, arrays)
+        with pytest.raises(CheckpointError, match="must be a whole checkpoint"):
+            train(config, few, checkpoints=Checkpoints(path, resume=True))
+
+
+@pytest.mark.parametrize("change", ["shape", "dtype", "missing", "more"])
+def test_other_arrays_are_refused(change, few, path):
+    train(CONFIG, few, checkpoints=Checkpoints(path))
+    run, arrays = read_checkpoint(path)
+    if change == "shape":
+        arrays["param_0"] = arrays["param_0"].T
+    elif change == "dtype":
+        arrays["param_0"] = arrays["param_0"].astype(np.float64)
+    elif change == "missing":
+        del arrays["losses"]
+    else:
+        arrays["more"] = np.zeros(1)
+    write_checkpoint(path, run, arrays)
+    assert "must be a whole checkpoint" in refusal_of(path, few)
+
+
+def test_seed_of_any_size_goes_through_the_file(few, path):
+    config = dataclasses.replace(CONFIG, seed=2**200 + 1)
+    first = train(config, few, checkpoints=Checkpoints(path))
+    assert bits_of(train(config, few, checkpoints=Checkpoints(path, resume=True))) == bits_of(first)
+    with np.load(path, allow_pickle=False) as archive:
+        assert json.loads(str(archive["run"]))["config"]["seed"] == 2**200 + 1
+
+
+# ---- the command ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("--resume", "argument --resume must come with --checkpoint, got none"),
+        ("--checkpoint-every 5", "argument --checkpoint-every must come with --checkpoint, got none"),
+        ("--checkpoint run.npz --checkpoint-every 0", "argument --checkpoint-every must be at least 1, got 0"),
+        ("--checkpoint run.npz --checkpoint-every x", "argument --checkpoint-every: invalid int value: 'x'"),
+        ("--checkpoint no/run.npz", "no/run.npz: must be writable, got No such file or directory"),
+        ("--checkpoint .", "must be a regular file, got a folder"),
+        ("--checkpoint /dev/null", "/dev/null: must be a regular file, got something else"),
+    ],
+)
+def test_bad_argument_is_told_before_training(arguments, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(train_mnist, "train", None)
+    with pytest.raises(SystemExit) as exit_:
+        main(arguments.split())
+    assert exit_.value.code == 2
+    assert message in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_command_line_reaches_the_checkpoints(path, few, monkeypatch):
+    seen = []
+    monkeypatch.setattr(train_mnist, "load_dataset", lambda folder: few)
+    monkeypatch.setattr(
+        train_mnist,
+        "train",
+        lambda config, data, checkpoints, **options: seen.append(checkpoints) or train(config, data),
+    )
+    given = ["--hidden", "8", "--quiet", "--checkpoint", str(path)]
+    assert main(given) == 0
+    assert main([*given, "--resume", "--checkpoint-every", "7"]) == 0
+    assert seen == [Checkpoints(path, 50, False), Checkpoints(path, 7, True)]
+
+
+@pytest.mark.parametrize("content", [b"foreign", b"PK\x03\x04 cut off"])
+def test_bad_checkpoint_ends_the_command_with_one_line_and_status_2(content, path, few, monkeypatch, capsys):
+    monkeypatch.setattr(train_mnist, "load_dataset", lambda folder: few)
+    path.write_bytes(content)
+    assert main(["--checkpoint", str(path), "--resume", "--quiet"]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith(f"train_mnist.py: error: {path}: must be a whole checkpoint of train_mnist.py, got ")
+    assert err.count("\n") == 1
+    assert path.read_bytes() == content
+
+
+def test_file_that_cannot_be_opened_is_refused(tmp_path):
+    with pytest.raises(CheckpointError, match="must be readable, got Is a directory"):
+        read_checkpoint(tmp_path)
+
+
+def test_path_that_cannot_be_looked_at_is_refused(tmp_path):
+    with pytest.raises(CheckpointError, match="must be writable, got File name too long"):
+        checkpoint.check_checkpoint_path(tmp_path / ("x" * 300))
