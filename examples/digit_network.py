@@ -1,0 +1,239 @@
+"""What the examples have in common: a small network for digits, its training, and parts of their command lines."""
+
+import argparse
+import os
+import shlex
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+import cdropout as cd
+
+# The digits and the other layers are those of the benchmarks, a folder of the checkout that is not installed.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
+
+from mnist_data import Dataset, LabelledImages, pixels
+from network import Adam, Array, Linear, Network, ReLU, softmax_cross_entropy
+
+HERE = Path(__file__).resolve().parent
+BATCH = 100
+LEARNING_RATE = 1e-3
+
+_EVALUATION_BATCH = 1000
+_IMAGE_SUFFIXES = (".png", ".pdf", ".svg")
+
+
+def build_network(
+    data: Dataset,
+    weights: np.random.SeedSequence,
+    masks: np.random.SeedSequence,
+    *,
+    hidden: int = 512,
+    p: float = 0.0,
+    p_input: float = 0.0,
+) -> tuple[Network, list[cd.Dropout]]:
+    """Build a network with two hidden layers, each followed by a ReLU and dropout.
+
+    Parameters
+    ----------
+    data : Dataset
+        Whose numbers of pixels and classes are the widths of input and output.
+    weights, masks : SeedSequence
+        Of the initial weights and of all masks. The weights do not depend on p and p_input.
+    hidden : int
+        The width of the hidden layers.
+    p, p_input : float
+        The probability of dropping a hidden unit, and a pixel; where it is 0 there is no dropout layer.
+
+    Returns
+    -------
+    network : Network
+        In training mode.
+    dropouts : list of Dropout
+        Its dropout layers.
+
+    """
+    rng, stream = np.random.default_rng(weights), cd.Stream(masks)
+
+    def drop(p: float) -> list[cd.Dropout]:
+        return [cd.Dropout(p, rng=stream)] if p > 0 else []
+
+    layers = [
+        *drop(p_input),
+        # The gradient of the pixels has no use but for a dropout layer before, which expects one.
+        Linear(data.n_pixels, hidden, rng, input_gradient=p_input > 0),
+        ReLU(),
+        *drop(p),
+        Linear(hidden, hidden, rng),
+        ReLU(),
+        *drop(p),
+        Linear(hidden, data.n_classes, rng),
+    ]
+    return Network(layers), [layer for layer in layers if isinstance(layer, cd.Dropout)]
+
+
+def train_epochs(
+    network: Network, images: LabelledImages, epochs: int, order: np.random.SeedSequence
+) -> Iterator[float]:
+    """Train a network with Adam, in batches of `BATCH`, and yield the mean loss of each epoch's batches, in nats.
+
+    Parameters
+    ----------
+    network : Network
+        Put into training mode at the start of each epoch: between two it may be evaluated.
+    images : LabelledImages
+        What to train on.
+    epochs : int
+        How often.
+    order : SeedSequence
+        Of the order of the images, another one in each epoch.
+
+    """
+    rng = np.random.default_rng(order)
+    optimizer = Adam(network.params, network.grads, lr=LEARNING_RATE)
+    for _ in range(epochs):
+        network.train()
+        shuffled = rng.permutation(len(images))
+        losses = []
+        for start in range(0, len(images), BATCH):
+            batch = shuffled[start : start + BATCH]
+            loss, dlogits = softmax_cross_entropy(network.forward(pixels(images.images[batch])), images.labels[batch])
+            network.backward(dlogits)
+            optimizer.step()
+            losses.append(loss)
+        yield float(np.mean(losses))
+
+
+def error_rate(network: Network, images: LabelledImages) -> float:
+    """Return the share of images, in [0, 1], that a network with dropout off puts into a wrong class."""
+    network.eval()
+    n_wrong = 0
+    for start in range(0, len(images), _EVALUATION_BATCH):
+        part = slice(start, start + _EVALUATION_BATCH)
+        classes = network.forward(pixels(images.images[part])).argmax(axis=1)
+        n_wrong += int((classes != images.labels[part]).sum())
+    return n_wrong / len(images)
+
+
+def softmax(logits: Array) -> npt.NDArray[np.float64]:
+    """Turn logits (n_images, n_classes) into probabilities of that shape; in float64, whose rows add up to 1 better."""
+    exponentials = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
+    return exponentials / exponentials.sum(axis=1, keepdims=True)
+
+
+def parse_positive(text: str) -> int:
+    """Parse an integer of at least 1."""
+    return _parse_integer(text, 1)
+
+
+def parse_natural(text: str) -> int:
+    """Parse an integer of at least 0."""
+    return _parse_integer(text, 0)
+
+
+def parse_p(text: str) -> float:
+    """Parse a probability of dropping for which there is something to drop and something to keep."""
+    p = _parse_float(text)
+    if not 0 < p < 1:
+        raise argparse.ArgumentTypeError(f"must be in (0, 1), got {text}")
+    return p
+
+
+def parse_p_or_zero(text: str) -> float:
+    """Parse a probability of dropping, or 0 for no dropout."""
+    p = _parse_float(text)
+    if not 0 <= p < 1:
+        raise argparse.ArgumentTypeError(f"must be in [0, 1), got {text}")
+    return p
+
+
+def parse_output(text: str) -> Path:
+    """Parse the path of a file to be written, having found out before a long run that it can be."""
+    path = Path(text)
+    existed = path.exists()
+    try:
+        # Appending nothing is the one test that holds for every file system and user; it leaves a file as it was.
+        path.open("ab").close()
+    except OSError as error:
+        raise argparse.ArgumentTypeError(f"{path}: must be writable, got {error.strerror}") from None
+    if not existed:
+        path.unlink()
+    return path
+
+
+def parse_image(text: str) -> Path:
+    """Parse the path of an image to be drawn."""
+    if Path(text).suffix.lower() not in _IMAGE_SUFFIXES:
+        raise argparse.ArgumentTypeError(f"{text}: suffix must be one of {', '.join(_IMAGE_SUFFIXES)}")
+    return parse_output(text)
+
+
+def _parse_integer(text: str, least: int) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) < least:
+        raise argparse.ArgumentTypeError(f"must be an integer of at least {least}, got {text!r}")
+    return int(text)
+
+
+def _parse_float(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a number, got {text!r}") from None
+
+
+def add_common_arguments(parser: argparse.ArgumentParser, name: str) -> None:
+    """Add --hidden, --data, --plot, --table and --quiet; plot and table are by default the example's own, beside it."""
+    add = parser.add_argument
+    add(
+        "--hidden",
+        type=parse_positive,
+        default=512,
+        metavar="N",
+        help="width of the hidden layers (default %(default)s)",
+    )
+    add("--data", type=Path, metavar="FOLDER", help="folder of MNIST's idx files (default: the sample of MNIST)")
+    for option, parse, suffix, what in (
+        ("--plot", parse_image, ".png", "the plot: PNG, PDF or SVG"),
+        ("--table", parse_output, ".md", "the table, as Markdown"),
+    ):
+        default = str(HERE / f"{name}{suffix}")
+        add(option, type=parse, metavar="FILE", default=default, help=f"{what} (default: examples/{name}{suffix})")
+    add("--quiet", action="store_true", help="show no progress bar")
+
+
+def tabulate(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a Markdown table whose columns are aligned to the right, also as plain text."""
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+
+    def line(cells: Sequence[str]) -> str:
+        return f"| {' | '.join(cell.rjust(width) for cell, width in zip(cells, widths, strict=True))} |"
+
+    rule = f"|{'|'.join('-' * (width + 1) + ':' for width in widths)}|"
+    return "\n".join([line(header), rule, *map(line, rows)])
+
+
+def write_report(path: Path, title: str, program: str, argv: Sequence[str], report: str, plot: Path) -> None:
+    """Write a title, the command line that made a report, the report and its plot into a Markdown file."""
+    command = shlex.join(["python", f"examples/{program}", *argv])
+    versions = f"cdropout {cd.__version__}, NumPy {np.__version__}"
+    image = Path(os.path.relpath(plot, path.parent)).as_posix()
+    path.write_text(f"# {title}\n\nMade with {versions} by\n\n    {command}\n\n{report}\n\n![{title}]({image})\n")
+
+
+def new_figure(width: float, height: float) -> Any:
+    """Return a figure of that many inches, which needs no display."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def save_figure(figure: Any, path: Path) -> None:
+    """Write a figure into an image file, of the format its suffix names."""
+    figure.savefig(path, format=path.suffix[1:].lower(), dpi=130)

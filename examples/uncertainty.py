@@ -1,0 +1,365 @@
+"""Monte Carlo dropout tells what a network does not know: predictions of digits that are turned upside down.
+
+    python examples/uncertainty.py [--p P] [--epochs N] [--samples N] [--digits N] [--step DEGREES] [--plot FILE] ...
+
+A network 784-512-512-10 with ReLU and dropout learns upright digits of MNIST, and then sees test digits rotated by 0 to
+180 degrees. With dropout off it gives one vector of probabilities for each; with dropout on, `cdropout.mc_predict`
+gives the mean and the spread over many sampled sub-networks. A network trained without dropout stands beside it.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from digit_network import (
+    BATCH,
+    LEARNING_RATE,
+    add_common_arguments,
+    build_network,
+    new_figure,
+    parse_natural,
+    parse_p,
+    parse_positive,
+    save_figure,
+    softmax,
+    tabulate,
+    train_epochs,
+    write_report,
+)
+from mnist_data import DataError, Dataset, load_dataset, pixels
+from network import Array, Network
+from scipy.ndimage import rotate
+from threadpoolctl import threadpool_limits
+from tqdm import tqdm
+
+import cdropout as cd
+
+PROG = "uncertainty.py"
+TITLE = "Predictive uncertainty on rotated digits"
+
+_STRIP_POINTS = 640  # the width of the strip of one digit's images
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What is predicted for images at one angle.
+
+    Attributes
+    ----------
+    plain : ndarray of float64, shape (n_images, n_classes)
+        The probabilities of a network trained without dropout.
+    off : ndarray of float64, shape (n_images, n_classes)
+        The probabilities of the network with dropout, which is off.
+    mean, std : ndarray of float64, shape (n_images, n_classes)
+        Those of the same network with dropout on: mean and standard deviation over its samples.
+
+    """
+
+    plain: npt.NDArray[np.float64]
+    off: npt.NDArray[np.float64]
+    mean: npt.NDArray[np.float64]
+    std: npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Means over the images at one angle.
+
+    Attributes
+    ----------
+    angle : int
+        In degrees.
+    accuracy : float
+        Of the class with the largest mean probability.
+    plain_confidence, off_confidence, mc_confidence : float
+        The largest probability: of the network without dropout, with dropout off, and of the Monte Carlo mean.
+    mc_std : float
+        The standard deviation, over the samples, of the probability of the predicted class.
+    entropy : float
+        Of the Monte Carlo mean, in nats: from 0 to log(n_classes).
+
+    """
+
+    angle: int
+    accuracy: float
+    plain_confidence: float
+    off_confidence: float
+    mc_confidence: float
+    mc_std: float
+    entropy: float
+
+
+def rotate_images(images: npt.NDArray[np.uint8], angle: int) -> npt.NDArray[np.uint8]:
+    """Rotate images (n_images, n_rows, n_cols) counterclockwise by degrees about their centres, filling up with 0."""
+    return rotate(images, angle, axes=(2, 1), reshape=False, order=1)
+
+
+def train_networks(
+    data: Dataset, seed: int, *, p: float, epochs: int, hidden: int = 512, progress: bool = False
+) -> tuple[Network, Network, list[cd.Dropout]]:
+    """Train a network without dropout and one with it, from the same weights on the same order of digits.
+
+    Parameters
+    ----------
+    data : Dataset
+        Whose training set to use whole.
+    seed : int
+        Of weights, order and masks.
+    p : float
+        The probability of dropping a hidden unit, in (0, 1).
+    epochs : int
+        Passes over the training set, at least 1.
+    hidden : int
+        The width of the hidden layers.
+    progress : bool
+        Whether to show a progress bar on stderr.
+
+    Returns
+    -------
+    plain, network : Network
+        Both in evaluation mode.
+    dropouts : list of Dropout
+        The dropout layers of the second.
+
+    """
+    weights, order, masks = np.random.SeedSequence(seed).spawn(3)
+    plain, _ = build_network(data, weights, masks, hidden=hidden)
+    network, dropouts = build_network(data, weights, masks, hidden=hidden, p=p)
+    with tqdm(total=2 * epochs, unit="epoch", desc="training", disable=not progress, file=sys.stderr) as bar:
+        for trainee in (plain, network):
+            for loss in train_epochs(trainee, data.train, epochs, order):
+                bar.set_postfix_str(f"loss {loss:.4f}", refresh=False)
+                bar.update()
+            trainee.eval()
+    return plain, network, dropouts
+
+
+def predict(
+    plain: Network, network: Network, dropouts: Sequence[cd.Dropout], x: Array, *, n_samples: int, seed: int
+) -> Prediction:
+    """Predict the classes of rows of pixels (n_images, n_pixels), in the three ways."""
+
+    def forward(x: Array) -> npt.NDArray[np.float64]:
+        return softmax(network.forward(x))
+
+    # The same seed at every angle: the same sub-networks look at all of them, and curves over angles are smooth.
+    mean, std = cd.mc_predict(forward, x, n_samples, layers=dropouts, rng=seed)
+    return Prediction(softmax(plain.forward(x)), forward(x), mean, std)
+
+
+def summarize(angle: int, prediction: Prediction, labels: npt.NDArray[np.uint8]) -> Summary:
+    """Average a prediction over its images."""
+    mean = prediction.mean
+    predicted = mean.argmax(axis=1)
+    # A probability of 0 adds nothing to the entropy, and its logarithm must not be asked for.
+    terms = mean * np.log(np.where(mean > 0, mean, 1))
+    return Summary(
+        angle,
+        accuracy=float((predicted == labels).mean()),
+        plain_confidence=float(prediction.plain.max(axis=1).mean()),
+        off_confidence=float(prediction.off.max(axis=1).mean()),
+        mc_confidence=float(mean.max(axis=1).mean()),
+        mc_std=float(prediction.std[np.arange(len(mean)), predicted].mean()),
+        entropy=float(-terms.sum(axis=1).mean()),
+    )
+
+
+def describe(summaries: Sequence[Summary]) -> str:
+    """Return the summaries as a table."""
+    header = (
+        "angle, degrees",
+        "accuracy",
+        "confidence, no dropout",
+        "confidence, dropout off",
+        "confidence, MC",
+        "std, MC",
+        "entropy, MC, nats",
+    )
+    rows = [
+        [
+            str(summary.angle),
+            *(
+                f"{value:.3f}"
+                for value in (
+                    summary.accuracy,
+                    summary.plain_confidence,
+                    summary.off_confidence,
+                    summary.mc_confidence,
+                    summary.mc_std,
+                    summary.entropy,
+                )
+            ),
+        ]
+        for summary in summaries
+    ]
+    return tabulate(header, rows)
+
+
+def draw(
+    summaries: Sequence[Summary], turned: npt.NDArray[np.uint8], prediction: Prediction, title: str, path: Path
+) -> None:
+    """Draw the summaries over the angle, and one digit at each angle with what is predicted for it.
+
+    Parameters
+    ----------
+    summaries : sequence of Summary
+        One for each angle.
+    turned : ndarray of uint8, shape (n_angles, n_rows, n_cols)
+        The one digit.
+    prediction : Prediction
+        For each row of `turned`.
+    title : str
+        Of the whole figure.
+    path : Path
+        An image file of the format its suffix names.
+
+    """
+    from matplotlib.offsetbox import AnnotationBbox, OffsetImage
+
+    figure = new_figure(10.5, 9)
+    top, bottom = figure.subfigures(2, 1, height_ratios=(1, 1.3))
+    top.suptitle(title, fontsize=12)
+    angles = [summary.angle for summary in summaries]
+    left, right = top.subplots(1, 2)
+    markers = {"marker": "o", "markersize": 3.5}
+    for name, label, colour, dashes in (
+        ("plain_confidence", "confidence, trained without dropout", "#8c8c8c", "-"),
+        ("off_confidence", "confidence, dropout off", "#1f77b4", "-"),
+        ("mc_confidence", "confidence, Monte Carlo mean", "#c8102e", "-"),
+        ("accuracy", "accuracy, Monte Carlo mean", "#222222", "--"),
+    ):
+        values = [getattr(summary, name) for summary in summaries]
+        left.plot(angles, values, color=colour, linestyle=dashes, label=label, **markers)
+    left.set(ylabel="mean over the digits", ylim=(0, 1.02))
+    # Between the confidences, which stay high, and the accuracy, which does not.
+    left.legend(frameon=False, fontsize=8.5, loc="center right", bbox_to_anchor=(1, 0.42))
+    left.set_title("How often right, and how sure", loc="left", fontsize=11)
+    for name, label, colour in (
+        ("entropy", "entropy of the mean (nats)", "#c8102e"),
+        ("mc_std", "standard deviation of the\npredicted class's probability", "#e07b00"),
+    ):
+        right.plot(angles, [getattr(summary, name) for summary in summaries], color=colour, label=label, **markers)
+    right.set(ylabel="mean over the digits", ylim=(0, None))
+    right.legend(frameon=False, fontsize=8.5, loc="center right", bbox_to_anchor=(1, 0.48))
+    right.set_title("Uncertainty by Monte Carlo dropout", loc="left", fontsize=11)
+    for axes in (left, right):
+        _finish(axes, angles)
+
+    strip, lines = bottom.subplots(2, 1, height_ratios=(1, 4), sharex=True)
+    half = (angles[1] - angles[0]) / 2 if len(angles) > 1 else 90
+    # As offset boxes, which stay square whatever the axes do: as many points wide as there are between two angles.
+    zoom = min(0.9 * _STRIP_POINTS / len(angles), 50) / turned.shape[1]
+    for angle, image in zip(angles, turned, strict=True):
+        box = OffsetImage(image, zoom=zoom, cmap="gray_r")
+        strip.add_artist(AnnotationBbox(box, (angle, 0.5), frameon=False, pad=0))
+    strip.set(ylim=(0, 1), yticks=[])
+    strip.tick_params(bottom=False, labelbottom=False)
+    strip.spines[:].set_visible(False)
+    strip.set_title("One digit: the probabilities of its classes", loc="left", fontsize=11)
+    # A colour belongs to a class, whichever classes are drawn.
+    colours = [f"C{i}" for i in range(10)]
+    shown = np.flatnonzero(prediction.mean.max(axis=0) >= 0.2)
+    for class_ in shown:
+        mean, std, colour = prediction.mean[:, class_], prediction.std[:, class_], colours[class_ % 10]
+        lines.plot(angles, mean, color=colour, label=str(class_), **markers)
+        lines.fill_between(
+            angles, np.maximum(mean - std, 0), np.minimum(mean + std, 1), color=colour, alpha=0.13, linewidth=0
+        )
+        lines.plot(angles, prediction.off[:, class_], color=colour, linestyle=":", linewidth=1.2)
+    lines.plot([], [], color="#555555", linestyle=":", linewidth=1.2, label="dropout off")
+    lines.set(xlabel="angle (degrees)", ylabel="probability", ylim=(0, 1.02), xlim=(-half, angles[-1] + half))
+    lines.legend(
+        frameon=False,
+        fontsize=8.5,
+        loc="upper left",
+        bbox_to_anchor=(1, 1),
+        title="class: mean\nand std, MC",
+        title_fontsize=8.5,
+    )
+    _finish(lines, angles)
+    save_figure(figure, path)
+
+
+def _finish(axes: Any, angles: Sequence[int]) -> None:
+    axes.set(xlabel="angle (degrees)", xticks=angles if len(angles) <= 13 else angles[::2])
+    axes.tick_params(axis="x", labelsize=8.5)
+    axes.grid(color="#dddddd", linewidth=0.7)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def parse_step(text: str) -> int:
+    """Parse a number of degrees that leads from 0 to 180 in whole steps."""
+    step = parse_positive(text)
+    if 180 % step:
+        raise argparse.ArgumentTypeError(f"must divide 180, got {step}")
+    return step
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Train and predict as the command line says; 0, or 2 for bad data."""
+    argv = sys.argv[1:] if argv is None else argv
+    parser = argparse.ArgumentParser(prog=PROG, description=__doc__.splitlines()[0])
+    add = parser.add_argument
+    add("--p", type=parse_p, default=0.5, metavar="P", help="probability of dropping a unit (default %(default)s)")
+    add("--epochs", type=parse_positive, default=10, metavar="N", help="passes of training (default %(default)s)")
+    add("--samples", type=parse_positive, default=100, metavar="N", help="sub-networks (default %(default)s)")
+    add("--digits", type=parse_positive, default=1000, metavar="N", help="test digits to rotate (default %(default)s)")
+    add("--step", type=parse_step, default=15, metavar="DEGREES", help="between two angles (default %(default)s)")
+    add("--seed", type=parse_natural, default=0, metavar="N", help="of weights, order, masks (default %(default)s)")
+    add("--show", type=parse_natural, default=1, metavar="CLASS", help="draw the first of it (default %(default)s)")
+    add_common_arguments(parser, "uncertainty")
+    args = parser.parse_args(argv)
+    try:
+        data = load_dataset(args.data)
+    except DataError as error:
+        print(f"{PROG}: error: {error}", file=sys.stderr)
+        return 2
+    if args.digits > len(data.test):
+        parser.error(f"argument --digits: must be at most {len(data.test)}, got {args.digits}")
+    if args.show not in data.test.labels:
+        parser.error(f"argument --show: must be a class of the test set, got {args.show}")
+    chosen = np.sort(np.random.default_rng(args.seed).choice(len(data.test), args.digits, replace=False))
+    images, labels = data.test.images[chosen], data.test.labels[chosen]
+    shown = data.test.images[data.test.labels == args.show][:1]
+    angles = range(0, 181, args.step)
+
+    # For the same results on any number of processors; and the matrices are too small to gain much from more threads.
+    with threadpool_limits(1, user_api="blas"):
+        networks = train_networks(
+            data, args.seed, p=args.p, epochs=args.epochs, hidden=args.hidden, progress=not args.quiet
+        )
+        summaries = []
+        for angle in tqdm(angles, unit="angle", desc="predicting", disable=args.quiet, file=sys.stderr):
+            x = pixels(rotate_images(images, angle))
+            prediction = predict(*networks, x, n_samples=args.samples, seed=args.seed)
+            summaries.append(summarize(angle, prediction, labels))
+        turned = np.concatenate([rotate_images(shown, angle) for angle in angles])
+        of_shown = predict(*networks, pixels(turned), n_samples=args.samples, seed=args.seed)
+
+    table = describe(summaries)
+    print(table)
+    widths = f"{data.n_pixels}-{args.hidden}-{args.hidden}-{data.n_classes}"
+    title = f"{widths}, ReLU, dropout p = {args.p:g}; {args.digits:,} test digits, {args.samples:,} samples"
+    draw(summaries, turned, of_shown, title, args.plot)
+    report = (
+        f"{widths} with ReLU, trained on {len(data.train):,} upright digits for {args.epochs} epochs (Adam, step size "
+        f"{LEARNING_RATE:g}, batches of {BATCH}),\n"
+        f"without dropout and with p = {args.p:g} after each hidden layer. It predicts {args.digits:,} test digits, "
+        "rotated counterclockwise.\n"
+        f"MC is the mean over {args.samples:,} sub-networks sampled by `cdropout.mc_predict`. Accuracy is that of MC; "
+        "confidence is the\nlargest probability; std is the standard deviation, over the sub-networks, of the "
+        "probability of the predicted class;\nentropy is that of MC. All are means over the digits.\n\n"
+        f"{table}"
+    )
+    write_report(args.table, TITLE, PROG, argv, report, args.plot)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
