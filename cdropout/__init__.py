@@ -9,7 +9,8 @@ from cdropout.functional import (
     relu_dropout,
     relu_dropout_backward,
 )
-from cdropout.inference import dropout_on, eval, mc_predict, train  # noqa: A004 - what everybody calls it
+from cdropout.inference import dropout_on, mc_predict, train
+from cdropout.inference import eval as eval  # noqa: A004 - what everybody calls it
 from cdropout.layers import BiasDropoutAdd, BiasReLUDropout, Dropout, DropoutAdd, ReLUDropout
 from cdropout.linear import (
     DropConnect,
@@ -56,6 +57,7 @@ from cdropout.variants import (
 
 __version__ = "0.1.0"
 
+# Without eval, which an import of * must not put in the place of the built-in one.
 __all__ = [
     "AlphaDropout",
     "BiasDropoutAdd",
@@ -98,7 +100,6 @@ __all__ = [
     "dropout3d",
     "dropout_add",
     "dropout_on",
-    "eval",
     "feature_alpha_dropout",
     "feature_dropout",
     "feature_dropout_linear",
