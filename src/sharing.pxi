@@ -46,7 +46,7 @@ def thread_limit():
 
 
 # ---- calls from several threads of Python at once -------------------------------------------------------------------
-# How many large jobs run at this moment, and the most that did within the last CROWD_SECONDS: they share the processors.
+# How many large jobs run at this moment, and the most that did within the last CROWD_SECONDS: they share the CPUs.
 # The past counts because OpenMP's threads go on spinning for a millisecond after their work, at the cost of the others:
 # a call that happens to be alone for a moment must not wake them.
 CROWD_SECONDS = 0.1
