@@ -40,9 +40,7 @@ class Kind:
         Makes the layer that follows the second hidden one, of the probability of dropping and what masks are drawn
         from.
     linear : type or None
-        The layer that drops inside its product, and stands in the place of linear ones.
-    replaced : tuple of int
-        Which linear layers those are, counted from 0.
+        The layer that drops inside its product, and stands in the place of the second hidden linear one.
     make_rng : callable
         Makes what masks are drawn from, of a seed.
 
@@ -50,7 +48,6 @@ class Kind:
 
     layer: Callable[[float, Any], Layer] | None = None
     linear: type[cd.DropConnect | cd.FeatureDropoutLinear] | None = None
-    replaced: tuple[int, ...] = ()
     make_rng: Callable[[np.random.SeedSequence], Rng] = cd.Stream
 
 
@@ -60,9 +57,9 @@ DROPOUTS: dict[str, Kind] = {
     "standard": Kind(lambda p, rng: cd.Dropout(p, rng=rng, rescale="eval")),
     "none": Kind(),
     "numpy": Kind(NumPyDropout, make_rng=np.random.default_rng),
-    "drop-connect": Kind(linear=cd.DropConnect, replaced=(1,)),
-    # Both hidden layers' features are dropped: of the two products behind them, the square one is worth making smaller.
-    "feature-linear": Kind(linear=cd.FeatureDropoutLinear, replaced=(1, 2)),
+    "drop-connect": Kind(linear=cd.DropConnect),
+    # One feature dropout, as "feature", but before the second hidden layer: its square product is worth making smaller.
+    "feature-linear": Kind(linear=cd.FeatureDropoutLinear),
 }
 
 _EVALUATION_BATCH = 1000
@@ -242,35 +239,29 @@ def build_network(
     return Network(layers)
 
 
-def drop_in_products(network: Network, kind: Kind, p: float, rng: Rng) -> Network:
-    """Return a network with the layers of a kind of dropout in the place of linear ones, with the same weights.
+def drop_in_product(network: Network, kind: Kind, p: float, rng: Rng) -> Network:
+    """Return a network with a kind's layer in the place of the second hidden linear one, with the same weights.
 
     Parameters
     ----------
     network : Network
         As `build_network` builds it; its other layers become the new network's.
     kind : Kind
-        Where it replaces no layer, all layers are the same.
+        Where it has no such layer, the network stays as it is.
     p : float
         The probability of dropping.
     rng : Stream
-        What all replaced layers draw their masks from.
+        What the layer draws its masks from.
 
     """
-    linears = [layer for layer in network.layers if isinstance(layer, Linear)]
-    replaced = [linears[i] for i in kind.replaced]
-
-    def replace(layer: Layer) -> Layer:
-        if kind.linear is None or layer not in replaced:
-            return layer
-        weight = layer.params[0]
-        n_in, n_out = weight.shape
-        dropping = kind.linear(n_in, n_out, p, rng=rng, dtype=weight.dtype)
-        for new, old in zip(dropping.params, layer.params, strict=True):
-            new[...] = old
-        return dropping
-
-    return Network([replace(layer) for layer in network.layers])
+    if kind.linear is None:
+        return network
+    hidden = [layer for layer in network.layers if isinstance(layer, Linear)][1]
+    n_in, n_out = hidden.weight.shape
+    dropping = kind.linear(n_in, n_out, p, rng=rng, dtype=hidden.weight.dtype)
+    for new, old in zip(dropping.params, hidden.params, strict=True):
+        new[...] = old
+    return Network([dropping if layer is hidden else layer for layer in network.layers])
 
 
 def draw_batches(config: Config, n_samples: int) -> Iterator[npt.NDArray[np.int64]]:
@@ -341,7 +332,7 @@ def train(
     rng = kind.make_rng(config.spawn_seeds()[2])
     dropout = None if kind.layer is None else Timed(kind.layer(config.p, rng))
     network = build_network(config, data.n_pixels, data.n_classes, dropout)
-    network = drop_in_products(network, kind, config.p, rng)
+    network = drop_in_product(network, kind, config.p, rng)
     optimizer = Adam(network.params, network.grads, lr=config.lr, l2=config.l2)
     n_steps = count_steps(config, len(data.train))
     evaluate_after = set(np.linspace(0, n_steps, config.epochs * evaluations_per_epoch + 1).round().astype(int)[1:])

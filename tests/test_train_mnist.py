@@ -20,7 +20,7 @@ import pytest
 import train_mnist
 from network import INITS, Adam, Linear, Network, NumPyDropout, ReLU, softmax_cross_entropy
 from threadpoolctl import threadpool_limits
-from train_mnist import DROPOUTS, Config, build_network, draw_batches, drop_in_products, main, train
+from train_mnist import DROPOUTS, Config, build_network, draw_batches, drop_in_product, main, train
 
 import cdropout as cd
 
@@ -80,7 +80,7 @@ def test_gradients_equal_numeric_gradients(kind, relu):
     rng = where.make_rng(seed)
     dropout = None if where.layer is None else where.layer(0.4, rng)
     network = build_network(config, 5, 3, dropout, dtype=np.float64)
-    network = drop_in_products(network, where, 0.4, rng)
+    network = drop_in_product(network, where, 0.4, rng)
     for param in network.params:
         if param.ndim == 1:
             # Without biases, a unit all of whose inputs are dropped stands at 0, where ReLU has no derivative.
@@ -216,15 +216,15 @@ def test_network_stands_as_described():
     ("kind", "types"),
     [
         ("drop-connect", [Linear, ReLU, cd.DropConnect, ReLU, Linear]),
-        ("feature-linear", [Linear, ReLU, cd.FeatureDropoutLinear, ReLU, cd.FeatureDropoutLinear]),
+        ("feature-linear", [Linear, ReLU, cd.FeatureDropoutLinear, ReLU, Linear]),
         ("none", [Linear, ReLU, Linear, ReLU, Linear]),
     ],
 )
-def test_kinds_that_drop_in_products_take_the_weights_of_the_linear_layers(kind, types):
+def test_kinds_that_drop_in_the_product_take_the_weights_of_the_linear_layers(kind, types):
     plain = build_network(Config(relu=True, hidden=6), 5, 3, None)
     plain.layers[2].bias[...] = np.arange(6)
     stream = cd.Stream(0)
-    network = drop_in_products(plain, DROPOUTS[kind], 0.25, stream)
+    network = drop_in_product(plain, DROPOUTS[kind], 0.25, stream)
     assert [type(layer) for layer in network.layers] == types
     for param, value in zip(network.params, plain.params, strict=True):
         np.testing.assert_array_equal(param, value)
@@ -327,13 +327,12 @@ def test_p_of_0_is_no_dropout_at_all(few):
         np.testing.assert_array_equal(network, networks[0])
 
 
-# Measured for seeds 0 to 2: 0.894 to 0.911 without and 0.933 to 0.949 with ReLU; of feature-linear, which drops in two
-# places, 0.888 to 0.898 and 0.918 to 0.922. One class for everything gives 0.02.
+# Measured for seeds 0 to 2: 0.894 to 0.911 without and 0.933 to 0.949 with ReLU. One class for everything gives 0.02.
 @pytest.mark.parametrize("relu", [False, True], ids=["linear", "relu"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_sample_is_learned_with_every_kind(kind, relu, sample):
     result = train(Config(dropout=kind, relu=relu), sample)
-    assert result.test.macro_f1 >= (0.92 if relu else 0.88) - (0.015 if kind == "feature-linear" else 0)
+    assert result.test.macro_f1 >= (0.92 if relu else 0.88)
     assert result.losses[:5].mean() > 2 * result.losses[-20:].mean()
 
 
