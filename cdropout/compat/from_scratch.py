@@ -1,0 +1,97 @@
+"""The dropout layers of "Deep Learning from Scratch" and its second volume (K. Saitoh, O'Reilly Japan, 2016 and 2018).
+
+from cdropout.compat.from_scratch import Dropout         # common/layers.py of volume 1
+from cdropout.compat.from_scratch import TimeDropout     # common/time_layers.py of volume 2
+"""
+
+import numpy as np
+import numpy.typing as npt
+
+from cdropout import _kernels
+from cdropout.compat.last_pass import Array, LastPass
+from cdropout.mask import Mask
+from cdropout.stream import Rng
+
+
+class Dropout:
+    """Standard dropout: nothing is scaled in training, and evaluation multiplies by 1 - dropout_ratio.
+
+    Parameters
+    ----------
+    dropout_ratio : float
+        The probability of dropping an element, in [0, 1]. It may be changed at any time.
+    rng
+        As in `cdropout.dropout`.
+
+    Attributes
+    ----------
+    mask : ndarray of bool
+        True where the last forward pass in training kept, made when it is asked for; None before.
+
+    """
+
+    def __init__(self, dropout_ratio: float = 0.5, *, rng: Rng | None = None) -> None:
+        self.dropout_ratio = _kernels.check_p(dropout_ratio)
+        self._pass = LastPass(rng)
+
+    @property
+    def mask(self) -> npt.NDArray[np.bool_] | None:
+        """What the last forward pass in training kept."""
+        return self._pass.keep()
+
+    def forward(self, x: npt.ArrayLike, train_flg: bool = True) -> Array:
+        """Return x with elements dropped, or, with train_flg false, x times 1 - dropout_ratio; of x's dtype."""
+        p = _kernels.check_p(self.dropout_ratio)
+        if train_flg:
+            return self._pass.drop(x, p, scale=1.0)
+        x = _kernels.check_array(x)
+        return Mask(0, 0, 0.0, x.shape).apply(x, scale=1.0 - p)
+
+    def backward(self, dout: npt.ArrayLike) -> Array:
+        """Return the gradient through the mask of the last forward pass in training."""
+        return self._pass.drop_again(dout)
+
+
+class TimeDropout:
+    """Inverted dropout of sequences, whose mode the network sets.
+
+    Parameters
+    ----------
+    dropout_ratio : float
+        The probability of dropping an element, in [0, 1]. It may be changed at any time.
+    rng
+        As in `cdropout.dropout`.
+
+    Attributes
+    ----------
+    train_flg : bool
+        Whether to drop. The network sets it.
+    mask : ndarray
+        0 where the last forward pass in training dropped and 1 / (1 - dropout_ratio) where it kept, made when it is
+        asked for; None before.
+    params, grads : list
+        Empty.
+
+    """
+
+    def __init__(self, dropout_ratio: float = 0.5, *, rng: Rng | None = None) -> None:
+        self.params: list[Array] = []
+        self.grads: list[Array] = []
+        self.dropout_ratio = _kernels.check_p(dropout_ratio)
+        self.train_flg = True
+        self._pass = LastPass(rng)
+
+    @property
+    def mask(self) -> Array | None:
+        """What the last forward pass in training multiplied by."""
+        return self._pass.scaled_mask()
+
+    def forward(self, xs: npt.ArrayLike) -> Array:
+        """Return xs dropped and scaled, or xs itself where train_flg is false."""
+        if not self.train_flg:
+            return xs  # type: ignore[return-value]
+        return self._pass.drop(xs, _kernels.check_p(self.dropout_ratio))
+
+    def backward(self, dout: npt.ArrayLike) -> Array:
+        """Return the gradient through the mask of the last forward pass in training."""
+        return self._pass.drop_again(dout)

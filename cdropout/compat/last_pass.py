@@ -1,0 +1,59 @@
+"""What the stand-ins share: a stream, and the mask of the last forward pass, an array only where one is asked for."""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cdropout import _kernels
+from cdropout.functional import draw_mask
+from cdropout.mask import Mask
+from cdropout.stream import Rng, Stream, as_stream
+
+Array = npt.NDArray[Any]
+
+
+def p_of_keep(keep: float, name: str) -> float:
+    """Return the probability of dropping for one of keeping; TypeError or ValueError, naming it, for another number."""
+    try:
+        return 1.0 - _kernels.check_p(keep)
+    except (TypeError, ValueError) as error:
+        raise type(error)(str(error).replace("p must", f"{name} must", 1)) from None
+
+
+class LastPass:
+    """A stream, and the mask of the last forward pass in training with the dtype it was applied to."""
+
+    def __init__(self, rng: Rng | None = None) -> None:
+        self._stream: Stream | None = None if rng is None else as_stream(rng)
+        self._last: tuple[Mask, np.dtype[Any], float | None] | None = None
+
+    def drop(self, x: npt.ArrayLike, p: float, *, scale: float | None = None) -> Array:
+        """Draw a mask for x and apply it; kept elements are scaled by 1/(1-p) unless scale says otherwise."""
+        x = _kernels.check_array(x)
+        mask = draw_mask(x.shape, p, rng=as_stream(self._stream))
+        y = mask.apply(x, scale=scale)
+        self._last = mask, y.dtype, scale
+        return y
+
+    def drop_again(self, dy: npt.ArrayLike) -> Array:
+        """Apply the mask of the last forward pass, with its scale."""
+        mask, _, scale = self.of_training()
+        return mask.apply(dy, scale=scale)
+
+    def of_training(self) -> tuple[Mask, np.dtype[Any], float | None]:
+        """Return what the last forward pass in training left; RuntimeError where there was none."""
+        if self._last is None:
+            raise RuntimeError("backward must follow a forward pass in training, and none has been made")
+        return self._last
+
+    def scaled_mask(self) -> Array | None:
+        """Return a new array of 0 where dropped and the scale where kept; None before any forward pass in training."""
+        if self._last is None:
+            return None
+        mask, dtype, scale = self._last
+        return mask.scaled(dtype) if scale is None else mask.apply(np.ones(mask.shape, dtype), scale=scale)
+
+    def keep(self) -> npt.NDArray[np.bool_] | None:
+        """Return a new array, True where kept; None before any forward pass in training."""
+        return None if self._last is None else self._last[0].keep()
