@@ -1,4 +1,4 @@
-"""The stand-ins for well-known networks' dropout: conventions, attributes, gradients, and a small network of each kind."""
+"""The stand-ins for well-known networks' dropout: conventions, attributes, gradients, a small network of each kind."""
 
 import copy
 import pickle
@@ -182,11 +182,15 @@ class OfCs231n:
 
 
 class OfDeepnet(deepnet.Dropout):
+    """The layer, with a gradient that comes alone."""
+
     def backward(self, dy):
         return super().backward(dy)[0]
 
 
 class OfNnfs(nnfs.Layer_Dropout):
+    """The layer, with methods that return something."""
+
     def forward(self, x):
         super().forward(x, True)
         return self.output
