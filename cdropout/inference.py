@@ -16,10 +16,11 @@ class _HasModes(Protocol):
 
 
 def train(layers: Iterable[Any], mode: bool = True) -> None:
-    """Switch layers to training, or with mode=False to evaluation; layers without a `train` method stay as they are."""
+    """Switch layers to training, or with mode=False to evaluation; those without `train` (`eval`) stay as they are."""
     for layer in layers:
-        if hasattr(layer, "train"):
-            layer.train() if mode else layer.eval()
+        switch = getattr(layer, "train" if mode else "eval", None)
+        if switch is not None:
+            switch()
 
 
 def eval(layers: Iterable[Any]) -> None:  # noqa: A001 - what everybody calls it
@@ -40,7 +41,9 @@ def dropout_on(layers: Iterable[_HasModes], *, rng: Rng | None = None) -> Iterat
 
     """
     stream = None if rng is None else as_stream(rng)
-    before = [(layer, layer.training, getattr(layer, "rng", None)) for layer in layers if hasattr(layer, "training")]
+    # No stream of ours goes where there is none, or another library's.
+    foreign = object()
+    before = [(layer, layer.training, getattr(layer, "rng", foreign)) for layer in layers if hasattr(layer, "training")]
     try:
         for layer, _, own in before:
             layer.training = True
@@ -81,6 +84,8 @@ def mc_predict(
     progress : bool
         Whether to show a progress bar on stderr; needs tqdm.
 
+    The layers' masks are those of the last sample afterwards: not to be called between a forward and a backward pass.
+
     Returns
     -------
     mean, std : ndarray of float64
@@ -101,6 +106,8 @@ def mc_predict(
         raise TypeError(f"n_samples must be an integer, got {n_samples!r}")
     if n_samples < 1:
         raise ValueError(f"n_samples must be at least 1, got {n_samples}")
+    if not callable(forward):
+        raise TypeError(f"forward must be callable, got {type(forward).__name__}")
     layers = list(layers)
     numbers: Iterable[int] = range(1, int(n_samples) + 1)
     if progress:
@@ -121,4 +128,4 @@ def mc_predict(
             squares += from_old * (sample - mean)
     assert mean is not None
     assert squares is not None
-    return mean, np.sqrt(squares / n_samples)
+    return mean, np.asarray(np.sqrt(squares / n_samples))

@@ -1,6 +1,6 @@
 """Dropout as layers of a NumPy network: `forward`, `backward`, and the mask kept between them."""
 
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -14,13 +14,20 @@ Rescale = Literal["train", "eval"] | None
 
 
 class DropoutLayer:
-    """What every layer here has: p, a stream, the mode, and the mask of its last forward pass."""
+    """What every layer here has: p, a stream, the mode, and the mask of its last forward pass.
+
+    Subclasses check what is their own before they call this constructor: rng comes last in it, because a generator that
+    is passed moves on.
+    """
+
+    # The name of the number that says how much the layer does.
+    _rate: ClassVar[str] = "p"
 
     def __init__(self, p: float = 0.5, *, rng: Rng | None = None, inplace: bool = False) -> None:
         self.p = p
-        self.rng = rng
         self.inplace = inplace
         self.training = True
+        self.rng = rng
         self.mask: Mask | None = None
         self.params: list[npt.NDArray[Any]] = []
         self.grads: list[npt.NDArray[Any]] = []
@@ -32,8 +39,12 @@ class DropoutLayer:
 
     @p.setter
     def p(self, p: float) -> None:
-        self._p = _kernels.check_p(p)
+        self._p = self._checked_p(p)
         self._prepare()
+
+    def _checked_p(self, p: float) -> float:
+        """Return p as a float; TypeError or ValueError for one that the layer cannot have."""
+        return _kernels.check_p(p)
 
     def _prepare(self) -> None:
         """Compute what follows from p and does not change from call to call: for subclasses."""
@@ -51,29 +62,38 @@ class DropoutLayer:
     def state(self) -> dict[str, Any]:
         """What changes from step to step, but for `params`: a dict of plain ints, floats and lists, that JSON can hold.
 
-        Keys: `version`; `p`; `training`; `rng`, the stream's `state`, None for the default stream. What the last
-        forward pass left for `backward` is not part of it. A state that is not whole raises ValueError or TypeError and
-        changes nothing.
+        Keys: `version`; `p` (`std` of a GaussianNoise); `training`; `rng`, the stream's `state`, None for the default
+        stream. What the last forward pass left for `backward` is not part of it. Setting it puts the layer's stream,
+        which other layers may share, where it was. A state that is not whole raises ValueError or TypeError and changes
+        nothing.
         """
         return {
             "version": STATE_VERSION,
-            "p": self._p,
+            self._rate: getattr(self, self._rate),
             "training": self.training,
             "rng": None if self._rng is None else self._rng.state,
         }
 
     @state.setter
     def state(self, state: dict[str, Any]) -> None:
-        keys = ("version", "p", "training", "rng")
+        keys = ("version", self._rate, "training", "rng")
         if not isinstance(state, dict) or set(state) != set(keys):
             raise ValueError(f"state must be a dict with the keys {', '.join(keys)}, got {state!r}")
         if state["version"] != STATE_VERSION:
             raise ValueError(f"state must be of version {STATE_VERSION}, got version {state['version']!r}")
         if not isinstance(state["training"], bool):
             raise TypeError(f"state['training'] must be True or False, got {state['training']!r}")
-        p = _kernels.check_p(state["p"])
-        self.rng = None if state["rng"] is None else restore_stream(state["rng"])
-        self.p, self.training = p, state["training"]
+        before = getattr(self, self._rate)
+        setattr(self, self._rate, state[self._rate])
+        try:
+            if state["rng"] is None or self._rng is None:
+                self.rng = None if state["rng"] is None else restore_stream(state["rng"])
+            else:
+                self._rng.state = state["rng"]
+        except (TypeError, ValueError):
+            setattr(self, self._rate, before)
+            raise
+        self.training = state["training"]
 
     def train(self, mode: bool = True) -> Self:
         """Switch to training (or, with mode False, to evaluation) and return the layer."""
@@ -95,7 +115,7 @@ class DropoutLayer:
             for name, values in defaults.items()
             if getattr(self, name, values[0]) not in values
         )
-        return f"{type(self).__name__}(p={self._p}{options})"
+        return f"{type(self).__name__}({self._rate}={getattr(self, self._rate)}{options})"
 
     def _through_mask(self, dy: npt.ArrayLike, out: Any, scale: float | None) -> npt.NDArray[Any] | None:
         """Carry a gradient through the last forward pass's mask; None where that pass was in evaluation."""
@@ -159,11 +179,11 @@ class Dropout(DropoutLayer):
         shared_axes: int | tuple[int, ...] = (),
         rescale: Rescale = "train",
     ) -> None:
-        super().__init__(p, rng=rng, inplace=inplace)
         _kernels.check_axes(shared_axes)
+        self.rescale = rescale
+        super().__init__(p, rng=rng, inplace=inplace)
         # None is for subclasses whose axes follow from the number of dimensions.
         self.shared_axes: int | tuple[int, ...] | None = shared_axes
-        self.rescale = rescale
         self._scale = 1.0
 
     @property
@@ -176,7 +196,8 @@ class Dropout(DropoutLayer):
         if rescale not in ("train", "eval", None):
             raise ValueError(f"rescale must be 'train', 'eval' or None, got {rescale!r}")
         self._rescale = rescale
-        self._prepare()
+        if hasattr(self, "_p"):
+            self._prepare()
 
     def forward(self, x: npt.ArrayLike) -> npt.NDArray[Any]:
         """Drop elements of x with a new mask in training; in evaluation return x itself, or (1-p) x for "eval".

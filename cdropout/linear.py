@@ -99,7 +99,7 @@ def feature_dropout_linear(
     x : array_like of shape (n_samples, n_in)
         Of the weight's dtype.
     weight : array_like of float32 or float64, of shape (n_in, n_out)
-        The rows of dropped features are not read.
+        The rows of dropped features are not read, where that pays: for large products and p.
     bias : array_like of shape (n_out,), optional
         Added to the product.
     p, rng
@@ -206,7 +206,6 @@ class _LinearLayer(DropoutLayer):
     def __init__(
         self, n_in: int, n_out: int, p: float = 0.5, *, rng: Rng | None = None, dtype: npt.DTypeLike = np.float32
     ) -> None:
-        super().__init__(p, rng=rng)
         for name, value in (("n_in", n_in), ("n_out", n_out)):
             if isinstance(value, bool) or not isinstance(value, int | np.integer):
                 raise TypeError(f"{name} must be an integer, got {value!r}")
@@ -214,6 +213,7 @@ class _LinearLayer(DropoutLayer):
                 raise ValueError(f"{name} must be at least 1, got {value}")
         if np.dtype(dtype) not in (np.float32, np.float64):
             raise TypeError(f"dtype must be float32 or float64, got {np.dtype(dtype)}")
+        super().__init__(p, rng=rng)
         generator = np.random.default_rng(_weight_seed(self._rng))
         bound = np.sqrt(6 / n_in)
         weight = generator.uniform(-bound, bound, (n_in, n_out)).astype(dtype)
@@ -229,16 +229,15 @@ class _LinearLayer(DropoutLayer):
 
 
 def _weight_seed(stream: Stream | None) -> np.random.SeedSequence | None:
-    """Return a seed for a layer's first weights that follows from its stream, and leaves the stream where it is."""
-    if stream is None:
-        return None
-    return np.random.SeedSequence([stream.key, stream.position])
+    """Return a seed for a layer's first weights: a child of its stream, so that layers that share one begin unlike."""
+    return None if stream is None else np.random.SeedSequence(stream.spawn(1)[0].key)
 
 
 class DropConnect(_LinearLayer):
     """A linear layer whose weights are dropped in the place of its inputs: x @ (W * mask) + b.
 
-    One mask serves all rows of a batch; each forward pass in training draws a new one.
+    One mask serves all rows of a batch; each forward pass in training draws a new one. The layer holds on to x: write
+    neither into it nor into W before `backward` has run.
 
     Parameters
     ----------
@@ -283,13 +282,13 @@ class DropConnect(_LinearLayer):
         relu: bool = False,
         dtype: npt.DTypeLike = np.float32,
     ) -> None:
-        super().__init__(n_in, n_out, p, rng=rng, dtype=dtype)
         if inference not in ("mean", "gaussian"):
             raise ValueError(f"inference must be 'mean' or 'gaussian', got {inference!r}")
         if inference == "gaussian" and not relu:
             raise ValueError("inference 'gaussian' must have relu=True: without it the average is the mean")
         if isinstance(n_samples, bool) or not isinstance(n_samples, int | np.integer) or n_samples < 1:
             raise ValueError(f"n_samples must be an integer of at least 1, got {n_samples!r}")
+        super().__init__(n_in, n_out, p, rng=rng, dtype=dtype)
         self.rescale, self.inference, self.n_samples, self.relu = bool(rescale), inference, n_samples, bool(relu)
 
     def forward(self, x: npt.ArrayLike) -> Array:
@@ -304,11 +303,11 @@ class DropConnect(_LinearLayer):
             used = self.mask.apply(weight, scale=self._scale)
         else:
             self.mask = None
-            used = weight if self.rescale else weight * weight.dtype.type(1 - self._p)
+            used = weight * weight.dtype.type(self._mean_scale) if self._mean_scale != 1.0 else weight
         y = _affine(inputs, used, bias)
         if self.relu:
             np.maximum(y, 0, out=y)
-        self._saved = inputs, used, y, self._p, self._scale
+        self._saved = inputs, used, y > 0 if self.relu else None, y.shape, self._mean_scale, self._scale
         return y
 
     def backward(self, dy: npt.ArrayLike) -> Array:
@@ -316,16 +315,16 @@ class DropConnect(_LinearLayer):
 
         RuntimeError where no forward pass came before, or one that sampled.
         """
-        x, used, y, p, scale = self._take_saved()
-        gradient = check_gradient(dy, y.shape)
-        if self.relu:
-            gradient = gradient * (y > 0)
+        x, used, is_active, shape, mean_scale, scale = self._take_saved()
+        gradient = check_gradient(dy, shape)
+        if is_active is not None:
+            gradient = gradient * is_active
         rows, drows = x.reshape(-1, x.shape[-1]), gradient.reshape(-1, gradient.shape[-1])
         np.matmul(rows.T, drows, out=self.grads[0])
         if self.mask is not None:
             self.mask.apply(self.grads[0], out=self.grads[0], scale=scale)
-        elif not self.rescale:
-            self.grads[0] *= self.grads[0].dtype.type(1 - p)
+        else:
+            self.grads[0] *= self.grads[0].dtype.type(mean_scale)
         np.sum(drows, axis=0, out=self.grads[1])
         dx: Array = gradient @ used.T
         return dx
@@ -334,6 +333,11 @@ class DropConnect(_LinearLayer):
     def _scale(self) -> float | None:
         """What kept weights are multiplied by; None for 1/(1-p)."""
         return None if self.rescale else 1.0
+
+    @property
+    def _mean_scale(self) -> float:
+        """What evaluation multiplies weights by."""
+        return (1.0 - self._p) * (_kernels.kept_scale(self._p) if self.rescale else 1.0)
 
     def _average(self, x: Array) -> Array:
         """Return the average of relu over draws from the normal distribution with the output's moments."""
@@ -354,7 +358,8 @@ class FeatureDropoutLinear(_LinearLayer):
     """Feature dropout and the linear layer behind it in one: the products touch only the kept columns.
 
     The same numbers, to rounding, as `FeatureDropout` followed by x @ W + b, at about 1-p of the arithmetic. Where
-    gathering does not pay (small p, small layers) it does just that.
+    gathering does not pay (small p, small layers) it does just that. The layer holds on to x: write neither into it nor
+    into W before `backward` has run.
 
     Parameters
     ----------

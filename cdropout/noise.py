@@ -20,7 +20,7 @@ class Noise(Value, _kernels.NoiseCore):
     start : int
         The stream's position of the first number.
     std : float
-        The standard deviation, 0 or greater.
+        The standard deviation, in [0, 1e37].
     shape : int or tuple of int
         The shape of the arrays that the noise applies to.
 

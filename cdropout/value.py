@@ -13,7 +13,9 @@ class Value:
         raise NotImplementedError
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, type(self)) and self._fields() == other._fields()
+        if isinstance(other, type(self)) or (isinstance(other, Value) and isinstance(self, type(other))):
+            return self._fields() == other._fields()
+        return NotImplemented
 
     def __hash__(self) -> int:
         return hash(self._fields())

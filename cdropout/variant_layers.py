@@ -6,7 +6,6 @@ import numpy as np
 import numpy.typing as npt
 
 from cdropout import _kernels
-from cdropout.functional import fuse
 from cdropout.layers import Dropout, DropoutLayer, Rescale
 from cdropout.mask import Mask
 from cdropout.noise import Noise
@@ -16,6 +15,7 @@ from cdropout.variants import (
     alpha_map,
     apply_blocks,
     channel_axes,
+    check_time_axis,
     draw_blocks,
     draw_noise,
     noise_std,
@@ -58,8 +58,8 @@ class _SpatialDropout(_AxesOfShape):
     def __init__(
         self, p: float = 0.5, *, channels: Channels = "first", rng: Rng | None = None, inplace: bool = False
     ) -> None:
-        super().__init__(p, rng=rng, inplace=inplace)
         spatial_axes(self.n_spatial, self.n_spatial + 1, channels)
+        super().__init__(p, rng=rng, inplace=inplace)
         self.channels = channels
 
     def _axes(self, n_dims: int) -> tuple[int, ...]:
@@ -108,7 +108,7 @@ class FeatureDropout(_AxesOfShape):
         return tuple(range(n_dims - 1))
 
 
-class LockedDropout(Dropout):
+class LockedDropout(_AxesOfShape):
     """Drop the same elements at all time steps.
 
     Parameters
@@ -125,7 +125,13 @@ class LockedDropout(Dropout):
     """
 
     def __init__(self, p: float = 0.5, *, time_axis: int = 0, rng: Rng | None = None, inplace: bool = False) -> None:
-        super().__init__(p, rng=rng, inplace=inplace, shared_axes=time_axis)
+        check_time_axis(time_axis)
+        super().__init__(p, rng=rng, inplace=inplace)
+        self.time_axis = time_axis
+
+    def _axes(self, n_dims: int) -> tuple[int, ...]:
+        check_time_axis(self.time_axis, n_dims)
+        return (self.time_axis,)
 
 
 class DropPath(_AxesOfShape):
@@ -171,12 +177,26 @@ class AlphaDropout(Dropout):
 
     """
 
+    def __init__(
+        self,
+        p: float = 0.5,
+        *,
+        rng: Rng | None = None,
+        inplace: bool = False,
+        shared_axes: int | tuple[int, ...] = (),
+    ) -> None:
+        super().__init__(p, rng=rng, inplace=inplace, shared_axes=shared_axes)
+
     def _effect(self) -> tuple[float, float, float]:
-        return alpha_map(self.p)
+        return alpha_map(self._p)
 
 
-class FeatureAlphaDropout(_AxesOfShape, AlphaDropout):
+class FeatureAlphaDropout(AlphaDropout):
     """`AlphaDropout` of whole channels, (batch, channels, ...)."""
+
+    def __init__(self, p: float = 0.5, *, rng: Rng | None = None, inplace: bool = False) -> None:
+        super().__init__(p, rng=rng, inplace=inplace)
+        self.shared_axes = None
 
     def _axes(self, n_dims: int) -> tuple[int, ...]:
         return channel_axes(n_dims)
@@ -198,16 +218,19 @@ class Zoneout(DropoutLayer):
 
     """
 
+    _evaluated_with = 0.0
+
     def forward(self, new: npt.ArrayLike, previous: npt.ArrayLike) -> npt.NDArray[Any]:
         """Return the state, of new's shape and dtype; errors as in `zoneout`."""
         out = new if self.inplace else None
         if self.training:
             stream = as_stream(self._rng)
             y, self.mask = _kernels.fused(Mask, "choose", new, None, previous, self._p, stream, out)
-            return y
-        fuse("choose", new, None, previous, 0.0, 0, out)  # checks the arguments
-        self.mask = None
-        return _mixed(np.asarray(new), np.asarray(previous), self._p, out)
+        else:
+            _kernels.fused(None, "choose", new, None, previous, self._p, None, out)  # checks, draws nothing
+            y, self.mask = _mixed(np.asarray(new), np.asarray(previous), self._p, out), None
+        self._evaluated_with = self._p
+        return y
 
     def backward(self, dy: npt.ArrayLike) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
         """Return the gradients with respect to new and previous.
@@ -216,17 +239,20 @@ class Zoneout(DropoutLayer):
         """
         dy = np.asarray(dy)
         dnew = self._through_mask(dy, None, 1.0)
-        zero = np.zeros_like(dy)
-        if dnew is None:
-            return _mixed(dy, zero, self._p, None), _mixed(zero, dy, self._p, None)
-        assert self.mask is not None
-        return dnew, np.where(self.mask.keep(), zero, dy)
+        if self.mask is None or dnew is None:
+            p = self._evaluated_with
+            return dy * dy.dtype.type(1 - p), dy * dy.dtype.type(p)
+        return dnew, np.where(self.mask.keep(), np.zeros_like(dy), dy)
 
 
 def _mixed(new: npt.NDArray[Any], previous: npt.NDArray[Any], p: float, out: Any) -> npt.NDArray[Any]:
-    """Return p previous + (1-p) new in their own dtype."""
-    kept = new.dtype.type(p) * previous
-    return np.add(new.dtype.type(1 - p) * new, kept, out=out)  # type: ignore[no-any-return]
+    """Return p previous + (1-p) new in their own dtype; at p = 0 and 1, one of them whatever the other holds."""
+    result = _kernels.check_out(out, new)
+    if p in (0.0, 1.0):
+        np.copyto(result, previous if p else new)
+    else:
+        np.add(new.dtype.type(1 - p) * new, new.dtype.type(p) * previous, out=result)
+    return result if out is None else out
 
 
 class DropBlock2d(DropoutLayer):
@@ -235,7 +261,8 @@ class DropBlock2d(DropoutLayer):
     Parameters
     ----------
     p : float
-        About the share of elements to be dropped.
+        About the share of elements to be dropped where it is small: squares overlap, so that the share is nearer to
+        1 - exp(-p). 1 drops all.
     rng, inplace
         As in `Dropout`.
     block_size : int
@@ -259,8 +286,8 @@ class DropBlock2d(DropoutLayer):
         rng: Rng | None = None,
         inplace: bool = False,
     ) -> None:
-        super().__init__(p, rng=rng, inplace=inplace)
         spatial_axes(2, 3, channels)
+        super().__init__(p, rng=rng, inplace=inplace)
         self.block_size, self.channels = block_size, channels
         self._keep: npt.NDArray[np.bool_] | None = None
 
@@ -269,18 +296,20 @@ class DropBlock2d(DropoutLayer):
         if not self.training:
             self._keep = None
             return x  # type: ignore[return-value]
-        x = _kernels.check_array(x)
-        _kernels.check_out(x if self.inplace else None, x)
-        self._keep = draw_blocks(x.shape, self._p, self.block_size, self.channels, as_stream(self._rng))
-        return apply_blocks(x, self._keep, x if self.inplace else None)
+        out, array = x if self.inplace else None, _kernels.check_array(x, "x")
+        _kernels.check_out(out, array)
+        self._keep = draw_blocks(array.shape, self._p, self.block_size, self.channels, as_stream(self._rng))
+        return apply_blocks(array, self._keep, out)
 
     def backward(self, dy: npt.ArrayLike) -> npt.NDArray[Any]:
         """Return the gradient with respect to x; RuntimeError in training where no forward pass came before."""
         if self._keep is None:
             self._check_evaluated()
             return dy  # type: ignore[return-value]
-        dy = _kernels.check_array(dy)
-        return apply_blocks(dy, self._keep, dy if self.inplace else None)
+        gradient = _kernels.check_array(dy, "dy")
+        if gradient.shape != self._keep.shape:
+            raise ValueError(f"dy must have the output's shape {self._keep.shape}, got {gradient.shape}")
+        return apply_blocks(gradient, self._keep, dy if self.inplace else None)
 
 
 # ---- noise ----------------------------------------------------------------------------------------------------------
@@ -322,6 +351,10 @@ class GaussianDropout(_Noisy):
 
     """
 
+    def _checked_p(self, p: float) -> float:
+        noise_std(p)
+        return super()._checked_p(p)
+
     def forward(self, x: npt.ArrayLike) -> npt.NDArray[Any]:
         """Return x times new noise in training, x itself in evaluation; errors as in `gaussian_dropout`."""
         if not self.training:
@@ -344,15 +377,17 @@ class GaussianNoise(_Noisy):
     Parameters
     ----------
     std : float
-        The standard deviation, 0 or greater.
+        The standard deviation, in [0, 1e37].
     rng, inplace
         As in `Dropout`.
 
     """
 
+    _rate = "std"
+
     def __init__(self, std: float, *, rng: Rng | None = None, inplace: bool = False) -> None:
-        super().__init__(0.0, rng=rng, inplace=inplace)
         self.std = std
+        super().__init__(0.0, rng=rng, inplace=inplace)
 
     @property
     def std(self) -> float:

@@ -9,6 +9,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 from cdropout import _kernels
 from cdropout.functional import draw_mask, dropout, fuse
+from cdropout.mask import Mask
 from cdropout.noise import Noise
 from cdropout.stream import Rng, Stream, as_stream
 
@@ -134,7 +135,16 @@ def locked_dropout(
     Source: Gal & Ghahramani, "A theoretically grounded application of dropout in recurrent neural networks", NIPS 2016.
 
     """
+    check_time_axis(time_axis, np.ndim(x))
     return dropout(x, p, rng=rng, out=out, shared_axes=time_axis)
+
+
+def check_time_axis(time_axis: int, n_dims: int | None = None) -> None:
+    """Raise TypeError where a time axis is no integer, ValueError where an array of n_dims dimensions has it not."""
+    if isinstance(time_axis, bool) or not isinstance(time_axis, int | np.integer):
+        raise TypeError(f"time_axis must be an integer, got {time_axis!r}")
+    if n_dims is not None and not -n_dims <= time_axis < n_dims:
+        raise ValueError(f"time_axis must be an axis of a {n_dims}-dimensional array, got {time_axis}")
 
 
 def drop_path(
@@ -249,7 +259,7 @@ def draw_noise(shape: int | tuple[int, ...], std: float, *, rng: Rng | None = No
     shape : int or tuple of int
         The shape of the arrays it will apply to.
     std : float
-        The standard deviation, 0 or greater.
+        The standard deviation, in [0, 1e37]; noise is float32.
     rng
         As in `dropout`.
 
@@ -315,7 +325,7 @@ def gaussian_noise(x: npt.ArrayLike, std: float, *, rng: Rng | None = None, out:
     x : array_like of float16, bfloat16, float32 or float64
         Of any shape.
     std : float
-        The standard deviation, 0 or greater.
+        The standard deviation, in [0, 1e37]; noise is float32.
     rng, out
         As in `dropout`.
 
@@ -352,7 +362,8 @@ def zoneout(
     Returns
     -------
     ndarray
-        Of new's shape and dtype: `previous` where dropped, `new` where kept, bit for bit.
+        Of new's shape and dtype: `previous` where dropped, `new` where kept, bit for bit (but for the signalling NaNs
+        of float16, which become quiet ones).
 
     Raises
     ------
@@ -383,7 +394,8 @@ def drop_block2d(
     x : array_like of float16, bfloat16, float32 or float64
         Of shape ([batch,] channels, height, width), or ([batch,] height, width, channels) with channels="last".
     p : float
-        About the share of elements to be dropped, in [0, 1].
+        In [0, 1]: about the share of elements to be dropped where it is small; squares overlap, so that the share is
+        nearer to 1 - exp(-p). 1 drops all.
     block_size : int
         The length of a square's side, in pixels: at least 1, and no more than height and width.
     channels : {"first", "last"}
@@ -407,9 +419,10 @@ def drop_block2d(
     lies wholly within the image; its place is drawn with the paper's gamma.
 
     """
-    x = _kernels.check_array(x)
-    keep = draw_blocks(np.shape(x), p, block_size, channels, rng)
-    return apply_blocks(x, keep, out)
+    array = _kernels.check_array(x, "x")
+    if out is not None:
+        _kernels.check_out(out, array)
+    return apply_blocks(array, draw_blocks(array.shape, p, block_size, channels, rng), out)
 
 
 def draw_blocks(
@@ -438,11 +451,12 @@ def draw_blocks(
 
 def apply_blocks(x: npt.NDArray[Any], keep: npt.NDArray[np.bool_], out: Any) -> npt.NDArray[Any]:
     """Zero what is not kept and scale the rest by the number of elements over the number kept."""
-    result = _kernels.check_out(out, x)
-    n_kept = int(np.count_nonzero(keep))
-    np.multiply(x, x.dtype.type(keep.size / n_kept if n_kept else 0), out=result)
+    result, n_kept = _kernels.check_out(out, x), int(np.count_nonzero(keep))
+    if n_kept:
+        # A mask that drops nothing: its kernels scale the 16-bit types with more bits than they have.
+        Mask(0, 0, 0.0, x.shape).apply(x, result, scale=keep.size / n_kept)
     result[~keep] = 0
-    return result
+    return result if out is None else out
 
 
 def _masked(

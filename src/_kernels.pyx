@@ -322,7 +322,8 @@ cdef class MaskCore:
         TypeError
             For a dtype other than float16, bfloat16, float32 and float64, before anything is written.
         ValueError
-            For another shape, or an out that does not fit, before anything is written.
+            For another shape, an out that does not fit, or a scale, shift or fill that is not finite, before anything is
+            written.
 
         """
         cdef cnp.ndarray x = checked_array(a, "a")
@@ -512,7 +513,7 @@ def draw_noise(noise_type, shape, std, StreamCore stream not None):
     n = n_drawn(lengths, ())
     if n > LIMIT:
         raise OverflowError(f"the stream must hold what is drawn, got {n} elements")
-    return noise_type(stream.key, stream.take(n), std, lengths)
+    return noise_type(stream.key, stream.take(n) if n else 0, std, lengths)
 
 
 def dropout(x, p, StreamCore stream, out, shared_axes):

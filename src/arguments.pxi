@@ -41,13 +41,14 @@ cdef double checked_finite(object number, str name) except? -1.0:
 
 cdef double checked_std(object std) except -1.0:
     cdef double value = checked_finite(std, "std")
-    if value < 0.0:
-        raise ValueError(f"std must be 0 or greater, got {std!r}")
+    # In float32, 6.7 times as much has to be a number.
+    if not 0.0 <= value <= 1e37:
+        raise ValueError(f"std must be in [0, 1e37], got {std!r}")
     return value
 
 
 def check_std(std):
-    """std as a float. Raises TypeError where it is no real number, ValueError where it is negative or not finite."""
+    """std as a float. Raises TypeError where it is no real number, ValueError outside [0, 1e37]."""
     return checked_std(std)
 
 
@@ -95,9 +96,9 @@ cdef cnp.ndarray checked_array(object a, str name):
     return array
 
 
-def check_array(x):
-    """x as an array of a dtype that there are kernels for; TypeError otherwise."""
-    return checked_array(x, "x")
+def check_array(a, name):
+    """An argument as an array of a dtype that there are kernels for; TypeError, naming it, otherwise."""
+    return checked_array(a, name)
 
 
 def check_out(out, x):

@@ -40,15 +40,16 @@ def fused(mask_type, str name, x, bias, residual, p, StreamCore stream, out):
     cdef job j
     cdef MaskCore mask
     cdef uint64_t first
-    cdef cnp.ndarray array = checked_array(x, "x")
+    x_name, residual_name = ("new", "previous") if operation == OPERATION_choose else ("x", "residual")
+    cdef cnp.ndarray array = checked_array(x, x_name)
     cdef double p_checked = checked_p(p)
     cdef cnp.ndarray plain_bias = None if bias is None else checked_bias(bias, array)
-    cdef cnp.ndarray added = None if residual is None else checked_partner(residual, array, "residual", "x")
+    cdef cnp.ndarray added = None if residual is None else checked_partner(residual, array, residual_name, x_name)
     if stream is None and out is None:
         return None
-    cdef cnp.ndarray result = checked_out(out, array, "x")
+    cdef cnp.ndarray result = checked_out(out, array, x_name)
     if out is not None and added is not None:
-        checked_out(out, added, "residual")
+        checked_out(out, added, residual_name)
     if stream is None:
         return None
     if mask_type is None:

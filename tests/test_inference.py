@@ -116,3 +116,30 @@ def test_train_and_eval_switch_many_layers():
 def test_importing_everything_leaves_the_built_in_eval_alone():
     assert "eval" not in cd.__all__
     assert callable(cd.eval)
+
+
+def test_foreign_layers_are_given_no_stream_and_switched_by_what_they_have():
+    class Norm:
+        training = False
+
+    class OnlyEval:
+        def eval(self):
+            self.is_evaluating = True
+
+    class OnlyTrain:
+        def train(self, mode=True):
+            self.training = mode
+
+    norm, only_eval, only_train = Norm(), OnlyEval(), OnlyTrain()
+    with cd.dropout_on([norm], rng=3):
+        assert norm.training
+    assert vars(norm) == {"training": False}
+    cd.eval([norm, only_eval, only_train])
+    assert only_eval.is_evaluating
+    assert not hasattr(only_train, "training")
+
+
+def test_a_scalar_has_a_mean_and_a_spread_that_are_arrays():
+    mean, std = cd.mc_predict(lambda x: 1.0, None, 3)
+    assert isinstance(mean, np.ndarray)
+    assert isinstance(std, np.ndarray)

@@ -217,3 +217,30 @@ def test_a_gradient_of_another_shape_is_refused(name):
     layer.forward(normals((4, 6)))
     with pytest.raises(ValueError, match=r"dy must have the output's shape \(4, 5\), got \(3, 5\)"):
         layer.backward(normals((3, 5)))
+
+
+def test_layers_that_share_a_stream_begin_with_weights_of_their_own():
+    stream = cd.Stream(1)
+    first, second = cd.DropConnect(4, 4, rng=stream), cd.FeatureDropoutLinear(4, 4, rng=stream)
+    assert not np.array_equal(first.params[0], second.params[0])
+    assert stream.position == 0
+
+
+def test_the_gradient_of_relu_is_safe_from_what_is_done_to_the_output():
+    x = normals((64, 8))
+
+    def gradient(in_place):
+        layer = cd.DropConnect(8, 5, 0.3, rng=1, relu=True, dtype=np.float64)
+        noise = cd.GaussianNoise(0.5, rng=2, inplace=in_place)
+        return layer.backward(noise.backward(np.ones_like(noise.forward(layer.forward(x)))))
+
+    assert np.array_equal(gradient(False), gradient(True))
+
+
+def test_everything_dropped_is_everything_dropped_in_evaluation_too():
+    x = normals((3, 4))
+    layer = cd.DropConnect(4, 2, 1.0, rng=3, relu=True, dtype=np.float64)
+    assert not layer.forward(x).any()
+    assert not layer.eval().forward(x).any()
+    layer.inference = "gaussian"
+    assert not layer.forward(x).any()

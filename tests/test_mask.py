@@ -4,6 +4,7 @@ import copy
 import itertools
 import pickle
 import sys
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -113,3 +114,14 @@ def test_other_indices_are_refused():
         cd.draw_mask((), 0.5, rng=1)[:]
     with pytest.raises(TypeError, match="no length"):
         len(cd.draw_mask((), 0.5, rng=1))
+
+
+def test_values_of_a_subclass_are_equal_and_foreign_types_have_their_say():
+    class Special(cd.Mask):
+        __slots__ = ()
+
+    assert Special(1, 0, 0.5, 4) == cd.Mask(1, 0, 0.5, 4)
+    assert cd.Mask(1, 0, 0.5, 4) == Special(1, 0, 0.5, 4)
+    assert cd.Mask(1, 0, 0.5, 4) == mock.ANY
+    assert cd.Mask(1, 0, 0.5, 4) != cd.Noise(1, 0, 0.5, 4)
+    assert cd.Mask(1, 0, 0.5, 4) != object()

@@ -101,7 +101,8 @@ def test_drawing_moves_the_stream_by_whole_blocks():
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ((3, -0.1), ValueError, "std must be 0 or greater, got -0.1"),
+        ((3, -0.1), ValueError, r"std must be in \[0, 1e37\], got -0.1"),
+        ((3, 1e38), ValueError, r"std must be in \[0, 1e37\], got 1e\+38"),
         ((3, float("nan")), ValueError, "std must be finite, got nan"),
         ((3, "1"), TypeError, "std must be a real number, got '1'"),
         ((-3, 1.0), ValueError, "shape must be at most 64 non-negative integers, got -3"),
@@ -123,4 +124,7 @@ def test_bad_noise_is_refused_before_anything_moves(arguments, error, message):
 
 
 def test_empty_noise_is_nothing():
+    stream = cd.Stream(1)
+    stream.state = {**stream.state, "position": 2**64 - BLOCK}
+    assert cd.gaussian_noise(np.ones(0, np.float32), 0.5, rng=stream).size == 0
     assert cd.draw_noise((0, 3), 1.0).add(np.zeros((0, 3))).shape == (0, 3)

@@ -191,7 +191,7 @@ def test_gaussian_layers_do_what_the_functions_do():
     for call in (lambda: cd.gaussian_dropout(x, 1.0), lambda: cd.GaussianDropout(1.0).forward(x)):
         with pytest.raises(ValueError, match=r"p must be in \[0, 1\) for normal noise, got 1.0"):
             call()
-    with pytest.raises(ValueError, match="std must be 0 or greater, got -1"):
+    with pytest.raises(ValueError, match=r"std must be in \[0, 1e37\], got -1"):
         cd.GaussianNoise(-1)
 
 
@@ -224,7 +224,7 @@ def test_zoneouts_gradients_and_evaluation():
     dnew, dprevious = layer.backward(dy)
     assert dnew == pytest.approx(0.7 * dy)
     assert dprevious == pytest.approx(0.3 * dy)
-    with pytest.raises(ValueError, match="residual must have the shape of x"):
+    with pytest.raises(ValueError, match="previous must have the shape of new"):
         cd.Zoneout(0.3).forward(new, previous[:2])
 
 
@@ -442,7 +442,7 @@ def test_every_layer_has_the_same_bits_on_every_isa_and_number_of_threads(name):
         (lambda: cd.DropPath().forward(np.ones(())), "x must have a batch axis, got an array of 0 dimensions"),
         (lambda: cd.feature_alpha_dropout(np.ones(3)), "x must have the axes (batch, channels, ...), got 1 dimensions"),
         (lambda: cd.AlphaDropout(1.5), "p must be in [0, 1], got 1.5"),
-        (lambda: cd.LockedDropout(0.5, time_axis=4).forward(np.ones((2, 3))), "shared_axes must name different axes"),
+        (lambda: cd.LockedDropout(0.5, time_axis=4).forward(np.ones((2, 3))), "time_axis must be an axis of a 2-dim"),
     ],
 )
 def test_errors_name_the_argument(call, message):
@@ -459,6 +459,95 @@ def test_a_call_that_fails_leaves_a_generator_where_it_was(function):
     with pytest.raises(ValueError, match="out must have the shape"):
         function(np.ones((3, 4, 5)), 0.3, rng=generator, out=np.ones(3))
     assert generator.bit_generator.state == state
+
+
+def refused(call):
+    """Whether a call that is given a generator is refused, with the generator where it was."""
+    generator = np.random.default_rng(1)
+    state = generator.bit_generator.state
+    with pytest.raises((TypeError, ValueError)):
+        call(generator)
+    return generator.bit_generator.state == state
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda rng: cd.Dropout(shared_axes="x", rng=rng),
+        lambda rng: cd.Dropout(rescale="x", rng=rng),
+        lambda rng: cd.Dropout2d(channels="x", rng=rng),
+        lambda rng: cd.DropBlock2d(channels="x", rng=rng),
+        lambda rng: cd.LockedDropout(time_axis="x", rng=rng),
+        lambda rng: cd.GaussianNoise(-1, rng=rng),
+        lambda rng: cd.GaussianDropout(1.0, rng=rng),
+        lambda rng: cd.DropConnect(0, 3, rng=rng),
+        lambda rng: cd.DropConnect(3, 3, inference="x", rng=rng),
+        lambda rng: cd.FeatureDropoutLinear(3, 3, dtype=int, rng=rng),
+        lambda rng: cd.drop_block2d(np.ones((1, 8, 8)), rng=rng, out=np.ones(3)),
+        lambda rng: cd.mc_predict(1, np.ones(3), 2, rng=rng),
+    ],
+)
+def test_a_refused_argument_leaves_a_generator_where_it_was(call):
+    assert refused(call)
+
+
+def test_layers_that_share_a_stream_share_it_after_their_states_are_set():
+    def step(layers):
+        return [layer.forward(np.ones(100)) for layer in layers]
+
+    stream = cd.Stream(1)
+    layers = cd.Dropout(rng=stream), cd.AlphaDropout(rng=stream)
+    step(layers)
+    states = [layer.state for layer in layers]
+    expected = step(layers)
+    for layer, state in zip(layers, states, strict=True):
+        layer.state = state
+    for y, again in zip(expected, step(layers), strict=True):
+        assert np.array_equal(y, again)
+    assert layers[0].rng is layers[1].rng is stream
+
+
+def test_the_state_of_noise_has_its_std():
+    layer = cd.GaussianNoise(0.1, rng=1)
+    layer.std = 0.7
+    other = cd.GaussianNoise(0.1, rng=2)
+    other.state = layer.state
+    assert other.std == 0.7
+    assert repr(other) == "GaussianNoise(std=0.7)"
+
+
+def test_blocks_refuse_a_gradient_of_another_shape_before_writing():
+    layer = cd.DropBlock2d(0.3, block_size=3, rng=1, inplace=True)
+    layer.forward(np.ones((2, 3, 8, 8)))
+    for shape in ((2, 3, 8, 7), (2, 3, 8, 8, 2)):
+        dy = np.ones(shape)
+        with pytest.raises(ValueError, match=r"dy must have the output's shape \(2, 3, 8, 8\), got"):
+            layer.backward(dy)
+        assert (dy == 1).all()
+    with pytest.raises(TypeError, match="out must be an array, got list"):
+        layer.forward([[[1.0] * 8] * 8])
+    # 16-bit types are scaled with more bits than they have: the mean stays 1 to within the rounding of its elements.
+    y = cd.drop_block2d(np.full((4, 8, 64, 64), np.inf, np.float32), 1.0)
+    assert not y.any()
+
+
+def test_alpha_dropout_takes_no_rescale():
+    for layer in (cd.AlphaDropout, cd.FeatureAlphaDropout):
+        with pytest.raises(TypeError, match="rescale"):
+            layer(0.5, rescale="eval")
+
+
+def test_zoneout_in_evaluation_is_exact_at_0_and_1_and_remembers_its_p():
+    strange = np.array([np.nan, np.inf, 1.0])
+    layer = cd.Zoneout(0.0).eval()
+    assert np.array_equal(layer.forward(np.ones(3), strange), np.ones(3))
+    layer.p = 1.0
+    assert np.array_equal(layer.forward(strange, np.ones(3)), np.ones(3))
+    layer.p = 0.25
+    assert isinstance(layer.forward(np.ones(()), np.ones(())), np.ndarray)
+    layer.p = 0.9
+    dnew, dprevious = layer.backward(np.ones(2))
+    assert (dnew[0], dprevious[0]) == (0.75, 0.25)
 
 
 # ---- beside PyTorch -------------------------------------------------------------------------------------------------
