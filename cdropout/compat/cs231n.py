@@ -78,7 +78,7 @@ def _forward(x: Any, dropout_param: Mapping[str, Any], p: float) -> tuple[Array,
     mode = dropout_param["mode"]
     if mode not in ("train", "test"):
         raise ValueError(f"dropout_param['mode'] must be 'train' or 'test', got {mode!r}")
-    x = _kernels.check_array(x)
+    x = _kernels.check_array(x, "x")
     if mode == "test":
         return x, (dropout_param, None)
     mask = draw_mask(x.shape, p, rng=dropout_param.get("seed"))

@@ -44,7 +44,7 @@ class Dropout:
         p = _kernels.check_p(self.dropout_ratio)
         if train_flg:
             return self._pass.drop(x, p, scale=1.0)
-        x = _kernels.check_array(x)
+        x = _kernels.check_array(x, "x")
         return Mask(0, 0, 0.0, x.shape).apply(x, scale=1.0 - p)
 
     def backward(self, dout: npt.ArrayLike) -> Array:

@@ -30,7 +30,7 @@ class LastPass:
 
     def drop(self, x: npt.ArrayLike, p: float, *, scale: float | None = None) -> Array:
         """Draw a mask for x and apply it; kept elements are scaled by 1/(1-p) unless scale says otherwise."""
-        x = _kernels.check_array(x)
+        x = _kernels.check_array(x, "x")
         mask = draw_mask(x.shape, p, rng=as_stream(self._stream))
         y = mask.apply(x, scale=scale)
         self._last = mask, y.dtype, scale

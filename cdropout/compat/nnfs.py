@@ -48,7 +48,7 @@ class Layer_Dropout:  # noqa: N801 - the book's name
         if training:
             self.output = self._pass.drop(inputs, p_of_keep(self.rate, "rate"))
         else:
-            self.output = _kernels.check_array(inputs).copy()
+            self.output = _kernels.check_array(inputs, "inputs").copy()
 
     def backward(self, dvalues: npt.ArrayLike) -> None:
         """Put the gradient through the mask of the last forward pass in training into `dinputs`."""
