@@ -322,8 +322,8 @@ cdef class MaskCore:
         TypeError
             For a dtype other than float16, bfloat16, float32 and float64, before anything is written.
         ValueError
-            For another shape, an out that does not fit, or a scale, shift or fill that is not finite, before anything is
-            written.
+            For another shape, an out that does not fit, or a scale, shift or fill that is not finite, before anything
+            is written.
 
         """
         cdef cnp.ndarray x = checked_array(a, "a")
