@@ -7,6 +7,7 @@ Measures what is installed: PyTorch (a module's forward and backward pass, and d
 """
 
 import argparse
+import contextlib
 import importlib
 import os
 import sys
@@ -61,9 +62,10 @@ def torch_shares(rounds: int) -> None:
         return nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
 
     print("\ndropout's share of a training step (Adam), PyTorch")
-    cases = (("MLP 784-512-512-10, batch 128, p = 0.5", mlp, 0.5, (128, 784), rounds),)
-    cases += (
-        ("Transformer encoder, d = 768, 2 layers, 8 x 128, p = 0.1", encoder, 0.1, (8, 128, 768), rounds // 3 + 1),
+    few = rounds // 3 + 1
+    cases = (
+        ("MLP 784-512-512-10, batch 128, p = 0.5", mlp, 0.5, (128, 784), rounds),
+        ("Transformer encoder, d = 768, 2 layers, 8 x 128, p = 0.1", encoder, 0.1, (8, 128, 768), few),
     )
     for title, make, p, shape, n_rounds in cases:
         x, calls = torch.randn(shape), {}
@@ -121,10 +123,8 @@ def main() -> int:
                 medians = interleaved_medians(calls, rounds=arguments.rounds)
                 own, ours = (1e3 * seconds for seconds in medians.values())
                 print(f"{name:<10} {shape!s:>14} {own:>12.4f} {ours:>13.4f} {own / ours:>6.1f}x", flush=True)
-        try:
+        with contextlib.suppress(ImportError):  # said above
             torch_shares(arguments.rounds)
-        except ImportError:
-            pass  # said above
     return 0
 
 
