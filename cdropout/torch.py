@@ -11,6 +11,7 @@ function, which also refuses what it refuses. Attention's own dropout is PyTorch
 Needs torch; `import cdropout` does not import it.
 """
 
+import importlib.util
 from typing import Any
 
 import torch
@@ -20,7 +21,9 @@ from torch.nn import functional
 from cdropout.mask import Mask
 from cdropout.variants import alpha_map
 
-_DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+# NumPy knows bfloat16 by ml_dtypes only.
+_HALVES = (torch.float16, torch.bfloat16) if importlib.util.find_spec("ml_dtypes") else (torch.float16,)
+_DTYPES = (torch.float32, torch.float64, *_HALVES)
 _PLAIN = (Tensor, nn.Parameter)
 
 # ---- from tensors to arrays and back --------------------------------------------------------------------------------
@@ -53,6 +56,14 @@ def _draw_mask(shape: tuple[int, ...], p: float, shared_axes: tuple[int, ...], g
     return Mask(key, 0, p, shape, shared_axes)
 
 
+def _apply(x: Tensor, mask: Mask, scale: float | None, shift: float, fill: float, inplace: bool) -> Tensor:
+    """Apply a mask without a word to autograd."""
+    plain = x.detach()
+    y = plain if inplace else torch.empty_like(plain)
+    mask.apply(_as_array(plain), _as_array(y), scale=scale, shift=shift, fill=fill)
+    return y
+
+
 class _ApplyMask(torch.autograd.Function):
     """y = scale x + shift where kept, fill where dropped; its gradient is the same with neither shift nor fill."""
 
@@ -61,19 +72,45 @@ class _ApplyMask(torch.autograd.Function):
         ctx: Any, x: Tensor, mask: Mask, scale: float | None, shift: float, fill: float, inplace: bool
     ) -> Tensor:
         ctx.mask, ctx.scale = mask, scale
-        y = x if inplace else torch.empty_like(x)
-        mask.apply(_as_array(x.detach()), _as_array(y.detach()), scale=scale, shift=shift, fill=fill)
-        if inplace:
-            ctx.mark_dirty(x)
-        return y
+        y = _apply(x, mask, scale, shift, fill, inplace)
+        if not inplace:
+            return y
+        ctx.mark_dirty(x)
+        return x
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> Any:
         (dy,) = grad_outputs
-        return _ApplyMask.apply(dy, ctx.mask, ctx.scale, 0.0, 0.0, False), None, None, None, None, None
+        # A further derivative is seldom asked for, and telling autograd costs as much as a small mask.
+        apply = _ApplyMask.apply if torch.is_grad_enabled() and dy.requires_grad else _apply
+        return apply(dy, ctx.mask, ctx.scale, 0.0, 0.0, False), None, None, None, None, None
 
 
-@torch.compiler.disable
+def _drop_now(
+    input: Tensor,  # noqa: A002
+    p: float,
+    shared_axes: tuple[int, ...],
+    inplace: bool,
+    generator: Any,
+    alpha: bool,
+) -> Tensor:
+    if input.numel() == 0:
+        return input
+    scale, shift, fill = alpha_map(p) if alpha else (None, 0.0, 0.0)
+    mask = _draw_mask(tuple(input.shape), p, shared_axes, generator)
+    if torch.is_grad_enabled() and input.requires_grad:
+        return _ApplyMask.apply(input, mask, scale, shift, fill, inplace)  # type: ignore[no-any-return,no-untyped-call]
+    y = _apply(input, mask, scale, shift, fill, inplace)
+    if not inplace:
+        return y
+    torch.autograd.graph.increment_version(input)
+    return input
+
+
+# The compiler's graph ends before a call of this one.
+_drop_between_graphs = torch.compiler.disable(_drop_now)
+
+
 def _drop(
     input: Tensor,  # noqa: A002
     p: float,
@@ -83,19 +120,8 @@ def _drop(
     *,
     alpha: bool = False,
 ) -> Tensor:
-    if input.numel() == 0:
-        return input
-    scale, shift, fill = alpha_map(p) if alpha else (None, 0.0, 0.0)
-    mask = _draw_mask(tuple(input.shape), p, shared_axes, generator)
-    if torch.is_grad_enabled() and input.requires_grad:
-        return _ApplyMask.apply(input, mask, scale, shift, fill, inplace)  # type: ignore[no-any-return,no-untyped-call]
-    plain = input.detach()
-    y = plain if inplace else torch.empty_like(plain)
-    mask.apply(_as_array(plain), _as_array(y), scale=scale, shift=shift, fill=fill)
-    if inplace:
-        torch.autograd.graph.increment_version(input)
-        return input
-    return y
+    drop = _drop_between_graphs if torch.compiler.is_compiling() else _drop_now
+    return drop(input, p, shared_axes, inplace, generator, alpha)
 
 
 # ---- functions ------------------------------------------------------------------------------------------------------
