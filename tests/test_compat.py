@@ -2,8 +2,6 @@
 
 import copy
 import pickle
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -256,6 +254,6 @@ def test_a_small_network_learns_with_it(name):
     assert np.mean(losses[-20:]) < 0.16
 
 
-def test_nothing_of_this_is_imported_with_the_library():
+def test_nothing_of_this_is_imported_with_the_library(run_python):
     code = "import sys, cdropout; print(any(name.startswith('cdropout.compat') for name in sys.modules))"
-    assert subprocess.run([sys.executable, "-c", code], check=True, capture_output=True).stdout.split() == [b"False"]
+    assert run_python("-c", code).stdout.split() == [b"False"]
