@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from cdropout.checks import check_integer
 from cdropout.stream import Rng, Stream, as_stream
 
 
@@ -102,14 +103,11 @@ def mc_predict(
     Source: Gal & Ghahramani, "Dropout as a Bayesian approximation", ICML 2016; B. P. Welford, Technometrics 4(3), 1962.
 
     """
-    if isinstance(n_samples, bool) or not isinstance(n_samples, int | np.integer):
-        raise TypeError(f"n_samples must be an integer, got {n_samples!r}")
-    if n_samples < 1:
-        raise ValueError(f"n_samples must be at least 1, got {n_samples}")
+    n_samples = check_integer("n_samples", n_samples, 1)
     if not callable(forward):
         raise TypeError(f"forward must be callable, got {type(forward).__name__}")
     layers = list(layers)
-    numbers: Iterable[int] = range(1, int(n_samples) + 1)
+    numbers: Iterable[int] = range(1, n_samples + 1)
     if progress:
         from tqdm import tqdm  # type: ignore[import-untyped]
 

@@ -180,10 +180,11 @@ class Dropout(DropoutLayer):
         rescale: Rescale = "train",
     ) -> None:
         _kernels.check_axes(shared_axes)
-        self.rescale = rescale
+        _check_rescale(rescale)
         super().__init__(p, rng=rng, inplace=inplace)
         # None is for subclasses whose axes follow from the number of dimensions.
         self.shared_axes: int | tuple[int, ...] | None = shared_axes
+        self.rescale = rescale
         self._scale = 1.0
 
     @property
@@ -193,11 +194,9 @@ class Dropout(DropoutLayer):
 
     @rescale.setter
     def rescale(self, rescale: Rescale) -> None:
-        if rescale not in ("train", "eval", None):
-            raise ValueError(f"rescale must be 'train', 'eval' or None, got {rescale!r}")
+        _check_rescale(rescale)
         self._rescale = rescale
-        if hasattr(self, "_p"):
-            self._prepare()
+        self._prepare()
 
     def forward(self, x: npt.ArrayLike) -> npt.NDArray[Any]:
         """Drop elements of x with a new mask in training; in evaluation return x itself, or (1-p) x for "eval".
@@ -275,6 +274,11 @@ class Dropout(DropoutLayer):
         # Nothing is dropped, unless p = 1 drops all; no stream is touched.
         mask = Mask(0, 0, 1.0 if self._p == 1.0 else 0.0, np.shape(x))
         return mask.apply(x, x if self.inplace else None, scale=1.0 - self._p)
+
+
+def _check_rescale(rescale: object) -> None:
+    if rescale not in ("train", "eval", None):
+        raise ValueError(f"rescale must be 'train', 'eval' or None, got {rescale!r}")
 
 
 class ReLUDropout(DropoutLayer):

@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cdropout import _kernels
+from cdropout.checks import check_integer
 from cdropout.functional import draw_mask
 from cdropout.layers import DropoutLayer
 from cdropout.mask import Mask
@@ -119,11 +120,8 @@ def feature_dropout_linear(
     inputs, w, b = check_product(x, weight, bias)
     check_batch(inputs)
     p = _kernels.check_p(p)
-    mask = draw_mask(inputs.shape, p, rng=rng, shared_axes=0)
-    if not gathering_pays(inputs.shape[0], w.shape, p):
-        return _affine(mask.apply(inputs), w, b)
-    columns = kept_columns(mask)
-    return _affine(gathered_columns(inputs, columns, p), np.take(w, columns, axis=0), b)
+    dropped, rows, _ = drop_features(draw_mask(inputs.shape, p, rng=rng, shared_axes=0), inputs, w)
+    return _affine(dropped, rows, b)
 
 
 def check_batch(x: Array) -> None:
@@ -185,16 +183,18 @@ def gathering_pays(n_samples: int, weight_shape: tuple[int, ...], p: float) -> b
     return flops_saved > FLOPS_PER_MOVED_ELEM * n_moved
 
 
-def kept_columns(mask: Mask) -> npt.NDArray[np.intp]:
-    """Return the indices of the columns that a mask with axis 0 shared keeps, in order."""
-    return np.flatnonzero(mask[:1].keep())
+def drop_features(mask: Mask, x: Array, weight: Array) -> tuple[Array, Array, npt.NDArray[np.intp] | None]:
+    """Return the operands of the product of dropped x, (n_samples, n_in), and weight, (n_in, n_out).
 
-
-def gathered_columns(x: Array, columns: npt.NDArray[np.intp], p: float) -> Array:
-    """Return these columns of x, scaled by 1/(1-p)."""
+    Where gathering pays they are the kept columns, scaled, and their rows of weight, with the columns' indices; else
+    all of x, dropped, and weight itself, with None. The mask shares axis 0.
+    """
+    if not gathering_pays(x.shape[0], weight.shape, mask.p):
+        return mask.apply(x), weight, None
+    columns = np.flatnonzero(mask[:1].keep())
     gathered = np.take(x, columns, axis=1)
-    gathered *= x.dtype.type(_kernels.kept_scale(p))
-    return gathered
+    gathered *= x.dtype.type(_kernels.kept_scale(mask.p))
+    return gathered, np.take(weight, columns, axis=0), columns
 
 
 # ---- as layers ------------------------------------------------------------------------------------------------------
@@ -207,10 +207,7 @@ class _LinearLayer(DropoutLayer):
         self, n_in: int, n_out: int, p: float = 0.5, *, rng: Rng | None = None, dtype: npt.DTypeLike = np.float32
     ) -> None:
         for name, value in (("n_in", n_in), ("n_out", n_out)):
-            if isinstance(value, bool) or not isinstance(value, int | np.integer):
-                raise TypeError(f"{name} must be an integer, got {value!r}")
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
+            check_integer(name, value, 1)
         if np.dtype(dtype) not in (np.float32, np.float64):
             raise TypeError(f"dtype must be float32 or float64, got {np.dtype(dtype)}")
         super().__init__(p, rng=rng)
@@ -286,8 +283,7 @@ class DropConnect(_LinearLayer):
             raise ValueError(f"inference must be 'mean' or 'gaussian', got {inference!r}")
         if inference == "gaussian" and not relu:
             raise ValueError("inference 'gaussian' must have relu=True: without it the average is the mean")
-        if isinstance(n_samples, bool) or not isinstance(n_samples, int | np.integer) or n_samples < 1:
-            raise ValueError(f"n_samples must be an integer of at least 1, got {n_samples!r}")
+        check_integer("n_samples", n_samples, 1)
         super().__init__(n_in, n_out, p, rng=rng, dtype=dtype)
         self.rescale, self.inference, self.n_samples, self.relu = bool(rescale), inference, n_samples, bool(relu)
 
@@ -386,11 +382,7 @@ class FeatureDropoutLinear(_LinearLayer):
         columns = self.mask = None
         if self.training:
             self.mask = draw_mask(inputs.shape, self._p, rng=as_stream(self._rng), shared_axes=0)
-            if gathering_pays(inputs.shape[0], weight.shape, self._p):
-                columns = kept_columns(self.mask)
-                inputs, weight = gathered_columns(inputs, columns, self._p), np.take(weight, columns, axis=0)
-            else:
-                inputs = self.mask.apply(inputs)
+            inputs, weight, columns = drop_features(self.mask, inputs, weight)
         self._saved = inputs, weight, columns, _kernels.kept_scale(self._p)
         return _affine(inputs, weight, bias)
 

@@ -12,7 +12,7 @@ Needs torch; `import cdropout` does not import it.
 """
 
 import importlib.util
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -239,56 +239,55 @@ def feature_alpha_dropout(
 # ---- modules --------------------------------------------------------------------------------------------------------
 
 
-class Dropout(nn.Dropout):
+class _OnEngine(nn.Module):
+    """A module whose forward pass is one of the functions above."""
+
+    _function: ClassVar[Any]
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002
+        """Return input with some of it dropped, in training."""
+        return type(self)._function(input, self.p, self.training, self.inplace)  # type: ignore[no-any-return]
+
+
+class Dropout(_OnEngine, nn.Dropout):
     """`torch.nn.Dropout` on this library's engine."""
 
-    def forward(self, input: Tensor) -> Tensor:  # noqa: A002
-        """Return input with elements dropped, in training."""
-        return dropout(input, self.p, self.training, self.inplace)
+    _function = staticmethod(dropout)
 
 
-class Dropout1d(nn.Dropout1d):
+class Dropout1d(_OnEngine, nn.Dropout1d):
     """`torch.nn.Dropout1d` on this library's engine."""
 
-    def forward(self, input: Tensor) -> Tensor:  # noqa: A002
-        """Return input with channels dropped, in training."""
-        return dropout1d(input, self.p, self.training, self.inplace)
+    _function = staticmethod(dropout1d)
 
 
-class Dropout2d(nn.Dropout2d):
+class Dropout2d(_OnEngine, nn.Dropout2d):
     """`torch.nn.Dropout2d` on this library's engine."""
 
-    def forward(self, input: Tensor) -> Tensor:  # noqa: A002
-        """Return input with channels dropped, in training."""
-        return dropout2d(input, self.p, self.training, self.inplace)
+    _function = staticmethod(dropout2d)
 
 
-class Dropout3d(nn.Dropout3d):
+class Dropout3d(_OnEngine, nn.Dropout3d):
     """`torch.nn.Dropout3d` on this library's engine."""
 
-    def forward(self, input: Tensor) -> Tensor:  # noqa: A002
-        """Return input with channels dropped, in training."""
-        return dropout3d(input, self.p, self.training, self.inplace)
+    _function = staticmethod(dropout3d)
 
 
-class AlphaDropout(nn.AlphaDropout):
+class AlphaDropout(_OnEngine, nn.AlphaDropout):
     """`torch.nn.AlphaDropout` on this library's engine."""
 
-    def forward(self, input: Tensor) -> Tensor:  # noqa: A002
-        """Return input with elements dropped for SELU, in training."""
-        return alpha_dropout(input, self.p, self.training, self.inplace)
+    _function = staticmethod(alpha_dropout)
 
 
-class FeatureAlphaDropout(nn.FeatureAlphaDropout):
+class FeatureAlphaDropout(_OnEngine, nn.FeatureAlphaDropout):
     """`torch.nn.FeatureAlphaDropout` on this library's engine."""
 
-    def forward(self, input: Tensor) -> Tensor:  # noqa: A002
-        """Return input with channels dropped for SELU, in training."""
-        return feature_alpha_dropout(input, self.p, self.training, self.inplace)
+    _function = staticmethod(feature_alpha_dropout)
 
 
 _OURS: dict[type[nn.Module], type[nn.Module]] = {
-    cls.__bases__[0]: cls for cls in (Dropout, Dropout1d, Dropout2d, Dropout3d, AlphaDropout, FeatureAlphaDropout)
+    getattr(nn, cls.__name__): cls
+    for cls in (Dropout, Dropout1d, Dropout2d, Dropout3d, AlphaDropout, FeatureAlphaDropout)
 }
 _THEIRS = {ours: theirs for theirs, ours in _OURS.items()}
 

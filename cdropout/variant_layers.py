@@ -17,7 +17,7 @@ from cdropout.variants import (
     channel_axes,
     check_time_axis,
     draw_blocks,
-    draw_noise,
+    noise_for,
     noise_std,
     sample_axes,
     spatial_axes,
@@ -322,12 +322,11 @@ class _Noisy(DropoutLayer):
         super().__init__(p, rng=rng, inplace=inplace)
         self.noise: Noise | None = None
 
-    def _draw(self, x: Any, std: float) -> Any:
-        """Draw noise for x in training, and return where its sum or product with x goes."""
+    def _draw(self, x: Any, std: float) -> tuple[Noise, Any]:
+        """Return new noise for x, kept for `backward`, and where its sum or product with x goes."""
         out = x if self.inplace else None
-        _kernels.dropout(x, 0.0, None, out, ())  # what is wrong must not move the stream
-        self.noise = draw_noise(np.shape(x), std, rng=as_stream(self._rng))
-        return out
+        self.noise = noise_for(x, std, as_stream(self._rng), out)
+        return self.noise, out
 
 
 class GaussianDropout(_Noisy):
@@ -360,8 +359,8 @@ class GaussianDropout(_Noisy):
         if not self.training:
             self.noise = None
             return x  # type: ignore[return-value]
-        out = self._draw(x, noise_std(self._p))
-        return self.noise.multiply(x, out)  # type: ignore[union-attr]
+        noise, out = self._draw(x, noise_std(self._p))
+        return noise.multiply(x, out)
 
     def backward(self, dy: npt.ArrayLike) -> npt.NDArray[Any]:
         """Return dy times the noise of the last forward pass; RuntimeError in training where there was none."""
@@ -403,8 +402,8 @@ class GaussianNoise(_Noisy):
         if not self.training:
             self.noise = None
             return x  # type: ignore[return-value]
-        out = self._draw(x, self._std)
-        return self.noise.add(x, out)  # type: ignore[union-attr]
+        noise, out = self._draw(x, self._std)
+        return noise.add(x, out)
 
     def backward(self, dy: npt.ArrayLike) -> npt.NDArray[Any]:
         """Return dy itself."""

@@ -8,6 +8,7 @@ import numpy.typing as npt
 from numpy.lib.stride_tricks import sliding_window_view
 
 from cdropout import _kernels
+from cdropout.checks import check_integer
 from cdropout.functional import draw_mask, dropout, fuse
 from cdropout.mask import Mask
 from cdropout.noise import Noise
@@ -141,8 +142,7 @@ def locked_dropout(
 
 def check_time_axis(time_axis: int, n_dims: int | None = None) -> None:
     """Raise TypeError where a time axis is no integer, ValueError where an array of n_dims dimensions has it not."""
-    if isinstance(time_axis, bool) or not isinstance(time_axis, int | np.integer):
-        raise TypeError(f"time_axis must be an integer, got {time_axis!r}")
+    check_integer("time_axis", time_axis)
     if n_dims is not None and not -n_dims <= time_axis < n_dims:
         raise ValueError(f"time_axis must be an axis of a {n_dims}-dimensional array, got {time_axis}")
 
@@ -306,7 +306,7 @@ def gaussian_dropout(x: npt.ArrayLike, p: float = 0.5, *, rng: Rng | None = None
     Source: Srivastava et al., JMLR 15, 2014, section 10.
 
     """
-    return _noisy(x, noise_std(p), rng, out).multiply(x, out)
+    return noise_for(x, noise_std(p), rng, out).multiply(x, out)
 
 
 def noise_std(p: float) -> float:
@@ -340,7 +340,7 @@ def gaussian_noise(x: npt.ArrayLike, std: float, *, rng: Rng | None = None, out:
         As in `dropout`.
 
     """
-    return _noisy(x, std, rng, out).add(x, out)
+    return noise_for(x, std, rng, out).add(x, out)
 
 
 def zoneout(
@@ -430,10 +430,7 @@ def draw_blocks(
 ) -> npt.NDArray[np.bool_]:
     """Return what `drop_block2d` keeps: a bool array of the shape."""
     height, width = (shape[axis] for axis in spatial_axes(2, len(shape), channels))
-    if not isinstance(block_size, int | np.integer) or isinstance(block_size, bool):
-        raise TypeError(f"block_size must be an integer, got {block_size!r}")
-    if not 1 <= block_size <= min(height, width):
-        raise ValueError(f"block_size must be in [1, {min(height, width)}], the image's size, got {block_size}")
+    check_integer("block_size", block_size, 1, min(height, width))
     p = _kernels.check_p(p)
     # Where a square may begin, in each channel: the channels go in front, whatever x's layout.
     n_channels = shape[-3] if channels == "first" else shape[-1]
@@ -467,7 +464,7 @@ def _masked(
     return draw_mask(np.shape(x), p, rng=rng, shared_axes=shared_axes).apply(x, out, **effect)
 
 
-def _noisy(x: npt.ArrayLike, std: float, rng: Rng | None, out: Any) -> Noise:
+def noise_for(x: npt.ArrayLike, std: float, rng: Rng | None, out: Any) -> Noise:
     """Draw noise for x; nothing is drawn where an argument is wrong."""
     _kernels.dropout(x, 0.0, None, out, ())
     return draw_noise(np.shape(x), std, rng=rng)

@@ -35,7 +35,7 @@ cdef size_t allowed_threads(double now) except 0:
     cdef size_t n_threads = 1 if is_forked_child else max_threads()
     if n_threads > 1 and now >= quota_is_good_until:
         n_cpus = quota.n_cpus()
-        quota_threads = max(1, int(min(n_cpus or ANY_NUMBER, ANY_NUMBER)))
+        quota_threads = max(1, int(min(n_cpus, ANY_NUMBER))) if n_cpus is not None else ANY_NUMBER
         quota_is_good_until = now + QUOTA_SECONDS
     return min(n_threads, quota_threads) if n_threads > 1 else 1
 

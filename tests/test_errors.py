@@ -236,7 +236,7 @@ def test_a_stream_that_has_no_room_left_says_so():
         (0, 2**64, ValueError, "start"),
         (0, "1", TypeError, "start"),
         (None, 0, TypeError, "key"),
-        (0, 2**64 - 4097, OverflowError, "the stream must hold the mask"),
+        (0, 2**64 - 4097, OverflowError, "the stream must hold what is drawn"),
     ],
 )
 def test_a_mask_made_by_hand_is_checked(key, start, error, name):

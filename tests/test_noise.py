@@ -119,7 +119,7 @@ def test_bad_noise_is_refused_before_anything_moves(arguments, error, message):
         cd.draw_noise(3, 1.0).add(np.zeros(4))
     with pytest.raises(TypeError, match="a must be an array of float16"):
         cd.draw_noise(3, 1.0).multiply(np.zeros(3, int))
-    with pytest.raises(OverflowError, match="the stream must hold the noise"):
+    with pytest.raises(OverflowError, match="the stream must hold what is drawn"):
         cd.Noise(0, 0xFFFFFFFFFFFFE000, 1.0, 8192)
 
 

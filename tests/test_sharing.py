@@ -106,7 +106,7 @@ def test_a_machine_without_control_groups_has_no_quota(tmp_path):
 @needs_openmp
 def test_the_quota_limits_the_threads_of_every_call(quota):
     with threadpool_limits(8, user_api="openmp"):
-        for n_cpus, expected in ((None, 8), (100, 8), (3.9, 3), (1.5, 1), (0.2, 1), (8, 8)):
+        for n_cpus, expected in ((None, 8), (100, 8), (3.9, 3), (1.5, 1), (0.2, 1), (0.0, 1), (8, 8)):
             quota.value = n_cpus
             time.sleep(_kernels.QUOTA_SECONDS * 1.2)  # a quota is asked for again after that
             assert _kernels.thread_limit() == expected

@@ -5,6 +5,7 @@ import json
 import pickle
 import re
 
+import ml_dtypes
 import numpy as np
 import pytest
 from conftest import THREAD_COUNTS
@@ -254,7 +255,7 @@ def test_drop_block_drops_about_p():
 
 @pytest.mark.parametrize("block_size", [0, 9])
 def test_a_block_must_fit_into_the_image(block_size):
-    with pytest.raises(ValueError, match=rf"block_size must be in \[1, 8\], the image's size, got {block_size}"):
+    with pytest.raises(ValueError, match=rf"block_size must be in \[1, 8\], got {block_size}"):
         cd.drop_block2d(np.ones((1, 8, 9)), 0.1, block_size=block_size)
     with pytest.raises(TypeError, match=r"block_size must be an integer, got 2.5"):
         cd.drop_block2d(np.ones((1, 8, 9)), 0.1, block_size=2.5)
@@ -526,9 +527,19 @@ def test_blocks_refuse_a_gradient_of_another_shape_before_writing():
         assert (dy == 1).all()
     with pytest.raises(TypeError, match="out must be an array, got list"):
         layer.forward([[[1.0] * 8] * 8])
-    # 16-bit types are scaled with more bits than they have: the mean stays 1 to within the rounding of its elements.
-    y = cd.drop_block2d(np.full((4, 8, 64, 64), np.inf, np.float32), 1.0)
-    assert not y.any()
+
+
+def test_blocks_scale_16_bit_elements_by_more_bits_than_they_have():
+    # All 128 numbers from 1 to 2: a scale of 8 bits would round a good part of their products another way.
+    x = np.tile(np.arange(128, 256), (4, 8, 64, 1)).astype(ml_dtypes.bfloat16) / ml_dtypes.bfloat16(128)
+    y = cd.drop_block2d(x, 0.1, block_size=3, rng=1)
+    kept = y != 0
+    scale = y.size / np.count_nonzero(kept)
+    exact = (x.astype(np.float64) * scale).astype(x.dtype)
+    assert np.mean(y[kept] != exact[kept]) < 0.02
+    coarse = x * x.dtype.type(scale)
+    assert np.mean(coarse[kept] != exact[kept]) > 0.05
+    assert not cd.drop_block2d(np.full((1, 8, 8), np.inf, np.float32), 1.0).any()
 
 
 def test_alpha_dropout_takes_no_rescale():

@@ -1,0 +1,40 @@
+"""The check that Python code makes on its own arguments; those of arrays and probabilities are in src/arguments.pxi."""
+
+import operator
+from typing import Any
+
+import numpy as np
+
+
+def check_integer(name: str, value: Any, least: int | None = None, most: int | None = None) -> int:
+    """Return an argument as an int.
+
+    Parameters
+    ----------
+    name : str
+        What the argument is called.
+    value : object
+        Python's or NumPy's integers pass, bool does not.
+    least, most : int, optional
+        The bounds, both included.
+
+    Returns
+    -------
+    int
+        The value.
+
+    Raises
+    ------
+    TypeError
+        For what is no integer, naming argument and value.
+    ValueError
+        Outside the bounds, naming argument, rule and value.
+
+    """
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise TypeError(f"{name} must be an integer, got {value!r}")
+    if least is not None and most is not None and not least <= value <= most:
+        raise ValueError(f"{name} must be in [{least}, {most}], got {value}")
+    if least is not None and value < least:
+        raise ValueError(f"{name} must be at least {least}, got {value}")
+    return operator.index(value)

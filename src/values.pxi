@@ -1,0 +1,209 @@
+"""Masks and noise: values without a buffer, and what they do to arrays."""
+
+cdef object NOT_GIVEN = object()
+
+
+cdef class DrawnCore:
+    """What everything drawn from a stream has: where it was drawn, and its shape."""
+
+    cdef stream_key words
+    cdef uint64_t first
+    cdef readonly tuple shape
+
+    @property
+    def key(self):
+        """The 128 bits that name the stream it was drawn from, an int."""
+        return key_number(&self.words)
+
+    @property
+    def start(self):
+        """The stream's position of its first element, an int."""
+        return self.first
+
+
+cdef int place(DrawnCore drawn, object key, object start, tuple shared_axes) except -1:
+    """Sets where something of a shape was drawn, from a caller's arguments."""
+    for name, value, limit in (("key", key, 1 << 128), ("start", start, LIMIT)):
+        if not isinstance(value, int):
+            raise TypeError(f"{name} must be an int, got {value!r}")
+        if not 0 <= value < limit:
+            raise ValueError(f"{name} must be in [0, {limit}), got {value}")
+    if start + n_drawn(drawn.shape, shared_axes) > LIMIT:
+        raise OverflowError(f"the stream must hold what is drawn, got shape {drawn.shape} at start {start}")
+    set_key(&drawn.words, key)
+    drawn.first = start
+    return 0
+
+
+cdef class MaskCore(DrawnCore):
+    """A mask's fields, fixed on creation, and what it does to arrays; cdropout.Mask adds what a value needs."""
+
+    cdef readonly double p
+    cdef readonly tuple shared_axes
+
+    def __cinit__(self, key=NOT_GIVEN, start=NOT_GIVEN, p=NOT_GIVEN, shape=NOT_GIVEN, shared_axes=()):
+        self.shape = self.shared_axes = ()
+        if key is not NOT_GIVEN:
+            if shape is NOT_GIVEN:
+                raise TypeError("Mask needs key, start, p and shape")
+            define_mask(self, key, start, p, shape, shared_axes)
+
+    def __init__(self, key, start, p, shape, shared_axes=()):
+        """The fields are set in __cinit__, which draw_mask passes nothing: a mask that exists never changes."""
+
+    def apply(self, a, out=None, *, scale=None, shift=0.0, fill=0.0):
+        """Scale what is kept and zero what is dropped.
+
+        Parameters
+        ----------
+        a : array_like of float16, bfloat16, float32 or float64
+            Of the mask's shape, in any memory layout and byte order.
+        out : ndarray, optional
+            Where the result goes: of a's shape and dtype, either a itself (in place) or apart from it in memory.
+        scale : float, optional
+            What kept elements are multiplied by; 1/(1-p) unless given.
+        shift : float, optional
+            What is then added to them.
+        fill : float, optional
+            What dropped elements become.
+
+        Returns
+        -------
+        ndarray
+            out, or a new array of a's shape and dtype. A dropped element is `fill` (+0.0) whatever it was, NaN and
+            infinity included; a kept one is a * scale, rounded once (for the 16-bit types the scale is first rounded to
+            13 or 16 bits, so that this can hold), and plus shift, rounded again, where there is a shift or a fill. At
+            p = 0 with scale 1 and no shift the result is a copy, bit for bit.
+
+        Raises
+        ------
+        TypeError
+            For a dtype other than float16, bfloat16, float32 and float64, before anything is written.
+        ValueError
+            For another shape, an out that does not fit, or a scale, shift or fill that is not finite, before anything
+            is written.
+
+        """
+        cdef cnp.ndarray x = checked_array(a, "a")
+        if (<object>x).shape != self.shape:
+            raise ValueError(f"a must have the mask's shape {self.shape}, got {(<object>x).shape}")
+        cdef affine map
+        map.scale = kept_scale(self.p) if scale is None else checked_finite(scale, "scale")
+        map.shift = checked_finite(shift, "shift")
+        map.fill = checked_finite(fill, "fill")
+        cdef cnp.ndarray result = checked_out(out, x, "a")
+        apply_mask(&self.words, self.first, self.p, &map, self.shared_axes, result, x)
+        return result if out is None else out
+
+    cdef object fill(self, job_kind kind, object dtype, double scale):
+        """A new array of the mask's shape, filled by a kernel that reads no input."""
+        cdef job j
+        cdef cnp.ndarray drawn
+        drawn_shape = tuple([1 if axis in self.shared_axes else n for axis, n in enumerate(self.shape)])
+        if self.p == 0.0 or self.p == 1.0:
+            drawn = np.full(drawn_shape, scale if self.p == 0.0 else 0, dtype)
+        else:
+            drawn = np.empty(drawn_shape, dtype)
+            set_job(&j, OPERATION_fill_scaled, drawn, self.p, scale)
+            j.kind = kind
+            j.dtype = max(j.dtype, 0)
+            j.rule.key = self.words
+            j.first = self.first
+            j.arrays.out = cnp.PyArray_BYTES(drawn)
+            if kind == OPERATE:
+                choose_stores(&j, 1)
+            run(&j)
+        return np.array(np.broadcast_to(drawn, self.shape), order="C") if self.shared_axes else drawn
+
+    def keep(self):
+        """Return a new bool array of the mask's shape: True where an element is kept."""
+        return self.fill(FILL_KEEP, np.bool_, 1.0)
+
+    def scaled(self, dtype=np.float32):
+        """Return what other libraries call the mask: a new array of 0 where dropped and 1/(1-p) where kept.
+
+        Parameters
+        ----------
+        dtype : float16, bfloat16, float32 or float64
+            The dtype of the result; TypeError for another.
+
+        """
+        numpy_dtype = np.dtype(dtype)
+        if dtype is None or numpy_dtype.subdtype is not None or dtype_index(np.empty(0, numpy_dtype)) < 0:
+            raise TypeError(f"dtype must be {DTYPE_NAMES}, got {dtype}")
+        scaled = self.fill(OPERATE, numpy_dtype.newbyteorder("="), kept_scale(self.p))
+        return scaled.astype(numpy_dtype, copy=False)
+
+
+# ---- noise ----------------------------------------------------------------------------------------------------------
+
+cdef class NoiseCore(DrawnCore):
+    """The fields of a row of normal numbers, fixed on creation, and what it does to arrays; cdropout.Noise adds what a
+    value needs."""
+
+    cdef readonly double std
+
+    def __cinit__(self, key, start, std, shape):
+        self.std = checked_std(std)
+        self.shape = checked_shape(shape)
+        place(self, key, start, ())
+
+    def __init__(self, key, start, std, shape):
+        """The fields are set in __cinit__: noise that exists never changes."""
+
+    cdef object run(self, bint is_factor, object a, object out):
+        cdef job j
+        cdef cnp.ndarray x = checked_array(a, "a")
+        if (<object>x).shape != self.shape:
+            raise ValueError(f"a must have the noise's shape {self.shape}, got {(<object>x).shape}")
+        cdef cnp.ndarray result = checked_out(out, x, "a")
+        if cnp.PyArray_SIZE(x) > 0:
+            set_job(&j, 0, x, 0.0, 0.0)
+            j.kind = MULTIPLY_NOISE if is_factor else ADD_NOISE
+            j.arrays.scale = self.std
+            j.rule.key = self.words
+            j.first = self.first
+            run_on_arrays(&j, result, x, None)
+        return result if out is None else out
+
+    def multiply(self, a, out=None):
+        """Return a * (1 + std n), with n the noise's normal numbers.
+
+        Parameters
+        ----------
+        a : array_like of float16, bfloat16, float32 or float64
+            Of the noise's shape, in any memory layout and byte order.
+        out : ndarray, optional
+            Where the result goes: of a's shape and dtype, either a itself (in place) or apart from it in memory.
+
+        Returns
+        -------
+        ndarray
+            out, or a new array of a's shape and dtype. n and the factor are float32, and so is, for the 16-bit types,
+            the product before it is rounded.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As in `Mask.apply`.
+
+        """
+        return self.run(True, a, out)
+
+    def add(self, a, out=None):
+        """Return a + std n; parameters, result and errors as in `multiply`."""
+        return self.run(False, a, out)
+
+
+cpdef double kept_scale(double p) noexcept:
+    """1/(1-p); 1 at p = 1, where nothing is kept to be scaled."""
+    return 1.0 / (1.0 - p) if p < 1.0 else 1.0
+
+
+cdef int define_mask(MaskCore mask, object key, object start, object p, object shape,
+                     object shared_axes) except -1:
+    """Sets a new mask's fields from a caller's."""
+    mask.p = checked_p(p)
+    mask.shape = checked_shape(shape)
+    mask.shared_axes = checked_axes(shared_axes, len(mask.shape))
+    return place(mask, key, start, mask.shared_axes)
