@@ -43,3 +43,19 @@ def run_python(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[byte
         )
 
     return run
+
+
+@pytest.fixture
+def start_python(tmp_path: Path) -> Iterator[Callable[..., "subprocess.Popen[bytes]"]]:
+    """Start Python programs that run at the same time, away from the source tree; none outlives the test."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start(*arguments: str) -> "subprocess.Popen[bytes]":
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        started.append(subprocess.Popen([sys.executable, *arguments], cwd=tmp_path, **pipes))
+        return started[-1]
+
+    yield start
+    for process in started:
+        with process:
+            process.kill()

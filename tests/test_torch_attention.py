@@ -172,7 +172,9 @@ def test_gradients_and_their_gradients_are_right(pieces, bias):
     assert torch.autograd.gradgradcheck(attend, qkv(), fast_mode=True)
     query, key, value = (t.detach() for t in qkv())
     assert torch.autograd.gradcheck(lambda key: attend(query, key, value), (key.requires_grad_(),))
-    assert torch.autograd.gradgradcheck(lambda value: attend(query, key.detach(), value), (value.requires_grad_(),), fast_mode=True)
+    assert torch.autograd.gradgradcheck(
+        lambda value: attend(query, key.detach(), value), (value.requires_grad_(),), fast_mode=True
+    )
 
 
 def test_a_bias_that_learns_gets_its_gradient(attended):
