@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.nn import functional
 
+from cdropout import _kernels
 from cdropout.mask import Mask
 from cdropout.variants import alpha_map
 
@@ -76,7 +77,10 @@ def _apply(x: Tensor, mask: Mask, scale: float | None, shift: float, fill: float
     """Apply a mask without a word to autograd."""
     plain = x.detach()
     y = plain if inplace else torch.empty_like(plain)
-    mask.apply(_as_array(plain), _as_array(y), scale=scale, shift=shift, fill=fill)
+    written = _as_array(y)
+    if not inplace and written.nbytes >= _kernels.HUGE_PAGES_FROM_BYTES and y.is_contiguous():
+        _kernels.expect_writing(written)
+    mask.apply(_as_array(plain), written, scale=scale, shift=shift, fill=fill)
     return y
 
 

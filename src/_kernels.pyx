@@ -109,6 +109,10 @@ cdef extern from "cache.h" nogil:
     size_t cache_bytes_by_sysconf()
 
 
+cdef extern from "pages.h" nogil:
+    void ask_for_huge_pages(char *first, size_t n_bytes)
+
+
 cdef extern from "threads.h" nogil:
     enum:
         HAS_OPENMP
@@ -332,6 +336,17 @@ def forward(mask_type, x, double p, StreamCore stream not None, bint inplace, sh
 
 
 include "fused.pxi"
+
+
+# ---- what the integrations ask --------------------------------------------------------------------------------------
+
+# As NumPy does for its own arrays of this size: each page that is touched for the first time costs a fault.
+HUGE_PAGES_FROM_BYTES = 1 << 22
+
+
+def expect_writing(cnp.ndarray fresh not None):
+    """Tells the system that all of a large contiguous array, not written yet, is about to be."""
+    ask_for_huge_pages(cnp.PyArray_BYTES(fresh), cnp.PyArray_NBYTES(fresh))
 
 
 # ---- what the tests ask ---------------------------------------------------------------------------------------------
