@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 from mnist_data import DataError, Dataset, load_dataset, pixels
 from network import Linear
-from train_mnist import Config, Score, build_network, draw_batches, score_logits, train
+from scores import Score, score_logits
+from train_mnist import Config, build_network, draw_batches, train
 
 PROG = "compare_torch.py"
 KINDS = ("elementwise", "feature", "standard")

@@ -225,7 +225,7 @@ class _LinearLayer(DropoutLayer):
         return self._saved
 
 
-def _weight_seed(stream: Stream | None) -> np.random.SeedSequence | None:
+def _weight_seed(stream: Stream | None) -> "np.random.SeedSequence | None":
     """Return a seed for a layer's first weights: a child of its stream, so that layers that share one begin unlike."""
     return None if stream is None else np.random.SeedSequence(stream.spawn(1)[0].key)
 

@@ -1,10 +1,12 @@
 """Fixtures that several files use."""
 
+import json
 import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -59,3 +61,18 @@ def start_python(tmp_path: Path) -> Iterator[Callable[..., "subprocess.Popen[byt
     for process in started:
         with process:
             process.kill()
+
+
+@pytest.fixture
+def run_shipped_tests(run_python: Callable[..., subprocess.CompletedProcess[bytes]]) -> Callable[[str], dict[str, Any]]:
+    """Run the dropout tests that a package ships with this library switched on; return what shipped_tests.py prints."""
+
+    def run(package: str) -> dict[str, Any]:
+        program = Path(__file__).with_name("shipped_tests.py")
+        lines = run_python(str(program), package, env={"PYTEST_ADDOPTS": ""}).stdout.decode().splitlines()
+        outcomes: dict[str, Any] = json.loads(lines[-1])
+        if not outcomes["n_files"]:
+            pytest.skip(f"the installed {package} ships no tests of dropout")
+        return outcomes
+
+    return run

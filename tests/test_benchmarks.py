@@ -524,3 +524,11 @@ def test_floor_program_runs(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["floor.py", "--sizes", "4096", "--rounds", "2", "--offset", "0"])
     assert floor.main() == 0
     assert "mask.apply(x, out=y)" in capsys.readouterr().out
+
+
+def test_import_time_program_runs(capsys):
+    assert importlib.import_module("import_time").main(["--rounds", "1"]) == 0
+    out = capsys.readouterr().out.splitlines()
+    numpy_alone, both, difference = (float(line.split()[-2]) for line in out[-3:])
+    assert numpy_alone > 0
+    assert difference == pytest.approx(both - numpy_alone, abs=0.11)

@@ -1,8 +1,10 @@
 """Streams: who draws which positions, seeds, spawning, state, threads."""
 
 import copy
+import inspect
 import json
 import pickle
+import typing
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -175,3 +177,19 @@ def test_repr_says_key_and_position():
     stream = cd.Stream(0)
     cd.draw_mask(1, 0.5, rng=stream)
     assert repr(stream) == f"Stream(key=0x{stream.key:032x}, position=4096)"
+
+
+def functions_of(value):
+    """A function, or a class's own."""
+    return (
+        [value] if not isinstance(value, type) else [each for each in vars(value).values() if inspect.isfunction(each)]
+    )
+
+
+def test_type_hints_of_every_public_name_resolve():
+    functions = [f for name in cd.__all__ if callable(value := getattr(cd, name)) for f in functions_of(value)]
+    hints = {function.__qualname__: typing.get_type_hints(function) for function in functions}
+    assert len(hints) > 50
+    expected = {type(None), cd.Stream, int, np.integer[typing.Any], np.random.SeedSequence}
+    expected |= {np.random.BitGenerator, np.random.Generator}
+    assert set(typing.get_args(hints["dropout"]["rng"])) == expected
