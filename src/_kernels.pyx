@@ -315,7 +315,7 @@ def dropout(x, p, StreamCore stream, out, shared_axes):
     )
     cdef affine map
     map.scale, map.shift, map.fill = kept_scale(p_checked), 0.0, 0.0
-    apply_mask(&key, first, p_checked, &map, axes, result, array)
+    apply_mask(&key, first, p_checked, &map, run_strides((<object>array).shape, axes) if axes else None, result, array)
     return result if out is None else out
 
 
@@ -331,7 +331,7 @@ def forward(mask_type, x, double p, StreamCore stream not None, bint inplace, sh
     )
     cdef affine map
     map.scale, map.shift, map.fill = scale, shift, fill
-    apply_mask(&mask.words, mask.first, p, &map, mask.shared_axes, result, array)
+    apply_mask(&mask.words, mask.first, p, &map, run_strides(shape, axes) if axes else None, result, array)
     return x if inplace else result, mask
 
 

@@ -238,3 +238,37 @@ cdef object n_drawn(tuple shape, tuple shared_axes):
         if axis not in shared_axes:
             n *= length
     return n
+
+
+cdef tuple run_strides(tuple shape, tuple shared_axes):
+    """How many positions apart neighbours along each axis are where the elements take one run of them, in C order."""
+    strides = []
+    n = 1
+    for axis in range(len(shape) - 1, -1, -1):
+        strides.append(0 if axis in shared_axes else n)
+        if axis not in shared_axes:
+            n *= shape[axis]
+    return tuple(strides[::-1])
+
+
+cdef tuple checked_strides(object strides, tuple shape, tuple shared_axes):
+    """The strides of a part with gaps, None for those of one run. Strides that nothing depends on become the run's, so
+    that equal parts have equal strides."""
+    try:
+        given = [n.__index__() for n in strides]
+    except (AttributeError, TypeError):
+        raise TypeError(f"strides must be a tuple of integers, got {strides!r}") from None
+    if len(given) != len(shape):
+        raise ValueError(f"strides must have one number for each axis of {shape}, got {strides!r}")
+    normal = list(run_strides(shape, shared_axes))
+    reach = 0
+    for axis in range(len(shape) - 1, -1, -1):
+        if axis in shared_axes:
+            if given[axis] != 0:
+                raise ValueError(f"strides must be 0 along the shared axes {shared_axes}, got {strides!r}")
+        elif shape[axis] > 1 and 0 not in shape:
+            if given[axis] <= reach:
+                raise ValueError(f"strides must go past all that inner axes of {shape} take, got {strides!r}")
+            reach += (shape[axis] - 1) * given[axis]
+            normal[axis] = given[axis]
+    return None if tuple(normal) == run_strides(shape, shared_axes) else tuple(normal)
