@@ -37,8 +37,8 @@ def dropout(
     Returns
     -------
     ndarray
-        out itself, or a new array of x's shape and dtype, in native byte order. A dropped element is +0.0 whatever it was, NaN
-        and infinity included. P(drop) is p to within 2^-48, and drops are independent.
+        out itself, or a new array of x's shape and dtype, in native byte order. A dropped element is +0.0 whatever it
+        was, NaN and infinity included. P(drop) is p to within 2^-48, and drops are independent.
 
     Raises
     ------
