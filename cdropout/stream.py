@@ -1,6 +1,7 @@
 """Who draws which bits: streams, their seeds, and the default stream."""
 
 import os
+import struct
 import threading
 from typing import TYPE_CHECKING, Any, ForwardRef, NoReturn, TypeAlias
 
@@ -78,6 +79,39 @@ class Stream(_kernels.StreamCore):
         with _lock:
             children = self._seed_sequence.spawn(n.__index__())
         return [Stream(child) for child in children]
+
+    def fold_in(self, identifier: int | str | bytes) -> "Stream":
+        """Return the stream of an identifier, such as a request's or a sample's: the same for the same one, always.
+
+        It depends on this stream's seed and on the identifier alone: nothing is counted and no lock is taken, so that
+        any thread or machine gets it in any order. `spawn` never returns one of these streams.
+
+        Parameters
+        ----------
+        identifier : int, str or bytes
+            An int of 0 or greater, of any size. 1, "1" and b"1" are three identifiers.
+
+        Returns
+        -------
+        Stream
+            At position 0.
+
+        Raises
+        ------
+        TypeError
+            For an identifier of another type.
+        ValueError
+            For a negative one.
+
+        Notes
+        -----
+        The name is JAX's (`jax.random.fold_in`). The streams of two identifiers are as unlikely to meet as 128 bits of
+        SHA-256 are; docs/design.md specifies them.
+
+        """
+        seeds = self._seed_sequence
+        spawn_key = (*seeds.spawn_key, FOLD_IN_WORD, *identifier_words(identifier))
+        return Stream(np.random.SeedSequence(plain_entropy(seeds), spawn_key=spawn_key, pool_size=seeds.pool_size))
 
     @property
     def state(self) -> dict[str, Any]:
@@ -161,6 +195,27 @@ def plain_entropy(seeds: "np.random.SeedSequence") -> int | list[int]:
     if not all(isinstance(word, int | np.integer) for word in words):
         raise TypeError(f"the entropy of a SeedSequence must be an int or a sequence of ints, got {entropy!r}")
     return int(entropy) if isinstance(entropy, int | np.integer) else [int(word) for word in words]
+
+
+# In the place where a child's number stands in a spawn_key: more children than spawn could have numbered.
+FOLD_IN_WORD = 2**32 - 1
+
+
+def identifier_words(identifier: int | str | bytes) -> tuple[int, ...]:
+    """Return the four words of 32 bits that stand for an identifier in a spawn_key."""
+    import hashlib  # here, because it takes as long to import as NumPy's core
+
+    if isinstance(identifier, int | np.integer) and not isinstance(identifier, bool):
+        if identifier < 0:
+            raise ValueError(f"identifier must be 0 or greater where it is an int, got {identifier}")
+        named = b"i" + f"{int(identifier):x}".encode()
+    elif isinstance(identifier, str):
+        named = b"s" + identifier.encode("utf-8", "surrogatepass")
+    elif isinstance(identifier, bytes):
+        named = b"b" + identifier
+    else:
+        raise TypeError(f"identifier must be an int, a str or bytes, got {identifier!r}")
+    return struct.unpack("<4I", hashlib.sha256(named).digest()[:16])
 
 
 def check_count(name: str, value: object) -> None:

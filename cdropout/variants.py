@@ -66,21 +66,21 @@ def dropout1d(
     Source: Tompson et al., "Efficient object localization using convolutional networks", CVPR 2015.
 
     """
-    return dropout(x, p, rng=rng, out=out, shared_axes=spatial_axes(1, np.ndim(x), channels))
+    return dropout(x, p, rng=rng, out=out, shared_axes=spatial_axes(1, _kernels.as_array(x, "x").ndim, channels))
 
 
 def dropout2d(
     x: npt.ArrayLike, p: float = 0.5, *, channels: Channels = "first", rng: Rng | None = None, out: Any = None
 ) -> npt.NDArray[Any]:
     """Drop whole channels of images, ([batch,] channels, height, width); otherwise as `dropout1d`."""
-    return dropout(x, p, rng=rng, out=out, shared_axes=spatial_axes(2, np.ndim(x), channels))
+    return dropout(x, p, rng=rng, out=out, shared_axes=spatial_axes(2, _kernels.as_array(x, "x").ndim, channels))
 
 
 def dropout3d(
     x: npt.ArrayLike, p: float = 0.5, *, channels: Channels = "first", rng: Rng | None = None, out: Any = None
 ) -> npt.NDArray[Any]:
     """Drop whole channels of volumes, ([batch,] channels, depth, height, width); otherwise as `dropout1d`."""
-    return dropout(x, p, rng=rng, out=out, shared_axes=spatial_axes(3, np.ndim(x), channels))
+    return dropout(x, p, rng=rng, out=out, shared_axes=spatial_axes(3, _kernels.as_array(x, "x").ndim, channels))
 
 
 def feature_dropout(x: npt.ArrayLike, p: float = 0.5, *, rng: Rng | None = None, out: Any = None) -> npt.NDArray[Any]:
@@ -104,7 +104,7 @@ def feature_dropout(x: npt.ArrayLike, p: float = 0.5, *, rng: Rng | None = None,
         As in `dropout`.
 
     """
-    return dropout(x, p, rng=rng, out=out, shared_axes=tuple(range(np.ndim(x) - 1)))
+    return dropout(x, p, rng=rng, out=out, shared_axes=tuple(range(_kernels.as_array(x, "x").ndim - 1)))
 
 
 def locked_dropout(
@@ -136,7 +136,7 @@ def locked_dropout(
     Source: Gal & Ghahramani, "A theoretically grounded application of dropout in recurrent neural networks", NIPS 2016.
 
     """
-    check_time_axis(time_axis, np.ndim(x))
+    check_time_axis(time_axis, _kernels.as_array(x, "x").ndim)
     return dropout(x, p, rng=rng, out=out, shared_axes=time_axis)
 
 
@@ -176,7 +176,7 @@ def drop_path(
     Source: Huang et al., "Deep networks with stochastic depth", ECCV 2016; the option is timm's.
 
     """
-    axes = sample_axes(np.ndim(x))
+    axes = sample_axes(_kernels.as_array(x, "x").ndim)
     if scale_by_keep:
         return dropout(x, p, rng=rng, out=out, shared_axes=axes)
     return _masked(x, p, rng, out, axes, scale=1.0)
@@ -233,7 +233,7 @@ def feature_alpha_dropout(
 
     Parameters, result, errors and source are those of `alpha_dropout`; ValueError for fewer than 2 dimensions.
     """
-    return alpha_dropout(x, p, rng=rng, out=out, shared_axes=channel_axes(np.ndim(x)))
+    return alpha_dropout(x, p, rng=rng, out=out, shared_axes=channel_axes(_kernels.as_array(x, "x").ndim))
 
 
 def channel_axes(n_dims: int) -> tuple[int, ...]:
@@ -461,10 +461,10 @@ def _masked(
 ) -> npt.NDArray[Any]:
     """Apply a mask drawn for x, with another effect than dropout's; nothing is drawn where an argument is wrong."""
     _kernels.dropout(x, p, None, out, shared_axes)
-    return draw_mask(np.shape(x), p, rng=rng, shared_axes=shared_axes).apply(x, out, **effect)
+    return draw_mask(_kernels.as_array(x, "x").shape, p, rng=rng, shared_axes=shared_axes).apply(x, out, **effect)
 
 
 def noise_for(x: npt.ArrayLike, std: float, rng: Rng | None, out: Any) -> Noise:
     """Draw noise for x; nothing is drawn where an argument is wrong."""
     _kernels.dropout(x, 0.0, None, out, ())
-    return draw_noise(np.shape(x), std, rng=rng)
+    return draw_noise(_kernels.as_array(x, "x").shape, std, rng=rng)

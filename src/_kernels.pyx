@@ -6,9 +6,11 @@ shared out among threads with the GIL released. Nothing below this file can fail
 """
 
 from cython.parallel cimport prange
+from cpython.buffer cimport PyObject_CheckBuffer
 from cpython.float cimport PyFloat_CheckExact
+from cpython.pycapsule cimport PyCapsule_GetPointer, PyCapsule_IsValid
 from libc.math cimport frexp, isfinite, ldexp, rint
-from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t, uintptr_t
+from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t, uintptr_t
 from libc.string cimport memcpy, memset
 cimport numpy as cnp
 
@@ -184,6 +186,7 @@ def has_openmp():
     return bool(HAS_OPENMP)
 
 
+include "exchange.pxi"
 include "arguments.pxi"
 include "sharing.pxi"
 include "job.pxi"

@@ -90,7 +90,7 @@ cdef inline bint is_plain(cnp.ndarray a) noexcept:
 
 
 cdef cnp.ndarray checked_array(object a, str name):
-    cdef cnp.ndarray array = a if cnp.PyArray_CheckExact(a) else np.asarray(a)
+    cdef cnp.ndarray array = a if cnp.PyArray_CheckExact(a) else readable_array(a, name)
     if dtype_index(array) < 0:
         raise TypeError(f"{name} must be an array of {DTYPE_NAMES}, got dtype {array.dtype}")
     return array
@@ -146,26 +146,29 @@ cdef bint overlaps_partly(cnp.ndarray a, cnp.ndarray b):
 
 
 cdef cnp.ndarray checked_out(object out, cnp.ndarray x, str name):
-    """out as a plain array that the result may be written to, a new one for None."""
+    """out as a plain array on its memory, that the result may be written to; a new one for None."""
     cdef cnp.ndarray array
     if out is None:
         if is_plain(x):
             return cnp.PyArray_EMPTY(cnp.PyArray_NDIM(x), cnp.PyArray_DIMS(x), cnp.PyArray_TYPE(x), 0)
         return np.empty_like(x, dtype=x.dtype.newbyteorder("="), subok=False)
-    if not cnp.PyArray_Check(out):
-        raise TypeError(f"out must be an array, got {type(out).__name__}")
-    # A subclass's memory and not its own ideas of assignment.
-    array = out if cnp.PyArray_CheckExact(out) else np.asarray(out)
+    array = out if cnp.PyArray_CheckExact(out) else writable_array(out)
     if not same_shape(x, array):
-        raise ValueError(f"out must have the shape of {name}, got out of {out.shape} for {name} of {(<object>x).shape}")
+        raise ValueError(
+            f"out must have the shape of {name}, got out of {(<object>array).shape} for {name} of {(<object>x).shape}"
+        )
     if cnp.PyArray_TYPE(array) != cnp.PyArray_TYPE(x):
-        raise ValueError(f"out must have the dtype of {name}, got out of {out.dtype} for {name} of {x.dtype}")
+        raise ValueError(f"out must have the dtype of {name}, got out of {array.dtype} for {name} of {x.dtype}")
     if not cnp.PyArray_ISWRITEABLE(array):
-        raise ValueError(f"out must be writable, got a read-only array for {name} of shape {(<object>x).shape}")
+        raise ValueError(
+            f"out must be writable, got a read-only {type(out).__name__} for {name} of shape {(<object>x).shape}"
+        )
     if (array is x and cnp.PyArray_IS_C_CONTIGUOUS(array)) or cnp.PyArray_SIZE(array) == 0:
         return array
     if overlaps_itself(array):
-        raise ValueError(f"out must not overlap itself, got strides {out.strides} for shape {out.shape}")
+        raise ValueError(
+            f"out must not overlap itself, got strides {(<object>array).strides} for shape {(<object>array).shape}"
+        )
     if overlaps_partly(x, array):
         raise ValueError(f"out must be {name} itself or apart from it, got an out that partly overlaps {name}")
     return array

@@ -68,8 +68,8 @@ cdef class MaskCore(DrawnCore):
         Parameters
         ----------
         a : array_like of float16, bfloat16, float32 or float64
-            Of the mask's shape, in any memory layout and byte order.
-        out : ndarray, optional
+            Of the mask's shape, in any memory layout and byte order; from elsewhere as in `dropout`.
+        out : ndarray, or an object that shares its memory, optional
             Where the result goes: of a's shape and dtype, either a itself (in place) or apart from it in memory.
         scale : float, optional
             What kept elements are multiplied by; 1/(1-p) unless given.
@@ -190,8 +190,8 @@ cdef class NoiseCore(DrawnCore):
         Parameters
         ----------
         a : array_like of float16, bfloat16, float32 or float64
-            Of the noise's shape, in any memory layout and byte order.
-        out : ndarray, optional
+            Of the noise's shape, in any memory layout and byte order; from elsewhere as in `dropout`.
+        out : ndarray, or an object that shares its memory, optional
             Where the result goes: of a's shape and dtype, either a itself (in place) or apart from it in memory.
 
         Returns

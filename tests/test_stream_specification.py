@@ -52,6 +52,24 @@ def test_the_seed_becomes_the_key_through_seed_sequence():
     assert cd.Stream(0).key == int(KNOWN["raw"][0]["key"], 16)
 
 
+@pytest.mark.parametrize(
+    ("identifier", "named", "low"),
+    [
+        (0, b"i0", 0xF5ABF73407EF63D4),
+        (17, b"i11", 0xFDEFD6D89F1A07A8),
+        ("request-17", b"srequest-17", 0x52E95CBB76E0AD1C),
+        (b"\0", b"b\0", 0x751BF99E664019E9),
+    ],
+)
+def test_an_identifier_becomes_a_key_through_sha_256(identifier, named, low):
+    digest = hashlib.sha256(named).digest()
+    words = [int.from_bytes(digest[i : i + 4], "little") for i in range(0, 16, 4)]
+    seeds = np.random.SeedSequence(42, spawn_key=(2**32 - 1, *words))
+    stream = cd.Stream(42).fold_in(identifier)
+    assert stream.key == cd.Stream(seeds).key
+    assert stream.key & 2**64 - 1 == low  # so that a change in either hash cannot pass
+
+
 @pytest.mark.parametrize("case", KNOWN["raw"], ids=lambda c: f"seed{c['seed'][:6]}-block{c['first_block']}")
 def test_the_raw_stream_is_the_committed_one(isa, case):
     stream = cd.Stream(int(case["seed"]))
