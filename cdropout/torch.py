@@ -22,8 +22,8 @@ from torch.autograd import forward_ad
 from torch.nn import functional
 
 from cdropout import _kernels
+from cdropout._kernels import alpha_map
 from cdropout.mask import Mask
-from cdropout.variants import alpha_map
 
 # NumPy knows bfloat16 by ml_dtypes only.
 _HALVES = (torch.float16, torch.bfloat16) if importlib.util.find_spec("ml_dtypes") else (torch.float16,)

@@ -12,7 +12,6 @@ from cdropout.noise import Noise
 from cdropout.stream import Rng, as_stream
 from cdropout.variants import (
     Channels,
-    alpha_map,
     apply_blocks,
     channel_axes,
     check_time_axis,
@@ -188,7 +187,7 @@ class AlphaDropout(Dropout):
         super().__init__(p, rng=rng, inplace=inplace, shared_axes=shared_axes)
 
     def _effect(self) -> tuple[float, float, float]:
-        return alpha_map(self._p)
+        return _kernels.alpha_map(self._p)
 
 
 class FeatureAlphaDropout(AlphaDropout):

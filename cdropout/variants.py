@@ -16,9 +16,6 @@ from cdropout.stream import Rng, Stream, as_stream
 
 Channels = Literal["first", "last"]
 
-# What SELU tends to for large negative inputs: -lambda alpha, with the constants of Klambauer et al., 2017.
-SELU_FLOOR = -1.0507009873554804934193349852946 * 1.6732632423543772848170429916717
-
 
 def spatial_axes(n_spatial: int, n_dims: int, channels: Channels) -> tuple[int, ...]:
     """Return the axes that a channel's elements lie along, with and without a batch axis in front.
@@ -222,7 +219,7 @@ def alpha_dropout(
     Source: Klambauer et al., "Self-normalizing neural networks", NIPS 2017.
 
     """
-    scale, shift, fill = alpha_map(_kernels.check_p(p))
+    scale, shift, fill = _kernels.alpha_map(_kernels.check_p(p))
     return _masked(x, p, rng, out, shared_axes, scale=scale, shift=shift, fill=fill)
 
 
@@ -241,14 +238,6 @@ def channel_axes(n_dims: int) -> tuple[int, ...]:
     if n_dims < 2:
         raise ValueError(f"x must have the axes (batch, channels, ...), got {n_dims} dimensions")
     return tuple(range(2, n_dims))
-
-
-def alpha_map(p: float) -> tuple[float, float, float]:
-    """Return what alpha dropout does: the scale and the shift of what is kept, and what becomes of what is dropped."""
-    if p == 1.0:
-        return 0.0, 0.0, 0.0
-    scale = 1 / math.sqrt((1 - p) * (1 + p * SELU_FLOOR**2))
-    return scale, -scale * p * SELU_FLOOR, scale * (1 - p) * SELU_FLOOR
 
 
 def draw_noise(shape: int | tuple[int, ...], std: float, *, rng: Rng | None = None) -> Noise:
@@ -362,8 +351,7 @@ def zoneout(
     Returns
     -------
     ndarray
-        Of new's shape and dtype: `previous` where dropped, `new` where kept, bit for bit (but for the signalling NaNs
-        of float16, which become quiet ones).
+        Of new's shape and dtype: `previous` where dropped, `new` where kept, bit for bit.
 
     Raises
     ------

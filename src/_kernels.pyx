@@ -8,8 +8,8 @@ shared out among threads with the GIL released. Nothing below this file can fail
 from cython.parallel cimport prange
 from cpython.buffer cimport PyObject_CheckBuffer
 from cpython.float cimport PyFloat_CheckExact
-from cpython.pycapsule cimport PyCapsule_GetPointer, PyCapsule_IsValid
-from libc.math cimport frexp, isfinite, ldexp, rint
+from cpython.pycapsule cimport PyCapsule_GetPointer, PyCapsule_IsValid, PyCapsule_New
+from libc.math cimport isfinite
 from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t, uintptr_t
 from libc.string cimport memcpy, memset
 cimport numpy as cnp
@@ -30,7 +30,6 @@ cdef extern from "catalog.h" nogil:
         ELEMS_PER_BLOCK
         RAW_BYTES_PER_BLOCK
         ELEMS_PER_GROUP
-        STREAM_ALIGN
         DTYPE_f32
         DTYPE_f64
         DTYPE_f16
@@ -52,13 +51,14 @@ cdef extern from "catalog.h" nogil:
     ctypedef struct mask_rule:
         stream_key key
         int32_t threshold
-        uint32_t tie_threshold
+        uint64_t tie_threshold
 
     ctypedef struct operands:
         char *out
         const char *x
         const char *residual
         const char *bias
+        const char *bias_seam
         size_t bias_period
         size_t bias_at
         size_t n_repeats
@@ -96,6 +96,7 @@ cdef extern from "catalog.h" nogil:
         fill_words_fn *fill_words
         fill_raw_fn *fill_raw
 
+    const kernel_table *kernels
     const kernel_table *choose_kernels(const char *name, int *is_known)
     const kernel_table *kernels_at(size_t i)
     void philox4x32(uint32_t *counter, uint64_t key)
@@ -122,14 +123,25 @@ cdef extern from "threads.h" nogil:
     int add_running(int *n_running, int change)
 
 
+cdef extern from "parameters.h" nogil:
+    enum:
+        BIAS_ROOM_BYTES
+    const double MAX_STD
+    size_t bytes_of_dtype(int dtype)
+    void set_threshold(mask_rule *rule, double p)
+    double kept_scale_of "kept_scale"(double p)
+    double scale_in(int dtype, double scale)
+    void alpha_dropout_map(double p, double *scale, double *shift, double *fill)
+    void lay_bias(operands *ops, char *room, const char *bias, size_t n_bias, size_t elem_bytes)
+    int may_stream(const char *out, size_t n_to_group, size_t n_repeats, size_t elem_bytes)
+
+
 cdef extern from "position.h" nogil:
-    int take_positions(uint64_t *next_elem, uint64_t n, uint64_t limit, uint64_t *first)
+    const uint64_t LIMIT "POSITION_LIMIT"
+    int take_blocks(uint64_t *next_elem, uint64_t n_elems, uint64_t *first)
 
 
 # ---- which kernels run ----------------------------------------------------------------------------------------------
-
-cdef const kernel_table *kernels = NULL
-
 
 def supported_isas():
     """The instruction sets this machine can run, the best first."""
@@ -195,8 +207,6 @@ include "job.pxi"
 # ---- stream ---------------------------------------------------------------------------------------------------------
 
 BLOCK = ELEMS_PER_BLOCK
-# Block indices have 52 bits, so positions have 64; the last block stays unused.
-cdef uint64_t LIMIT = 0xFFFFFFFFFFFFF000u
 POSITION_LIMIT = LIMIT
 
 
@@ -234,10 +244,7 @@ cdef class StreamCore:
     cdef uint64_t take(self, uint64_t n_elems) except? 0:
         """The first of n_elems positions that nobody else gets; the stream advances by whole blocks."""
         cdef uint64_t first = 0
-        cdef uint64_t n_blocks = n_elems // ELEMS_PER_BLOCK + (n_elems % ELEMS_PER_BLOCK != 0)
-        if n_elems > LIMIT or not take_positions(
-            &self.next_elem, n_blocks * ELEMS_PER_BLOCK, LIMIT, &first
-        ):
+        if not take_blocks(&self.next_elem, n_elems, &first):
             raise OverflowError(f"the stream must hold what is drawn, got {n_elems} elements at {self.position}")
         return first
 
@@ -339,6 +346,7 @@ def forward(mask_type, x, double p, StreamCore stream not None, bint inplace, sh
 
 
 include "fused.pxi"
+include "embedding.pxi"
 
 
 # ---- what the integrations ask --------------------------------------------------------------------------------------
@@ -365,7 +373,7 @@ def isas_that_ran():
     cdef int i, operation
     memset(numbers, 0, sizeof(numbers))
     memset(&arrays, 0, sizeof(operands))
-    arrays.out = arrays.x = arrays.residual = arrays.bias = <char *>numbers
+    arrays.out = arrays.x = arrays.residual = arrays.bias = arrays.bias_seam = <char *>numbers
     arrays.bias_period = 64
     arrays.n_repeats = 1
     rule.key.word[0] = rule.key.word[1] = 0

@@ -41,8 +41,7 @@ cdef double checked_finite(object number, str name) except? -1.0:
 
 cdef double checked_std(object std) except -1.0:
     cdef double value = checked_finite(std, "std")
-    # In float32, 6.7 times as much has to be a number.
-    if not 0.0 <= value <= 1e37:
+    if not 0.0 <= value <= MAX_STD:
         raise ValueError(f"std must be in [0, 1e37], got {std!r}")
     return value
 

@@ -88,16 +88,12 @@ cdef inline uint64_t first_of_row(const job *j, size_t row) noexcept nogil:
 
 cdef inline const dtype_row *kernels_writing(const job *j, const char *out, uint64_t first) noexcept nogil:
     """The kernels that stream to out, from position first on, where the job asks for it and out's alignment allows."""
-    cdef uintptr_t n_to_group = 0
-    if not j.is_streamed:
-        return kernels.dtype[j.dtype]
+    cdef size_t n_to_group = 0
     if j.kind == OPERATE or j.kind == MULTIPLY_NOISE or j.kind == ADD_NOISE:
-        n_to_group = <uintptr_t>(-first % ELEMS_PER_GROUP)
-    if (<uintptr_t>out + n_to_group * j.elem_bytes) % STREAM_ALIGN:
-        return kernels.dtype[j.dtype]
-    if j.kind == REPEAT and j.arrays.n_repeats * j.elem_bytes % STREAM_ALIGN:
-        return kernels.dtype[j.dtype]
-    return kernels.streaming_dtype[j.dtype]
+        n_to_group = -first % ELEMS_PER_GROUP
+    if j.is_streamed and may_stream(out, n_to_group, j.arrays.n_repeats, j.elem_bytes):
+        return kernels.streaming_dtype[j.dtype]
+    return kernels.dtype[j.dtype]
 
 
 cdef void run_range(const job *j, size_t row, size_t begin, size_t end) noexcept nogil:
@@ -215,24 +211,6 @@ cdef int run(const job *j) except -1:
 
 
 # ---- the job of a mask on an array ----------------------------------------------------------------------------------
-
-cdef inline void set_threshold(mask_rule *rule, double p) noexcept nogil:
-    """P(drop) to 48 bits, rounded down: 16 for the comparison, 32 for its ties. p = 1 never comes to a kernel."""
-    cdef uint64_t p_in_2_48 = <uint64_t>(p * 281474976710656.0)
-    rule.threshold = <int32_t>(p_in_2_48 >> 32) - 32768
-    rule.tie_threshold = <uint32_t>p_in_2_48
-
-
-cdef inline double scale_in(int dtype, double scale) noexcept nogil:
-    """The scale that a dtype's kernels multiply by. For the 16-bit types it has so many bits (24 less the type's own)
-    that the product with any element is exact in float32, so that the result is rounded once."""
-    cdef int exponent = 0, n_bits
-    if dtype == DTYPE_f32 or dtype == DTYPE_f64 or scale == 0.0:
-        return scale
-    n_bits = 13 if dtype == DTYPE_f16 else 16
-    scale = frexp(scale, &exponent)
-    return ldexp(rint(ldexp(scale, n_bits)), exponent - n_bits)
-
 
 cdef inline void set_job(job *j, int operation, cnp.ndarray like, double p, double scale) noexcept:
     """A job for arrays of one element a position, in C order; the caller sets rule.key, first and the arrays."""
@@ -352,9 +330,6 @@ cdef int apply_mask(const stream_key *key, uint64_t first, double p, const affin
     cdef cnp.ndarray plain_out
     cdef bint has_fill = map.fill != 0.0 or map.shift != 0.0
     if cnp.PyArray_SIZE(x) == 0:
-        return 0
-    if p == 1.0:
-        out[...] = map.fill
         return 0
     if p == 0.0 and map.scale == 1.0 and map.shift == 0.0:
         # A copy and not a multiplication by 1, which would quiet a signalling NaN.

@@ -215,7 +215,14 @@ cdef class NoiseCore(DrawnCore):
 
 cpdef double kept_scale(double p) noexcept:
     """1/(1-p); 1 at p = 1, where nothing is kept to be scaled."""
-    return 1.0 / (1.0 - p) if p < 1.0 else 1.0
+    return kept_scale_of(p)
+
+
+def alpha_map(double p):
+    """What alpha dropout does: the scale and the shift of what is kept, and what becomes of what is dropped."""
+    cdef double scale, shift, fill
+    alpha_dropout_map(p, &scale, &shift, &fill)
+    return scale, shift, fill
 
 
 cdef int define_mask(MaskCore mask, object key, object start, object p, object shape, object shared_axes,
