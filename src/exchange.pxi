@@ -42,7 +42,7 @@ DEVICES_OF_A_CPU = (1, 3, 11, 13)
 
 
 cdef class Dlpack:
-    """Passes another library's array on to numpy.from_dlpack; bfloat16, which that does not know, as 16-bit integers."""
+    """Passes another library's array on to numpy.from_dlpack; bfloat16, unknown to that, as 16-bit integers."""
 
     cdef object source
     cdef bint is_bfloat16
