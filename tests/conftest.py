@@ -70,6 +70,7 @@ def run_shipped_tests(run_python: Callable[..., subprocess.CompletedProcess[byte
     def run(package: str) -> dict[str, Any]:
         program = Path(__file__).with_name("shipped_tests.py")
         lines = run_python(str(program), package, env={"PYTEST_ADDOPTS": ""}).stdout.decode().splitlines()
+        print(*lines[:-1], sep="\n")  # pytest's own report, for where something failed
         outcomes: dict[str, Any] = json.loads(lines[-1])
         if not outcomes["n_files"]:
             pytest.skip(f"the installed {package} ships no tests of dropout")

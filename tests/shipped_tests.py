@@ -26,20 +26,24 @@ class DropoutTests:
         How often this library has been asked for dropout so far.
     unavailable : dict of str to str
         The marks of tests that cannot run here, and why not.
+    lifted : Mark, optional
+        A mark that is taken off.
 
     """
 
-    def __init__(self, n_calls: Callable[[], int], unavailable: dict[str, str]) -> None:
+    def __init__(
+        self, n_calls: Callable[[], int], unavailable: dict[str, str], lifted: pytest.Mark | None = None
+    ) -> None:
         self.n_calls = n_calls
         self.unavailable = unavailable
+        self.lifted = lifted
         self.tests: dict[str, list[str]] = {name: [] for name in ("passed", "skipped", "failed", "ours")}
 
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
         """Keep what has "dropout" in its name or in its text, and skip what cannot run here."""
-        items[:] = [item for item in items if "dropout" in (item.nodeid + text_of(item)).lower()]
+        items[:] = [item for item in items if "dropout" in (item.nodeid.rpartition("/")[2] + text_of(item)).lower()]
         for item in items:
-            # thinc leaves out, as flaky, whatever hypothesis drives in one of its files; dropout's are not.
-            item.own_markers[:] = [mark for mark in item.own_markers if "Flaky" not in mark.kwargs.get("reason", "")]
+            item.own_markers[:] = [mark for mark in item.own_markers if mark != self.lifted]
             for mark, reason in self.unavailable.items():
                 if item.get_closest_marker(mark):
                     item.add_marker(pytest.mark.skip(reason=reason))
@@ -98,8 +102,10 @@ def thinc_tests() -> tuple[list[Path], DropoutTests]:
     cdropout.thinc.enable()
     for module in (thinc.api, thinc.backends):
         module.NumpyOps = cdropout.thinc.CDropoutOps
+    # thinc leaves out whatever hypothesis drives in test_linear.py; what is about dropout there passes.
+    flaky = pytest.mark.skip(reason="Flaky, skip temporarily").mark
     files = (Path(thinc.__file__).parent / "tests").rglob("test_*.py")
-    return sorted(files), DropoutTests(n_calls, {"slow": "takes long"})
+    return sorted(files), DropoutTests(n_calls, {"slow": "takes long"}, lifted=flaky)
 
 
 def keras_tests() -> tuple[list[Path], DropoutTests]:
