@@ -24,6 +24,16 @@ cdef cnp.ndarray laid_for_groups(cnp.ndarray bias):
     return laid
 
 
+cdef int copy_added_to_zero(cnp.ndarray out, cnp.ndarray a) except -1:
+    """out = 0 + a, which is what is left of a residual where everything is dropped."""
+    cdef float_mode before = enter_default_mode()
+    try:
+        np.add(a, a.dtype.type(0), out=out)
+    finally:
+        leave_default_mode(before)
+    return 0
+
+
 OPERATIONS = {
     "relu_dropout": OPERATION_relu_dropout,
     "bias_relu_dropout": OPERATION_bias_relu_dropout,
@@ -64,7 +74,7 @@ def fused(mask_type, str name, x, bias, residual, p, StreamCore stream, out):
     elif p_checked == 1.0 and operation == OPERATION_choose:
         np.copyto(result, added)
     elif p_checked == 1.0:
-        np.add(added, added.dtype.type(0), out=result)
+        copy_added_to_zero(result, added)
     else:
         set_job(&j, operation, array, p_checked, kept_scale(p_checked))
         j.rule.key = stream.words

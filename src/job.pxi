@@ -143,15 +143,17 @@ cdef inline size_t block_boundary(const job *j, size_t part, size_t n_parts) noe
 
 
 cdef void run_part(const job *j, size_t part, size_t n_parts) noexcept nogil:
-    """Whole rows where there is more than one, a part of the one row otherwise."""
+    """Whole rows where there is more than one, a part of the one row otherwise; in any thread."""
     cdef size_t begin, end
+    cdef float_mode before = enter_default_mode()
     if j.n_rows > 1:
         run_rows(j, j.n_rows * part // n_parts, j.n_rows * (part + 1) // n_parts)
-        return
-    begin = block_boundary(j, part, n_parts)
-    end = block_boundary(j, part + 1, n_parts)
-    if begin < end:
-        run_range(j, 0, begin, end)
+    else:
+        begin = block_boundary(j, part, n_parts)
+        end = block_boundary(j, part + 1, n_parts)
+        if begin < end:
+            run_range(j, 0, begin, end)
+    leave_default_mode(before)
 
 
 cdef int run(const job *j) except -1:
@@ -163,14 +165,14 @@ cdef int run(const job *j) except -1:
     if n_total < MIN_ELEMS_WITHOUT_GIL:
         run_part(j, 0, 1)
         return 0
-    n_threads = enter_crowd(max(<size_t>1, n_total // min_elems_per_thread))
+    n_threads = share_of_threads(max(<size_t>1, n_total // min_elems_per_thread))
     with nogil:
         if n_threads == 1:
             run_part(j, 0, 1)
         else:
             for part in prange(<Py_ssize_t>n_threads, num_threads=<int>n_threads, schedule="static"):
                 run_part(j, part, n_threads)
-        add_running(&n_running, -1)
+        leave_crowd(&jobs)
     return 0
 
 
@@ -186,12 +188,9 @@ cdef inline void set_threshold(mask_rule *rule, double p) noexcept nogil:
 cdef inline double scale_in(int dtype, double scale) noexcept nogil:
     """The scale that a dtype's kernels multiply by. For the 16-bit types it has so many bits (24 less the type's own)
     that the product with any element is exact in float32, so that the result is rounded once."""
-    cdef int exponent = 0, n_bits
-    if dtype == DTYPE_f32 or dtype == DTYPE_f64 or scale == 0.0:
+    if dtype == DTYPE_f32 or dtype == DTYPE_f64:
         return scale
-    n_bits = 13 if dtype == DTYPE_f16 else 16
-    scale = frexp(scale, &exponent)
-    return ldexp(rint(ldexp(scale, n_bits)), exponent - n_bits)
+    return rounded_to_bits(scale, 13 if dtype == DTYPE_f16 else 16)
 
 
 cdef inline void set_job(job *j, int operation, cnp.ndarray like, double p, double scale) noexcept:
@@ -301,18 +300,27 @@ ctypedef struct affine:
     double fill
 
 
+cdef int fill_array(cnp.ndarray out, double value) except -1:
+    """out = value, rounded to its dtype."""
+    cdef float_mode before = enter_default_mode()
+    try:
+        out[...] = value
+    finally:
+        leave_default_mode(before)
+    return 0
+
+
 cdef int apply_mask(const stream_key *key, uint64_t first, double p, const affine *map, tuple shared_axes,
                     cnp.ndarray out, cnp.ndarray x) except -1:
     """out = x, masked and mapped; every argument has been checked."""
     cdef job j
     cdef cnp.ndarray plain_out
-    cdef bint has_fill = map.fill != 0.0 or map.shift != 0.0
+    cdef bint has_fill = not is_zero(map.fill) or not is_zero(map.shift)
     if cnp.PyArray_SIZE(x) == 0:
         return 0
     if p == 1.0:
-        out[...] = map.fill
-        return 0
-    if p == 0.0 and map.scale == 1.0 and map.shift == 0.0:
+        return fill_array(out, map.fill)
+    if is_zero(p) and map.scale == 1.0 and is_zero(map.shift):
         # A copy and not a multiplication by 1, which would quiet a signalling NaN.
         if out is not x:
             np.copyto(out, x)

@@ -197,7 +197,7 @@ cdef class NoiseCore(DrawnCore):
 
 cpdef double kept_scale(double p) noexcept:
     """1/(1-p); 1 at p = 1, where nothing is kept to be scaled."""
-    return 1.0 / (1.0 - p) if p < 1.0 else 1.0
+    return scale_of_kept(p)
 
 
 cdef int define_mask(MaskCore mask, object key, object start, object p, object shape,
