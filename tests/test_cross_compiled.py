@@ -32,7 +32,7 @@ def run_with_core(tmp_path_factory):
         for needed in (compiler, *filter(None, [emulator])):
             if shutil.which(needed) is None:
                 pytest.skip(f"{needed} is not installed")
-        flags = ("-std=c11", "-O2", "-ffp-contract=off")
+        flags = ("-std=c11", "-O2", "-ffp-contract=off", "-pthread")
         if compiler not in built:
             built[compiler] = tmp_path_factory.mktemp("core")
             subprocess.run([compiler, *flags, "-c", *CORE], cwd=built[compiler], check=True, timeout=300)
@@ -105,7 +105,7 @@ def test_other_processors_give_the_same_answers(run_with_core, native, compiler,
         assert_same(found, native, isas)
 
 
-@pytest.mark.parametrize(
+on_every_processor = pytest.mark.parametrize(
     ("compiler", "emulator", "isas"),
     [
         ("cc", None, _kernels.supported_isas()),
@@ -114,7 +114,16 @@ def test_other_processors_give_the_same_answers(run_with_core, native, compiler,
     ],
     ids=["native", "aarch64", "s390x"],
 )
+
+
+@on_every_processor
 def test_a_changed_floating_point_mode_is_left_and_entered_again(run_with_core, compiler, emulator, isas):
     printed = run_with_core("float_mode.c", compiler, emulator)
     # In the caller's mode the kernels' results change, or else the program would show nothing.
     assert printed.splitlines() == [f"{isa} changed same restored" for isa in isas]
+
+
+@on_every_processor
+def test_threads_that_draw_from_one_stream_take_every_position_once(run_with_core, compiler, emulator, isas):
+    printed = run_with_core("sanitizers/positions.c", compiler, emulator)
+    assert printed.splitlines() == [f"{isa}: every position once, the bits of one thread" for isa in isas]

@@ -4,6 +4,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
+from conftest import measures_the_process
 
 import cdropout as cd
 
@@ -39,6 +40,7 @@ def test_without_dropout_there_is_no_spread():
     assert not std.any()
 
 
+@measures_the_process
 def test_memory_does_not_grow_with_the_number_of_samples():
     x = np.ones(1 << 16)
 
