@@ -68,14 +68,14 @@ def test_an_unknown_isa_is_a_value_error_that_lists_the_known(run_python):
     assert last.endswith("got 'mmx'")
 
 
-def run_on_old_processor(*arguments, env=None):
-    """Run Python on an emulated x86-64 of 2008, without AVX."""
+def run_on_old_processor(*arguments, processor="Nehalem", env=None):
+    """Run Python on an emulated x86-64, one of 2008 without AVX unless another is named."""
     qemu = next((p for p in map(Path, ("/usr/bin/qemu-x86_64", "/usr/bin/qemu-x86_64-static")) if p.exists()), None)
     if qemu is None or not sys.platform.startswith("linux") or "avx2" not in _kernels.supported_isas():
         pytest.skip("needs an x86-64 Linux with AVX2 and qemu-user, to emulate a processor without AVX2")
     environment = {**os.environ, **(env or {}), "OPENBLAS_CORETYPE": "Nehalem"}
     return subprocess.run(
-        [str(qemu), "-cpu", "Nehalem", sys.executable, *arguments],
+        [str(qemu), "-cpu", processor, sys.executable, *arguments],
         env=environment,
         cwd=Path(sys.executable).parent,
         capture_output=True,
