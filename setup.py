@@ -25,6 +25,11 @@ NUMPY_MACROS = [("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION")]
 # loads it. No contraction: a multiplication and an addition stay two roundings on every instruction set.
 COMPILE_FLAGS = ["-std=c11", "-O3", "-g0", "-fvisibility=hidden", "-ffp-contract=off", "-fno-math-errno"]
 
+# What tests/test_binary.py finds again in the binary: canaries behind arrays on the stack, checked lengths where the C
+# library has checking functions, tables that are read-only once they are linked, and no stack that can be executed.
+HARDENING_FLAGS = ["-fstack-protector-strong", "-U_FORTIFY_SOURCE", "-D_FORTIFY_SOURCE=3"]
+HARDENING_LINK_FLAGS = ["-Wl,-z,relro", "-Wl,-z,now", "-Wl,-z,noexecstack"] if sys.platform.startswith("linux") else []
+
 # A program that is right only if OpenMP compiles, links and runs.
 OPENMP_PROBE = """
 #include <omp.h>
@@ -43,16 +48,18 @@ class BuildWithOpenMP(build_ext):
 
     def build_extensions(self) -> None:
         if self.compiler.compiler_type == "msvc":
-            compile_flags, openmp, link_flags = ["/std:c11", "/O2", "/fp:precise"], ["/openmp"], []
+            compile_flags, link_flags = ["/std:c11", "/O2", "/fp:precise"], []
+            openmp, openmp_link = ["/openmp"], []
         else:
-            compile_flags, openmp, link_flags = COMPILE_FLAGS, ["-fopenmp"], ["-fopenmp"]
-        if not self.openmp_works(openmp, link_flags):
+            compile_flags, link_flags = [*COMPILE_FLAGS, *HARDENING_FLAGS], HARDENING_LINK_FLAGS
+            openmp, openmp_link = ["-fopenmp"], ["-fopenmp"]
+        if not self.openmp_works(openmp, openmp_link):
             print("cdropout: building without OpenMP; every call will use one thread", file=sys.stderr)
-            openmp, link_flags = [], []
+            openmp, openmp_link = [], []
         for extension in self.extensions:
             is_parallel = extension.name == "cdropout._kernels"
             extension.extra_compile_args = [*compile_flags, *(openmp if is_parallel else [])]
-            extension.extra_link_args = link_flags if is_parallel else []
+            extension.extra_link_args = [*link_flags, *(openmp_link if is_parallel else [])]
         super().build_extensions()
 
     def openmp_works(self, compile_flags: list[str], link_flags: list[str]) -> bool:

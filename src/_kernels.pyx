@@ -1,4 +1,4 @@
-# cython: language_level=3, cdivision=True
+# cython: language_level=3, cdivision=True, freethreading_compatible=True
 """The only border between Python and the C core.
 
 Everything is checked here, once: dtype, layout, aliasing, p. Then p becomes a threshold and a scale, and the blocks are
@@ -120,7 +120,13 @@ cdef extern from "threads.h" nogil:
     enum:
         HAS_OPENMP
     int max_threads()
-    int add_running(int *n_running, int change)
+
+
+cdef extern from "atomic.h" nogil:
+    int load_int "ATOMIC_LOAD"(int *number)
+    void store_int "ATOMIC_STORE"(int *number, int value)
+    uint64_t load_u64 "ATOMIC_LOAD"(uint64_t *number)
+    void store_u64 "ATOMIC_STORE"(uint64_t *number, uint64_t value)
 
 
 cdef extern from "parameters.h" nogil:
@@ -139,6 +145,24 @@ cdef extern from "parameters.h" nogil:
 cdef extern from "position.h" nogil:
     const uint64_t LIMIT "POSITION_LIMIT"
     int take_blocks(uint64_t *next_elem, uint64_t n_elems, uint64_t *first)
+
+
+cdef extern from "crowd.h" nogil:
+    ctypedef struct crowd:
+        pass
+
+    int enter_crowd(crowd *jobs)
+    void leave_crowd(crowd *jobs)
+    int most_in_crowd(crowd *jobs, int n_now, uint64_t now_microseconds)
+
+
+cdef extern from "float_mode.h" nogil:
+    ctypedef struct float_mode:
+        pass
+
+    float_mode enter_default_mode()
+    void leave_default_mode(float_mode before)
+    bint is_zero(double value)
 
 
 # ---- which kernels run ----------------------------------------------------------------------------------------------
@@ -233,13 +257,13 @@ cdef class StreamCore:
     @property
     def position(self):
         """The index of the next element to be drawn, an int and a multiple of 4096."""
-        return self.next_elem
+        return load_u64(&self.next_elem)
 
     def _place(self, key, position):
         """Puts the stream at a position (elements, a multiple of 4096) of the stream named by key."""
         cdef uint64_t next_elem = position
         set_key(&self.words, key)
-        self.next_elem = next_elem
+        store_u64(&self.next_elem, next_elem)
 
     cdef uint64_t take(self, uint64_t n_elems) except? 0:
         """The first of n_elems positions that nobody else gets; the stream advances by whole blocks."""

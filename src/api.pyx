@@ -1,4 +1,4 @@
-# cython: language_level=3
+# cython: language_level=3, freethreading_compatible=True
 """The C interface: for Cython by cimport of the functions below, for C and C++ as the capsule C_API."""
 
 from cpython.pycapsule cimport PyCapsule_GetPointer

@@ -61,11 +61,10 @@ cdef int bfloat16_type_num = -1
 
 cdef bint is_bfloat16(cnp.ndarray a):
     """Whether the dtype is ml_dtypes.bfloat16, found without importing ml_dtypes: who has such an array has done so."""
-    global bfloat16_type_num
     ml_dtypes = sys.modules.get("ml_dtypes")
     if ml_dtypes is None or a.dtype.newbyteorder("=") != np.dtype(ml_dtypes.bfloat16):
         return False
-    bfloat16_type_num = cnp.PyArray_TYPE(a)
+    store_int(&bfloat16_type_num, cnp.PyArray_TYPE(a))
     return True
 
 
@@ -78,7 +77,7 @@ cdef inline int dtype_index(cnp.ndarray a):
         return DTYPE_f64
     if type_num == NPY_HALF:
         return DTYPE_f16
-    if type_num == bfloat16_type_num or (type_num >= NPY_USERDEF and is_bfloat16(a)):
+    if type_num == load_int(&bfloat16_type_num) or (type_num >= NPY_USERDEF and is_bfloat16(a)):
         return DTYPE_bf16
     return -1
 

@@ -108,7 +108,7 @@ static int apply_mask(int dtype, const cdropout_arrays *arrays, const cdropout_m
     if (!has_arrays(arrays, 0))
         return -1;
     const operands ops = operands_from(arrays, begin, dtype, scale_in(dtype, mask->scale));
-    if (mask->p == 0.0 && mask->scale == 1.0 && arrays->shift == 0.0) {
+    if (is_zero(mask->p) && mask->scale == 1.0 && is_zero(arrays->shift)) {
         /* Not a multiplication by 1, which would quiet a signalling NaN. */
         if (ops.out != ops.x)
             memcpy(ops.out, ops.x, (end - begin) * ops.n_repeats * bytes_of_dtype(dtype));
@@ -117,7 +117,7 @@ static int apply_mask(int dtype, const cdropout_arrays *arrays, const cdropout_m
     const mask_rule rule = rule_of(mask);
     const uint64_t first = mask->start + begin;
     const dtype_row *row = row_for(arrays, &ops, dtype, first);
-    const int has_fill = arrays->fill != 0.0 || arrays->shift != 0.0;
+    const int has_fill = !is_zero(arrays->fill) || !is_zero(arrays->shift);
     if (ops.n_repeats == 1)
         row->operation[has_fill ? OPERATION_alpha_dropout : OPERATION_apply_mask](&ops, &rule, first, end - begin);
     else
@@ -125,8 +125,8 @@ static int apply_mask(int dtype, const cdropout_arrays *arrays, const cdropout_m
     return 0;
 }
 
-static int apply(int operation, int dtype, const cdropout_arrays *arrays, const cdropout_mask *mask, size_t begin,
-                 size_t end)
+static int apply_in_default_mode(int operation, int dtype, const cdropout_arrays *arrays, const cdropout_mask *mask,
+                                 size_t begin, size_t end)
 {
     if (dtype < 0 || dtype >= LENGTH(dtypes) || !is_probability(mask->p) || begin > end)
         return -1;
@@ -153,6 +153,15 @@ static int apply(int operation, int dtype, const cdropout_arrays *arrays, const 
     return 0;
 }
 
+static int apply(int operation, int dtype, const cdropout_arrays *arrays, const cdropout_mask *mask, size_t begin,
+                 size_t end)
+{
+    const float_mode before = enter_default_mode();
+    const int status = apply_in_default_mode(operation, dtype, arrays, mask, begin, end);
+    leave_default_mode(before);
+    return status;
+}
+
 /* ---- noise ---- */
 
 static int run_noise(int is_factor, int dtype, const cdropout_arrays *arrays, const cdropout_noise *noise, size_t begin,
@@ -166,7 +175,9 @@ static int run_noise(int is_factor, int dtype, const cdropout_arrays *arrays, co
     const operands ops = operands_from(arrays, begin, dtype, noise->std);
     const uint64_t first = noise->start + begin;
     const dtype_row *row = row_for(arrays, &ops, dtype, first);
+    const float_mode before = enter_default_mode();
     (is_factor ? row->multiply_by_noise : row->add_noise)(&ops, &key, first, end - begin);
+    leave_default_mode(before);
     return 0;
 }
 

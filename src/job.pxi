@@ -172,8 +172,10 @@ cdef inline size_t block_boundary(const job *j, size_t part, size_t n_parts) noe
 
 
 cdef void run_part(const job *j, size_t part, size_t n_parts) noexcept nogil:
+    """Whole rows, or what part of all elements, in any thread."""
     cdef size_t n_total = j.n_rows * j.n_elems
     cdef size_t begin, end
+    cdef float_mode before = enter_default_mode()
     if j.kind == SHARE_ROWS:
         run_sharing_rows(j, j.n_rows * part // n_parts, j.n_rows * (part + 1) // n_parts)
     elif j.is_gathered:
@@ -188,6 +190,7 @@ cdef void run_part(const job *j, size_t part, size_t n_parts) noexcept nogil:
         end = block_boundary(j, part + 1, n_parts)
         if begin < end:
             run_range(j, 0, begin, end)
+    leave_default_mode(before)
 
 
 cdef int run(const job *j) except -1:
@@ -199,14 +202,14 @@ cdef int run(const job *j) except -1:
     if n_total < MIN_ELEMS_WITHOUT_GIL:
         run_part(j, 0, 1)
         return 0
-    n_threads = enter_crowd(max(<size_t>1, n_total // min_elems_per_thread))
+    n_threads = share_of_threads(max(<size_t>1, n_total // min_elems_per_thread))
     with nogil:
         if n_threads == 1:
             run_part(j, 0, 1)
         else:
             for part in prange(<Py_ssize_t>n_threads, num_threads=<int>n_threads, schedule="static"):
                 run_part(j, part, n_threads)
-        add_running(&n_running, -1)
+        leave_crowd(&jobs)
     return 0
 
 
@@ -328,10 +331,10 @@ cdef int apply_mask(const stream_key *key, uint64_t first, double p, const affin
     in C order."""
     cdef job j
     cdef cnp.ndarray plain_out
-    cdef bint has_fill = map.fill != 0.0 or map.shift != 0.0
+    cdef bint has_fill = not is_zero(map.fill) or not is_zero(map.shift)
     if cnp.PyArray_SIZE(x) == 0:
         return 0
-    if p == 0.0 and map.scale == 1.0 and map.shift == 0.0:
+    if is_zero(p) and map.scale == 1.0 and is_zero(map.shift):
         # A copy and not a multiplication by 1, which would quiet a signalling NaN.
         if out is not x:
             np.copyto(out, x)

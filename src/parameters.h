@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "catalog.h"
+#include "float_mode.h"
 
 /* Of noise: in float32, 6.7 times as much has to be a number. */
 #define MAX_STD 1e37
@@ -26,22 +27,34 @@ static inline void set_threshold(mask_rule *rule, double p)
     rule->tie_threshold = p_in_2_48 - (upper << 32);
 }
 
+/* ---- scales, computed in the default mode: a volatile number is neither read before it is entered nor written after
+ */
+
 /* 1/(1-p); 1 at p = 1, where nothing is kept to be scaled. */
 static inline double kept_scale(double p)
 {
-    return p < 1.0 ? 1.0 / (1.0 - p) : 1.0;
+    volatile double number = p;
+    const float_mode before = enter_default_mode();
+    const double kept = 1.0 - number;
+    number = kept > 0.0 ? 1.0 / kept : 1.0;
+    leave_default_mode(before);
+    return number;
 }
 
 /* The scale that a dtype's kernels multiply by. For the 16-bit types it has so many bits (24 less the type's own) that
  * the product with any element is exact in float32, so that the result is rounded once. */
 static inline double scale_in(int dtype, double scale)
 {
-    int exponent = 0;
-    if (dtype == DTYPE_f32 || dtype == DTYPE_f64 || scale == 0.0)
+    if (dtype == DTYPE_f32 || dtype == DTYPE_f64)
         return scale;
+    volatile double number = scale;
+    const float_mode before = enter_default_mode();
     const int n_bits = dtype == DTYPE_f16 ? 13 : 16;
-    const double significand = frexp(scale, &exponent);
-    return ldexp(rint(ldexp(significand, n_bits)), exponent - n_bits);
+    int exponent = 0;
+    const double significand = frexp(number, &exponent);
+    number = ldexp(rint(ldexp(significand, n_bits)), exponent - n_bits);
+    leave_default_mode(before);
+    return number;
 }
 
 /* Alpha dropout: the scale and the shift of what is kept, and what becomes of what is dropped. All 0 at p = 1. The
@@ -49,10 +62,19 @@ static inline double scale_in(int dtype, double scale)
  * networks", NIPS 2017. */
 static inline void alpha_dropout_map(double p, double *scale, double *shift, double *fill)
 {
+    const float_mode before = enter_default_mode();
+    const volatile double number = p;
     const double selu_floor = -1.0507009873554804934193349852946 * 1.6732632423543772848170429916717;
-    *scale = p < 1.0 ? 1 / sqrt((1 - p) * (1 + p * (selu_floor * selu_floor))) : 0.0;
-    *shift = p < 1.0 ? -*scale * p * selu_floor : 0.0;
-    *fill = p < 1.0 ? *scale * (1 - p) * selu_floor : 0.0;
+    volatile double a = 0.0, b = 0.0, c = 0.0;
+    if (number < 1.0) {
+        a = 1 / sqrt((1 - number) * (1 + number * (selu_floor * selu_floor)));
+        b = -a * number * selu_floor;
+        c = a * (1 - number) * selu_floor;
+    }
+    leave_default_mode(before);
+    *scale = a;
+    *shift = b;
+    *fill = c;
 }
 
 /* Room for what lay_bias lays out: a period of up to two groups, and one more. */

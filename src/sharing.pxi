@@ -6,9 +6,13 @@ cdef int is_forked_child = 0
 
 def after_fork_in_child():
     """Keeps this process to one thread from now on."""
-    global is_forked_child, n_running, n_at_once
+    global is_forked_child
     is_forked_child = 1
-    n_running = n_at_once = 0
+    memset(&jobs, 0, sizeof(crowd))
+
+
+cdef uint64_t microseconds_now() except? 0:
+    return <uint64_t>(<double>time.monotonic() * 1e6)
 
 
 # ---- the quota ------------------------------------------------------------------------------------------------------
@@ -16,57 +20,53 @@ def after_fork_in_child():
 # It is read again after this long: a fifth of the period that the kernel usually spreads a quota over, and 300 times
 # what reading takes.
 QUOTA_SECONDS = 0.02
+cdef uint64_t QUOTA_MICROSECONDS = <uint64_t>(<double>QUOTA_SECONDS * 1e6)
 ANY_NUMBER = 1 << 20
-cdef size_t quota_threads = 1
-cdef double quota_is_good_until = 0
+# Threads that find it out of date at the same time each read it, and each store an answer that is good.
+cdef uint64_t quota_threads = 1
+cdef uint64_t quota_is_good_until = 0
 quota = machine.CpuQuota()
 
 
 def set_quota(cpu_quota):
     """For tests: what gives n_cpus() in the place of this process's machine.CpuQuota; asked anew from now on."""
-    global quota, quota_is_good_until
+    global quota
     quota = machine.CpuQuota() if cpu_quota is None else cpu_quota
-    quota_is_good_until = 0
+    store_u64(&quota_is_good_until, 0)
 
 
-cdef size_t allowed_threads(double now) except 0:
+cdef size_t allowed_threads(uint64_t now) except 0:
     """OpenMP's limit, called from here and now, and no more than the whole CPUs of the quota, but always one."""
-    global quota_threads, quota_is_good_until
     cdef size_t n_threads = 1 if is_forked_child else max_threads()
-    if n_threads > 1 and now >= quota_is_good_until:
+    if n_threads == 1:
+        return 1
+    if now >= load_u64(&quota_is_good_until):
         n_cpus = quota.n_cpus()
-        quota_threads = max(1, int(min(n_cpus, ANY_NUMBER))) if n_cpus is not None else ANY_NUMBER
-        quota_is_good_until = now + QUOTA_SECONDS
-    return min(n_threads, quota_threads) if n_threads > 1 else 1
+        store_u64(&quota_threads, max(1, int(min(n_cpus, ANY_NUMBER))) if n_cpus is not None else ANY_NUMBER)
+        store_u64(&quota_is_good_until, now + QUOTA_MICROSECONDS)
+    return min(n_threads, load_u64(&quota_threads))
 
 
 def thread_limit():
     """How many threads a large array would be shared out among, if no other call ran at the time."""
-    return allowed_threads(time.monotonic())
+    return allowed_threads(microseconds_now())
 
 
 # ---- calls from several threads of Python at once -------------------------------------------------------------------
-# How many large jobs run at this moment, and the most that did within the last CROWD_SECONDS: they share the CPUs.
-# The past counts because OpenMP's threads go on spinning for a millisecond after their work, at the cost of the others:
-# a call that happens to be alone for a moment must not wake them.
-CROWD_SECONDS = 0.1
-cdef int n_running = 0
-cdef int n_at_once = 0
-cdef double crowd_until = 0
+# Jobs that run at the same moment share the CPUs, and the most that did within the last tenth of a second counts,
+# because OpenMP's threads go on spinning for a millisecond after their work, at the cost of the others: a call that
+# happens to be alone for a moment must not wake them.
+cdef crowd jobs
 
 
-cdef size_t enter_crowd(size_t n_wanted) except 0:
-    """Counts a job in, which add_running(&n_running, -1) takes out again, and gives it its share of the threads."""
-    global n_at_once, crowd_until
-    cdef double now
+cdef size_t share_of_threads(size_t n_wanted) except 0:
+    """Counts a job in, which leave_crowd(&jobs) takes out again, and gives it its share of the threads."""
+    cdef uint64_t now
     cdef int n_now
     if n_wanted == 1:
-        add_running(&n_running, 1)
+        enter_crowd(&jobs)
         return 1
-    now = time.monotonic()
+    now = microseconds_now()
     n_wanted = min(n_wanted, allowed_threads(now))
-    n_now = add_running(&n_running, 1)
-    if n_now >= n_at_once or now >= crowd_until:
-        n_at_once = n_now
-        crowd_until = now + CROWD_SECONDS
-    return max(<size_t>1, n_wanted // <size_t>n_at_once)
+    n_now = enter_crowd(&jobs)
+    return max(<size_t>1, n_wanted // <size_t>most_in_crowd(&jobs, n_now, now))

@@ -21,14 +21,4 @@ static inline int max_threads(void)
 }
 #endif
 
-/* Adds to how many jobs run at this moment, and gives back how many do then. */
-static inline int add_running(int *n_running, int change)
-{
-#if defined(__GNUC__)
-    return __atomic_add_fetch(n_running, change, __ATOMIC_RELAXED);
-#else /* a rough count will do */
-    return *n_running += change;
-#endif
-}
-
 #endif

@@ -112,8 +112,8 @@ cdef class MaskCore(DrawnCore):
         cdef job j
         cdef cnp.ndarray drawn
         drawn_shape = tuple([1 if axis in self.shared_axes else n for axis, n in enumerate(self.shape)])
-        if self.p == 0.0 or self.p == 1.0:
-            drawn = np.full(drawn_shape, scale if self.p == 0.0 else 0, dtype)
+        if is_zero(self.p) or self.p == 1.0:
+            drawn = np.full(drawn_shape, scale if is_zero(self.p) else 0, dtype)
         else:
             drawn = np.empty(drawn_shape, dtype)
             set_job(&j, OPERATION_fill_scaled, drawn, self.p, scale)

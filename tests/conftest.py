@@ -15,6 +15,11 @@ from cdropout import _kernels
 ISAS = _kernels.known_isas()
 THREAD_COUNTS = (1, 2, 3, 8)
 
+# pytest-run-parallel runs each test in several threads at once, but for these.
+switches_settings = pytest.mark.thread_unsafe(reason="switches settings that hold for the whole process")
+measures_the_process = pytest.mark.thread_unsafe(reason="measures the memory of the whole process")
+shares_files = pytest.mark.thread_unsafe(reason="writes files that a fixture gives to every thread")
+
 
 @pytest.fixture(params=ISAS)
 def isa(request: pytest.FixtureRequest) -> Iterator[str]:

@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 import train_mnist
 from checkpoint import CheckpointError, Checkpoints, digest_dataset, read_checkpoint, write_checkpoint
+from conftest import shares_files
 from threadpoolctl import threadpool_limits
 from train_mnist import DROPOUTS, Config, main, train
 
@@ -27,6 +28,8 @@ KINDS = sorted(DROPOUTS)
 # Three steps an epoch, the last of them with a shorter batch.
 CONFIG = Config(epochs=2, batch=128, hidden=24, relu=True, l2=1e-4, seed=7)
 N_STEPS = 6
+
+pytestmark = shares_files
 
 
 class StoppedError(Exception):

@@ -6,6 +6,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 import reference
+from conftest import switches_settings
 from threadpoolctl import threadpool_limits
 
 import cdropout as cd
@@ -69,6 +70,7 @@ def test_the_16_bit_types_are_computed_in_float32_and_rounded_once(isa, dtype, n
     assert bits(fused) == bits(value.astype(dtype))
 
 
+@switches_settings
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_in_place_other_layouts_threads_and_streaming_stores_change_no_bit(isa, name):
     x, residual, bias = normals((300, 70), np.float32), normals((300, 70), np.float32, 1), normals(70, np.float32, 2)

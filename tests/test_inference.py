@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from conftest import measures_the_process
 
 import cdropout as cd
 
@@ -156,6 +157,7 @@ def test_what_is_no_forward_is_named():
 # ---- memory, progress, arguments ------------------------------------------------------------------------------------
 
 
+@measures_the_process
 def test_memory_does_not_grow_with_the_number_of_samples():
     x = np.ones(1 << 16)
 

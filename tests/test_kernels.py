@@ -7,7 +7,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 import reference
-from conftest import ISAS, THREAD_COUNTS
+from conftest import ISAS, THREAD_COUNTS, switches_settings
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -131,6 +131,7 @@ def test_thread_counts_agree(isa, dtype):
     assert len(digests) == 1
 
 
+@switches_settings
 @pytest.mark.parametrize("n_threads", [1, 3, 8])
 def test_any_job_shared_out_among_threads_matches_the_reference(isa, n_threads):
     # The threshold is lowered, so that threads share small arrays too: rows, nested rows, runs, starts inside blocks.
@@ -148,6 +149,7 @@ def test_any_job_shared_out_among_threads_matches_the_reference(isa, n_threads):
         _kernels.set_min_elems_per_thread(262144)
 
 
+@switches_settings
 def test_isas_agree_on_every_operation():
     x = normals((37, 11, 101), np.float32)
     digests = {}
@@ -307,6 +309,7 @@ def test_every_16_bit_pattern_is_scaled_with_one_rounding(isa, dtype):
         assert bits(y[~is_nan]) == bits(expected[~is_nan])
 
 
+@switches_settings
 def test_streaming_stores_change_no_bit(isa):
     # Arrays larger than the caches are written past them; the threshold is lowered so that small ones are, too.
     for dtype, (x_offset, out_offset) in itertools.product(DTYPES, ((0, 0), (4, 4), (2, 6), (0, 62), (8, 16))):

@@ -6,6 +6,7 @@ import pickle
 
 import numpy as np
 import pytest
+from conftest import switches_settings
 
 import cdropout as cd
 from cdropout import _kernels
@@ -213,6 +214,7 @@ def test_a_layer_with_a_stream_shares_it_and_one_with_a_seed_has_its_own():
     assert not np.array_equal(cd.Dropout(0.5).forward(X), cd.Dropout(0.5).forward(X))
 
 
+@switches_settings
 def test_forward_on_every_isa_and_backward_on_another_agree():
     layer = cd.Dropout(0.5, rng=1)
     y = layer.forward(X)

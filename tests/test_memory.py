@@ -5,10 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import measures_the_process
 
 import cdropout as cd
 
 MIB = 1 << 20
+
+pytestmark = measures_the_process
 
 
 def peak_of(call):

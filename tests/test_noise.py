@@ -7,7 +7,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 import reference
-from conftest import THREAD_COUNTS
+from conftest import THREAD_COUNTS, switches_settings
 from threadpoolctl import threadpool_limits
 
 import cdropout as cd
@@ -36,6 +36,7 @@ def test_noise_has_the_bits_of_the_model(isa, dtype, start, n_elems):
     assert noise.multiply(x).tobytes() == reference.multiply_by_noise(x, normals, 0.7).tobytes()
 
 
+@switches_settings
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_threads_streaming_stores_and_layouts_change_no_bit(isa, dtype):
     x = numbers_of((150, 100), dtype)

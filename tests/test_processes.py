@@ -68,14 +68,14 @@ def test_an_unknown_isa_is_a_value_error_that_lists_the_known(run_python):
     assert last.endswith("got 'mmx'")
 
 
-def run_on_old_processor(*arguments, env=None):
-    """Run Python on an emulated x86-64 of 2008, without AVX."""
+def run_on_old_processor(*arguments, processor="Nehalem", env=None):
+    """Run Python on an emulated x86-64, one of 2008 without AVX unless another is named."""
     qemu = next((p for p in map(Path, ("/usr/bin/qemu-x86_64", "/usr/bin/qemu-x86_64-static")) if p.exists()), None)
     if qemu is None or not sys.platform.startswith("linux") or "avx2" not in _kernels.supported_isas():
         pytest.skip("needs an x86-64 Linux with AVX2 and qemu-user, to emulate a processor without AVX2")
     environment = {**os.environ, **(env or {}), "OPENBLAS_CORETYPE": "Nehalem"}
     return subprocess.run(
-        [str(qemu), "-cpu", "Nehalem", sys.executable, *arguments],
+        [str(qemu), "-cpu", processor, sys.executable, *arguments],
         env=environment,
         cwd=Path(sys.executable).parent,
         capture_output=True,
@@ -165,16 +165,38 @@ def test_pool_workers_given_spawned_streams_draw_what_this_process_would():
     assert len(set(expected)) == 4
 
 
-def test_importing_leaves_subnormal_numbers_alone_and_starts_no_thread(run_python):
-    code = """
-import os
+THREADS_AROUND_AN_IMPORT = """
+import os, threading
 import numpy as np
-n_before = len(os.listdir("/proc/self/task")) if os.path.isdir("/proc/self/task") else 1
+def n_threads():
+    return len(os.listdir("/proc/self/task")) if os.path.isdir("/proc/self/task") else threading.active_count()
+def look(name, until):
+    until.wait()
+    seen[name] = np.float64(5e-324) * 1.0 == 5e-324 != 0 and np.float32(1e-45) * np.float32(1) != 0
+def start(name, until):
+    threads.append(threading.Thread(target=look, args=(name, until)))
+    threads[-1].start()
+seen, threads, imported, done = {}, [], threading.Event(), threading.Event()
+start("begun before", imported)
+start("begun before, looks last", done)
+n_before = n_threads()
 import cdropout
-n_after = len(os.listdir("/proc/self/task")) if os.path.isdir("/proc/self/task") else 1
-print(np.float64(5e-324) * 1.0 == 5e-324 != 0, (np.float32(1e-45) * np.float32(1)) != 0, n_after - n_before)
+assert n_threads() == n_before
+imported.set()
+start("begun after", imported)
+look("main", imported)
+cdropout.dropout(np.ones(3_000_000, np.float32))  # by several threads, where there is more than one CPU
+start("begun after a call", imported)
+look("main, after a call", imported)
+done.set()
+for thread in threads:
+    thread.join()
+assert len(seen) == 6 and all(seen.values()), seen
 """
-    assert run_python("-c", code).stdout.decode().split() == ["True", "True", "0"]
+
+
+def test_importing_leaves_subnormal_numbers_alone_in_every_thread_and_starts_none(run_python):
+    run_python("-c", THREADS_AROUND_AN_IMPORT)
 
 
 def test_importing_imports_numpy_and_the_standard_library_and_nothing_that_can_wait(run_python):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import shares_files, switches_settings
 from threadpoolctl import threadpool_limits
 
 import cdropout as cd
@@ -103,6 +104,7 @@ def test_a_machine_without_control_groups_has_no_quota(tmp_path):
     assert CpuQuota(tmp_path).n_cpus() is None
 
 
+@switches_settings
 @needs_openmp
 def test_the_quota_limits_the_threads_of_every_call(quota):
     with threadpool_limits(8, user_api="openmp"):
@@ -175,6 +177,7 @@ def test_calls_from_many_threads_at_once_give_the_same_bits(quota):
     assert results == [True] * 25
 
 
+@shares_files
 def test_the_last_level_cache_is_the_largest_that_holds_data(tmp_path):
     assert last_level_cache_bytes(tmp_path) is None
     for index, (level, kind, size) in enumerate(

@@ -139,10 +139,17 @@ def test_a_foreign_identifier_is_refused(identifier):
 
 
 @pytest.mark.parametrize(
-    "seed", [0, 2**130 + 1, np.random.SeedSequence([1, 2, 3]), np.random.SeedSequence(1).spawn(2)[1]]
+    "make_seed",
+    [
+        lambda: 0,
+        lambda: 2**130 + 1,
+        lambda: np.random.SeedSequence([1, 2, 3]),
+        lambda: np.random.SeedSequence(1).spawn(2)[1],
+    ],
+    ids=["small", "large", "sequence", "child"],
 )
-def test_state_survives_json_pickle_and_copy(seed):
-    stream = cd.Stream(seed)
+def test_state_survives_json_pickle_and_copy(make_seed):
+    stream = cd.Stream(make_seed())
     cd.draw_mask(10_000, 0.5, rng=stream)
     stream.spawn(2)
     from_json = cd.Stream(0)

@@ -8,7 +8,7 @@ import re
 import ml_dtypes
 import numpy as np
 import pytest
-from conftest import THREAD_COUNTS
+from conftest import THREAD_COUNTS, switches_settings
 from threadpoolctl import threadpool_limits
 
 import cdropout as cd
@@ -135,6 +135,7 @@ def test_everything_dropped_by_alpha_dropout_is_0():
 # ---- any fill, on every path of the kernels -------------------------------------------------------------------------
 
 
+@switches_settings
 @pytest.mark.parametrize("dtype", ["float32", "float64", "float16"])
 @pytest.mark.parametrize(
     ("shape", "axes"), [((3, 5000), ()), ((300, 70), (0,)), ((300, 70), (1,)), ((9, 5, 100), (2,))]
@@ -417,6 +418,7 @@ def test_a_state_that_is_not_whole_changes_nothing(state, error, message):
     assert layer.state == before
 
 
+@switches_settings
 @pytest.mark.parametrize("name", OF_ONE_INPUT)
 def test_every_layer_has_the_same_bits_on_every_isa_and_number_of_threads(name):
     make, shape = LAYERS[name]

@@ -1,0 +1,65 @@
+/* Runs a kernel of every instruction set in a floating-point mode that changes its results, with and without leaving
+ * that mode as src/float_mode.h does, and prints what it found. Plain C, without Python. */
+#include "../src/float_mode.h"
+#include "../src/catalog.h"
+
+#include <fenv.h>
+#include <stdio.h>
+#include <string.h>
+
+enum { N_ELEMS = 4096 };
+
+static float x[N_ELEMS], expected[N_ELEMS], found[N_ELEMS];
+
+/* Subnormal numbers count as zero, where that can be said; else all is rounded towards zero. */
+static void change_mode(void)
+{
+#if defined(__SSE2__)
+    _mm_setcsr(_mm_getcsr() | 1u << 15 | 1u << 6); /* flush-to-zero, denormals-are-zero */
+#elif defined(__aarch64__)
+    __asm__ volatile("msr fpcr, %0" : : "r"((uint64_t)1 << 24)); /* FZ */
+#else
+    fesetround(FE_TOWARDZERO);
+#endif
+}
+
+/* A sum that is the smallest normal number by default. Its operands are read at run time. */
+static int mode_is_changed(void)
+{
+    volatile float half = 0x1p-127f, one = 1.0f, third = 0x1.555556p-2f;
+    volatile float sum = half + half, rounded = one / 3.0f;
+    return sum != 0x1p-126f || rounded != third;
+}
+
+static void apply(const kernel_table *kernels, float *out)
+{
+    const mask_rule rule = {.key = {{1, 2}}, .threshold = -32768 / 2, .tie_threshold = 0};
+    const operands ops = {.out = (char *)out, .x = (const char *)x, .n_repeats = 1, .scale = 4.0 / 3.0};
+    kernels->dtype[DTYPE_f32]->operation[OPERATION_apply_mask](&ops, &rule, 0, N_ELEMS);
+}
+
+int main(void)
+{
+    fenv_t default_mode;
+    for (int i = 0; i < N_ELEMS; i++) /* every second number is subnormal */
+        x[i] = (float)(i + 1) * (i % 2 ? 0x1p-140f : 0x1p-3f);
+    fegetenv(&default_mode);
+    for (size_t i = 0; kernels_at(i) != NULL; i++) {
+        const kernel_table *kernels = kernels_at(i);
+        if (!kernels->is_supported())
+            continue;
+        apply(kernels, expected);
+        change_mode();
+        apply(kernels, found);
+        const int is_changed = memcmp(found, expected, sizeof expected) != 0;
+        const float_mode before = enter_default_mode();
+        apply(kernels, found);
+        leave_default_mode(before);
+        const int is_restored = mode_is_changed();
+        fesetenv(&default_mode);
+        printf("%s %s %s %s\n", kernels->isa, is_changed ? "changed" : "unchanged",
+               memcmp(found, expected, sizeof expected) == 0 ? "same" : "different",
+               is_restored && !mode_is_changed() ? "restored" : "lost");
+    }
+    return 0;
+}

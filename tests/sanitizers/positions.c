@@ -1,0 +1,155 @@
+/* Threads that draw from one stream at the same time: no position is taken twice, and together they make the bits that
+ * one thread makes. For ThreadSanitizer; tests/sanitizers/run builds and runs it. Plain C, without Python.
+ *
+ * With -DPLAIN the numbers that threads share are read and written as any other: what the sanitizer must then find
+ * shows that it looks. */
+#if defined(PLAIN)
+#define CDROPOUT_ATOMIC_H
+#define ATOMIC_LOAD(p) (*(p))
+#define ATOMIC_STORE(p, value) ((void)(*(p) = (value)))
+#define ATOMIC_ADD(p, change) (*(p) += (change))
+#define ATOMIC_EXCHANGE_IF(p, seen, wanted) (*(p) = (wanted), (void)(seen), 1)
+#endif
+
+#include "../../src/catalog.h"
+#include "../../src/crowd.h"
+#include "../../src/position.h"
+
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { N_THREADS = 8, N_DRAWS = 60, MAX_BLOCKS = 3, MOST_BLOCKS = N_THREADS * N_DRAWS * MAX_BLOCKS };
+
+static const mask_rule rule = {.key = {{0x0123456789ABCDEFu, 0xFEDCBA9876543210u}}, .threshold = -26214};
+
+/* Shared by the threads. Of `kept`, `scaled` and `n_takers` each writes only what its draws own. */
+static uint64_t next_elem;
+static crowd jobs;
+static uint8_t *kept;
+static float *scaled, *ones;
+static unsigned char n_takers[MOST_BLOCKS];
+
+static void fill(uint8_t *kept_at, float *scaled_at, uint64_t first, size_t n_elems)
+{
+    const operands ops = {.out = (char *)scaled_at, .x = (const char *)ones, .n_repeats = 1, .scale = 1.25};
+    kernels->fill_keep(kept_at, &rule, first, n_elems);
+    kernels->dtype[DTYPE_f32]->operation[OPERATION_apply_mask](&ops, &rule, first, n_elems);
+}
+
+static void *draw(void *seed)
+{
+    unsigned random = *(unsigned *)seed;
+    for (int i = 0; i < N_DRAWS; i++) {
+        random = random * 1664525u + 1013904223u; /* Knuth's "quick and dirty" generator, TAOCP 2, 3.3.4 */
+        const size_t n_blocks = 1 + (random >> 16) % MAX_BLOCKS, n_elems = n_blocks * ELEMS_PER_BLOCK;
+        uint64_t first;
+        const int n_now = enter_crowd(&jobs);
+        const int most = most_in_crowd(&jobs, n_now, (uint64_t)i * 1000);
+        if (most < 1 || most > N_THREADS || !take_blocks(&next_elem, n_elems, &first))
+            return "a crowd of an impossible size, or a stream that ended too soon";
+        for (size_t block = 0; block < n_blocks; block++)
+            n_takers[first / ELEMS_PER_BLOCK + block]++;
+        fill(kept + first, scaled + first, first, n_elems);
+        leave_crowd(&jobs);
+    }
+    return NULL;
+}
+
+static const char *check_threads(void)
+{
+    pthread_t threads[N_THREADS];
+    unsigned seeds[N_THREADS];
+    const char *failure = NULL;
+    next_elem = 0;
+    memset(n_takers, 0, sizeof n_takers);
+    for (unsigned i = 0; i < N_THREADS; i++) {
+        seeds[i] = i;
+        if (pthread_create(&threads[i], NULL, draw, &seeds[i]) != 0)
+            return "no thread could be started";
+    }
+    for (int i = 0; i < N_THREADS; i++) {
+        void *result;
+        pthread_join(threads[i], &result);
+        failure = result != NULL ? result : failure;
+    }
+    return failure;
+}
+
+static const char *check_bits(void)
+{
+    const size_t n_elems = next_elem;
+    uint8_t *kept_alone = malloc(n_elems);
+    float *scaled_alone = malloc(n_elems * sizeof *scaled_alone);
+    const char *failure = NULL;
+    for (size_t block = 0; block < n_elems / ELEMS_PER_BLOCK; block++)
+        if (n_takers[block] != 1)
+            failure = "a block that was not taken once";
+    /* By pieces that are not those of the threads. */
+    for (size_t i = 0; i < n_elems; i += 5000)
+        kernels->fill_keep(kept_alone + i, &rule, i, n_elems - i < 5000 ? n_elems - i : 5000);
+    for (size_t i = 0; i < n_elems; i++)
+        scaled_alone[i] = kept_alone[i] ? 1.25f : 0.0f;
+    if (memcmp(kept, kept_alone, n_elems) != 0 || memcmp(scaled, scaled_alone, n_elems * sizeof *scaled) != 0)
+        failure = "other bits than one thread makes";
+    free(kept_alone);
+    free(scaled_alone);
+    return failure;
+}
+
+/* At the stream's end all threads ask for the last block: one gets it, and the position stays where it is. */
+static const uint64_t end = POSITION_LIMIT;
+
+static void *take_last(void *unused)
+{
+    static char got;
+    uint64_t first;
+    (void)unused;
+    return take_blocks(&next_elem, ELEMS_PER_BLOCK, &first) ? &got : NULL;
+}
+
+static const char *check_end(void)
+{
+    pthread_t threads[N_THREADS];
+    int n_got = 0;
+    next_elem = end - ELEMS_PER_BLOCK;
+    for (int i = 0; i < N_THREADS; i++)
+        if (pthread_create(&threads[i], NULL, take_last, NULL) != 0)
+            return "no thread could be started";
+    for (int i = 0; i < N_THREADS; i++) {
+        void *got;
+        pthread_join(threads[i], &got);
+        n_got += got != NULL;
+    }
+    return n_got == 1 && next_elem == end ? NULL : "a last block that was not taken once";
+}
+
+int main(void)
+{
+    const size_t most_elems = (size_t)MOST_BLOCKS * ELEMS_PER_BLOCK;
+    int status = 0;
+    kept = malloc(most_elems);
+    scaled = malloc(most_elems * sizeof *scaled);
+    ones = malloc(MAX_BLOCKS * ELEMS_PER_BLOCK * sizeof *ones);
+    if (kept == NULL || scaled == NULL || ones == NULL)
+        return 2;
+    for (size_t i = 0; i < MAX_BLOCKS * ELEMS_PER_BLOCK; i++)
+        ones[i] = 1.0f;
+    for (size_t i = 0; kernels_at(i) != NULL; i++) {
+        kernels = kernels_at(i);
+        if (!kernels->is_supported())
+            continue;
+        const char *failure = check_threads();
+        failure = failure != NULL ? failure : check_bits();
+        failure = failure != NULL ? failure : check_end();
+        if (failure == NULL && jobs.n_running != 0)
+            failure = "jobs that never left";
+        printf("%s: %s\n", kernels->isa, failure != NULL ? failure : "every position once, the bits of one thread");
+        status |= failure != NULL;
+    }
+    free(kept);
+    free(scaled);
+    free(ones);
+    return status;
+}

@@ -1,0 +1,232 @@
+"""The compiled extension as it lies on the disk: what runs on which processor, what it exports, and how it is hardened.
+
+Read with readelf and objdump, of the installed package, whether it came from a wheel or was built here.
+"""
+
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from test_processes import run_on_old_processor
+
+import cdropout as cd
+from cdropout import _kernels
+
+EXTENSIONS = sorted(Path(cd.__file__).parent.rglob(f"*{Path(_kernels.__file__).suffix}"))
+
+pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads ELF files, which are Linux's")
+on_x86_64 = pytest.mark.skipif(platform.machine() != "x86_64", reason="AVX is x86-64's")
+every_extension = pytest.mark.parametrize("extension", EXTENSIONS, ids=lambda path: path.name.partition(".")[0])
+
+
+def read(program, *arguments):
+    """What a program of GNU's binutils prints."""
+    if shutil.which(program) is None:
+        pytest.skip(f"{program} is not installed")
+    return subprocess.run(
+        [program, *map(str, arguments)], check=True, timeout=120, capture_output=True, text=True
+    ).stdout
+
+
+# ---- instructions ---------------------------------------------------------------------------------------------------
+
+
+class Function(NamedTuple):
+    """A function of the symbol table: the C file it comes from, and where it lies."""
+
+    file: str
+    name: str
+    begin: int
+    end: int
+
+    @property
+    def isa(self):
+        """The instruction set beyond the processor's first that it may use, None for none."""
+        file = self.file.removesuffix(".c")
+        return file if file in ("avx2", "avx512") and not self.name.startswith("is_supported") else None
+
+
+class Instruction(NamedTuple):
+    """An instruction, and the function that it stands in, None for linkage between modules."""
+
+    address: int
+    text: str
+    function: Function | None
+
+    def __str__(self):
+        where = f"{self.function.file}: {self.function.name}" if self.function else "no function"
+        return f"{self.address:x} {self.text} ({where})"
+
+
+def functions_of(extension):
+    """Every function, in the order of addresses."""
+    found, file = [], ""
+    for line in read("readelf", "--symbols", "--wide", extension).partition("'.symtab'")[2].splitlines():
+        words = line.split()
+        if len(words) < 7 or not words[0].endswith(":"):
+            continue
+        if words[3] == "FILE":
+            file = words[7] if len(words) > 7 else ""
+        elif words[3] == "FUNC" and words[6] != "UND":
+            begin = int(words[1], 16)
+            found.append(Function(file, words[7], begin, begin + int(words[2], 0)))
+    if not found:
+        pytest.skip(f"{extension.name} was stripped of its symbols")
+    return sorted(found, key=lambda function: function.begin)
+
+
+@pytest.fixture(scope="module")
+def instructions():
+    """The instructions of _kernels."""
+    extension = Path(_kernels.__file__)
+    functions = iter(functions_of(extension))
+    function = next(functions, None)
+    found = []
+    for line in read("objdump", "--disassemble", "--no-show-raw-insn", extension).splitlines():
+        address, colon, text = line.partition(":\t")
+        if not colon:
+            continue
+        at = int(address, 16)
+        while function is not None and at >= function.end:
+            function = next(functions, None)
+        is_inside = function is not None and function.begin <= at
+        found.append(Instruction(at, " ".join(text.split("#")[0].split()), function if is_inside else None))
+    return found
+
+
+PREFIXES = re.compile(r"(?:(?:lock|rep\w*|bnd|notrack|data16|cs|ds|[er]s|[fg]s|rex\.?\w*) )*")
+# All of AVX, AVX2, FMA, F16C and AVX-512 begins with a v, and what works on mask registers with a k.
+BEYOND_SSE = re.compile(r"v(?!err|erw|m)\w+|k(?:mov|or|and|not|xor|xnor|add|shift|test|unpck)\w*|.*%[yz]mm|.*%k[0-7]\b")
+# SSE3 to SSE4.2, and the instructions on general registers that came later than x86-64.
+BEYOND_SSE2 = re.compile(
+    r"addsub[ps]|h(add|sub)p[sd]|lddqu|mov(d|sh|sl)dup|fisttp|pshufb|ph(add|sub)s?[wd]|pmaddubsw|pmulhrsw|psign[bwd]"
+    r"|pabs[bwd]|palignr|mpsadbw|pmul(dq|ld)|dpp[sd]|p?blend\w+|p(min|max)(sb|sd|uw|ud)\b|round[ps][sd]|insertps"
+    r"|pinsr[bdq]|extractps|pextr[bdq]|pmov[sz]x\w+|ptest|pcmpeqq|packusdw|movntdqa|pcmp[ei]str[im]|pcmpgtq|crc32\w*"
+    r"|popcnt|lzcnt|tzcnt|movbe|aes\w+|pclmul\w+|sha\d\w+|gf2p8\w+|andn |bextr|bls(i|msk|r)|bzhi|mulx|pdep|pext"
+    r"|rorx|s(ar|hl|hr)x|ad[co]x|rdrand|rdseed"
+)
+AVX512_ONLY = re.compile(r".*%zmm|.*%k[0-7]\b|.*%[xy]mm(1[6-9]|2\d|3[01])\b")
+
+
+def bare(instruction):
+    """An instruction without its prefixes."""
+    return instruction.text[PREFIXES.match(instruction.text).end() :]
+
+
+@on_x86_64
+def test_nothing_outside_dispatched_functions_needs_more_than_the_first_x86_64(instructions):
+    needed = {"avx2": 0, "avx512": 0}
+    for instruction in instructions:
+        text = bare(instruction)
+        isa = instruction.function.isa if instruction.function else None
+        if isa is not None:
+            needed[isa] += BEYOND_SSE.match(text) is not None
+        elif BEYOND_SSE.match(text) or BEYOND_SSE2.match(text):
+            pytest.fail(f"an older processor stops at {instruction}")
+    # It would have been seen: the dispatched functions are full of it.
+    assert min(needed.values()) > 10_000
+
+
+@on_x86_64
+def test_no_function_for_avx2_needs_avx512(instructions):
+    def count(isa):
+        return sum(AVX512_ONLY.match(bare(i)) is not None for i in instructions if i.function and i.function.isa == isa)
+
+    assert count("avx2") == 0
+    assert count("avx512") > 10_000
+
+
+# ---- what the operating system saves --------------------------------------------------------------------------------
+
+ASK_THE_PROCESSOR = """
+import ctypes, mmap
+# push rbx; mov eax, edi; xor ecx, ecx; cpuid; mov eax, ebx (or ecx); pop rbx; ret
+page = mmap.mmap(-1, mmap.PAGESIZE, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
+page.write(bytes.fromhex("5389f831c90fa289d85bc3").ljust(16, b"\\0") + bytes.fromhex("5389f831c90fa289c85bc3"))
+address = ctypes.addressof(ctypes.c_char.from_buffer(page))
+cpuid_ebx, cpuid_ecx = (ctypes.CFUNCTYPE(ctypes.c_uint32, ctypes.c_uint32)(address + at) for at in (0, 16))
+has_avx2, system_saves = cpuid_ebx(7) >> 5 & 1, cpuid_ecx(1) >> 27 & 1
+from cdropout import _kernels
+print(has_avx2, system_saves, _kernels.active_isa())
+"""
+
+
+@on_x86_64
+@pytest.mark.parametrize(
+    ("processor", "expected"), [("Haswell", "1 1 avx2"), ("Haswell,-xsave", "1 0 sse2"), ("Nehalem", "0 0 sse2")]
+)
+def test_avx_is_chosen_only_where_the_system_saves_its_registers(processor, expected):
+    # Bit 27 of CPUID's leaf 1, OSXSAVE, is the system's word that XGETBV tells what it saves.
+    result = run_on_old_processor("-c", ASK_THE_PROCESSOR, processor=processor)
+    assert result.stdout.decode().split() == expected.split(), result.stderr.decode()
+
+
+@on_x86_64
+def test_what_the_system_saves_is_read_by_the_compilers_own_check(instructions):
+    # Behind __builtin_cpu_supports, in gcc's and clang's runtime. One that trusts the processor alone would have none.
+    assert [i for i in instructions if i.text.startswith("xgetbv")]
+
+
+# ---- linkage and hardening ------------------------------------------------------------------------------------------
+
+
+@every_extension
+def test_no_stack_is_executable_and_no_segment_is_writable_and_executable(extension):
+    flags = {}
+    for line in read("readelf", "--segments", "--wide", extension).splitlines():
+        words = line.split()
+        if len(words) >= 8 and words[1].startswith("0x"):
+            flags.setdefault(words[0], []).append("".join(words[6:-1]))
+    assert flags["GNU_STACK"] == ["RW"]
+    assert "RE" in flags["LOAD"]
+    assert not [kinds for kinds in flags["LOAD"] if "W" in kinds and "E" in kinds]
+
+
+@every_extension
+def test_tables_of_addresses_are_read_only_after_linking(extension):
+    assert "GNU_RELRO" in read("readelf", "--segments", "--wide", extension)
+    dynamic = read("readelf", "--dynamic", "--wide", extension)
+    assert re.search(r"\(FLAGS\).*BIND_NOW|\(BIND_NOW\)|\(FLAGS_1\).*NOW", dynamic)
+    assert "TEXTREL" not in dynamic
+
+
+@every_extension
+def test_it_needs_the_c_library_and_openmp_from_beside_itself_or_from_the_system(extension):
+    dynamic = read("readelf", "--dynamic", "--wide", extension)
+    needed = re.findall(r"\(NEEDED\).*\[(.*)\]", dynamic)
+    assert needed
+    system = r"lib(gomp|omp|iomp5)(-[0-9a-f]+)?\.so[.\d]*|lib(c|m|pthread|gcc_s)\.so\.\d+|libc\.musl-\w+\.so\.1|ld-.*"
+    assert [name for name in needed if not re.fullmatch(system, name)] == []
+    # Some builds of Python have their own folder searched by all that they compile.
+    paths = set(re.findall(r"PATH\).*\[(.*)\]", dynamic)) - {sysconfig.get_config_var("LIBDIR")}
+    assert [path for path in paths if not path.startswith("$ORIGIN/")] == []
+
+
+def dynamic_symbols(extension):
+    """(name, whether it is defined here) of what the dynamic linker sees."""
+    symbols = []
+    for line in read("readelf", "--dyn-syms", "--wide", extension).splitlines():
+        words = line.split()
+        if len(words) >= 8 and words[0].endswith(":") and words[4] in ("GLOBAL", "WEAK"):
+            symbols.append((words[7].partition("@")[0], words[6] != "UND"))
+    return symbols
+
+
+@every_extension
+def test_nothing_is_exported_but_the_modules_initialisation(extension):
+    defined = {name for name, is_defined in dynamic_symbols(extension) if is_defined}
+    assert defined - {"_init", "_fini"} == {f"PyInit_{extension.name.partition('.')[0]}"}
+
+
+def test_arrays_on_the_stack_have_canaries_and_lengths_are_checked():
+    names = {name for name, is_defined in dynamic_symbols(_kernels.__file__) if not is_defined}
+    assert "__stack_chk_fail" in names
+    if platform.libc_ver()[0] != "glibc":
+        pytest.skip("only GNU's C library has checking functions")
+    assert [name for name in names if re.fullmatch(r"__\w+_chk", name)]
