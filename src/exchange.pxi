@@ -1,5 +1,5 @@
-"""Arrays from elsewhere: what shares its memory by the buffer protocol, DLPack or NumPy's array interface becomes an array
-on that memory."""
+"""Arrays from elsewhere: what shares its memory by the buffer protocol, DLPack or NumPy's array interface becomes an
+array on that memory."""
 
 # What foreign code raises where it does not share.
 REFUSALS = (AttributeError, BufferError, RuntimeError, TypeError, ValueError)
@@ -42,7 +42,7 @@ DEVICES_OF_A_CPU = (1, 3, 11, 13)
 
 
 cdef class Dlpack:
-    """Passes another library's array on to numpy.from_dlpack, which does not know bfloat16: it goes as 16-bit integers."""
+    """Passes another library's array on to numpy.from_dlpack; bfloat16, which that refuses, as 16-bit integers."""
 
     cdef object source
     cdef bint is_bfloat16
