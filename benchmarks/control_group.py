@@ -1,4 +1,4 @@
-"""Linux's control groups: limits of memory or CPU time for a process, made for a test or a benchmark and removed again."""
+"""Linux's control groups: limits of memory or CPU time, made for a test or a benchmark and removed again."""
 
 import os
 from collections.abc import Iterator, Sequence
