@@ -6,11 +6,16 @@ A request is one digit: its answer are the mean and the spread of the class prob
 784-512-512-10 network, trained on the sample of MNIST, with ReLU and dropout after both hidden layers. All threads
 answer with the same layers. Each request has a stream of its own, that of its number, and the answers are compared bit
 for bit, over all numbers of threads and orders of requests, before anything is timed. BLAS has one thread.
+
+Beside rates and latencies stand two figures that other programs on the machine change less: the CPU time of a request,
+which would grow if threads spun or worked for each other, and how often a request slept, on a lock or the GIL.
 """
 
 import argparse
+import math
 import multiprocessing
 import random
+import resource
 import statistics
 import sys
 import threading
@@ -206,25 +211,35 @@ class Processes:
 
 @dataclass(frozen=True)
 class Row:
-    """How requests were answered in one way.
+    """How requests were answered in one way; medians over the rounds.
 
     Attributes
     ----------
     name : str
         By whom.
     per_second : float
-        Answers in a second: the median over the rounds.
+        Answers in a second.
     ratio : float
-        That of each round over one thread's in the same round: the median.
+        That of a round over one thread's in the same round.
     latencies : tuple of float
         The `PERCENTILES` of the time of an answer over all rounds, in seconds; none for processes.
+    cpu_seconds, n_sleeps : float
+        The CPU time of a request, and how often it gave up the processor to wait; NaN for processes.
 
     """
 
     name: str
     per_second: float
     ratio: float
-    latencies: tuple[float, ...]
+    latencies: tuple[float, ...] = ()
+    cpu_seconds: float = math.nan
+    n_sleeps: float = math.nan
+
+
+def usage() -> tuple[float, int]:
+    """Return this process's CPU time in seconds, and how often its threads gave up a processor to wait."""
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return used.ru_utime + used.ru_stime, used.ru_nvcsw
 
 
 def measure(
@@ -244,11 +259,14 @@ def measure(
     names = [f"{n} thread{'s' * (n > 1)}" for n in thread_counts] + [f"{n_processes} processes"] * (n_processes > 0)
     rates: dict[str, list[float]] = {name: [] for name in names}
     times: dict[str, list[float]] = {name: [] for name in names}
+    costs: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
     with ExitStack() as stack:
         processes = stack.enter_context(Processes(server, n_processes)) if n_processes else None
         for _ in _rounds(rounds, progress):
             for name, n_threads in zip(names, thread_counts, strict=False):
+                before = usage()
                 _, latencies, seconds = answer_all(server, requests, n_threads)
+                costs[name].append(tuple((b - a) / n_requests for a, b in zip(before, usage(), strict=True)))
                 rates[name].append(n_requests / seconds)
                 times[name] += latencies
             if processes is not None:
@@ -258,10 +276,19 @@ def measure(
             name,
             per_second=statistics.median(rates[name]),
             ratio=statistics.median(rate / one for rate, one in zip(rates[name], rates[names[0]], strict=True)),
-            latencies=tuple(np.percentile(times[name], PERCENTILES).tolist()) if times[name] else (),
+            **_costs(times[name], costs[name]),
         )
         for name in names
     ]
+
+
+def _costs(latencies: list[float], costs: list[tuple[float, float]]) -> dict[str, Any]:
+    """Return what a Row says of threads and not of processes."""
+    if not latencies:
+        return {}
+    cpu_seconds, n_sleeps = (statistics.median(values) for values in zip(*costs, strict=True))
+    percentiles = tuple(np.percentile(latencies, PERCENTILES).tolist())
+    return {"latencies": percentiles, "cpu_seconds": cpu_seconds, "n_sleeps": n_sleeps}
 
 
 def _rounds(n: int, progress: bool) -> Iterator[int]:
@@ -269,11 +296,15 @@ def _rounds(n: int, progress: bool) -> Iterator[int]:
 
 
 def table(rows: Iterable[Row]) -> str:
-    """Return rows as a table, latencies in milliseconds."""
-    lines = [f"{'':<12} {'requests/s':>10} {'ratio':>6} " + " ".join(f"{f'p{n}, ms':>8}" for n in PERCENTILES)]
+    """Return rows as a table, times in milliseconds."""
+    percentiles = " ".join(f"{f'p{n}, ms':>8}" for n in PERCENTILES)
+    lines = [f"{'':<12} {'requests/s':>10} {'ratio':>6} {percentiles} {'CPU, ms':>8} {'sleeps':>7}"]
     for row in rows:
-        latencies = " ".join(f"{1e3 * seconds:>8.2f}" for seconds in row.latencies)
-        lines.append(f"{row.name:<12} {row.per_second:>10.0f} {row.ratio:>6.2f} {latencies}".rstrip())
+        line = f"{row.name:<12} {row.per_second:>10.0f} {row.ratio:>6.2f}"
+        if row.latencies:
+            line += "".join(f" {1e3 * seconds:>8.2f}" for seconds in (*row.latencies, row.cpu_seconds))
+            line += f" {row.n_sleeps:>7.2f}"
+        lines.append(line)
     return "\n".join(lines)
 
 

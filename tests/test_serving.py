@@ -128,6 +128,8 @@ def test_rows_hold_rates_ratios_and_percentiles(server):
         assert row.ratio > 0
         assert len(row.latencies) == len(serving.PERCENTILES)
         assert list(row.latencies) == sorted(row.latencies)
+        assert row.cpu_seconds > 0
+        assert row.n_sleeps >= 0
 
 
 def test_processes_answer_the_same_requests(server):
@@ -139,14 +141,14 @@ def test_processes_answer_the_same_requests(server):
 
 def test_the_table_has_a_line_for_each_row():
     rows = [
-        serving.Row("1 thread", 1034.4, 1.0, (0.00094, 0.001, 0.0151)),
-        serving.Row("2 threads", 1990.6, 1.92, (0.00096, 0.00123, 0.002)),
-        serving.Row("2 processes", 2001.0, 1.93, ()),
+        serving.Row("1 thread", 1034.4, 1.0, (0.00094, 0.001, 0.0151), 0.00101, 0.04),
+        serving.Row("2 threads", 1990.6, 1.92, (0.00096, 0.00123, 0.002), 0.00102, 0.125),
+        serving.Row("2 processes", 2001.0, 1.93),
     ]
     lines = serving.table(rows).splitlines()
-    assert lines[0].split() == ["requests/s", "ratio", "p50,", "ms", "p90,", "ms", "p99,", "ms"]
-    assert lines[1].split() == ["1", "thread", "1034", "1.00", "0.94", "1.00", "15.10"]
-    assert lines[2].split() == ["2", "threads", "1991", "1.92", "0.96", "1.23", "2.00"]
+    assert lines[0].split() == ["requests/s", "ratio", "p50,", "ms", "p90,", "ms", "p99,", "ms", "CPU,", "ms", "sleeps"]
+    assert lines[1].split() == ["1", "thread", "1034", "1.00", "0.94", "1.00", "15.10", "1.01", "0.04"]
+    assert lines[2].split() == ["2", "threads", "1991", "1.92", "0.96", "1.23", "2.00", "1.02", "0.12"]
     assert lines[3].split() == ["2", "processes", "2001", "1.93"]
 
 
