@@ -14,7 +14,15 @@ def set_min_elems_per_thread(n_elems):
 
 
 # Below this, two threads of Python that hand each other the GIL lose more than they gain (docs/design.md, "Threads").
-cdef size_t MIN_ELEMS_WITHOUT_GIL = 32768
+cdef size_t min_elems_without_gil = 32768
+
+
+def set_min_elems_without_gil(n_elems):
+    """For the benchmark that finds the number: from how many elements on a call releases the GIL."""
+    global min_elems_without_gil
+    min_elems_without_gil = n_elems
+
+
 # Above this, what a call reads and writes outgrows the caches, and it writes past them.
 cdef size_t max_cached_bytes = machine.last_level_cache_bytes() or cache_bytes_by_sysconf()
 
@@ -199,7 +207,7 @@ cdef int run(const job *j) except -1:
     cdef Py_ssize_t part
     if n_total == 0:
         return 0
-    if n_total < MIN_ELEMS_WITHOUT_GIL:
+    if n_total < min_elems_without_gil:
         run_part(j, 0, 1)
         return 0
     n_threads = share_of_threads(max(<size_t>1, n_total // min_elems_per_thread))
