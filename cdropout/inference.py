@@ -109,8 +109,9 @@ def mc_predict(
     layers = list(layers)
     numbers: Iterable[int] = range(1, n_samples + 1)
     if progress:
-        from tqdm import tqdm  # type: ignore[import-untyped]
+        from cdropout.extras import require
 
+        tqdm = require("tqdm", extra="cli", purpose="progress=True").tqdm
         numbers = tqdm(numbers, unit="sample", leave=False, file=sys.stderr)
     keywords = {} if rng is None or layers else {"rng": as_stream(rng)}
     mean = squares = None

@@ -1,19 +1,27 @@
-"""What the operating system says about the machine: the size of the last-level cache, and how many CPUs may be used."""
+"""What the operating system says about the machine: its processor, its caches, and how many CPUs may be used."""
 
 import os
+import platform
 from pathlib import Path, PurePosixPath
 
 _CPU0_CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 _UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
 
-def last_level_cache_bytes(folder: Path = _CPU0_CACHES) -> int | None:
-    """Return the size in bytes of the largest cache that a core can use; None where Linux does not tell.
+def cpu_model(cpu_info: Path = Path("/proc/cpuinfo")) -> str:
+    """Return the processor's name; its architecture where the system does not tell."""
+    lines = cpu_info.read_text().splitlines() if cpu_info.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def cache_bytes(folder: Path = _CPU0_CACHES) -> dict[int, int]:
+    """Return the size in bytes of each cache for data that a core can use, by level; empty where Linux does not tell.
 
     It is what a core shares with its neighbours, and not the sum over the chips of a socket, which is what
     `getconf LEVEL3_CACHE_SIZE` gives on some processors.
     """
-    found = []
+    found: dict[int, int] = {}
     for cache in sorted(folder.glob("index*")):
         try:
             size = (cache / "size").read_text().strip()
@@ -22,8 +30,14 @@ def last_level_cache_bytes(folder: Path = _CPU0_CACHES) -> int | None:
         except (OSError, ValueError):
             continue
         if kind != "Instruction" and n_bytes > 0:
-            found.append((level, n_bytes))
-    return max(found)[1] if found else None
+            found[level] = max(n_bytes, found.get(level, 0))
+    return dict(sorted(found.items()))
+
+
+def last_level_cache_bytes(folder: Path = _CPU0_CACHES) -> int | None:
+    """Return the size in bytes of the largest cache that a core can use; None where Linux does not tell."""
+    caches = cache_bytes(folder)
+    return caches[max(caches)] if caches else None
 
 
 class CpuQuota:

@@ -136,6 +136,11 @@ class Stream(_kernels.StreamCore):
     def __repr__(self) -> str:
         return f"Stream(key={self.key:#034x}, position={self.position})"
 
+    def _repr_html_(self) -> str:
+        from cdropout.display import stream_html
+
+        return stream_html(self)
+
 
 # What SPEC 7 (https://scientific-python.org/specs/spec-0007/) lets a caller pass as rng=, and our own stream.
 Rng: TypeAlias = Stream | int | np.integer[Any] | np.random.SeedSequence | np.random.BitGenerator | np.random.Generator
