@@ -11,6 +11,8 @@ function, which also refuses what it refuses. Attention's own dropout is PyTorch
 Needs torch; `import cdropout` does not import it.
 """
 
+from __future__ import annotations
+
 import importlib.util
 from typing import Any, ClassVar
 
