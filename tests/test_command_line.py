@@ -109,6 +109,18 @@ def test_every_integration_is_looked_for():
     assert {"torch", "thinc", "keras"} <= foreign <= set(extras.PURPOSES)
 
 
+def test_a_source_folder_that_is_not_compiled_says_so(run_python, tmp_path):
+    (tmp_path / "cdropout").mkdir()
+    for path in Path(cd.__file__).parent.glob("*.py"):
+        (tmp_path / "cdropout" / path.name).write_text(path.read_text())
+    # As in a checkout: the folder comes first.
+    env = {"PYTHONPATH": str(tmp_path), "PYTHONSAFEPATH": ""}
+    run = run_python("-m", "cdropout", check=False, env=env)
+    assert run.returncode == 1
+    message = f"ImportError: cdropout must be compiled, and what is in {tmp_path / 'cdropout'} is not: "
+    assert message in run.stderr.decode()
+
+
 @pytest.mark.parametrize("n_bytes", [0, 1, 8191, 8192, 600_001])
 def test_stream_writes_exactly_the_raw_stream(run_python, n_bytes):
     written = run_python("-m", "cdropout", "stream", "--seed", "5", "--bytes", str(n_bytes)).stdout

@@ -211,7 +211,7 @@ def packages_of_extras():
 
 def check_requirements(requirements):
     for requirement in requirements:
-        ours = re.fullmatch(r"(?:\.|cdropout)(?:\[([\w,]+)\])?", requirement)
+        ours = re.fullmatch(r"(?:\.|cdropout|path/to/cdropout)(?:\[([\w,]+)\])?", requirement)
         if ours:
             assert set(filter(None, (ours[1] or "").split(","))) <= extras().keys(), requirement
         else:
