@@ -1,5 +1,15 @@
 """Dropout for NumPy at the price of a multiplication."""
 
+try:
+    from cdropout import _kernels as _kernels
+except ImportError as _error:
+    if _error.name != __name__:  # it is there, and says itself what is wrong
+        raise
+    raise ImportError(
+        f"cdropout must be compiled, and what is in {__path__[0]} is not: outside of the checkout Python finds what is "
+        'installed; within it, build in place (CONTRIBUTING.md, "The loop")'
+    ) from None
+
 from cdropout.functional import (
     bias_dropout_add,
     bias_relu_dropout,

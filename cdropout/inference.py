@@ -239,8 +239,9 @@ def _passes(n_samples: int, samples_per_pass: int, progress: bool) -> Iterator[i
     if not progress:
         yield from numbers
         return
-    from tqdm import tqdm  # type: ignore[import-untyped]
+    from cdropout.extras import require
 
+    tqdm = require("tqdm", extra="cli", purpose="progress=True").tqdm
     with tqdm(total=n_samples, unit="sample", leave=False, file=sys.stderr) as bar:
         for n in numbers:
             yield n

@@ -1,4 +1,4 @@
-"""What the operating system says about the machine: the size of the last-level cache, and how many CPUs may be used."""
+"""What the operating system says about the machine: its processor, its caches, and how many CPUs may be used."""
 
 import os
 from typing import TypeAlias
@@ -10,26 +10,43 @@ _CPU0_CACHES = "/sys/devices/system/cpu/cpu0/cache"
 _UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
 
-def last_level_cache_bytes(folder: Folder = _CPU0_CACHES) -> int | None:
-    """Return the size in bytes of the largest cache that a core can use; None where Linux does not tell.
+def cpu_model(cpu_info: Folder = "/proc/cpuinfo") -> str:
+    """Return the processor's name; its architecture where the system does not tell."""
+    lines = _read(os.path.dirname(cpu_info), os.path.basename(cpu_info)).splitlines()
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    if names:
+        return names[0]
+    import platform
+
+    return platform.processor() or platform.machine()
+
+
+def cache_bytes(folder: Folder = _CPU0_CACHES) -> dict[int, int]:
+    """Return the size in bytes of each cache for data that a core can use, by level; empty where Linux does not tell.
 
     It is what a core shares with its neighbours, and not the sum over the chips of a socket, which is what
     `getconf LEVEL3_CACHE_SIZE` gives on some processors.
     """
-    found = []
+    found: dict[int, int] = {}
     try:
         names = [name for name in os.listdir(folder) if name.startswith("index")]
     except OSError:
-        return None
+        return {}
     for name in names:
         size, level, kind = (_read(os.path.join(folder, name), field).strip() for field in ("size", "level", "type"))
         try:
             n_bytes = int(size[:-1]) * _UNITS[size[-1]] if size[-1:] in _UNITS else int(size)
             if kind not in ("", "Instruction") and n_bytes > 0:
-                found.append((int(level), n_bytes))
+                found[int(level)] = max(n_bytes, found.get(int(level), 0))
         except ValueError:
             continue
-    return max(found)[1] if found else None
+    return dict(sorted(found.items()))
+
+
+def last_level_cache_bytes(folder: Folder = _CPU0_CACHES) -> int | None:
+    """Return the size in bytes of the largest cache that a core can use; None where Linux does not tell."""
+    caches = cache_bytes(folder)
+    return caches[max(caches)] if caches else None
 
 
 class CpuQuota:

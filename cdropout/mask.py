@@ -104,3 +104,38 @@ class Mask(Value, _kernels.MaskCore):
         shared = f", shared_axes={self.shared_axes}" if self.shared_axes else ""
         strides = "" if self.is_run else f", strides={self.strides}"
         return f"Mask(key={self.key:#034x}, start={self.start}, p={self.p}, shape={self.shape}{shared}{strides})"
+
+    def _repr_html_(self) -> str:
+        from cdropout.display import mask_html
+
+        return mask_html(self)
+
+    def plot(self, ax: Any = None, *, limit: int = 256) -> Any:
+        """Draw what is kept and what is dropped, with matplotlib.
+
+        One dimension is a row; of more than two, slices along the last two axes stand side by side, 16 at most.
+
+        Parameters
+        ----------
+        ax : matplotlib.axes.Axes, optional
+            Where to draw; a new figure's unless given.
+        limit : int
+            At most so many elements are drawn along each side of the picture, from the first on, and the title says
+            how many. Only these are made, whatever the mask's size.
+
+        Returns
+        -------
+        matplotlib.axes.Axes
+            ax, or the new one.
+
+        Raises
+        ------
+        ImportError
+            Without matplotlib, which the extra "plot" brings.
+        TypeError, ValueError
+            For a limit that is no integer of at least 1.
+
+        """
+        from cdropout.display import plot_mask
+
+        return plot_mask(self, ax, limit)

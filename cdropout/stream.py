@@ -171,6 +171,11 @@ class Stream(_kernels.StreamCore):
     def __repr__(self) -> str:
         return f"Stream(key={self.key:#034x}, position={self.position})"
 
+    def _repr_html_(self) -> str:
+        from cdropout.display import stream_html
+
+        return stream_html(self)
+
 
 # What SPEC 7 (https://scientific-python.org/specs/spec-0007/) lets a caller pass as rng=, and our own stream. A string,
 # because numpy.random takes longer to import than the rest of this library: what first needs a seed imports it.

@@ -11,6 +11,8 @@ function, which also refuses what it refuses.
 Needs torch; `import cdropout` does not import it.
 """
 
+from __future__ import annotations
+
 import importlib.util
 import types
 from collections.abc import Iterator

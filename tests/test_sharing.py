@@ -11,7 +11,7 @@ from threadpoolctl import threadpool_limits
 
 import cdropout as cd
 from cdropout import _kernels
-from cdropout.machine import CpuQuota, last_level_cache_bytes
+from cdropout.machine import CpuQuota, cache_bytes, last_level_cache_bytes
 
 needs_openmp = pytest.mark.skipif(not _kernels.has_openmp(), reason="this build has no OpenMP")
 
@@ -175,6 +175,7 @@ def test_the_last_level_cache_is_the_largest_that_holds_data(tmp_path):
         write(tmp_path / f"index{index}/type", kind + "\n")
         write(tmp_path / f"index{index}/size", size + "\n")
     assert last_level_cache_bytes(tmp_path) == 32 << 20
+    assert cache_bytes(tmp_path) == {1: 48 << 10, 2: 1 << 20, 3: 32 << 20}
     (tmp_path / "index3/size").write_text("not a size")
     assert last_level_cache_bytes(tmp_path) == 1 << 20
     (tmp_path / "index2/type").unlink()
