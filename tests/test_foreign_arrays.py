@@ -508,6 +508,20 @@ def test_a_foreign_array_that_does_not_fit_is_told_so_in_shapes_and_dtypes():
             cd.dropout(x, P)
 
 
+class Capsuleless(Dlpack):
+    """Promises DLPack and breaks it."""
+
+    def __dlpack__(self, **keywords):
+        return None
+
+
+def test_a_broken_promise_of_dlpack_is_refused():
+    x = Capsuleless(VALUES)
+    for name, call in (("x", lambda: cd.dropout(x, P)), ("out", lambda: cd.dropout(VALUES, P, out=x))):
+        with pytest.raises(TypeError, match=f"{name} must be usable as an array, got Capsuleless: "):
+            call()
+
+
 def test_a_buffer_that_is_gone_is_refused():
     view = memoryview(bytearray(8)).cast("f")
     view.release()
