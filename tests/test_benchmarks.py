@@ -26,6 +26,7 @@ from sweep import Plan, Results, measure, prepare, run_sweep
 from timing import interleaved_times
 
 import cdropout as cd
+from cdropout import _kernels
 
 BENCHMARKS = Path(command_line.__file__).parent
 FORWARD = OPERATIONS["forward"]
@@ -524,3 +525,14 @@ def test_floor_program_runs(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["floor.py", "--sizes", "4096", "--rounds", "2", "--offset", "0"])
     assert floor.main() == 0
     assert "mask.apply(x, out=y)" in capsys.readouterr().out
+
+
+def test_parts_program_runs_and_leaves_the_library_as_it_was(monkeypatch, capsys):
+    parts = importlib.import_module("parts")
+    before = _kernels.get_max_gathered_stride()
+    monkeypatch.setattr(parts, "N_ELEMS", 4096)
+    monkeypatch.setattr(parts, "STRIDES", (16, 2048))
+    monkeypatch.setattr(sys, "argv", ["parts.py", "--rounds", "2"])
+    assert parts.main() == 0
+    assert "seeded gathered" in capsys.readouterr().out
+    assert _kernels.get_max_gathered_stride() == before
