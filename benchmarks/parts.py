@@ -19,7 +19,7 @@ import cdropout as cd
 from cdropout import _kernels
 
 N_ELEMS = 1 << 20
-MAX_GATHERED_STRIDE = 1024  # the library's
+MAX_GATHERED_STRIDE = _kernels.get_max_gathered_stride()
 STRIDES = (16, 64, 256, 1024, 2048, 4096, 16_384, 65_536)
 
 

@@ -43,8 +43,13 @@ def set_max_cached_bytes(n_bytes):
 cdef uint64_t max_gathered_stride = 1024
 
 
+def get_max_gathered_stride():
+    """Up to how many positions apart rows are gathered."""
+    return max_gathered_stride
+
+
 def set_max_gathered_stride(n_elems):
-    """For the benchmark that finds the number: up to how many positions apart rows are gathered."""
+    """For the benchmark that finds the number: sets what get_max_gathered_stride gives."""
     global max_gathered_stride
     max_gathered_stride = n_elems
 

@@ -27,6 +27,7 @@ from sweep import Plan, Results, measure, prepare, run_sweep
 from timing import interleaved_times
 
 import cdropout as cd
+from cdropout import _kernels
 
 BENCHMARKS = Path(command_line.__file__).parent
 FORWARD = OPERATIONS["forward"]
@@ -627,3 +628,14 @@ def test_import_time_program_runs(capsys):
     numpy_alone, both, difference = (float(line.split()[-2]) for line in out[-3:])
     assert numpy_alone > 0
     assert difference == pytest.approx(both - numpy_alone, abs=0.11)
+
+
+def test_parts_program_runs_and_leaves_the_library_as_it_was(monkeypatch, capsys):
+    parts = importlib.import_module("parts")
+    before = _kernels.get_max_gathered_stride()
+    monkeypatch.setattr(parts, "N_ELEMS", 4096)
+    monkeypatch.setattr(parts, "STRIDES", (16, 2048))
+    monkeypatch.setattr(sys, "argv", ["parts.py", "--rounds", "2"])
+    assert parts.main() == 0
+    assert "seeded gathered" in capsys.readouterr().out
+    assert _kernels.get_max_gathered_stride() == before

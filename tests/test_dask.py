@@ -1,5 +1,6 @@
 """Dask arrays: the bits of one NumPy call, for every chunking, on real worker processes, also when one of them dies."""
 
+import gc
 import hashlib
 import itertools
 import logging
@@ -18,6 +19,14 @@ from hypothesis.extra import numpy as hnp
 from scipy.sparse import csr_array
 
 import cdropout as cd
+
+# Those of Dask's own; and what is left of a killed worker's connections.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning",
+    "ignore::FutureWarning",
+    "ignore::ResourceWarning",
+    "ignore::pytest.PytestUnraisableExceptionWarning",
+)
 
 dask = pytest.importorskip("dask")
 da = pytest.importorskip("dask.array")
@@ -263,6 +272,7 @@ def client():
     ):
         client.wait_for_workers(2, timeout=PATIENCE)
         yield client
+    gc.collect()  # so that warnings come here and not in another test
 
 
 def pids(client):
@@ -346,10 +356,8 @@ def wait_until(happened, what):
 def numbered(block, block_info=None):
     """Fill a chunk with the indices of its elements in the whole array."""
     (low, high), (left, right) = block_info[0]["array-location"]
-    width = block_info[0]["shape"][1]
-    return (np.arange(low, high, dtype=np.float32)[:, None] * width + np.arange(left, right, dtype=np.float32)).astype(
-        "f4"
-    )
+    rows, columns = np.arange(low, high, dtype=np.float32), np.arange(left, right, dtype=np.float32)
+    return rows[:, None] * block_info[0]["shape"][1] + columns
 
 
 def test_an_array_larger_than_a_workers_memory_goes_through_chunk_by_chunk(client):
