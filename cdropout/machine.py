@@ -1,18 +1,10 @@
-"""What the operating system says about the machine: its processor, its caches, and how many CPUs may be used."""
+"""What the operating system says about the machine: its caches, and how many CPUs may be used."""
 
 import os
-import platform
 from pathlib import Path, PurePosixPath
 
 _CPU0_CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 _UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
-
-
-def cpu_model(cpu_info: Path = Path("/proc/cpuinfo")) -> str:
-    """Return the processor's name; its architecture where the system does not tell."""
-    lines = cpu_info.read_text().splitlines() if cpu_info.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 def cache_bytes(folder: Path = _CPU0_CACHES) -> dict[int, int]:
