@@ -26,7 +26,7 @@ def facts() -> dict[str, Any]:
         "cdropout": cdropout.__version__,
         "numpy": np.__version__,
         "python": platform.python_version(),
-        "processor": machine.cpu_model(),
+        "processor": processor(),
         "instruction_set": {
             "active": _kernels.active_isa(),
             "forced_by": "CDROPOUT_ISA" if os.environ.get("CDROPOUT_ISA") else None,
@@ -89,6 +89,13 @@ def _describe_threads(threads: dict[str, Any]) -> str:
 
 def _in_units(n_bytes: int) -> str:
     return f"{n_bytes / (1 << 20):g} MiB" if n_bytes >= 1 << 20 else f"{n_bytes / (1 << 10):g} KiB"
+
+
+def processor(cpu_info: Path = Path("/proc/cpuinfo")) -> str:
+    """Return the processor's name; its architecture where the system does not tell."""
+    lines = cpu_info.read_text().splitlines() if cpu_info.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
 
 
 def _n_cpus() -> int:

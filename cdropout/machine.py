@@ -1,4 +1,4 @@
-"""What the operating system says about the machine: its processor, its caches, and how many CPUs may be used."""
+"""What the operating system says about the machine: its caches, and how many CPUs may be used."""
 
 import os
 from typing import TypeAlias
@@ -8,17 +8,6 @@ Folder: TypeAlias = str | os.PathLike[str]
 
 _CPU0_CACHES = "/sys/devices/system/cpu/cpu0/cache"
 _UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
-
-
-def cpu_model(cpu_info: Folder = "/proc/cpuinfo") -> str:
-    """Return the processor's name; its architecture where the system does not tell."""
-    lines = _read(os.path.dirname(cpu_info), os.path.basename(cpu_info)).splitlines()
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    if names:
-        return names[0]
-    import platform
-
-    return platform.processor() or platform.machine()
 
 
 def cache_bytes(folder: Folder = _CPU0_CACHES) -> dict[int, int]:

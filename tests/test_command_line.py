@@ -82,8 +82,8 @@ def test_a_machine_that_says_nothing_of_its_caches_is_described(monkeypatch):
 
 def test_the_processor_has_a_name_where_the_system_gives_one(tmp_path):
     (tmp_path / "cpuinfo").write_text("processor\t: 0\nmodel name\t: A Fast One\n\nmodel name\t: A Fast One\n")
-    assert machine.cpu_model(tmp_path / "cpuinfo") == "A Fast One"
-    assert machine.cpu_model(tmp_path / "nothing")
+    assert environment.processor(tmp_path / "cpuinfo") == "A Fast One"
+    assert environment.processor(tmp_path / "nothing")
 
 
 def test_packages_are_looked_for_without_being_imported(run_python):

@@ -5,6 +5,7 @@
 - Commands in `sh` and `console` blocks are run where they are quick (`QUICK`). Of the others, and of those within lines
   of text, files must exist, options must stand in the `--help` of what is called, and extras in pyproject.toml.
 - Blocks in other languages are listed, with the reason why they are not run (`NOT_RUN`).
+- A page whose blocks make more than one program has a test of its own, which runs all of it (`OWN_TESTS`).
 """
 
 import doctest
@@ -50,8 +51,23 @@ FOREIGN = {
     "sphinx-build": "tests/test_site.py runs it",
 }
 
+# A test that is there must speak of its page.
+OWN_TESTS = {"docs/embedding.md": "test_embedding.py", "docs/scaling_out.md": "test_data_parallel.py"}
+
 PAGES = pages.all_pages()
 NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
+
+
+def own_test(page):
+    """The test that runs a page's blocks by itself, where there is one."""
+    test = ROOT / "tests" / OWN_TESTS.get(str(page.relative_to(ROOT)), "no such test")
+    return test if test.exists() else None
+
+
+def test_a_page_with_a_test_of_its_own_is_read_by_it():
+    assert set(OWN_TESTS) <= set(NAMES)
+    for page in filter(own_test, PAGES):
+        assert f"docs/{page.name}" in own_test(page).read_text()
 
 
 def languages(page):
@@ -60,7 +76,7 @@ def languages(page):
 
 @pytest.mark.parametrize("page", PAGES, ids=NAMES)
 def test_every_block_is_run_or_listed_with_a_reason(page):
-    for block in pages.blocks_of(page):
+    for block in pages.blocks_of(page) if own_test(page) is None else ():
         assert block.language in ("python", *SHELL) or block.language in NOT_RUN, (
             f"{block}: a block of language {block.language!r} must be run, or listed in NOT_RUN with the reason"
         )
@@ -68,7 +84,7 @@ def test_every_block_is_run_or_listed_with_a_reason(page):
 
 # ---- Python ---------------------------------------------------------------------------------------------------------
 
-WITH_PYTHON = [page for page in PAGES if "python" in languages(page)]
+WITH_PYTHON = [page for page in PAGES if "python" in languages(page) and own_test(page) is None]
 
 
 @pytest.mark.parametrize("page", WITH_PYTHON, ids=[str(page.relative_to(ROOT)) for page in WITH_PYTHON])
@@ -89,7 +105,7 @@ def test_python_blocks_run_in_order(page, tmp_path):
 
 
 def test_the_pages_that_newcomers_read_have_python_in_them():
-    names = {str(page.relative_to(ROOT)) for page in WITH_PYTHON}
+    names = {str(page.relative_to(ROOT)) for page in PAGES if "python" in languages(page)}
     docs = ("getting_started", "layers", "pytorch", "networks", "reproducibility", "embedding", "scaling_out")
     assert {"README.md", *(f"docs/{name}.md" for name in docs)} <= names
 
@@ -221,6 +237,7 @@ def check_requirements(requirements):
 # ---- links ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.skipif(not (ROOT / "LICENSE").exists(), reason="not all of the checkout is here")
 @pytest.mark.parametrize("page", PAGES, ids=NAMES)
 def test_links_and_images_lead_to_files(page):
     links = [token.attrGet("href") for token in pages.inline_tokens(page, "link_open")]

@@ -1,5 +1,7 @@
 """Monte Carlo dropout, forced dropout, and the modes of many layers."""
 
+import re
+import sys
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 
@@ -170,6 +172,12 @@ def test_memory_does_not_grow_with_the_number_of_samples():
             tracemalloc.stop()
 
     assert peak(200) < peak(5) + x.nbytes
+
+
+def test_progress_without_tqdm_names_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "tqdm", None)
+    with pytest.raises(ImportError, match=re.escape('progress=True needs tqdm: pip install "cdropout[cli]"')):
+        cd.mc_predict(lambda x: x, X, 3, progress=True)
 
 
 def test_progress_is_shown_on_request(capsys):

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import cdropout as cd
+from cdropout.extras import PURPOSES
 
 ROOT = Path(__file__).parents[1]
 EXTENSIONS = ("furo", "myst_parser", "numpydoc", "sphinx", "sphinx_copybutton")
@@ -16,8 +17,10 @@ PAGES = {
     *("index", "getting_started", "layers", "family", "networks", "pytorch", "frameworks", "reproducibility"),
     *("embedding", "scaling_out", "design", "performance", "api/index"),
 }
+PACKAGE = Path(cd.__file__).parent
 # Modules that nobody imports but who asks for them, and whose names are public all the same.
-MODULES = ("torch", "thinc", "keras", *(f"compat/{name}" for name in ("deepnet", "from_scratch", "nnfs", "numpy_ml")))
+INTEGRATIONS = [name for name in sorted(set(PURPOSES)) if (PACKAGE / f"{name}.py").exists()]
+MODULES = (*INTEGRATIONS, *(f"compat/{name}" for name in ("deepnet", "from_scratch", "nnfs", "numpy_ml")))
 
 missing = [name for name in EXTENSIONS if importlib.util.find_spec(name) is None]
 pytestmark = [
@@ -77,7 +80,7 @@ def test_the_methods_of_values_and_layers_have_entries(documented):
 
 @pytest.mark.parametrize("module", MODULES)
 def test_every_public_name_of_a_module_of_its_own_has_an_entry(documented, module):
-    tree = ast.parse((Path(cd.__file__).parent / f"{module}.py").read_text())
+    tree = ast.parse((PACKAGE / f"{module}.py").read_text())
     definitions = [node for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)]
     names = {f"cdropout.{module.replace('/', '.')}.{node.name}" for node in definitions if node.name[0] != "_"}
     assert names
