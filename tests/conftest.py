@@ -14,6 +14,11 @@ ISAS = _kernels.known_isas()
 THREAD_COUNTS = (1, 2, 3, 8)
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Name the marks of NumPy's own tests, which test_bit_generator.py runs."""
+    config.addinivalue_line("markers", "thread_unsafe: a test of NumPy's that must not run beside itself")
+
+
 @pytest.fixture(params=ISAS)
 def isa(request: pytest.FixtureRequest) -> Iterator[str]:
     """Each instruction set in turn, as the one that runs."""
