@@ -92,6 +92,13 @@ setup(
                 depends=HEADERS,
             ),
             Extension("cdropout.api", ["src/api.pyx"], include_dirs=["src"], depends=HEADERS),
+            Extension(
+                "cdropout.bit_generator",
+                ["src/bit_generator.pyx"],
+                include_dirs=["src", np.get_include()],
+                define_macros=NUMPY_MACROS,
+                depends=HEADERS,
+            ),
         ],
         build_dir="build",
         include_path=[str(HERE)],  # where cdropout/api.pxd is

@@ -1,5 +1,8 @@
 """Dropout for NumPy at the price of a multiplication."""
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 try:
     from cdropout import _kernels as _kernels
 except ImportError as _error:
@@ -65,7 +68,25 @@ from cdropout.variants import (
     zoneout,
 )
 
+if TYPE_CHECKING:
+    from cdropout.bit_generator import StreamBitGenerator
+    from cdropout.embedding import get_include
+
 __version__ = "0.1.0"
+
+# Imported where they are asked for, so that nobody else waits for them.
+_LAZY = {"StreamBitGenerator": "cdropout.bit_generator", "get_include": "cdropout.embedding"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_LAZY[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LAZY})
+
 
 # Without eval, which an import of * must not put in the place of the built-in one.
 __all__ = [
@@ -93,6 +114,7 @@ __all__ = [
     "SpatialDropout2D",
     "SpatialDropout3D",
     "Stream",
+    "StreamBitGenerator",
     "Zoneout",
     "__version__",
     "alpha_dropout",
@@ -115,6 +137,7 @@ __all__ = [
     "feature_dropout_linear",
     "gaussian_dropout",
     "gaussian_noise",
+    "get_include",
     "locked_dropout",
     "mc_predict",
     "relu_dropout",

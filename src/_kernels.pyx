@@ -384,7 +384,21 @@ def expect_writing(cnp.ndarray fresh not None):
     ask_for_huge_pages(cnp.PyArray_BYTES(fresh), cnp.PyArray_NBYTES(fresh))
 
 
-# ---- what the tests ask ---------------------------------------------------------------------------------------------
+# ---- what the tests and benchmarks ask ------------------------------------------------------------------------------
+
+def repeat_kernel(cnp.ndarray out, cnp.ndarray x, MaskCore mask not None, size_t n_calls):
+    """Calls the kernel of mask.apply(x, out=out), and nothing else, n_calls times, on plain arrays that fit."""
+    cdef job j
+    cdef size_t _call
+    set_job(&j, OPERATION_apply_mask, x, mask.p, kept_scale(mask.p))
+    j.rule.key = mask.words
+    j.arrays.out = cnp.PyArray_BYTES(out)
+    j.arrays.x = cnp.PyArray_BYTES(x)
+    cdef range_fn *kernel = kernels.dtype[j.dtype].operation[j.operation]
+    with nogil:
+        for _call in range(n_calls):
+            kernel(&j.arrays, &j.rule, mask.first, j.n_elems)
+
 
 def isas_that_ran():
     """Calls every kernel of the active table: the instruction sets that they say they were compiled for."""

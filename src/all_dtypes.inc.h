@@ -1,6 +1,6 @@
 /* The kernels of every dtype with one kind of stores. Included by block_kernels.inc.h for each kind, with
- * STORE_VERB(dtype), AFTER_STORES() and OF_STORES(name) defined; it undefines them for the next. Elements of float16 are
- * copied as those of bfloat16, because their own conversions make signalling NaNs quiet. */
+ * STORE_VERB(dtype), AFTER_STORES() and OF_STORES(name) defined; it undefines them for the next. Elements of float16
+ * are copied as those of bfloat16, because their own conversions make signalling NaNs quiet. */
 
 #define ELEM float
 #define COMPUTED float

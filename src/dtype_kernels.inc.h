@@ -1,8 +1,8 @@
 /* The kernels of one dtype. Included by all_dtypes.inc.h once for each, with ELEM (an element in memory), COMPUTED
  * (what it is computed in), COMPUTED_OF and ELEM_OF (from one to the other), ELEM_VEC (V32_LANES of them in registers),
- * ELEM_LOAD, ELEM_STORE (of the kind of stores), ELEM_STORE_ANYWHERE, COPY_LOAD and COPY_STORE (the same for
- * elements whose bits must all survive), ELEM_VEC_OF_F32 (a vf32), VEC_VERB(verb) and OF_DTYPE(name) defined; it undefines them for the next. Arrays are addressed in bytes and through memcpy or unaligned
- * loads, because they need not be aligned. */
+ * ELEM_LOAD, ELEM_STORE (of the kind of stores), ELEM_STORE_ANYWHERE, COPY_LOAD and COPY_STORE (of elements whose bits
+ * must all survive), ELEM_VEC_OF_F32 (a vf32), VEC_VERB(verb) and OF_DTYPE(name) defined; it undefines them for the
+ * next. Arrays are addressed in bytes and through memcpy or unaligned loads, because they need not be aligned. */
 
 static ALWAYS_INLINE COMPUTED OF_DTYPE(elem_at)(const char *array, size_t i)
 {

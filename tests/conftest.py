@@ -21,6 +21,11 @@ measures_the_process = pytest.mark.thread_unsafe(reason="measures the memory of 
 shares_files = pytest.mark.thread_unsafe(reason="writes files that a fixture gives to every thread")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Name the marks of NumPy's own tests, which test_bit_generator.py runs."""
+    config.addinivalue_line("markers", "thread_unsafe: a test of NumPy's that must not run beside itself")
+
+
 @pytest.fixture(params=ISAS)
 def isa(request: pytest.FixtureRequest) -> Iterator[str]:
     """Each instruction set in turn, as the one that runs."""

@@ -106,7 +106,7 @@ def test_python_blocks_run_in_order(page, tmp_path):
 
 def test_the_pages_that_newcomers_read_have_python_in_them():
     names = {str(page.relative_to(ROOT)) for page in PAGES if "python" in languages(page)}
-    docs = ("getting_started", "layers", "pytorch", "networks", "reproducibility", "embedding", "scaling_out")
+    docs = ("getting_started", "layers", "pytorch", "networks", "reproducibility", "loops", "embedding", "scaling_out")
     assert {"README.md", *(f"docs/{name}.md" for name in docs)} <= names
 
 

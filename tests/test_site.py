@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 EXTENSIONS = ("furo", "myst_parser", "numpydoc", "sphinx", "sphinx_copybutton")
 PAGES = {
     *("index", "getting_started", "layers", "family", "networks", "pytorch", "frameworks", "reproducibility"),
-    *("embedding", "scaling_out", "design", "performance", "api/index"),
+    *("loops", "embedding", "scaling_out", "design", "performance", "api/index"),
 }
 PACKAGE = Path(cd.__file__).parent
 # Modules that nobody imports but who asks for them, and whose names are public all the same.

@@ -96,9 +96,9 @@ struct _object; /* Python's PyObject */
 
 /* Functions on ranges work on the elements begin .. end - 1 (the positions, where each is repeated) of the caller's
  * arrays, in the calling thread. They allocate nothing, and are safe to call without the GIL and from many threads at
- * once. They return 0, or -1, having written nothing, where a number is not in its list or its range, where begin > end,
- * or where an array that the operation needs is NULL. A result does not depend on how the elements are cut into ranges:
- * it is what Python's call gives, bit for bit. */
+ * once. They return 0, or -1, having written nothing, where a number is not in its list or its range, where begin >
+ * end, or where an array that the operation needs is NULL. A result does not depend on how the elements are cut into
+ * ranges: it is what Python's call gives, bit for bit. */
 typedef struct {
     /* The version of the interface that the library has, and the size of this table in it. */
     int major, minor;
