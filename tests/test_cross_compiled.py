@@ -1,19 +1,46 @@
 """The C core alone, on this processor and on others under emulation: the same answers everywhere."""
 
+import hashlib
+import itertools
+import platform
 import shutil
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import reference
+from frozen_cases import frozen_digests
 
 from cdropout import _kernels
 
 ROOT = Path(__file__).parents[1]
-SOURCES = [ROOT / "tests/known_answers.c", ROOT / "src/dispatch.c", *sorted((ROOT / "src/isa").glob("*.c"))]
+CORE = [ROOT / "src/dispatch.c", *sorted((ROOT / "src/isa").glob("*.c"))]
+PROGRAMS = ("known_answers", "frozen_cases")
 KEY = 0x0123456789ABCDEFFEDCBA9876543210
+FROZEN = frozen_digests()
 
-pytestmark = pytest.mark.skipif(not SOURCES[1].exists(), reason="the tests were taken out of the checkout")
+pytestmark = pytest.mark.skipif(not CORE[0].exists(), reason="the tests were taken out of the checkout")
+
+
+class Processor(NamedTuple):
+    """What a processor's programs are built with, what runs them, and which instruction sets they must find."""
+
+    compiler: tuple[str, ...]
+    emulator: tuple[str, ...]
+    isas: tuple[str, ...]
+
+
+PROCESSORS = {
+    "native": Processor(("cc",), (), _kernels.supported_isas()),
+    # An x86-64 of 2008, without AVX.
+    "nehalem": Processor(("cc",), ("qemu-x86_64", "-cpu", "Nehalem"), ("sse2", "portable")),
+    "aarch64": Processor(("aarch64-linux-gnu-gcc", "-static"), ("qemu-aarch64",), ("neon", "portable")),
+    # Big-endian.
+    "s390x": Processor(("s390x-linux-gnu-gcc", "-static"), ("qemu-s390x",), ("portable",)),
+}
+EMULATED = tuple(name for name in PROCESSORS if name != "native")
 
 
 def fnv1a(data):
@@ -23,25 +50,50 @@ def fnv1a(data):
     return f"{value:016x}"
 
 
-def answers(tmp_path, compiler, *flags, emulator=()):
-    """What the program prints: {isa: {kernel: hash}}."""
-    for program in (compiler, *emulator[:1]):
-        if shutil.which(program) is None:
-            pytest.skip(f"{program} is not installed")
-    built = tmp_path / "known_answers"
-    flags = ("-std=c11", "-ffp-contract=off", *flags)
-    subprocess.run([compiler, *flags, "-o", built, *SOURCES, "-lm"], check=True, timeout=300)
-    printed = subprocess.run([*emulator, built], check=True, timeout=300, capture_output=True, text=True).stdout
+@pytest.fixture(scope="module")
+def run_program(tmp_path_factory):
+    """Run one of the programs on a processor; the core is compiled once for each compiler."""
+    folders = {}
+
+    def build(compiler):
+        folder = tmp_path_factory.mktemp("built")
+        command = [*compiler, "-std=c11", "-ffp-contract=off", "-O2"]
+
+        def run_compiler(*arguments):
+            subprocess.run([*command, *arguments], cwd=folder, check=True, timeout=600)
+
+        with ThreadPoolExecutor(2) as pool:
+            list(pool.map(lambda source: run_compiler("-c", source), CORE))
+        for program in PROGRAMS:
+            run_compiler("-o", program, ROOT / f"tests/{program}.c", *sorted(folder.glob("*.o")), "-lm")
+        return folder
+
+    def run(program, processor, stdin=b""):
+        if processor.emulator[:1] == ("qemu-x86_64",) and platform.machine() != "x86_64":
+            pytest.skip("needs an x86-64")
+        for needed in (processor.compiler[0], *processor.emulator[:1]):
+            if shutil.which(needed) is None:
+                pytest.skip(f"{needed} is not installed")
+        if processor.compiler not in folders:
+            folders[processor.compiler] = build(processor.compiler)
+        command = [*processor.emulator, folders[processor.compiler] / program]
+        return subprocess.run(command, check=True, timeout=300, capture_output=True, input=stdin).stdout
+
+    return run
+
+
+def answers(printed):
+    """What known_answers.c prints: {isa: {kernel: hash}}."""
     found = {}
-    for line in printed.splitlines():
+    for line in printed.decode().splitlines():
         isa, kernel, digest = line.split()
         found.setdefault(isa, {})[kernel] = digest
     return found
 
 
 @pytest.fixture(scope="module")
-def native(tmp_path_factory):
-    return answers(tmp_path_factory.mktemp("native"), "cc", "-O2")
+def native(run_program):
+    return answers(run_program("known_answers", PROCESSORS["native"]))
 
 
 def assert_same(found, native, isas):
@@ -70,20 +122,33 @@ def test_every_isa_of_this_machine_gives_the_same_answers(native):
     assert_same(native, native, _kernels.supported_isas())
 
 
-@pytest.mark.parametrize(
-    ("compiler", "emulator", "isas"),
-    [
-        ("aarch64-linux-gnu-gcc", "qemu-aarch64", ("neon", "portable")),
-        ("s390x-linux-gnu-gcc", "qemu-s390x", ("portable",)),
-    ],
-    ids=["aarch64", "s390x"],
-)
-def test_other_processors_give_the_same_answers(tmp_path, native, compiler, emulator, isas):
-    found = answers(tmp_path, compiler, "-O2", "-static", emulator=(emulator,))
-    if isas == ("portable",):
+@pytest.mark.parametrize("name", EMULATED)
+def test_other_processors_give_the_same_answers(run_program, native, name):
+    found = answers(run_program("known_answers", PROCESSORS[name]))
+    if name == "s390x":
         # Big-endian numbers lie the other way round in memory: the stream and the decisions are what can be compared.
         assert set(found) == {"portable"}
         for kernel in ("raw", "keep"):
             assert found["portable"][kernel] == native["portable"][kernel]
     else:
-        assert_same(found, native, isas)
+        assert_same(found, native, PROCESSORS[name].isas)
+
+
+def results(printed):
+    """What frozen_cases.c prints: (isa, the digest of its bytes) for each result."""
+    at = 0
+    while at < len(printed):
+        end = printed.index(b"\n", at) + 1
+        isa, n_bytes = printed[at:end].split()
+        at = end + int(n_bytes)
+        yield isa.decode(), hashlib.sha256(printed[end:at]).hexdigest()
+
+
+@pytest.mark.parametrize("name", PROCESSORS)
+def test_every_frozen_digest_holds_on_every_processor(run_program, name):
+    lines = "".join(f"{case.line()}\n" for case in FROZEN)
+    found = results(run_program("frozen_cases", PROCESSORS[name], lines.encode()))
+    isas = PROCESSORS[name].isas
+    expected = [(isa, digest) for digest in FROZEN.values() for isa in isas]
+    for (case, isa), result, wanted in zip(itertools.product(FROZEN, isas), found, expected, strict=True):
+        assert result == wanted, f"{case} on {isa}"
