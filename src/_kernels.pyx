@@ -400,6 +400,14 @@ def repeat_kernel(cnp.ndarray out, cnp.ndarray x, MaskCore mask not None, size_t
             kernel(&j.arrays, &j.rule, mask.first, j.n_elems)
 
 
+def thresholds(p):
+    """What the kernels compare with to drop at probability p in [0, 1): the signed 16-bit threshold, and the 32 bits
+    that decide its ties."""
+    cdef mask_rule rule
+    set_threshold(&rule, checked_p(p))
+    return rule.threshold, rule.tie_threshold
+
+
 def isas_that_ran():
     """Calls every kernel of the active table: the instruction sets that they say they were compiled for."""
     cdef mask_rule rule

@@ -8,7 +8,8 @@ cdef size_t min_elems_per_thread = 262144
 
 
 def set_min_elems_per_thread(n_elems):
-    """For the benchmark that finds the number: how many elements a thread must get before another one helps."""
+    """For the benchmark that finds the number, and for tests: how many elements a thread must get before another one
+    helps."""
     global min_elems_per_thread
     min_elems_per_thread = max(1, n_elems)
 
@@ -212,7 +213,7 @@ cdef int run(const job *j) except -1:
     cdef Py_ssize_t part
     if n_total == 0:
         return 0
-    if n_total < min_elems_without_gil:
+    if n_total < min(min_elems_without_gil, min_elems_per_thread):
         run_part(j, 0, 1)
         return 0
     n_threads = share_of_threads(max(<size_t>1, n_total // min_elems_per_thread))
