@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 import cdropout as cd
-from cdropout.extras import PURPOSES
 
 ROOT = Path(__file__).parents[1]
 EXTENSIONS = ("furo", "myst_parser", "numpydoc", "sphinx", "sphinx_copybutton")
@@ -18,9 +17,8 @@ PAGES = {
     *("loops", "embedding", "scaling_out", "design", "performance", "api/index"),
 }
 PACKAGE = Path(cd.__file__).parent
-# Modules that nobody imports but who asks for them, and whose names are public all the same.
-INTEGRATIONS = [name for name in sorted(set(PURPOSES)) if (PACKAGE / f"{name}.py").exists()]
-MODULES = (*INTEGRATIONS, *(f"compat/{name}" for name in ("deepnet", "from_scratch", "nnfs", "numpy_ml")))
+# Modules that nobody imports but who asks for them; all their names are public that do not begin with "_".
+MODULES = ("torch", "thinc", "keras", *(f"compat/{name}" for name in ("deepnet", "from_scratch", "nnfs", "numpy_ml")))
 
 missing = [name for name in EXTENSIONS if importlib.util.find_spec(name) is None]
 pytestmark = [
