@@ -13,8 +13,13 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 HERE = Path(__file__).parent
-SOURCES = ["src/_kernels.pyx", "src/dispatch.c", *sorted(f"src/isa/{p.name}" for p in HERE.glob("src/isa/*.c"))]
-HEADERS = sorted(str(p.relative_to(HERE)) for pattern in ("*.h", "*.pxi") for p in HERE.glob(f"src/**/{pattern}"))
+SOURCES = ["src/_kernels.pyx", *sorted(str(p.relative_to(HERE)) for p in HERE.glob("src/**/*.c"))]
+HEADERS = sorted(
+    str(p.relative_to(HERE))
+    for pattern in ("src/**/*.h", "src/**/*.pxi", "cdropout/include/*.h")
+    for p in HERE.glob(pattern)
+)
+NUMPY_MACROS = [("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION")]
 
 # No -march and no -ffast-math: one binary for every processor, and no changed floating-point state in the process that
 # loads it. No contraction: a multiplication and an addition stay two roundings on every instruction set.
@@ -52,8 +57,9 @@ class BuildWithOpenMP(build_ext):
             print("cdropout: building without OpenMP; every call will use one thread", file=sys.stderr)
             openmp, openmp_link = [], []
         for extension in self.extensions:
-            extension.extra_compile_args = [*compile_flags, *openmp]
-            extension.extra_link_args = [*link_flags, *openmp_link]
+            is_parallel = extension.name == "cdropout._kernels"
+            extension.extra_compile_args = [*compile_flags, *(openmp if is_parallel else [])]
+            extension.extra_link_args = [*link_flags, *(openmp_link if is_parallel else [])]
         super().build_extensions()
 
     def openmp_works(self, compile_flags: list[str], link_flags: list[str]) -> bool:
@@ -82,11 +88,20 @@ setup(
                 "cdropout._kernels",
                 SOURCES,
                 include_dirs=["src", np.get_include()],
-                define_macros=[("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION")],
+                define_macros=NUMPY_MACROS,
                 depends=HEADERS,
-            )
+            ),
+            Extension("cdropout.api", ["src/api.pyx"], include_dirs=["src"], depends=HEADERS),
+            Extension(
+                "cdropout.bit_generator",
+                ["src/bit_generator.pyx"],
+                include_dirs=["src", np.get_include()],
+                define_macros=NUMPY_MACROS,
+                depends=HEADERS,
+            ),
         ],
         build_dir="build",
+        include_path=[str(HERE)],  # where cdropout/api.pxd is
     ),
     cmdclass={"build_ext": BuildWithOpenMP},
 )

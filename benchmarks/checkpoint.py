@@ -5,7 +5,9 @@ The file is an npz archive: the arrays under their own names, and under `run` a 
 
 import hashlib
 import json
+import math
 import os
+import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from mnist_data import Dataset
+from scores import Evaluation, as_saved, from_saved
 
 import cdropout as cd
 
@@ -21,6 +24,7 @@ Array = npt.NDArray[Any]
 Rng = cd.Stream | np.random.Generator
 
 FORMAT = "cdropout training checkpoint 1"
+RUN_FIELDS = {"format", "config", "data", "rng", "n_steps", "evaluations"}
 
 
 class CheckpointError(ValueError):
@@ -67,23 +71,26 @@ class RunState:
         The run's options by the names of their arguments, each a value that JSON can hold.
     data : str
         The digest of the data, from `digest_dataset`.
+    n_steps_in_all : int
+        The steps that the run makes from its beginning to its end.
     arrays : dict of ndarray
         The run's own arrays, not copies: `save` reads them and `restore` writes into them.
     rng : Stream or Generator
         What masks are drawn from; likewise the run's own.
     n_steps : int
         The steps made. With `config`, it tells the place in the order of the batches.
-    evaluations : list
-        The evaluations made, in values that JSON can hold.
+    evaluations : list of Evaluation
+        The evaluations made.
 
     """
 
     config: dict[str, Any]
     data: str
+    n_steps_in_all: int
     arrays: dict[str, Array]
     rng: Rng
     n_steps: int = 0
-    evaluations: list[dict[str, Any]] = field(default_factory=list)
+    evaluations: list[Evaluation] = field(default_factory=list)
 
     def save(self, path: Path) -> None:
         """Write the state to a file.
@@ -98,9 +105,9 @@ class RunState:
             "format": FORMAT,
             "config": self.config,
             "data": self.data,
-            "rng": self.rng.state if isinstance(self.rng, cd.Stream) else self.rng.bit_generator.state,
+            "rng": _state_of(self.rng),
             "n_steps": self.n_steps,
-            "evaluations": self.evaluations,
+            "evaluations": as_saved(self.evaluations),
         }
         write_checkpoint(path, run, self.arrays)
 
@@ -118,36 +125,57 @@ class RunState:
         if checkpoint is None:
             return
         run, arrays = checkpoint
+        # As in read_checkpoint: the setters of generators have exceptions of their own.
         try:
             self._check_same_run(path, run)
-            if set(arrays) != set(self.arrays):
-                raise ValueError(f"other arrays: {', '.join(sorted(arrays))}")
-            for name, array in self.arrays.items():
-                saved = arrays[name]
-                if (saved.shape, saved.dtype) != (array.shape, array.dtype):
-                    raise ValueError(
-                        f"{name} of shape {saved.shape} and dtype {saved.dtype} for {array.shape} and {array.dtype}"
-                    )
-                array[...] = saved
-            if isinstance(self.rng, cd.Stream):
-                self.rng.state = run["rng"]
-            else:
-                self.rng.bit_generator.state = run["rng"]
-            if type(run["n_steps"]) is not int or run["n_steps"] < 0:
+            self._take_arrays(arrays)
+            self._take_rng(run["rng"])
+            if type(run["n_steps"]) is not int or not 0 <= run["n_steps"] <= self.n_steps_in_all:
                 raise ValueError(f"n_steps {run['n_steps']!r}")
-            self.n_steps, self.evaluations = run["n_steps"], run["evaluations"]
-        except (KeyError, OverflowError, TypeError, ValueError) as error:
-            if isinstance(error, CheckpointError):
-                raise
+            self.n_steps, self.evaluations = run["n_steps"], from_saved(run["evaluations"], run["n_steps"])
+        except CheckpointError:
+            raise
+        except Exception as error:
             raise _not_whole(path, error) from error
+
+    def _take_arrays(self, saved_arrays: Mapping[str, Array]) -> None:
+        if set(saved_arrays) != set(self.arrays):
+            raise ValueError(f"other arrays: {', '.join(sorted(saved_arrays))}")
+        for name, array in self.arrays.items():
+            saved = saved_arrays[name]
+            if (saved.shape, saved.dtype) != (array.shape, array.dtype):
+                raise ValueError(
+                    f"{name} of shape {saved.shape} and dtype {saved.dtype} for {array.shape} and {array.dtype}"
+                )
+            array[...] = saved
+
+    def _take_rng(self, saved: Any) -> None:
+        own = _state_of(self.rng)
+        if isinstance(self.rng, cd.Stream):
+            self.rng.state = saved
+            own["position"] = saved["position"]  # all else of a stream is its seed's, which the configuration gives
+        else:
+            self.rng.bit_generator.state = saved
+            own = _state_of(self.rng)
+        # NumPy's generators take what they can use, and leave the rest.
+        if json.dumps(saved, sort_keys=True) != json.dumps(own, sort_keys=True):
+            raise ValueError(f"rng {saved}")
 
     def _check_same_run(self, path: Path, run: dict[str, Any]) -> None:
         """Raise CheckpointError where a file's configuration or data are not those of this run."""
-        if set(run["config"]) != set(self.config):
-            raise ValueError(f"other arguments: {', '.join(run['config']) or 'none'}")
+        config = run["config"]
+        if not isinstance(config, dict):
+            raise ValueError(f"config {config!r}")
+        if set(config) != set(self.config):
+            raise ValueError(f"other arguments: {', '.join(config) or 'none'}")
         for name, value in self.config.items():
-            if run["config"][name] != value:
-                raise CheckpointError(f"argument --{name} must be {run['config'][name]} as in {path}, got {value}")
+            is_finite = not isinstance(config[name], float) or math.isfinite(config[name])
+            if type(config[name]) is not type(json.loads(json.dumps(value))) or not is_finite:
+                raise ValueError(f"{name} {config[name]!r}")
+            if config[name] != value:
+                raise CheckpointError(f"argument --{name} must be {config[name]} as in {path}, got {value}")
+        if not isinstance(run["data"], str):
+            raise ValueError(f"data {run['data']!r}")
         if run["data"] != self.data:
             raise CheckpointError(
                 f"argument --data must be the data of {path}, of SHA-256 {run['data'][:16]}, got {self.data[:16]}"
@@ -214,7 +242,7 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Array]] | Non
     Returns
     -------
     run : dict
-        As it was written; its key `format` is checked, the others are there but may hold anything.
+        As it was written; it has the keys that `RunState.save` gives it, and but for `format` they may hold anything.
     arrays : dict of ndarray
         By their names.
 
@@ -242,9 +270,8 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Array]] | Non
             run = json.loads(str(archive["run"]))
             if run["format"] != FORMAT:
                 raise ValueError(f"format {run['format']!r}")
-            missing = {"config", "data", "rng", "n_steps", "evaluations"} - set(run)
-            if missing:
-                raise ValueError(f"none of {', '.join(sorted(missing))}")
+            if set(run) != RUN_FIELDS:
+                raise ValueError(f"the fields {', '.join(run)}")
             return run, {name: archive[name] for name in archive.files if name != "run"}
         except Exception as error:
             raise _not_whole(path, error) from error
@@ -288,7 +315,11 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def _state_of(rng: Rng) -> dict[str, Any]:
+    return rng.state if isinstance(rng, cd.Stream) else dict(rng.bit_generator.state)
+
+
 def _not_whole(path: Path, error: Exception) -> CheckpointError:
-    # One line, whatever the library that found the fault wrote.
-    found = " ".join(str(error).split()) or type(error).__name__
+    # One line of some length, whatever the library that found the fault wrote, and whatever the file holds.
+    found = textwrap.shorten(str(error), 300, placeholder=" ...") or type(error).__name__
     return CheckpointError(f"{path}: must be a whole checkpoint of train_mnist.py, got {found}")

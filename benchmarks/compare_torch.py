@@ -1,8 +1,10 @@
 """Train one network with PyTorch's dropout and with each kind of cdropout's, and compare their macro F1.
 
-    python benchmarks/compare_torch.py [--data FOLDER] [--epochs N] [--seeds N] [--tolerance T]
+    python benchmarks/compare_torch.py [--data FOLDER] [--relu] [--kinds KIND ...]
+                                       [--epochs N] [--seeds N] [--tolerance T]
 
-The networks of a seed start from the same weights and see the same batches; only the masks differ. That still moves the
+The kind `replaced` is PyTorch's own network after `cdropout.torch.replace_dropout`; the others are NumPy's. The
+networks of a seed start from the same weights and see the same batches; only the masks differ. That still moves the
 macro F1 of one seed by up to 0.013 after two epochs on MNIST, most with feature dropout, whose one mask for a whole
 batch makes the noisiest gradient: a difference means something only as a mean over seeds.
 """
@@ -10,18 +12,22 @@ batch makes the noisiest gradient: a difference means something only as a mean o
 import argparse
 import math
 import sys
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from mnist_data import DataError, Dataset, load_dataset, pixels
 from network import Linear
-from train_mnist import Config, Score, build_network, draw_batches, score_logits, train
+from scores import Score, score_logits
+from train_mnist import Config, build_network, draw_batches, train
 
 PROG = "compare_torch.py"
 KINDS = ("elementwise", "feature", "standard")
+REPLACED = "replaced"
 
 
-def train_torch(config: Config, data: Dataset) -> Score:
+def train_torch(config: Config, data: Dataset, *, replaced: bool = False) -> Score:
     """Train the network of a configuration in PyTorch, with `torch.nn.Dropout` for its dropout.
 
     Parameters
@@ -30,6 +36,8 @@ def train_torch(config: Config, data: Dataset) -> Score:
         Its `dropout` is not looked at.
     data : Dataset
         Whose training set to train on, and whose test set to score.
+    replaced : bool
+        Whether `cdropout.torch.replace_dropout` puts this library's dropout in its place.
 
     Returns
     -------
@@ -58,6 +66,12 @@ def train_torch(config: Config, data: Dataset) -> Score:
         layers.append(module)
     layers.insert(-1, torch.nn.Dropout(config.p))
     network = torch.nn.Sequential(*layers)
+    if replaced:
+        from cdropout.torch import replace_dropout
+
+        n_replaced = replace_dropout(network)
+        if n_replaced != 1:
+            raise AssertionError(f"one dropout module must be replaced, got {n_replaced}")
     weights = [param for param in network.parameters() if param.ndim > 1]
     biases = [param for param in network.parameters() if param.ndim == 1]
     optimizer = torch.optim.Adam(
@@ -78,19 +92,31 @@ def train_torch(config: Config, data: Dataset) -> Score:
     return score_logits(logits.numpy(), data.test.labels)
 
 
-def compare(data: Dataset, epochs: int, n_seeds: int) -> dict[str, list[float]]:
-    """Train with PyTorch and with every kind of `KINDS`, for the seeds 0 to n_seeds - 1.
+def compare(data: Dataset, configs: Sequence[Config], kinds: Sequence[str]) -> dict[str, list[float]]:
+    """Train with PyTorch and with every kind.
+
+    Parameters
+    ----------
+    data : Dataset
+        Whose training set to train on, and whose test set to score.
+    configs : sequence of Config
+        What to train with each; their `dropout` is not looked at.
+    kinds : sequence of str
+        Of `KINDS`, or `REPLACED`.
 
     Returns
     -------
     dict of str to list of float
-        The macro F1 of each seed, for "PyTorch" and each kind.
+        The macro F1 of each configuration, for "PyTorch" and each kind.
 
     """
-    macro_f1 = {"PyTorch": [train_torch(Config(epochs=epochs, seed=seed), data).macro_f1 for seed in range(n_seeds)]}
-    for kind in KINDS:
-        runs = [train(Config(dropout=kind, epochs=epochs, seed=seed), data) for seed in range(n_seeds)]
-        macro_f1[kind] = [run.test.macro_f1 for run in runs]
+    macro_f1 = {"PyTorch": [train_torch(config, data).macro_f1 for config in configs]}
+    for kind in kinds:
+        if kind == REPLACED:
+            scores = [train_torch(config, data, replaced=True) for config in configs]
+        else:
+            scores = [train(replace(config, dropout=kind), data).test for config in configs]
+        macro_f1[kind] = [score.macro_f1 for score in scores]
     return macro_f1
 
 
@@ -108,7 +134,7 @@ def tabulate(macro_f1: dict[str, list[float]]) -> str:
 def find_strays(macro_f1: dict[str, list[float]], tolerance: float) -> list[str]:
     """Return a sentence for each kind whose mean differs from PyTorch's by more than the tolerance."""
     reference = float(np.mean(macro_f1["PyTorch"]))
-    differences = {kind: float(np.mean(macro_f1[kind])) - reference for kind in KINDS}
+    differences = {kind: float(np.mean(values)) - reference for kind, values in macro_f1.items() if kind != "PyTorch"}
     return [
         f"{kind}: macro F1 must be within {tolerance:g} of PyTorch's, got a difference of {difference:+.4f}"
         for kind, difference in differences.items()
@@ -121,6 +147,8 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog=PROG, description="Compare the macro F1 of cdropout's and PyTorch's dropout.")
     add = parser.add_argument
     add("--data", type=Path, metavar="FOLDER", help="folder of idx files (default: the sample of MNIST)")
+    add("--relu", action="store_true", help="put a ReLU after each hidden layer")
+    add("--kinds", choices=(*KINDS, REPLACED), nargs="+", default=(*KINDS, REPLACED), help="(default: all)")
     add("--epochs", type=int, default=2, help="passes over the training set (default %(default)s)")
     add("--seeds", type=int, default=3, help="how many seeds to average over (default %(default)s)")
     add("--tolerance", type=float, default=0.006, help="largest difference in macro F1 (default %(default)s)")
@@ -140,8 +168,10 @@ def main(argv: list[str] | None = None) -> int:
     except DataError as error:
         print(f"{PROG}: error: {error}", file=sys.stderr)
         return 2
-    macro_f1 = compare(data, args.epochs, args.seeds)
-    print(f"PyTorch {torch.__version__}, {args.epochs} epochs, mean of {args.seeds} seeds")
+    configs = [Config(epochs=args.epochs, relu=args.relu, seed=seed) for seed in range(args.seeds)]
+    macro_f1 = compare(data, configs, args.kinds)
+    activation = "ReLU" if args.relu else "no activation"
+    print(f"PyTorch {torch.__version__}, {activation}, {args.epochs} epochs, mean of {args.seeds} seeds")
     print(tabulate(macro_f1))
     strays = find_strays(macro_f1, args.tolerance)
     for stray in strays:

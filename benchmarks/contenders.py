@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from cases import DTYPES, HALF_DTYPES, WIDE_DTYPES, Array, Case, Operation, Skip
 from result_check import Expectation, expect_dropout
-from write_ups import WRITE_UPS
 
 import cdropout as cd
+from cdropout.bench.numpy_code import WRITE_UPS, best_dropout, write_up_dropout
 
 Call = Callable[[], Any]
 _UNCHANGED = Operation("unchanged")
@@ -299,19 +299,8 @@ def unfused(case: Case) -> Call:
 
 def numpy_best(case: Case) -> Call:
     """Draw float32 numbers with the fastest generator into a ready buffer, compare, and multiply twice."""
-    rng = np.random.Generator(np.random.SFC64(1))
-    p, scale = np.float32(case.p), case.scale
-    x, y = (case.work, case.work) if case.operation.in_place else (case.x, case.y)
-    numbers, keep = np.empty(case.shape, np.float32), np.empty(case.shape, bool)
-
-    def call() -> Array:
-        rng.random(out=numbers, dtype=np.float32)
-        np.greater_equal(numbers, p, out=keep)
-        np.multiply(x, keep, out=y)
-        np.multiply(y, scale, out=y)
-        return y
-
-    return call
+    x, out = (case.work, case.work) if case.operation.in_place else (case.x, case.y)
+    return best_dropout(x, out, case.p)
 
 
 def numpy_best_backward(case: Case) -> Call:
@@ -366,20 +355,12 @@ def numpy_bytes(case: Case) -> Call:
 
 def write_up(name: str) -> Callable[[Case], Call]:
     """Make a write-up's forward pass."""
-    draw, divides_after = WRITE_UPS[name]
-
-    def make(case: Case) -> Call:
-        x, keep_prob = case.x, 1 - case.p
-        if divides_after:
-            return lambda: x * draw(x.shape, keep_prob) / keep_prob
-        return lambda: x * draw(x.shape, keep_prob)
-
-    return make
+    return lambda case: write_up_dropout(name, case.x, case.p)
 
 
 def write_up_backward(name: str) -> Callable[[Case], Call]:
     """Make a write-up's backward pass: a product with the stored mask."""
-    draw, divides_after = WRITE_UPS[name]
+    draw, divides_after, _ = WRITE_UPS[name]
 
     def make(case: Case) -> Call:
         dy, keep_prob = case.x, 1 - case.p
@@ -606,14 +587,9 @@ CONTENDERS = (
         dtypes=DTYPES,
         expect=expect_bits(8),
     ),
-    Contender(
-        "forward", "x * (rand(*shape) < keep) / keep", write_up("write-up-1"), name="write-up-1", label="write-up 1"
-    ),
-    Contender(
-        "forward", "x * ((rand(*shape) < keep) / keep)", write_up("write-up-2"), name="write-up-2", label="write-up 2"
-    ),
-    Contender(
-        "forward", "x * (binomial(1, keep) / keep)", write_up("write-up-3"), name="write-up-3", label="write-up 3"
+    *(
+        Contender("forward", written.code, write_up(name), name=name, label=name.replace("-up-", "-up "))
+        for name, written in WRITE_UPS.items()
     ),
     Contender(
         "forward",

@@ -3,48 +3,129 @@
     python benchmarks/frameworks.py
 
 Measures what is installed: PyTorch (a module's forward and backward pass, and dropout's share of training steps), thinc
-(a mask) and Keras on its NumPy backend (a layer's forward pass), one thread. KERAS_BACKEND is set to numpy.
+(a mask) and Keras on its NumPy backend (a layer's forward pass), one thread. KERAS_BACKEND is set to numpy. Whatever is
+timed is checked first: its rate, its scale, that two calls differ, and that a gradient is dropped where the output is.
 """
 
 import argparse
-import contextlib
 import importlib
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from cases import OPERATIONS, Array
 from command_line import parse_positive
+from result_check import Expectation, WrongResultError, check_result
 from threadpoolctl import threadpool_limits
 from timing import interleaved_medians, machine
 
-Calls = dict[str, Callable[[], object]]
+P = 0.1
 SHAPES = ((128, 512), (512, 768), (1024, 4096))
 
 
-def of_thinc(shape: tuple[int, int]) -> Calls:
-    """Return thinc's way to a mask, and this library's; both are checked."""
+@dataclass(frozen=True)
+class Contender:
+    """One way to do what is compared.
+
+    Attributes
+    ----------
+    call : callable
+        What is timed.
+    passes : callable
+        Does the same once, and returns the input and the output of each pass that must drop the same elements: the
+        forward pass, and where there is one the backward pass, from the output's gradient to the input's.
+
+    """
+
+    call: Callable[[], object]
+    passes: Callable[[], list[tuple[Array, Array]]]
+
+
+def check_contender(name: str, contender: Contender, p: float = P) -> None:
+    """Raise WrongResultError, naming the contender, unless it drops as it should, and anew with every call."""
+    expectation = Expectation(p, 1 / (1 - p), OPERATIONS["forward"])
+    drawn = []
+    try:
+        for _ in range(2):
+            dropped = [check_result(output, given, expectation) for given, output in contender.passes()]
+            if not all(np.array_equal(dropped[0], each) for each in dropped):
+                raise WrongResultError("a gradient must be dropped where the output is, and is not")
+            drawn.append(dropped[0])
+        if p > 0 and np.array_equal(*drawn):
+            raise WrongResultError("each call must draw anew, and two dropped the same")
+    except WrongResultError as error:
+        raise WrongResultError(f"{name}: {error}") from None
+
+
+def numbers(shape: tuple[int, ...], seed: int) -> Array:
+    """Return float32 numbers without a zero, so that a zero in a result is a dropped element."""
+    return np.random.default_rng(seed).uniform(0.5, 1.5, shape).astype(np.float32)
+
+
+def of_thinc(shape: tuple[int, int]) -> dict[str, Contender]:
+    """Return thinc's way to a mask, and this library's."""
     thinc_api, ours = importlib.import_module("thinc.api"), importlib.import_module("cdropout.thinc")
-    operations = {"thinc": thinc_api.NumpyOps(), "cdropout": ours.CDropoutOps()}
-    for name, ops in operations.items():
-        kept = ops.get_dropout_mask((1000, 1000), 0.1) > 0
-        if abs(kept.mean() - 0.9) > 0.002:
-            raise AssertionError(f"{name}: the share kept must be 0.9, got {kept.mean()}")
-    return {name: lambda ops=ops: ops.get_dropout_mask(shape, 0.1) for name, ops in operations.items()}
+    ones = np.ones(shape, np.float32)
+
+    def contender(ops: Any) -> Contender:
+        return Contender(
+            lambda: ops.get_dropout_mask(shape, P), lambda: [(ones, np.asarray(ops.get_dropout_mask(shape, P)))]
+        )
+
+    return {"thinc": contender(thinc_api.NumpyOps()), "cdropout": contender(ours.CDropoutOps())}
 
 
-def of_torch(shape: tuple[int, int]) -> Calls:
+def of_torch(shape: tuple[int, ...]) -> dict[str, Contender]:
     """Return a forward and a backward pass through PyTorch's module, and through this library's."""
     torch, ours = importlib.import_module("torch"), importlib.import_module("cdropout.torch")
     torch.set_num_threads(1)
-    x, dy = torch.randn(shape, requires_grad=True), torch.randn(shape)
+    return {"torch": of_module(torch.nn.Dropout(P), shape), "cdropout": of_module(ours.Dropout(P), shape)}
 
-    def step(module: Callable[[object], object]) -> None:
+
+def of_module(module: Any, shape: tuple[int, ...]) -> Contender:
+    """Return a forward and a backward pass through a module of PyTorch."""
+    torch = importlib.import_module("torch")
+    x, dy = torch.from_numpy(numbers(shape, 0)).requires_grad_(), torch.from_numpy(numbers(shape, 1))
+
+    def step() -> None:
         module(x).backward(dy)
         x.grad = None
 
-    modules = {"torch": torch.nn.Dropout(0.1), "cdropout": ours.Dropout(0.1)}
-    return {name: lambda module=module: step(module) for name, module in modules.items()}
+    def passes() -> list[tuple[Array, Array]]:
+        y = module(x)
+        (dx,) = torch.autograd.grad(y, x, dy)
+        return [(x.detach().numpy(), y.detach().numpy()), (dy.numpy(), dx.numpy())]
+
+    return Contender(step, passes)
+
+
+def check_model(name: str, model: Any, x: Any, p: float) -> None:
+    """Raise WrongResultError, naming the contender, unless a model drops as it should.
+
+    Parameters
+    ----------
+    name : str
+        "cdropout" must have this library's modules, and others PyTorch's.
+    model : Module
+        In training; each of its dropout modules is checked by itself.
+    x : Tensor
+        Its input.
+    p : float
+        The probability that its modules drop with; at 0 the model must give the same twice, and otherwise not.
+
+    """
+    torch, ours = importlib.import_module("torch"), importlib.import_module("cdropout.torch")
+    expected = ours.Dropout if name == "cdropout" else torch.nn.Dropout
+    modules = [module for module in model.modules() if isinstance(module, torch.nn.Dropout)]
+    if not modules or any(type(module) is not expected for module in modules):
+        raise WrongResultError(f"{name}: dropout modules must be of {expected}, got {modules}")
+    for module in modules:
+        check_contender(name, of_module(module, (128, 512)), p)
+    if torch.equal(model(x), model(x)) != (p == 0):
+        raise WrongResultError(f"{name}: with p = {p:g} two passes must {'give the same' if p == 0 else 'differ'}")
 
 
 def torch_shares(rounds: int) -> None:
@@ -73,6 +154,7 @@ def torch_shares(rounds: int) -> None:
             model = make(rate)
             if name == "cdropout":
                 ours.replace_dropout(model)
+            check_model(name, model, x, rate)
             optimizer = torch.optim.Adam(model.parameters())
 
             def step(model=model, optimizer=optimizer, x=x) -> None:
@@ -87,45 +169,73 @@ def torch_shares(rounds: int) -> None:
         print(f"{title}: {1e3 * none:.2f} ms without; its own {shares['torch']:.1%}, cdropout {shares['cdropout']:.1%}")
 
 
-def of_keras(shape: tuple[int, int]) -> Calls:
+def of_keras(shape: tuple[int, int]) -> dict[str, Contender]:
     """Return a layer's forward pass with Keras's function, and with this library's."""
     os.environ["KERAS_BACKEND"] = "numpy"
     keras, ours = importlib.import_module("keras"), importlib.import_module("cdropout.keras")
-    x = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
-    layer = keras.layers.Dropout(0.1, seed=1)
+    x, layer = numbers(shape, 0), keras.layers.Dropout(P, seed=1)
 
-    def forward(switch: Callable[[], None]) -> object:
-        switch()
-        return layer(x, training=True)
+    def contender(switch: Callable[[], None]) -> Contender:
+        def forward() -> Any:
+            switch()
+            return layer(x, training=True)
 
-    return {"keras": lambda: forward(ours.disable), "cdropout": lambda: forward(ours.enable)}
+        return Contender(forward, lambda: [(x, np.asarray(forward()))])
+
+    return {"keras": contender(ours.disable), "cdropout": contender(ours.enable)}
 
 
-FRAMEWORKS: dict[str, Callable[[tuple[int, int]], Calls]] = {"torch": of_torch, "thinc": of_thinc, "keras": of_keras}
+FRAMEWORKS: dict[str, Callable[[tuple[int, int]], dict[str, Contender]]] = {
+    "torch": of_torch,
+    "thinc": of_thinc,
+    "keras": of_keras,
+}
 
 
-def main() -> int:
-    """Measure each framework that is installed, and print a table."""
+def compare(framework: str, rounds: int) -> None:
+    """Check and measure both ways of a framework at each of `SHAPES`, and print a row for each.
+
+    Raises
+    ------
+    ImportError
+        Where the framework is not installed.
+    WrongResultError
+        Where one of the ways is no dropout.
+
+    """
+    for shape in SHAPES:
+        contenders = FRAMEWORKS[framework](shape)
+        for name, contender in contenders.items():
+            check_contender(name, contender)
+        medians = interleaved_medians({name: each.call for name, each in contenders.items()}, rounds=rounds)
+        own, ours = (1e3 * seconds for seconds in medians.values())
+        print(f"{framework:<10} {shape!s:>14} {own:>12.4f} {ours:>13.4f} {own / ours:>6.1f}x", flush=True)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Measure each framework that is installed, and print a table; 1 where a result was refused."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=parse_positive, default=31, help="(default: %(default)s)")
-    arguments = parser.parse_args()
+    add = parser.add_argument
+    add("--rounds", type=parse_positive, default=31, help="(default: %(default)s)")
+    add("--frameworks", choices=tuple(FRAMEWORKS), nargs="+", default=tuple(FRAMEWORKS), help="(default: all)")
+    arguments = parser.parse_args(argv)
+    n_refused = 0
     with threadpool_limits(1):
         print(machine())
-        print(f"float32, p = 0.1, medians of {arguments.rounds} interleaved rounds\n")
+        print(f"float32, p = {P}, medians of {arguments.rounds} interleaved rounds\n")
         print(f"{'':<10} {'shape':>14} {'its own, ms':>12} {'cdropout, ms':>13} {'faster':>7}")
-        for name, make in FRAMEWORKS.items():
-            for shape in SHAPES:
-                try:
-                    calls = make(shape)
-                except ImportError as error:
-                    print(f"{name:<10} not measured: {error}")
-                    break
-                medians = interleaved_medians(calls, rounds=arguments.rounds)
-                own, ours = (1e3 * seconds for seconds in medians.values())
-                print(f"{name:<10} {shape!s:>14} {own:>12.4f} {ours:>13.4f} {own / ours:>6.1f}x", flush=True)
-        with contextlib.suppress(ImportError):  # said above
-            torch_shares(arguments.rounds)
-    return 0
+        parts = {name: lambda name=name: compare(name, arguments.rounds) for name in arguments.frameworks}
+        if "torch" in parts:
+            parts["torch, training steps"] = lambda: torch_shares(arguments.rounds)
+        for name, measure in parts.items():
+            try:
+                measure()
+            except ImportError as error:
+                print(f"{name:<10} not measured: {error}")
+            except WrongResultError as error:
+                n_refused += 1
+                print(f"{name:<10} refused: {error}")
+    return 1 if n_refused else 0
 
 
 if __name__ == "__main__":

@@ -1,35 +1,24 @@
-"""Side-by-side timing: contenders take turns in every round, and medians are compared."""
+"""What figures are measured with; the timing itself is the package's, which `python -m cdropout bench` uses too."""
 
-import platform
-import statistics
-import sys
-import time
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from cdropout import environment
+from cdropout.bench.timing import interleaved_medians, interleaved_times
 
-import numpy as np
-from threadpoolctl import threadpool_info
-from tqdm import tqdm
-
-import cdropout as cd
-from cdropout import _kernels
+__all__ = ["interleaved_medians", "interleaved_times", "machine", "machine_facts"]
 
 
 def machine_facts() -> dict[str, str | int]:
     """Return what figures measured now were measured with: processor, instruction set, threads, versions."""
-    cpu_info = Path("/proc/cpuinfo")
-    lines = cpu_info.read_text().splitlines() if cpu_info.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    openmp = {info["internal_api"] for info in threadpool_info() if info["user_api"] == "openmp"}
+    facts = environment.facts()
+    openmp = facts["threads"]["openmp"]
     return {
-        "cpu": names[0] if names else platform.processor() or platform.machine(),
-        "n_cpus": len(names) or 1,
-        "instruction_set": _kernels.active_isa(),
-        "n_threads": _kernels.thread_limit(),
-        "openmp": ", ".join(sorted(openmp)) or "no OpenMP",
-        "cdropout": cd.__version__,
-        "numpy": np.__version__,
-        "python": platform.python_version(),
+        "cpu": facts["processor"],
+        "n_cpus": facts["threads"]["cpus"],
+        "instruction_set": facts["instruction_set"]["active"],
+        "n_threads": facts["threads"]["limit"],
+        "openmp": openmp["library"] or "OpenMP" if openmp else "no OpenMP",
+        "cdropout": facts["cdropout"],
+        "numpy": facts["numpy"],
+        "python": facts["python"],
     }
 
 
@@ -40,90 +29,3 @@ def machine() -> str:
         "{cpu}, {n_cpus} CPUs; cdropout {cdropout}, {instruction_set}, {n_threads} threads ({openmp}); "
         "NumPy {numpy}; Python {python}"
     ).format_map(facts)
-
-
-def interleaved_times(
-    contenders: Mapping[str, Callable[[], object]],
-    *,
-    rounds: int,
-    seconds_per_turn: float = 0.002,
-    refresh: Callable[[], object] | None = None,
-    calls_per_refresh: int = 1,
-    settle_seconds: float = 0.0,
-    stop: Callable[[int], bool] = lambda rounds_done: False,
-    progress: bool = True,
-) -> dict[str, list[float]]:
-    """Time each contender once a round, in seconds a call.
-
-    Parameters
-    ----------
-    contenders : mapping of str to callable
-        What to time, each without arguments.
-    rounds : int
-        How many rounds; in each, every contender has one turn.
-    seconds_per_turn : float
-        About how long a turn takes: short calls are repeated within it.
-    refresh : callable, optional
-        Called, untimed, before every `calls_per_refresh` calls of a turn: fills again what contenders overwrite.
-    calls_per_refresh : int
-        At least 1.
-    settle_seconds : float
-        Above 0, a turn begins with a pause of this length, and as long of untimed calls: threads
-        of the contender before spin for some milliseconds after their work; and those of this one are asleep, on
-        processors that have fallen asleep too, and may wake up on the same one until the system moves one of them.
-    stop : callable
-        Told the number of rounds done, after each: True ends the measurement early.
-    progress : bool
-        Whether to show a progress bar of the rounds.
-
-    Returns
-    -------
-    dict of str to list of float
-        One number for each round.
-
-    """
-
-    def take_turn(call: Callable[[], object], repeats: int) -> float:
-        if refresh is None:
-            start = time.perf_counter()
-            for _ in range(repeats):
-                call()
-            return (time.perf_counter() - start) / repeats
-        seconds = 0.0
-        for first in range(0, repeats, calls_per_refresh):
-            refresh()
-            start = time.perf_counter()
-            for _ in range(min(calls_per_refresh, repeats - first)):
-                call()
-            seconds += time.perf_counter() - start
-        return seconds / repeats
-
-    repeats = {}
-    for name, call in contenders.items():
-        seconds = take_turn(call, 1)
-        if seconds < seconds_per_turn:  # a first call is slow: the second tells how often to repeat
-            seconds = take_turn(call, 1)
-        repeats[name] = max(1, int(seconds_per_turn / seconds))
-    times: dict[str, list[float]] = {name: [] for name in contenders}
-    for i in tqdm(range(rounds), leave=False, unit="round", disable=not progress, file=sys.stderr):
-        for name, call in contenders.items():
-            if settle_seconds:
-                time.sleep(settle_seconds)
-                awake_at = time.perf_counter() + settle_seconds
-                while time.perf_counter() < awake_at:
-                    call()
-            times[name].append(take_turn(call, repeats[name]))
-        if stop(i + 1):
-            break
-    return times
-
-
-def interleaved_medians(
-    contenders: Mapping[str, Callable[[], object]], *, rounds: int, seconds_per_turn: float = 0.002
-) -> dict[str, float]:
-    """Time each contender once a round and return its median over the rounds, in seconds a call.
-
-    The parameters are those of `interleaved_times`.
-    """
-    times = interleaved_times(contenders, rounds=rounds, seconds_per_turn=seconds_per_turn)
-    return {name: statistics.median(values) for name, values in times.items()}

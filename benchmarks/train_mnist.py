@@ -23,7 +23,7 @@ from checkpoint import CheckpointError, Checkpoints, Rng, RunState, check_checkp
 from curves import check_plot_path, plot_curves
 from mnist_data import DataError, Dataset, LabelledImages, load_dataset, pixels
 from network import Adam, Array, Layer, Linear, Network, NumPyDropout, ReLU, softmax_cross_entropy
-from sklearn.metrics import f1_score
+from scores import Evaluation, Score, score_logits
 from tqdm import tqdm
 
 import cdropout as cd
@@ -124,24 +124,6 @@ class Config:
         """Return the seeds of the weights, of the order of the samples and of the masks, independent of each other."""
         weights, order, masks = np.random.SeedSequence(self.seed).spawn(3)
         return weights, order, masks
-
-
-@dataclass(frozen=True)
-class Score:
-    """How a network does on labelled images, with dropout off: mean cross-entropy in nats, macro F1, accuracy."""
-
-    loss: float
-    macro_f1: float
-    accuracy: float
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """The scores after so many steps, on the test set and on as many images of the training set."""
-
-    n_steps: int
-    train: Score
-    test: Score
 
 
 @dataclass(frozen=True)
@@ -279,16 +261,6 @@ def count_steps(config: Config, n_samples: int) -> int:
     return config.epochs * math.ceil(n_samples / config.batch)
 
 
-def score_logits(logits: Array, labels: npt.NDArray[np.uint8]) -> Score:
-    """Score logits (n_samples, n_classes) against labels (n_samples,)."""
-    predictions = logits.argmax(axis=1)
-    return Score(
-        loss=softmax_cross_entropy(logits, labels)[0],
-        macro_f1=float(f1_score(labels, predictions, average="macro", zero_division=0)),
-        accuracy=float(np.mean(predictions == labels)),
-    )
-
-
 def evaluate(network: Network, images: LabelledImages) -> Score:
     """Score a network on images with dropout off; leaves the network in evaluation mode."""
     network.eval()
@@ -351,13 +323,11 @@ def train(
             "step_seconds": step_seconds,
             "dropout_seconds": dropout_seconds,
         }
-        state = RunState(asdict(config), digest_dataset(data), arrays, rng)
+        state = RunState(asdict(config), digest_dataset(data), n_steps, arrays, rng)
         if checkpoints.resume:
             state.restore(checkpoints.path)
         n_done = optimizer.n_steps = state.n_steps
-        evaluations = [
-            Evaluation(saved["n_steps"], Score(**saved["train"]), Score(**saved["test"])) for saved in state.evaluations
-        ]
+        evaluations = state.evaluations
 
     network.train()
     with tqdm(total=n_steps, initial=n_done, unit="step", disable=not progress, file=sys.stderr) as bar:
@@ -378,7 +348,7 @@ def train(
                 evaluations.append(Evaluation(i + 1, evaluate(network, train_part), evaluate(network, data.test)))
                 network.train()
             if checkpoints is not None and ((i + 1) % checkpoints.every == 0 or i + 1 == n_steps):
-                state.n_steps, state.evaluations = i + 1, [asdict(evaluation) for evaluation in evaluations]
+                state.n_steps, state.evaluations = i + 1, evaluations
                 state.save(checkpoints.path)
     test = evaluate(network, data.test)
     return Result(network, test, losses, step_seconds, dropout_seconds, tuple(evaluations))

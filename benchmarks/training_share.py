@@ -23,9 +23,9 @@ from threadpoolctl import threadpool_limits
 from timing import machine
 from tqdm import tqdm
 from train_mnist import Timed
-from write_ups import WRITE_UPS
 
 import cdropout as cd
+from cdropout.bench.numpy_code import WRITE_UPS
 
 HIDDEN = 512
 
@@ -72,14 +72,14 @@ class WriteUpDropout:
     Parameters
     ----------
     name : str
-        A name in `write_ups.WRITE_UPS`.
+        A name in `cdropout.bench.numpy_code.WRITE_UPS`.
     p : float
         The probability of dropping, in [0, 1).
 
     """
 
     def __init__(self, name: str, p: float) -> None:
-        self.draw, self.divides_after = WRITE_UPS[name]
+        self.draw, self.divides_after, _ = WRITE_UPS[name]
         self.keep_prob = 1 - p
         self.mask: Array | None = None
         self.params: list[Array] = []

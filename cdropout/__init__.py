@@ -1,5 +1,18 @@
 """Dropout for NumPy at the price of a multiplication."""
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+try:
+    from cdropout import _kernels as _kernels
+except ImportError as _error:
+    if _error.name != __name__:  # it is there, and says itself what is wrong
+        raise
+    raise ImportError(
+        f"cdropout must be compiled, and what is in {__path__[0]} is not: outside of the checkout Python finds what is "
+        'installed; within it, build in place (CONTRIBUTING.md, "The loop")'
+    ) from None
+
 from cdropout.functional import (
     bias_dropout_add,
     bias_relu_dropout,
@@ -55,7 +68,25 @@ from cdropout.variants import (
     zoneout,
 )
 
+if TYPE_CHECKING:
+    from cdropout.bit_generator import StreamBitGenerator
+    from cdropout.embedding import get_include
+
 __version__ = "0.1.0"
+
+# Imported where they are asked for, so that nobody else waits for them.
+_LAZY = {"StreamBitGenerator": "cdropout.bit_generator", "get_include": "cdropout.embedding"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_LAZY[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LAZY})
+
 
 # Without eval, which an import of * must not put in the place of the built-in one.
 __all__ = [
@@ -83,6 +114,7 @@ __all__ = [
     "SpatialDropout2D",
     "SpatialDropout3D",
     "Stream",
+    "StreamBitGenerator",
     "Zoneout",
     "__version__",
     "alpha_dropout",
@@ -105,6 +137,7 @@ __all__ = [
     "feature_dropout_linear",
     "gaussian_dropout",
     "gaussian_noise",
+    "get_include",
     "locked_dropout",
     "mc_predict",
     "relu_dropout",

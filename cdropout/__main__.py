@@ -1,37 +1,16 @@
-"""`python -m cdropout`: what runs here. `python -m cdropout stream`: the raw generator, for test suites to read."""
+"""`python -m cdropout`: what runs here; `bench`: how fast; `stream`: the raw generator, for test suites to read."""
 
 import argparse
+import json
+import math
 import os
-import platform
 import sys
 
-import numpy as np
-
 import cdropout
-from cdropout import _kernels
+from cdropout import _kernels, environment, extras
 
 # One write: large enough that the system call costs nothing, small enough to stay in the cache.
 BLOCKS_PER_WRITE = 64
-
-
-def describe() -> str:
-    """Return what runs here, a line for each fact."""
-    supported = _kernels.supported_isas()
-    forced = os.environ.get("CDROPOUT_ISA")
-    why = "forced by CDROPOUT_ISA" if forced else "the best that this machine supports"
-    if _kernels.has_openmp():
-        threads = f"up to {_kernels.thread_limit()} (OpenMP)"
-    else:
-        threads = "1 (serial build: the compiler had no OpenMP)"
-    facts = {
-        "cdropout": cdropout.__version__,
-        "instruction set": f"{_kernels.active_isa()} ({why}; available: {', '.join(supported)})",
-        "threads": threads,
-        "Python": platform.python_version(),
-        "NumPy": np.__version__,
-    }
-    width = max(map(len, facts))
-    return "\n".join(f"{name:<{width}}  {value}" for name, value in facts.items())
 
 
 def write_stream(seed: int, n_bytes: int | None) -> None:
@@ -65,11 +44,36 @@ def count(text: str) -> int:
     return value
 
 
+def probability(text: str) -> float:
+    """Parse a probability of dropping for which there is something to drop and something to keep."""
+    value = float(text)
+    if not 0 < value < 1:
+        raise argparse.ArgumentTypeError(f"must be in (0, 1), got {text}")
+    return value
+
+
+def duration(text: str) -> float:
+    """Parse a number of seconds."""
+    value = float(text)
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"must be above 0 and finite, got {text}")
+    return value
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run the command line and return its exit status."""
     parser = argparse.ArgumentParser(prog="python -m cdropout", description="Without a command: what runs here.")
     parser.add_argument("--version", action="version", version=cdropout.__version__)
+    parser.add_argument("--json", action="store_true", help="print what runs here as JSON")
     commands = parser.add_subparsers(dest="command")
+    bench = commands.add_parser("bench", help="compare dropout with NumPy on this machine")
+    bench.add_argument(
+        "--p", type=probability, default=0.1, metavar="P", help="the probability of dropping (default: %(default)s)"
+    )
+    bench.add_argument(
+        "--seconds", type=duration, default=10.0, metavar="S", help="how long, about (default: %(default)g)"
+    )
+    bench.add_argument("--json", action="store_true", dest="bench_json", help="print figures as JSON, not as a table")
     stream = commands.add_parser(
         "stream", help="write the raw generator output to standard output, for PractRand, TestU01 or dieharder"
     )
@@ -80,8 +84,18 @@ def main(argv: list[str] | None = None) -> int:
         if sys.stdout is None:
             parser.error("standard output must be open, and it is closed")
         write_stream(arguments.seed, arguments.n_bytes)
+    elif arguments.command == "bench":
+        try:
+            for package in ("rich", "threadpoolctl"):
+                extras.require(package, extra="cli", purpose="bench")
+        except ImportError as error:
+            parser.error(str(error))
+        from cdropout.bench import report
+
+        report.run(arguments.p, arguments.seconds, as_json=arguments.json or arguments.bench_json)
     else:
-        print(describe())
+        facts = environment.facts()
+        print(json.dumps(facts, indent=1) if arguments.json else environment.describe(facts))
     return 0
 
 

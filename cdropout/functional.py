@@ -22,13 +22,14 @@ def dropout(
     Parameters
     ----------
     x : array_like of float16, bfloat16, float32 or float64
-        Of any shape, memory layout and byte order.
+        Of any shape, memory layout and byte order. An object that shares its memory by the buffer protocol, DLPack (on
+        the CPU) or NumPy's array interface is read where it is.
     p : float
         The probability of dropping an element, in [0, 1].
     rng : None, int, SeedSequence, BitGenerator, Generator or Stream
         What to draw from (SPEC 7): None is a default stream seeded from the operating system; a Stream, or a NumPy
         generator, moves on with every call; an int or SeedSequence gives the same mask every time.
-    out : ndarray, optional
+    out : ndarray, or an object that shares its memory as above, optional
         Where the result goes: of x's shape and dtype, either x itself (in place) or apart from it in memory.
     shared_axes : int or tuple of int
         Axes along which one decision holds for all elements: 0 drops whole features of a batch.
@@ -36,15 +37,16 @@ def dropout(
     Returns
     -------
     ndarray
-        out, or a new array of x's shape and dtype, in native byte order. A dropped element is +0.0 whatever it was, NaN
-        and infinity included. P(drop) is p to within 2^-48, and drops are independent.
+        out itself, or a new array of x's shape and dtype, in native byte order. A dropped element is +0.0 whatever it
+        was, NaN and infinity included. P(drop) is p to within 2^-48, and drops are independent.
 
     Raises
     ------
     TypeError
-        For a p or rng of another type, or a dtype other than float16, bfloat16, float32 and float64.
+        For a p or rng of another type, a dtype other than float16, bfloat16, float32 and float64, or an out that does
+        not share its memory.
     ValueError
-        For a p outside [0, 1] or NaN, or an out that does not fit.
+        For a p outside [0, 1] or NaN, an out that does not fit or is read-only, or an array on another device.
     OverflowError
         Where the stream has fewer than x.size positions left of its 2^64.
 

@@ -1,14 +1,21 @@
 """Dropout at test time, and the modes of many layers at once."""
 
+import copy
+import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from cdropout import _kernels
 from cdropout.checks import check_integer
+from cdropout.linear import DropConnect
+from cdropout.mask import Mask
 from cdropout.stream import Rng, Stream, as_stream
 
 
@@ -29,6 +36,45 @@ def eval(layers: Iterable[Any]) -> None:  # noqa: A001 - what everybody calls it
     train(layers, False)
 
 
+def _turn_on(layer: Any, stream: Stream | None) -> None:
+    """Switch a layer to training, and to drawing from a stream where there is one and the layer can."""
+    layer.training = True
+    # No stream of ours goes where there is none, or another library's.
+    own = getattr(layer, "rng", _FOREIGN)
+    if stream is not None and (own is None or isinstance(own, Stream)):
+        layer.rng = stream
+
+
+_FOREIGN = object()
+
+# id(layer) -> the thread that has switched it: another one that did so too would put back what it must not.
+_switched_by: dict[int, int] = {}
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_switched_by.clear)
+
+
+@contextmanager
+def _kept_from_other_threads(layers: list[Any]) -> Iterator[None]:
+    """Raise RuntimeError where another thread is within a block like this with one of the layers; takes no lock."""
+    thread, ours = threading.get_ident(), []
+    try:
+        for layer in layers:
+            is_first = id(layer) not in _switched_by
+            owner = _switched_by.setdefault(id(layer), thread)
+            if owner != thread:
+                raise RuntimeError(
+                    f"layers must be switched by one thread at a time, got {layer!r} of a thread that still has them: "
+                    "give each thread a network of its own, or give mc_predict the layers in the place of forward"
+                )
+            if is_first:
+                ours.append(id(layer))
+        yield
+    finally:
+        for key in ours:
+            _switched_by.pop(key, None)
+
+
 @contextmanager
 def dropout_on(layers: Iterable[_HasModes], *, rng: Rng | None = None) -> Iterator[None]:
     """Keep dropout on within a `with` block, whatever the layers' modes are; they have them again behind it.
@@ -40,39 +86,45 @@ def dropout_on(layers: Iterable[_HasModes], *, rng: Rng | None = None) -> Iterat
     rng
         Where the masks come from within the block: as in `dropout`, but None leaves each layer the stream it has.
 
+    Raises
+    ------
+    RuntimeError
+        Where another thread is within such a block with one of the layers.
+
     """
-    stream = None if rng is None else as_stream(rng)
-    # No stream of ours goes where there is none, or another library's.
-    foreign = object()
-    before = [(layer, layer.training, getattr(layer, "rng", foreign)) for layer in layers if hasattr(layer, "training")]
-    try:
-        for layer, _, own in before:
-            layer.training = True
-            if stream is not None and (own is None or isinstance(own, Stream)):
-                layer.rng = stream  # type: ignore[attr-defined]
-        yield
-    finally:
-        for layer, training, own in before:
-            layer.training = training
-            if stream is not None and (own is None or isinstance(own, Stream)):
-                layer.rng = own  # type: ignore[attr-defined]
+    with_modes = [layer for layer in layers if hasattr(layer, "training")]
+    with _kept_from_other_threads(with_modes):
+        stream = None if rng is None else as_stream(rng)
+        before = [(layer, layer.training, getattr(layer, "rng", _FOREIGN)) for layer in with_modes]
+        try:
+            for layer in with_modes:
+                _turn_on(layer, stream)
+            yield
+        finally:
+            for layer, training, own in before:
+                layer.training = training
+                if stream is not None and (own is None or isinstance(own, Stream)):
+                    layer.rng = own  # type: ignore[attr-defined]
 
 
 def mc_predict(
-    forward: Callable[..., npt.ArrayLike],
+    forward: Callable[..., npt.ArrayLike] | Sequence[Any],
     x: Any,
     n_samples: int,
     *,
     rng: Rng | None = None,
     layers: Iterable[Any] = (),
+    samples_per_pass: int = 1,
     progress: bool = False,
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """Predict by Monte Carlo dropout: the mean and the spread over sampled sub-networks.
 
     Parameters
     ----------
-    forward : callable
-        Takes x and returns an array, each time through new masks.
+    forward : callable, or sequence of layers
+        A callable takes x and returns an array, each time through new masks. A sequence is what x goes through: layers
+        (by their `forward`) and functions. The call works on copies of the layers, which share their arrays: it changes
+        nothing in them, so that many threads may predict with the same layers at the same time.
     x : object
         What forward takes.
     n_samples : int
@@ -81,49 +133,142 @@ def mc_predict(
         As in `dropout`. With layers, their masks come from it; without, forward is called as `forward(x, rng=stream)`.
         None leaves it to forward where its masks come from.
     layers : iterable of layers
-        Dropout layers that are switched on for the time being, in whatever mode they are: `dropout_on`.
+        Dropout layers that a callable calls: they are switched on for the time being, in whatever mode they are, by
+        `dropout_on`. Their masks are those of the last sample afterwards: not to be called between a forward and a
+        backward pass, nor by two threads with the same layers.
+    samples_per_pass : int
+        How many samples one call of forward computes, at least 1. Above 1, x is an array of rows, along its first axis,
+        that forward treats independently; it gets that many copies of x, one below the other. One pass with 64 rows
+        takes far less than 64 passes with one. Another number means other masks.
     progress : bool
         Whether to show a progress bar on stderr; needs tqdm.
-
-    The layers' masks are those of the last sample afterwards: not to be called between a forward and a backward pass.
 
     Returns
     -------
     mean, std : ndarray of float64
-        Of the shape that forward returns; std is that of the samples themselves (their number in the denominator).
-        Welford's recurrence: memory does not grow with n_samples.
+        Of the shape that forward returns for x; std is that of the samples themselves (their number in the
+        denominator). Memory does not grow with n_samples.
 
     Raises
     ------
     TypeError, ValueError
-        For an n_samples that is no integer of at least 1, or a forward whose outputs change their shape.
+        For an n_samples or samples_per_pass that is no integer of at least 1, a forward that is neither callable nor
+        all layers, one whose outputs change their shape, or a samples_per_pass above 1 with layers that share
+        decisions between rows.
+    RuntimeError
+        For layers that another thread is predicting with.
 
     Notes
     -----
-    Source: Gal & Ghahramani, "Dropout as a Bayesian approximation", ICML 2016; B. P. Welford, Technometrics 4(3), 1962.
+    Source: Gal & Ghahramani, "Dropout as a Bayesian approximation", ICML 2016. Moments are updated pass by pass: Chan,
+    Golub & LeVeque, "Updating formulae and a pairwise algorithm for computing sample variances", COMPSTAT 1982.
 
     """
     n_samples = check_integer("n_samples", n_samples, 1)
+    samples_per_pass = check_integer("samples_per_pass", samples_per_pass, 1)
     if not callable(forward):
-        raise TypeError(f"forward must be callable, got {type(forward).__name__}")
+        copies = [copy.copy(layer) if hasattr(layer, "forward") else layer for layer in _checked_steps(forward, layers)]
+        stream = None if rng is None else as_stream(rng)
+        for layer in copies:
+            if hasattr(layer, "training"):
+                _turn_on(layer, stream)
+        return _moments(partial(_go_through, copies), x, n_samples, samples_per_pass, copies, progress)
     layers = list(layers)
-    numbers: Iterable[int] = range(1, n_samples + 1)
-    if progress:
-        from tqdm import tqdm  # type: ignore[import-untyped]
-
-        numbers = tqdm(numbers, unit="sample", leave=False, file=sys.stderr)
-    keywords = {} if rng is None or layers else {"rng": as_stream(rng)}
-    mean = squares = None
+    if rng is not None and not layers:
+        forward = partial(forward, rng=as_stream(rng))
     with dropout_on(layers, rng=rng):
-        for i in numbers:
-            sample = np.asarray(forward(x, **keywords), np.float64)
-            if mean is None or squares is None:
-                mean, squares = np.zeros_like(sample), np.zeros_like(sample)
-            if sample.shape != mean.shape:
-                raise ValueError(f"forward must return one shape, got {sample.shape} after {mean.shape}")
-            from_old = sample - mean
-            mean += from_old / i
-            squares += from_old * (sample - mean)
+        return _moments(forward, x, n_samples, samples_per_pass, layers, progress)
+
+
+def _checked_steps(steps: Any, layers: Iterable[Any]) -> list[Any]:
+    """Return the layers and functions that stand in the place of a callable."""
+    if not isinstance(steps, Iterable):
+        raise TypeError(f"forward must be callable or a sequence of layers, got {type(steps).__name__}")
+    if list(layers):
+        raise ValueError("layers must be left out where forward is a sequence of layers itself")
+    checked = list(steps)
+    for step in checked:
+        if not hasattr(step, "forward") and not callable(step):
+            raise TypeError(f"forward must be a sequence of layers and functions, got {step!r} in it")
+    return checked
+
+
+def _go_through(steps: list[Any], x: Any) -> Any:
+    for step in steps:
+        x = step.forward(x) if hasattr(step, "forward") else step(x)
+    return x
+
+
+def _moments(
+    forward: Callable[[Any], npt.ArrayLike],
+    x: Any,
+    n_samples: int,
+    samples_per_pass: int,
+    layers: list[Any],
+    progress: bool,
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Return mean and standard deviation over samples of what forward makes of x."""
+    most = min(samples_per_pass, n_samples)
+    copies = x if samples_per_pass == 1 else _repeated(x, most)
+    mean = squares = None
+    n_done = 0
+    for n in _passes(n_samples, samples_per_pass, progress):
+        y = np.asarray(forward(copies if n == most else copies[: len(copies) // most * n]), np.float64)
+        samples = y[np.newaxis] if samples_per_pass == 1 else _samples_of(y, n, len(copies) // most * n)
+        if mean is None or squares is None:
+            if samples_per_pass > 1:
+                _check_rows_are_independent(layers, samples_per_pass)
+            mean, squares = np.zeros(samples.shape[1:]), np.zeros(samples.shape[1:])
+        if samples.shape[1:] != mean.shape:
+            raise ValueError(f"forward must return one shape, got {samples.shape[1:]} after {mean.shape}")
+        mean_of_pass = samples.mean(axis=0)
+        from_old = mean_of_pass - mean
+        mean += from_old * (n / (n_done + n))
+        squares += np.square(from_old) * (n_done * n / (n_done + n))
+        squares += np.square(samples - mean_of_pass).sum(axis=0)
+        n_done += n
     assert mean is not None
     assert squares is not None
     return mean, np.asarray(np.sqrt(squares / n_samples))
+
+
+def _passes(n_samples: int, samples_per_pass: int, progress: bool) -> Iterator[int]:
+    """Yield how many samples each pass makes."""
+    n_full, n_rest = divmod(n_samples, samples_per_pass)
+    numbers = [samples_per_pass] * n_full + [n_rest] * (n_rest > 0)
+    if not progress:
+        yield from numbers
+        return
+    from cdropout.extras import require
+
+    tqdm = require("tqdm", extra="cli", purpose="progress=True").tqdm
+    with tqdm(total=n_samples, unit="sample", leave=False, file=sys.stderr) as bar:
+        for n in numbers:
+            yield n
+            bar.update(n)
+
+
+def _repeated(x: Any, n: int) -> npt.NDArray[Any]:
+    """Return n copies of x, one after the other along its first axis."""
+    array = _kernels.as_array(x, "x")
+    if array.ndim == 0 or len(array) == 0:
+        raise ValueError(f"x must have rows where samples_per_pass is above 1, got shape {array.shape}")
+    return np.concatenate([array] * n)
+
+
+def _samples_of(y: npt.NDArray[np.float64], n: int, n_rows: int) -> npt.NDArray[np.float64]:
+    """Return the output for n copies of x, which have n_rows rows together, with an axis of samples in front."""
+    if y.ndim == 0 or len(y) != n_rows:
+        raise ValueError(f"forward must return one row for each of x's {n_rows}, got shape {y.shape}")
+    return y.reshape(n, n_rows // n, *y.shape[1:])
+
+
+def _check_rows_are_independent(layers: list[Any], samples_per_pass: int) -> None:
+    """Raise ValueError where a layer's last mask holds for all rows: the samples of a pass would be one."""
+    for layer in layers:
+        mask = getattr(layer, "mask", None)
+        if isinstance(mask, Mask) and (0 in mask.shared_axes or isinstance(layer, DropConnect)):
+            raise ValueError(
+                f"samples_per_pass must be 1 for layers that share decisions between rows, got {samples_per_pass} for "
+                f"{layer!r}"
+            )

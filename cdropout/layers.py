@@ -226,7 +226,7 @@ class Dropout(DropoutLayer):
             stream = as_stream(None)
         axes = self.shared_axes
         if axes is None:
-            axes = self._axes(np.ndim(x))
+            axes = self._axes(_kernels.as_array(x, "x").ndim)
         scale, shift, fill = self._train_effect
         y, self.mask = _kernels.forward(Mask, x, self._p, stream, self.inplace, axes, scale, shift, fill)
         self._scale = scale
@@ -272,13 +272,20 @@ class Dropout(DropoutLayer):
         if self._rescale != "eval":
             return x  # type: ignore[no-any-return]
         # Nothing is dropped, unless p = 1 drops all; no stream is touched.
-        mask = Mask(0, 0, 1.0 if self._p == 1.0 else 0.0, np.shape(x))
+        mask = Mask(0, 0, 1.0 if self._p == 1.0 else 0.0, _kernels.as_array(x, "x").shape)
         return mask.apply(x, x if self.inplace else None, scale=1.0 - self._p)
 
 
 def _check_rescale(rescale: object) -> None:
     if rescale not in ("train", "eval", None):
         raise ValueError(f"rescale must be 'train', 'eval' or None, got {rescale!r}")
+
+
+def _biased(x: Any, bias: npt.NDArray[Any] | None, out: Any) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    """Return x + bias and the array that a result goes to: out's memory, or a new one. x + bias is there already."""
+    array = _kernels.as_array(x, "x")
+    result = _kernels.check_out(out, array)
+    return array if bias is None else np.add(array, bias, out=result), result
 
 
 class ReLUDropout(DropoutLayer):
@@ -311,7 +318,9 @@ class ReLUDropout(DropoutLayer):
             y, self.mask = _kernels.fused(Mask, self._operation, x, bias, None, self._p, stream, out)
         else:
             _kernels.fused(Mask, self._operation, x, bias, None, self._p, None, out)  # checks, draws nothing
-            y = np.maximum(x if bias is None else np.add(x, bias, out=out), 0, out=out)
+            y, result = _biased(x, bias, out)
+            np.maximum(y, 0, out=result)
+            y = result if out is None else out
             self.mask = None
         self._output = y, self._p if self.training else 0.0
         return y
@@ -334,7 +343,8 @@ class _WithBias(DropoutLayer):
 
     def _put_bias_gradient(self, dx: npt.NDArray[Any]) -> None:
         """Fill `grads` with the sum over all axes but the last."""
-        self.grads[0][...] = dx.sum(axis=tuple(range(dx.ndim - 1)))
+        array = _kernels.as_array(dx, "dx")
+        self.grads[0][...] = array.sum(axis=tuple(range(array.ndim - 1)))
 
 
 class BiasReLUDropout(_WithBias, ReLUDropout):
@@ -386,7 +396,9 @@ class DropoutAdd(DropoutLayer):
             return y
         _kernels.fused(Mask, self._operation, x, bias, residual, self._p, None, out)  # checks, draws nothing
         self.mask = None
-        return np.add(x if bias is None else np.add(x, bias, out=out), residual, out=out)  # type: ignore[no-any-return]
+        biased, result = _biased(x, bias, out)
+        np.add(biased, _kernels.as_array(residual, "residual"), out=result)
+        return result if out is None else out
 
     def backward(self, dy: npt.ArrayLike) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
         """Return the gradients with respect to x and residual; the latter is dy itself.
@@ -394,7 +406,7 @@ class DropoutAdd(DropoutLayer):
         In place is not possible here, because both are needed. RuntimeError in training where no forward pass in
         training came before.
         """
-        dy = np.asarray(dy)
+        dy = _kernels.as_array(dy, "dy")
         dx = self._through_mask(dy, None, None)
         return dy if dx is None else dx, dy
 

@@ -132,7 +132,7 @@ def check_batch(x: Array) -> None:
 
 def check_product(x: Any, weight: Any, bias: Any) -> tuple[Array, Array, Array | None]:
     """Return the arrays of x @ weight + bias; TypeError or ValueError where they do not fit each other."""
-    x, weight = np.asarray(x), np.asarray(weight)
+    x, weight = _kernels.as_array(x, "x"), _kernels.as_array(weight, "weight")
     if weight.dtype not in (np.float32, np.float64):
         raise TypeError(f"weight must be an array of float32 or float64, got dtype {weight.dtype}")
     if weight.ndim != 2:
@@ -143,7 +143,7 @@ def check_product(x: Any, weight: Any, bias: Any) -> tuple[Array, Array, Array |
         raise ValueError(f"x must have {weight.shape[0]} columns, the rows of weight, got shape {x.shape}")
     if bias is None:
         return x, weight, None
-    bias = np.asarray(bias)
+    bias = _kernels.as_array(bias, "bias")
     if bias.dtype != weight.dtype:
         raise TypeError(f"bias must have the dtype of weight, got {bias.dtype} for {weight.dtype}")
     if bias.shape != weight.shape[1:]:
@@ -153,7 +153,7 @@ def check_product(x: Any, weight: Any, bias: Any) -> tuple[Array, Array, Array |
 
 def check_gradient(dy: Any, shape: tuple[int, ...]) -> Array:
     """Return a gradient of the output's shape as an array; ValueError for another."""
-    gradient = np.asarray(dy)
+    gradient = _kernels.as_array(dy, "dy")
     if gradient.shape != shape:
         raise ValueError(f"dy must have the output's shape {shape}, got {gradient.shape}")
     return gradient
@@ -225,7 +225,7 @@ class _LinearLayer(DropoutLayer):
         return self._saved
 
 
-def _weight_seed(stream: Stream | None) -> np.random.SeedSequence | None:
+def _weight_seed(stream: Stream | None) -> "np.random.SeedSequence | None":
     """Return a seed for a layer's first weights: a child of its stream, so that layers that share one begin unlike."""
     return None if stream is None else np.random.SeedSequence(stream.spawn(1)[0].key)
 

@@ -1,29 +1,41 @@
-"""What the operating system says about the machine: the size of the last-level cache, and how many CPUs may be used."""
+"""What the operating system says about the machine: its caches, and how many CPUs may be used."""
 
 import os
-from pathlib import Path, PurePosixPath
+from typing import TypeAlias
 
-_CPU0_CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
+# os.path in the place of pathlib, whose import takes half as long as that of all of this library.
+Folder: TypeAlias = str | os.PathLike[str]
+
+_CPU0_CACHES = "/sys/devices/system/cpu/cpu0/cache"
 _UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
 
-def last_level_cache_bytes(folder: Path = _CPU0_CACHES) -> int | None:
-    """Return the size in bytes of the largest cache that a core can use; None where Linux does not tell.
+def cache_bytes(folder: Folder = _CPU0_CACHES) -> dict[int, int]:
+    """Return the size in bytes of each cache for data that a core can use, by level; empty where Linux does not tell.
 
     It is what a core shares with its neighbours, and not the sum over the chips of a socket, which is what
     `getconf LEVEL3_CACHE_SIZE` gives on some processors.
     """
-    found = []
-    for cache in sorted(folder.glob("index*")):
+    found: dict[int, int] = {}
+    try:
+        names = [name for name in os.listdir(folder) if name.startswith("index")]
+    except OSError:
+        return {}
+    for name in names:
+        size, level, kind = (_read(os.path.join(folder, name), field).strip() for field in ("size", "level", "type"))
         try:
-            size = (cache / "size").read_text().strip()
-            level, kind = int((cache / "level").read_text()), (cache / "type").read_text().strip()
             n_bytes = int(size[:-1]) * _UNITS[size[-1]] if size[-1:] in _UNITS else int(size)
-        except (OSError, ValueError):
+            if kind not in ("", "Instruction") and n_bytes > 0:
+                found[int(level)] = max(n_bytes, found.get(int(level), 0))
+        except ValueError:
             continue
-        if kind != "Instruction" and n_bytes > 0:
-            found.append((level, n_bytes))
-    return max(found)[1] if found else None
+    return dict(sorted(found.items()))
+
+
+def last_level_cache_bytes(folder: Folder = _CPU0_CACHES) -> int | None:
+    """Return the size in bytes of the largest cache that a core can use; None where Linux does not tell."""
+    caches = cache_bytes(folder)
+    return caches[max(caches)] if caches else None
 
 
 class CpuQuota:
@@ -31,14 +43,14 @@ class CpuQuota:
 
     Parameters
     ----------
-    proc : Path
+    proc : str or PathLike
         Where to read `mountinfo` (now) and `cgroup` (at each call).
 
     """
 
-    def __init__(self, proc: Path = Path("/proc/self")) -> None:
+    def __init__(self, proc: Folder = "/proc/self") -> None:
         self._proc = proc
-        self._mounts = list(_cpu_mounts(proc / "mountinfo"))
+        self._mounts = _cpu_mounts(proc)
 
     def n_cpus(self) -> float | None:
         """Return how many CPUs' time the process may use now; None without a limit.
@@ -47,10 +59,7 @@ class CpuQuota:
         """
         if not self._mounts:
             return None
-        try:
-            memberships = [line.split(":", 2) for line in (self._proc / "cgroup").read_text().splitlines()]
-        except OSError:
-            return None
+        memberships = [line.split(":", 2) for line in _read(self._proc, "cgroup").splitlines()]
         quotas = []
         for version, root, mount_point in self._mounts:
             for _, controllers, group in memberships:
@@ -60,14 +69,10 @@ class CpuQuota:
         return min((quota for quota in quotas if quota is not None), default=None)
 
 
-def _cpu_mounts(mountinfo: Path) -> "list[tuple[int, str, str]]":
+def _cpu_mounts(proc: Folder) -> list[tuple[int, str, str]]:
     """Return (version, root, mount point) of each mounted hierarchy that may hold CPU quotas; see proc(5)."""
     mounts = []
-    try:
-        lines = mountinfo.read_text().splitlines()
-    except OSError:
-        return []
-    for line in lines:
+    for line in _read(proc, "mountinfo").splitlines():
         before, separator, after = line.partition(" - ")
         fields, kinds = before.split(), after.split()
         if not separator or len(fields) < 5 or len(kinds) < 3:
@@ -85,36 +90,33 @@ def _groups_upwards(group: str, root: str, mount_point: str) -> list[str]:
     In a container the group's path may be the host's, or lead out of the mount: then the mount point, which is the
     container's own group, is all there is.
     """
-    try:
-        inside = PurePosixPath(group).relative_to(root)
-    except ValueError:
+    names, root_names = ([name for name in path.split("/") if name] for path in (group, root))
+    inside = names[len(root_names) :]
+    if names[: len(root_names)] != root_names or ".." in inside:
         return [mount_point]
-    if ".." in inside.parts:
-        return [mount_point]
-    return [os.path.join(mount_point, *inside.parts[:depth]) for depth in range(len(inside.parts), -1, -1)]
+    return [os.path.join(mount_point, *inside[:depth]) for depth in range(len(inside), -1, -1)]
 
 
-def _read(folder: str, name: str) -> str | None:
+def _read(folder: Folder, name: str) -> str:
+    """Return what a file says; nothing where it cannot be read."""
     try:
-        with open(os.path.join(folder, name)) as file:
+        with open(os.path.join(folder, name), encoding="utf-8", errors="surrogateescape") as file:
             return file.read()
     except OSError:
-        return None
+        return ""
 
 
 def _quota_v2(folder: str) -> float | None:
-    text = _read(folder, "cpu.max")
-    return None if text is None or text.startswith("max") else _ratio(*text.split()[:2])
+    return _ratio(*_read(folder, "cpu.max").split()[:2])
 
 
 def _quota_v1(folder: str) -> float | None:
-    quota = _read(folder, "cpu.cfs_quota_us")
-    if quota is None or quota.startswith("-"):
-        return None
-    return _ratio(quota, _read(folder, "cpu.cfs_period_us") or "")
+    quota, period = (_read(folder, name) for name in ("cpu.cfs_quota_us", "cpu.cfs_period_us"))
+    return None if quota.startswith("-") else _ratio(quota, period)
 
 
 def _ratio(quota: str = "", period: str = "") -> float | None:
+    """Return quota / period; None where they are not two numbers: no file and "max" are no limit."""
     try:
         return int(quota) / int(period)
     except (ValueError, ZeroDivisionError):

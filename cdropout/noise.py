@@ -45,3 +45,8 @@ class Noise(Value, _kernels.NoiseCore):
 
     def __repr__(self) -> str:
         return f"Noise(key={self.key:#034x}, start={self.start}, std={self.std}, shape={self.shape})"
+
+    def _repr_html_(self) -> str:
+        from cdropout.display import noise_html
+
+        return noise_html(self)

@@ -1,8 +1,9 @@
 """Who draws which bits: streams, their seeds, and the default stream."""
 
 import os
+import struct
 import threading
-from typing import Any, NoReturn, TypeAlias
+from typing import TYPE_CHECKING, Any, ForwardRef, NoReturn, TypeAlias
 
 import numpy as np
 
@@ -10,8 +11,9 @@ from cdropout import _kernels
 
 STATE_VERSION = 1
 
-# A SeedSequence counts its children without a lock of its own.
-_spawn_lock = threading.Lock()
+# Held while a SeedSequence counts its children, which it does without a lock of its own, and while the default stream
+# is made. A fork waits for it: a child must not inherit either half done.
+_lock = threading.RLock()
 
 
 class Stream(_kernels.StreamCore):
@@ -49,7 +51,7 @@ class Stream(_kernels.StreamCore):
             raise TypeError("seed must not be a Stream: pass the stream itself as rng, or one of its spawn()")
         self._reseed(seed_sequence(seed), position=0)
 
-    def _reseed(self, seeds: np.random.SeedSequence, position: int) -> None:
+    def _reseed(self, seeds: "np.random.SeedSequence", position: int) -> None:
         plain_entropy(seeds)  # what state cannot tell again must not become a stream
         low, high = (int(word) for word in seeds.generate_state(2, np.uint64))
         self._place(low | high << 64, position)
@@ -74,9 +76,42 @@ class Stream(_kernels.StreamCore):
             raise TypeError(f"n must be an integer, got {n!r}")
         if n < 0:
             raise ValueError(f"n must be 0 or greater, got {n}")
-        with _spawn_lock:
+        with _lock:
             children = self._seed_sequence.spawn(n.__index__())
         return [Stream(child) for child in children]
+
+    def fold_in(self, identifier: int | str | bytes) -> "Stream":
+        """Return the stream of an identifier, such as a request's or a sample's: the same for the same one, always.
+
+        It depends on this stream's seed and on the identifier alone: nothing is counted and no lock is taken, so that
+        any thread or machine gets it in any order. `spawn` never returns one of these streams.
+
+        Parameters
+        ----------
+        identifier : int, str or bytes
+            An int of 0 or greater, of any size. 1, "1" and b"1" are three identifiers.
+
+        Returns
+        -------
+        Stream
+            At position 0.
+
+        Raises
+        ------
+        TypeError
+            For an identifier of another type.
+        ValueError
+            For a negative one.
+
+        Notes
+        -----
+        The name is JAX's (`jax.random.fold_in`). The streams of two identifiers are as unlikely to meet as 128 bits of
+        SHA-256 are; docs/design.md specifies them.
+
+        """
+        seeds = self._seed_sequence
+        spawn_key = (*seeds.spawn_key, FOLD_IN_WORD, *identifier_words(identifier))
+        return Stream(np.random.SeedSequence(plain_entropy(seeds), spawn_key=spawn_key, pool_size=seeds.pool_size))
 
     @property
     def state(self) -> dict[str, Any]:
@@ -136,9 +171,19 @@ class Stream(_kernels.StreamCore):
     def __repr__(self) -> str:
         return f"Stream(key={self.key:#034x}, position={self.position})"
 
+    def _repr_html_(self) -> str:
+        from cdropout.display import stream_html
 
-# What SPEC 7 (https://scientific-python.org/specs/spec-0007/) lets a caller pass as rng=, and our own stream.
-Rng: TypeAlias = Stream | int | np.integer[Any] | np.random.SeedSequence | np.random.BitGenerator | np.random.Generator
+        return stream_html(self)
+
+
+# What SPEC 7 (https://scientific-python.org/specs/spec-0007/) lets a caller pass as rng=, and our own stream. A string,
+# because numpy.random takes longer to import than the rest of this library: what first needs a seed imports it.
+Rng: TypeAlias = (
+    "Stream | int | np.integer[Any] | np.random.SeedSequence | np.random.BitGenerator | np.random.Generator"
+)
+if not TYPE_CHECKING:
+    Rng = ForwardRef(Rng, module=__name__)  # typing.get_type_hints finds its names here, whoever uses it
 
 
 def restore_stream(state: dict[str, Any]) -> Stream:
@@ -148,13 +193,34 @@ def restore_stream(state: dict[str, Any]) -> Stream:
     return stream
 
 
-def plain_entropy(seeds: np.random.SeedSequence) -> int | list[int]:
+def plain_entropy(seeds: "np.random.SeedSequence") -> int | list[int]:
     """Return a SeedSequence's entropy as an int or a list of ints; TypeError where it is neither."""
     entropy: Any = seeds.entropy
     words = [entropy] if isinstance(entropy, int | np.integer) else list(entropy)
     if not all(isinstance(word, int | np.integer) for word in words):
         raise TypeError(f"the entropy of a SeedSequence must be an int or a sequence of ints, got {entropy!r}")
     return int(entropy) if isinstance(entropy, int | np.integer) else [int(word) for word in words]
+
+
+# In the place where a child's number stands in a spawn_key: more children than spawn could have numbered.
+FOLD_IN_WORD = 2**32 - 1
+
+
+def identifier_words(identifier: int | str | bytes) -> tuple[int, ...]:
+    """Return the four words of 32 bits that stand for an identifier in a spawn_key."""
+    import hashlib  # here, because it takes as long to import as NumPy's core
+
+    if isinstance(identifier, int | np.integer) and not isinstance(identifier, bool):
+        if identifier < 0:
+            raise ValueError(f"identifier must be 0 or greater where it is an int, got {identifier}")
+        named = b"i" + f"{int(identifier):x}".encode()
+    elif isinstance(identifier, str):
+        named = b"s" + identifier.encode("utf-8", "surrogatepass")
+    elif isinstance(identifier, bytes):
+        named = b"b" + identifier
+    else:
+        raise TypeError(f"identifier must be an int, a str or bytes, got {identifier!r}")
+    return struct.unpack("<4I", hashlib.sha256(named).digest()[:16])
 
 
 def check_count(name: str, value: object) -> None:
@@ -165,7 +231,7 @@ def check_count(name: str, value: object) -> None:
         raise ValueError(f"{name} must be 0 or greater, got {value}")
 
 
-def seed_sequence(seed: "None | Rng") -> np.random.SeedSequence:
+def seed_sequence(seed: "None | Rng") -> "np.random.SeedSequence":
     """Turn any SPEC 7 rng but a Stream into a SeedSequence; a generator is advanced by 128 bits."""
     if seed is None or isinstance(seed, np.random.SeedSequence):
         return seed if seed is not None else np.random.SeedSequence()
@@ -192,19 +258,40 @@ def as_stream(rng: "None | Rng") -> Stream:
     """Return the stream that rng stands for: the default stream for None, rng itself where it is a Stream."""
     if isinstance(rng, Stream):
         return rng
-    return default_stream if rng is None else Stream(rng)
+    if rng is not None:
+        return Stream(rng)
+    return _default_stream if _default_stream is not None else _make_default_stream()
 
 
-# What rng=None draws from. A forked child gets a new key, so that workers never repeat each other's masks.
-default_stream = Stream()
+# What rng=None draws from, once something has. A forked child gets a new key, so that workers never repeat each other's
+# masks.
+_default_stream: Stream | None = None
+
+
+def _make_default_stream() -> Stream:
+    """Return the default stream, making it unless another thread was faster."""
+    global _default_stream
+    with _lock:
+        if _default_stream is None:
+            _default_stream = Stream()
+        return _default_stream
+
+
+def _before_fork() -> None:
+    _lock.acquire()
+
+
+def _after_fork_in_parent() -> None:
+    _lock.release()
 
 
 def _after_fork_in_child() -> None:
-    global _spawn_lock
-    _spawn_lock = threading.Lock()  # a thread that the child does not have may have held it
+    global _lock
+    _lock = threading.RLock()
     _kernels.after_fork_in_child()
-    default_stream._reseed(np.random.SeedSequence(), position=0)
+    if _default_stream is not None:
+        _default_stream._reseed(np.random.SeedSequence(), position=0)
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)

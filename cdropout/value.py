@@ -4,7 +4,10 @@ from typing import Any, ClassVar
 
 
 class Value:
-    """A value that is fully given by its fields, in the order in which its class takes them."""
+    """A value that is fully given by its fields, in the order in which its class takes them.
+
+    A new version of its pickles may add fields at the end, which older pickles leave out.
+    """
 
     __slots__ = ()
     PICKLE_VERSION: ClassVar[int]
@@ -35,8 +38,8 @@ class Value:
 
 def restore(value_type: type[Any], version: int, *fields: Any) -> Any:
     """Make a value of a pickle's fields."""
-    if version != value_type.PICKLE_VERSION:
-        raise ValueError(
-            f"a pickled {value_type.__name__} must be of version {value_type.PICKLE_VERSION}, got version {version!r}"
-        )
+    versions = range(1, value_type.PICKLE_VERSION + 1)
+    if version not in versions:
+        known = " or ".join(map(str, versions))
+        raise ValueError(f"a pickled {value_type.__name__} must be of version {known}, got version {version!r}")
     return value_type(*fields)

@@ -12,7 +12,6 @@ from cdropout.noise import Noise
 from cdropout.stream import Rng, as_stream
 from cdropout.variants import (
     Channels,
-    alpha_map,
     apply_blocks,
     channel_axes,
     check_time_axis,
@@ -188,7 +187,7 @@ class AlphaDropout(Dropout):
         super().__init__(p, rng=rng, inplace=inplace, shared_axes=shared_axes)
 
     def _effect(self) -> tuple[float, float, float]:
-        return alpha_map(self._p)
+        return _kernels.alpha_map(self._p)
 
 
 class FeatureAlphaDropout(AlphaDropout):
@@ -228,7 +227,8 @@ class Zoneout(DropoutLayer):
             y, self.mask = _kernels.fused(Mask, "choose", new, None, previous, self._p, stream, out)
         else:
             _kernels.fused(None, "choose", new, None, previous, self._p, None, out)  # checks, draws nothing
-            y, self.mask = _mixed(np.asarray(new), np.asarray(previous), self._p, out), None
+            arrays = _kernels.as_array(new, "new"), _kernels.as_array(previous, "previous")
+            y, self.mask = _mixed(*arrays, self._p, out), None
         self._evaluated_with = self._p
         return y
 
@@ -237,7 +237,7 @@ class Zoneout(DropoutLayer):
 
         RuntimeError in training where no forward pass in training came before.
         """
-        dy = np.asarray(dy)
+        dy = _kernels.as_array(dy, "dy")
         dnew = self._through_mask(dy, None, 1.0)
         if self.mask is None or dnew is None:
             p = self._evaluated_with

@@ -16,9 +16,6 @@ from cdropout.stream import Rng, Stream, as_stream
 
 Channels = Literal["first", "last"]
 
-# What SELU tends to for large negative inputs: -lambda alpha, with the constants of Klambauer et al., 2017.
-SELU_FLOOR = -1.0507009873554804934193349852946 * 1.6732632423543772848170429916717
-
 
 def spatial_axes(n_spatial: int, n_dims: int, channels: Channels) -> tuple[int, ...]:
     """Return the axes that a channel's elements lie along, with and without a batch axis in front.
@@ -66,21 +63,21 @@ def dropout1d(
     Source: Tompson et al., "Efficient object localization using convolutional networks", CVPR 2015.
 
     """
-    return dropout(x, p, rng=rng, out=out, shared_axes=spatial_axes(1, np.ndim(x), channels))
+    return dropout(x, p, rng=rng, out=out, shared_axes=spatial_axes(1, _kernels.as_array(x, "x").ndim, channels))
 
 
 def dropout2d(
     x: npt.ArrayLike, p: float = 0.5, *, channels: Channels = "first", rng: Rng | None = None, out: Any = None
 ) -> npt.NDArray[Any]:
     """Drop whole channels of images, ([batch,] channels, height, width); otherwise as `dropout1d`."""
-    return dropout(x, p, rng=rng, out=out, shared_axes=spatial_axes(2, np.ndim(x), channels))
+    return dropout(x, p, rng=rng, out=out, shared_axes=spatial_axes(2, _kernels.as_array(x, "x").ndim, channels))
 
 
 def dropout3d(
     x: npt.ArrayLike, p: float = 0.5, *, channels: Channels = "first", rng: Rng | None = None, out: Any = None
 ) -> npt.NDArray[Any]:
     """Drop whole channels of volumes, ([batch,] channels, depth, height, width); otherwise as `dropout1d`."""
-    return dropout(x, p, rng=rng, out=out, shared_axes=spatial_axes(3, np.ndim(x), channels))
+    return dropout(x, p, rng=rng, out=out, shared_axes=spatial_axes(3, _kernels.as_array(x, "x").ndim, channels))
 
 
 def feature_dropout(x: npt.ArrayLike, p: float = 0.5, *, rng: Rng | None = None, out: Any = None) -> npt.NDArray[Any]:
@@ -104,7 +101,7 @@ def feature_dropout(x: npt.ArrayLike, p: float = 0.5, *, rng: Rng | None = None,
         As in `dropout`.
 
     """
-    return dropout(x, p, rng=rng, out=out, shared_axes=tuple(range(np.ndim(x) - 1)))
+    return dropout(x, p, rng=rng, out=out, shared_axes=tuple(range(_kernels.as_array(x, "x").ndim - 1)))
 
 
 def locked_dropout(
@@ -136,7 +133,7 @@ def locked_dropout(
     Source: Gal & Ghahramani, "A theoretically grounded application of dropout in recurrent neural networks", NIPS 2016.
 
     """
-    check_time_axis(time_axis, np.ndim(x))
+    check_time_axis(time_axis, _kernels.as_array(x, "x").ndim)
     return dropout(x, p, rng=rng, out=out, shared_axes=time_axis)
 
 
@@ -176,7 +173,7 @@ def drop_path(
     Source: Huang et al., "Deep networks with stochastic depth", ECCV 2016; the option is timm's.
 
     """
-    axes = sample_axes(np.ndim(x))
+    axes = sample_axes(_kernels.as_array(x, "x").ndim)
     if scale_by_keep:
         return dropout(x, p, rng=rng, out=out, shared_axes=axes)
     return _masked(x, p, rng, out, axes, scale=1.0)
@@ -222,7 +219,7 @@ def alpha_dropout(
     Source: Klambauer et al., "Self-normalizing neural networks", NIPS 2017.
 
     """
-    scale, shift, fill = alpha_map(_kernels.check_p(p))
+    scale, shift, fill = _kernels.alpha_map(_kernels.check_p(p))
     return _masked(x, p, rng, out, shared_axes, scale=scale, shift=shift, fill=fill)
 
 
@@ -233,7 +230,7 @@ def feature_alpha_dropout(
 
     Parameters, result, errors and source are those of `alpha_dropout`; ValueError for fewer than 2 dimensions.
     """
-    return alpha_dropout(x, p, rng=rng, out=out, shared_axes=channel_axes(np.ndim(x)))
+    return alpha_dropout(x, p, rng=rng, out=out, shared_axes=channel_axes(_kernels.as_array(x, "x").ndim))
 
 
 def channel_axes(n_dims: int) -> tuple[int, ...]:
@@ -241,14 +238,6 @@ def channel_axes(n_dims: int) -> tuple[int, ...]:
     if n_dims < 2:
         raise ValueError(f"x must have the axes (batch, channels, ...), got {n_dims} dimensions")
     return tuple(range(2, n_dims))
-
-
-def alpha_map(p: float) -> tuple[float, float, float]:
-    """Return what alpha dropout does: the scale and the shift of what is kept, and what becomes of what is dropped."""
-    if p == 1.0:
-        return 0.0, 0.0, 0.0
-    scale = 1 / math.sqrt((1 - p) * (1 + p * SELU_FLOOR**2))
-    return scale, -scale * p * SELU_FLOOR, scale * (1 - p) * SELU_FLOOR
 
 
 def draw_noise(shape: int | tuple[int, ...], std: float, *, rng: Rng | None = None) -> Noise:
@@ -362,8 +351,7 @@ def zoneout(
     Returns
     -------
     ndarray
-        Of new's shape and dtype: `previous` where dropped, `new` where kept, bit for bit (but for the signalling NaNs
-        of float16, which become quiet ones).
+        Of new's shape and dtype: `previous` where dropped, `new` where kept, bit for bit.
 
     Raises
     ------
@@ -461,10 +449,10 @@ def _masked(
 ) -> npt.NDArray[Any]:
     """Apply a mask drawn for x, with another effect than dropout's; nothing is drawn where an argument is wrong."""
     _kernels.dropout(x, p, None, out, shared_axes)
-    return draw_mask(np.shape(x), p, rng=rng, shared_axes=shared_axes).apply(x, out, **effect)
+    return draw_mask(_kernels.as_array(x, "x").shape, p, rng=rng, shared_axes=shared_axes).apply(x, out, **effect)
 
 
 def noise_for(x: npt.ArrayLike, std: float, rng: Rng | None, out: Any) -> Noise:
     """Draw noise for x; nothing is drawn where an argument is wrong."""
     _kernels.dropout(x, 0.0, None, out, ())
-    return draw_noise(np.shape(x), std, rng=rng)
+    return draw_noise(_kernels.as_array(x, "x").shape, std, rng=rng)

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 import cdropout as cd
 
@@ -17,7 +16,7 @@ import cdropout as cd
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 
 from mnist_data import Dataset, LabelledImages, pixels
-from network import Adam, Array, Linear, Network, ReLU, softmax_cross_entropy
+from network import Adam, Linear, Network, ReLU, softmax_cross_entropy
 
 HERE = Path(__file__).resolve().parent
 BATCH = 100
@@ -117,12 +116,6 @@ def error_rate(network: Network, images: LabelledImages) -> float:
         classes = network.forward(pixels(images.images[part])).argmax(axis=1)
         n_wrong += int((classes != images.labels[part]).sum())
     return n_wrong / len(images)
-
-
-def softmax(logits: Array) -> npt.NDArray[np.float64]:
-    """Turn logits (n_images, n_classes) into probabilities of that shape; in float64, whose rows add up to 1 better."""
-    exponentials = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
-    return exponentials / exponentials.sum(axis=1, keepdims=True)
 
 
 def parse_positive(text: str) -> int:

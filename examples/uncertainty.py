@@ -26,13 +26,12 @@ from digit_network import (
     parse_p,
     parse_positive,
     save_figure,
-    softmax,
     tabulate,
     train_epochs,
     write_report,
 )
 from mnist_data import DataError, Dataset, load_dataset, pixels
-from network import Array, Network
+from network import Array, Network, softmax
 from scipy.ndimage import rotate
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm

@@ -6,10 +6,12 @@ shared out among threads with the GIL released. Nothing below this file can fail
 """
 
 from cython.parallel cimport prange
+from cpython.buffer cimport PyObject_CheckBuffer
 from cpython.float cimport PyFloat_CheckExact
+from cpython.pycapsule cimport PyCapsule_GetPointer, PyCapsule_IsValid, PyCapsule_New
 from libc.math cimport isfinite
-from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t, uintptr_t
-from libc.string cimport memcpy, memset
+from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.string cimport memset
 cimport numpy as cnp
 
 import os
@@ -28,7 +30,6 @@ cdef extern from "catalog.h" nogil:
         ELEMS_PER_BLOCK
         RAW_BYTES_PER_BLOCK
         ELEMS_PER_GROUP
-        STREAM_ALIGN
         DTYPE_f32
         DTYPE_f64
         DTYPE_f16
@@ -50,13 +51,14 @@ cdef extern from "catalog.h" nogil:
     ctypedef struct mask_rule:
         stream_key key
         int32_t threshold
-        uint32_t tie_threshold
+        uint64_t tie_threshold
 
     ctypedef struct operands:
         char *out
         const char *x
         const char *residual
         const char *bias
+        const char *bias_seam
         size_t bias_period
         size_t bias_at
         size_t n_repeats
@@ -94,6 +96,7 @@ cdef extern from "catalog.h" nogil:
         fill_words_fn *fill_words
         fill_raw_fn *fill_raw
 
+    const kernel_table *kernels
     const kernel_table *choose_kernels(const char *name, int *is_known)
     const kernel_table *kernels_at(size_t i)
     void philox4x32(uint32_t *counter, uint64_t key)
@@ -109,6 +112,10 @@ cdef extern from "cache.h" nogil:
     size_t cache_bytes_by_sysconf()
 
 
+cdef extern from "pages.h" nogil:
+    void ask_for_huge_pages(char *first, size_t n_bytes)
+
+
 cdef extern from "threads.h" nogil:
     enum:
         HAS_OPENMP
@@ -122,8 +129,22 @@ cdef extern from "atomic.h" nogil:
     void store_u64 "ATOMIC_STORE"(uint64_t *number, uint64_t value)
 
 
+cdef extern from "parameters.h" nogil:
+    enum:
+        BIAS_ROOM_BYTES
+    const double MAX_STD
+    size_t bytes_of_dtype(int dtype)
+    void set_threshold(mask_rule *rule, double p)
+    double kept_scale_of "kept_scale"(double p)
+    double scale_in(int dtype, double scale)
+    void alpha_dropout_map(double p, double *scale, double *shift, double *fill)
+    void lay_bias(operands *ops, char *room, const char *bias, size_t n_bias, size_t elem_bytes)
+    int may_stream(const char *out, size_t n_to_group, size_t n_repeats, size_t elem_bytes)
+
+
 cdef extern from "position.h" nogil:
-    int take_positions(uint64_t *next_elem, uint64_t n, uint64_t limit, uint64_t *first)
+    const uint64_t LIMIT "POSITION_LIMIT"
+    int take_blocks(uint64_t *next_elem, uint64_t n_elems, uint64_t *first)
 
 
 cdef extern from "crowd.h" nogil:
@@ -142,14 +163,9 @@ cdef extern from "float_mode.h" nogil:
     float_mode enter_default_mode()
     void leave_default_mode(float_mode before)
     bint is_zero(double value)
-    double scale_of_kept(double p)
-    double rounded_to_bits(double value, int n_bits)
 
 
 # ---- which kernels run ----------------------------------------------------------------------------------------------
-
-cdef const kernel_table *kernels = NULL
-
 
 def supported_isas():
     """The instruction sets this machine can run, the best first."""
@@ -206,6 +222,7 @@ def has_openmp():
     return bool(HAS_OPENMP)
 
 
+include "exchange.pxi"
 include "arguments.pxi"
 include "sharing.pxi"
 include "job.pxi"
@@ -214,8 +231,6 @@ include "job.pxi"
 # ---- stream ---------------------------------------------------------------------------------------------------------
 
 BLOCK = ELEMS_PER_BLOCK
-# Block indices have 52 bits, so positions have 64; the last block stays unused.
-cdef uint64_t LIMIT = 0xFFFFFFFFFFFFF000u
 POSITION_LIMIT = LIMIT
 
 
@@ -253,10 +268,7 @@ cdef class StreamCore:
     cdef uint64_t take(self, uint64_t n_elems) except? 0:
         """The first of n_elems positions that nobody else gets; the stream advances by whole blocks."""
         cdef uint64_t first = 0
-        cdef uint64_t n_blocks = n_elems // ELEMS_PER_BLOCK + (n_elems % ELEMS_PER_BLOCK != 0)
-        if n_elems > LIMIT or not take_positions(
-            &self.next_elem, n_blocks * ELEMS_PER_BLOCK, LIMIT, &first
-        ):
+        if not take_blocks(&self.next_elem, n_elems, &first):
             raise OverflowError(f"the stream must hold what is drawn, got {n_elems} elements at {self.position}")
         return first
 
@@ -337,7 +349,7 @@ def dropout(x, p, StreamCore stream, out, shared_axes):
     )
     cdef affine map
     map.scale, map.shift, map.fill = kept_scale(p_checked), 0.0, 0.0
-    apply_mask(&key, first, p_checked, &map, axes, result, array)
+    apply_mask(&key, first, p_checked, &map, run_strides((<object>array).shape, axes) if axes else None, result, array)
     return result if out is None else out
 
 
@@ -353,14 +365,48 @@ def forward(mask_type, x, double p, StreamCore stream not None, bint inplace, sh
     )
     cdef affine map
     map.scale, map.shift, map.fill = scale, shift, fill
-    apply_mask(&mask.words, mask.first, p, &map, mask.shared_axes, result, array)
+    apply_mask(&mask.words, mask.first, p, &map, run_strides(shape, axes) if axes else None, result, array)
     return x if inplace else result, mask
 
 
 include "fused.pxi"
+include "embedding.pxi"
 
 
-# ---- what the tests ask ---------------------------------------------------------------------------------------------
+# ---- what the integrations ask --------------------------------------------------------------------------------------
+
+# As NumPy does for its own arrays of this size: each page that is touched for the first time costs a fault.
+HUGE_PAGES_FROM_BYTES = 1 << 22
+
+
+def expect_writing(cnp.ndarray fresh not None):
+    """Tells the system that all of a large contiguous array, not written yet, is about to be."""
+    ask_for_huge_pages(cnp.PyArray_BYTES(fresh), cnp.PyArray_NBYTES(fresh))
+
+
+# ---- what the tests and benchmarks ask ------------------------------------------------------------------------------
+
+def repeat_kernel(cnp.ndarray out, cnp.ndarray x, MaskCore mask not None, size_t n_calls):
+    """Calls the kernel of mask.apply(x, out=out), and nothing else, n_calls times, on plain arrays that fit."""
+    cdef job j
+    cdef size_t _call
+    set_job(&j, OPERATION_apply_mask, x, mask.p, kept_scale(mask.p))
+    j.rule.key = mask.words
+    j.arrays.out = cnp.PyArray_BYTES(out)
+    j.arrays.x = cnp.PyArray_BYTES(x)
+    cdef range_fn *kernel = kernels.dtype[j.dtype].operation[j.operation]
+    with nogil:
+        for _call in range(n_calls):
+            kernel(&j.arrays, &j.rule, mask.first, j.n_elems)
+
+
+def thresholds(p):
+    """What the kernels compare with to drop at probability p in [0, 1): the signed 16-bit threshold, and the 32 bits
+    that decide its ties."""
+    cdef mask_rule rule
+    set_threshold(&rule, checked_p(p))
+    return rule.threshold, rule.tie_threshold
+
 
 def isas_that_ran():
     """Calls every kernel of the active table: the instruction sets that they say they were compiled for."""
@@ -373,7 +419,7 @@ def isas_that_ran():
     cdef int i, operation
     memset(numbers, 0, sizeof(numbers))
     memset(&arrays, 0, sizeof(operands))
-    arrays.out = arrays.x = arrays.residual = arrays.bias = <char *>numbers
+    arrays.out = arrays.x = arrays.residual = arrays.bias = arrays.bias_seam = <char *>numbers
     arrays.bias_period = 64
     arrays.n_repeats = 1
     rule.key.word[0] = rule.key.word[1] = 0

@@ -1,5 +1,6 @@
 /* The kernels of every dtype with one kind of stores. Included by block_kernels.inc.h for each kind, with
- * STORE_VERB(dtype), AFTER_STORES() and OF_STORES(name) defined; it undefines them for the next. */
+ * STORE_VERB(dtype), AFTER_STORES() and OF_STORES(name) defined; it undefines them for the next. Elements of float16
+ * are copied as those of bfloat16, because their own conversions make signalling NaNs quiet. */
 
 #define ELEM float
 #define COMPUTED float
@@ -11,6 +12,8 @@
 #define ELEM_VEC_OF_F32(v) (v)
 #define ELEM_STORE STORE_VERB(f32)
 #define ELEM_STORE_ANYWHERE f32_store
+#define COPY_LOAD f32_load
+#define COPY_STORE STORE_VERB(f32)
 #define VEC_VERB(verb) f32_##verb
 #include "dtype_kernels.inc.h"
 
@@ -24,6 +27,8 @@
 #define ELEM_VEC_OF_F32(v) f64_of_f32(v)
 #define ELEM_STORE STORE_VERB(f64)
 #define ELEM_STORE_ANYWHERE f64_store
+#define COPY_LOAD f64_load
+#define COPY_STORE STORE_VERB(f64)
 #define VEC_VERB(verb) f64_##verb
 #include "dtype_kernels.inc.h"
 
@@ -37,6 +42,8 @@
 #define ELEM_VEC_OF_F32(v) (v)
 #define ELEM_STORE STORE_VERB(f16)
 #define ELEM_STORE_ANYWHERE f16_store
+#define COPY_LOAD bf16_load
+#define COPY_STORE STORE_VERB(bf16)
 #define VEC_VERB(verb) f32_##verb
 #include "dtype_kernels.inc.h"
 
@@ -50,6 +57,8 @@
 #define ELEM_VEC_OF_F32(v) (v)
 #define ELEM_STORE STORE_VERB(bf16)
 #define ELEM_STORE_ANYWHERE bf16_store
+#define COPY_LOAD bf16_load
+#define COPY_STORE STORE_VERB(bf16)
 #define VEC_VERB(verb) f32_##verb
 #include "dtype_kernels.inc.h"
 

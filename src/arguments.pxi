@@ -41,8 +41,7 @@ cdef double checked_finite(object number, str name) except? -1.0:
 
 cdef double checked_std(object std) except -1.0:
     cdef double value = checked_finite(std, "std")
-    # In float32, 6.7 times as much has to be a number.
-    if not 0.0 <= value <= 1e37:
+    if not 0.0 <= value <= MAX_STD:
         raise ValueError(f"std must be in [0, 1e37], got {std!r}")
     return value
 
@@ -89,7 +88,7 @@ cdef inline bint is_plain(cnp.ndarray a) noexcept:
 
 
 cdef cnp.ndarray checked_array(object a, str name):
-    cdef cnp.ndarray array = a if cnp.PyArray_CheckExact(a) else np.asarray(a)
+    cdef cnp.ndarray array = a if cnp.PyArray_CheckExact(a) else readable_array(a, name)
     if dtype_index(array) < 0:
         raise TypeError(f"{name} must be an array of {DTYPE_NAMES}, got dtype {array.dtype}")
     return array
@@ -145,26 +144,29 @@ cdef bint overlaps_partly(cnp.ndarray a, cnp.ndarray b):
 
 
 cdef cnp.ndarray checked_out(object out, cnp.ndarray x, str name):
-    """out as a plain array that the result may be written to, a new one for None."""
+    """out as a plain array on its memory, that the result may be written to; a new one for None."""
     cdef cnp.ndarray array
     if out is None:
         if is_plain(x):
             return cnp.PyArray_EMPTY(cnp.PyArray_NDIM(x), cnp.PyArray_DIMS(x), cnp.PyArray_TYPE(x), 0)
         return np.empty_like(x, dtype=x.dtype.newbyteorder("="), subok=False)
-    if not cnp.PyArray_Check(out):
-        raise TypeError(f"out must be an array, got {type(out).__name__}")
-    # A subclass's memory and not its own ideas of assignment.
-    array = out if cnp.PyArray_CheckExact(out) else np.asarray(out)
+    array = out if cnp.PyArray_CheckExact(out) else writable_array(out)
     if not same_shape(x, array):
-        raise ValueError(f"out must have the shape of {name}, got out of {out.shape} for {name} of {(<object>x).shape}")
+        raise ValueError(
+            f"out must have the shape of {name}, got out of {(<object>array).shape} for {name} of {(<object>x).shape}"
+        )
     if cnp.PyArray_TYPE(array) != cnp.PyArray_TYPE(x):
-        raise ValueError(f"out must have the dtype of {name}, got out of {out.dtype} for {name} of {x.dtype}")
+        raise ValueError(f"out must have the dtype of {name}, got out of {array.dtype} for {name} of {x.dtype}")
     if not cnp.PyArray_ISWRITEABLE(array):
-        raise ValueError(f"out must be writable, got a read-only array for {name} of shape {(<object>x).shape}")
+        raise ValueError(
+            f"out must be writable, got a read-only {type(out).__name__} for {name} of shape {(<object>x).shape}"
+        )
     if (array is x and cnp.PyArray_IS_C_CONTIGUOUS(array)) or cnp.PyArray_SIZE(array) == 0:
         return array
     if overlaps_itself(array):
-        raise ValueError(f"out must not overlap itself, got strides {out.strides} for shape {out.shape}")
+        raise ValueError(
+            f"out must not overlap itself, got strides {(<object>array).strides} for shape {(<object>array).shape}"
+        )
     if overlaps_partly(x, array):
         raise ValueError(f"out must be {name} itself or apart from it, got an out that partly overlaps {name}")
     return array
@@ -237,3 +239,37 @@ cdef object n_drawn(tuple shape, tuple shared_axes):
         if axis not in shared_axes:
             n *= length
     return n
+
+
+cdef tuple run_strides(tuple shape, tuple shared_axes):
+    """How many positions apart neighbours along each axis are where the elements take one run of them, in C order."""
+    strides = []
+    n = 1
+    for axis in range(len(shape) - 1, -1, -1):
+        strides.append(0 if axis in shared_axes else n)
+        if axis not in shared_axes:
+            n *= shape[axis]
+    return tuple(strides[::-1])
+
+
+cdef tuple checked_strides(object strides, tuple shape, tuple shared_axes):
+    """The strides of a part with gaps, None for those of one run. Strides that nothing depends on become the run's, so
+    that equal parts have equal strides."""
+    try:
+        given = [n.__index__() for n in strides]
+    except (AttributeError, TypeError):
+        raise TypeError(f"strides must be a tuple of integers, got {strides!r}") from None
+    if len(given) != len(shape):
+        raise ValueError(f"strides must have one number for each axis of {shape}, got {strides!r}")
+    normal = list(run_strides(shape, shared_axes))
+    reach = 0
+    for axis in range(len(shape) - 1, -1, -1):
+        if axis in shared_axes:
+            if given[axis] != 0:
+                raise ValueError(f"strides must be 0 along the shared axes {shared_axes}, got {strides!r}")
+        elif shape[axis] > 1 and 0 not in shape:
+            if given[axis] <= reach:
+                raise ValueError(f"strides must go past all that inner axes of {shape} take, got {strides!r}")
+            reach += (shape[axis] - 1) * given[axis]
+            normal[axis] = given[axis]
+    return None if tuple(normal) == run_strides(shape, shared_axes) else tuple(normal)

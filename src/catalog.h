@@ -57,13 +57,14 @@ enum { STREAM_ALIGN = 16 };
 
 /* The arrays of an operation, from the first element of its range. Pointers need no alignment; out may be x or
  * residual. Rows of a bias repeat: bias holds bias_period elements, whole copies of a row and at least a group of them,
- * and after them another group (not needed where bias_period is a multiple of a group, since groups then never straddle
- * its end); bias_at is where the range begins in it. */
+ * and bias_seam the last group of these and the first, for groups that straddle the end; bias_at is where the range
+ * begins in bias. */
 typedef struct {
     char *out;
     const char *x;
     const char *residual;
     const char *bias;
+    const char *bias_seam;
     size_t bias_period;
     size_t bias_at;
     size_t n_repeats;
@@ -142,6 +143,9 @@ typedef struct {
 #define X(isa) extern const kernel_table kernels_##isa;
 CDROPOUT_ISAS(X)
 #undef X
+
+/* dispatch.c: the table whose kernels run; NULL until one has been chosen. */
+extern const kernel_table *kernels;
 
 /* dispatch.c: the table called `name`, or the best supported one when name is NULL. NULL when there is none of that
  * name, or when this machine cannot run it; *is_known tells the two apart. */

@@ -3,6 +3,8 @@
 
 #include <string.h>
 
+const kernel_table *kernels = NULL;
+
 static const kernel_table *const tables[] = {
 #define X(isa) &kernels_##isa,
     CDROPOUT_ISAS(X)

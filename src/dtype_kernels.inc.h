@@ -1,8 +1,8 @@
 /* The kernels of one dtype. Included by all_dtypes.inc.h once for each, with ELEM (an element in memory), COMPUTED
  * (what it is computed in), COMPUTED_OF and ELEM_OF (from one to the other), ELEM_VEC (V32_LANES of them in registers),
- * ELEM_LOAD, ELEM_STORE (of the kind of stores), ELEM_STORE_ANYWHERE, ELEM_VEC_OF_F32 (a vf32), VEC_VERB(verb) and
- * OF_DTYPE(name) defined; it undefines them for the next. Arrays are addressed in bytes and through memcpy or unaligned
- * loads, because they need not be aligned. */
+ * ELEM_LOAD, ELEM_STORE (of the kind of stores), ELEM_STORE_ANYWHERE, COPY_LOAD and COPY_STORE (of elements whose bits
+ * must all survive), ELEM_VEC_OF_F32 (a vf32), VEC_VERB(verb) and OF_DTYPE(name) defined; it undefines them for the
+ * next. Arrays are addressed in bytes and through memcpy or unaligned loads, because they need not be aligned. */
 
 static ALWAYS_INLINE COMPUTED OF_DTYPE(elem_at)(const char *array, size_t i)
 {
@@ -19,11 +19,22 @@ static ALWAYS_INLINE void OF_DTYPE(set_elem)(char *array, size_t i, COMPUTED val
 
 /* ---- operations: what catalog.h says, with the parts that an operation has ---- */
 
+/* The bias of the elements that begin at bias_at, a group of them one after the other. */
+static ALWAYS_INLINE const char *OF_DTYPE(bias_from)(const operands *ops, size_t bias_at, int parts)
+{
+    if (!(parts & WITH_BIAS))
+        return NULL;
+    if (bias_at + ELEMS_PER_GROUP <= ops->bias_period)
+        return ops->bias + bias_at * sizeof(ELEM);
+    return ops->bias_seam + (bias_at + ELEMS_PER_GROUP - ops->bias_period) * sizeof(ELEM);
+}
+
 static ALWAYS_INLINE void OF_DTYPE(operate_on_word)(const operands *ops, size_t i, size_t bias_at, uint64_t keep_u64,
                                                     size_t n_elems, int parts)
 {
     const COMPUTED scale = (COMPUTED)ops->scale;
     const COMPUTED shift = (COMPUTED)ops->shift, fill = parts & WITH_FILL ? (COMPUTED)ops->fill : 0;
+    const char *bias = OF_DTYPE(bias_from)(ops, bias_at, parts);
     for (size_t e = 0; e < n_elems; e++) {
         if (parts & WITH_CHOICE) { /* a copy of bits, whatever they are */
             const char *chosen = (keep_u64 >> e & 1 ? ops->x : ops->residual) + (i + e) * sizeof(ELEM);
@@ -32,7 +43,7 @@ static ALWAYS_INLINE void OF_DTYPE(operate_on_word)(const operands *ops, size_t 
         }
         COMPUTED value = parts & WITHOUT_X ? 1 : OF_DTYPE(elem_at)(ops->x, i + e);
         if (parts & WITH_BIAS)
-            value += OF_DTYPE(elem_at)(ops->bias, bias_at + e);
+            value += OF_DTYPE(elem_at)(bias, e);
         if (parts & WITH_RELU)
             value = value < 0 ? 0 : value;
         value *= scale;
@@ -45,22 +56,22 @@ static ALWAYS_INLINE void OF_DTYPE(operate_on_word)(const operands *ops, size_t 
     }
 }
 
-/* One vector, i elements from the range's first. */
-static ALWAYS_INLINE void OF_DTYPE(operate_on_vec)(const operands *ops, size_t i, size_t bias_at, keep32 keep,
+/* One vector, i elements from the range's first; bias is its own. */
+static ALWAYS_INLINE void OF_DTYPE(operate_on_vec)(const operands *ops, size_t i, const char *bias, keep32 keep,
                                                    int parts)
 {
     const ELEM_VEC scale = VEC_VERB(set1)((COMPUTED)ops->scale);
     ELEM_VEC value = scale;
     if (parts & WITH_CHOICE) {
         value =
-            VEC_VERB(blend)(keep, ELEM_LOAD(ops->x + i * sizeof(ELEM)), ELEM_LOAD(ops->residual + i * sizeof(ELEM)));
-        ELEM_STORE(ops->out + i * sizeof(ELEM), value);
+            VEC_VERB(blend)(keep, COPY_LOAD(ops->x + i * sizeof(ELEM)), COPY_LOAD(ops->residual + i * sizeof(ELEM)));
+        COPY_STORE(ops->out + i * sizeof(ELEM), value);
         return;
     }
     if (!(parts & WITHOUT_X)) {
         value = ELEM_LOAD(ops->x + i * sizeof(ELEM));
         if (parts & WITH_BIAS)
-            value = VEC_VERB(add)(value, ELEM_LOAD(ops->bias + bias_at * sizeof(ELEM)));
+            value = VEC_VERB(add)(value, ELEM_LOAD(bias));
         if (parts & WITH_RELU)
             value = VEC_VERB(relu)(value);
         value = VEC_VERB(mul)(value, scale);
@@ -78,10 +89,13 @@ static ALWAYS_INLINE void OF_DTYPE(operate_on_vec)(const operands *ops, size_t i
 static ALWAYS_INLINE void OF_DTYPE(operate_on_group)(const operands *ops, size_t i, size_t bias_at,
                                                      const group_keep *group, int parts)
 {
+    const char *bias = OF_DTYPE(bias_from)(ops, bias_at, parts);
     for (int v = 0; v < N_VECS; v++) {
         const size_t upper = (size_t)(v * V32_LANES), lower = upper + ELEMS_PER_GROUP / 2;
-        OF_DTYPE(operate_on_vec)(ops, i + upper, bias_at + upper, keep_of_vec(group, v, 1), parts);
-        OF_DTYPE(operate_on_vec)(ops, i + lower, bias_at + lower, keep_of_vec(group, v, 0), parts);
+        const char *upper_bias = parts & WITH_BIAS ? bias + upper * sizeof(ELEM) : NULL;
+        const char *lower_bias = parts & WITH_BIAS ? bias + lower * sizeof(ELEM) : NULL;
+        OF_DTYPE(operate_on_vec)(ops, i + upper, upper_bias, keep_of_vec(group, v, 1), parts);
+        OF_DTYPE(operate_on_vec)(ops, i + lower, lower_bias, keep_of_vec(group, v, 0), parts);
     }
 }
 
@@ -254,4 +268,6 @@ static const dtype_row OF_DTYPE(row) = {
 #undef ELEM_VEC_OF_F32
 #undef ELEM_STORE
 #undef ELEM_STORE_ANYWHERE
+#undef COPY_LOAD
+#undef COPY_STORE
 #undef VEC_VERB

@@ -4,7 +4,6 @@
 #ifndef CDROPOUT_FLOAT_MODE_H
 #define CDROPOUT_FLOAT_MODE_H
 
-#include <math.h>
 #include <stdint.h>
 #include <string.h>
 
@@ -77,31 +76,6 @@ static inline int is_zero(double value)
     uint64_t bits;
     memcpy(&bits, &value, sizeof bits);
     return bits << 1 == 0;
-}
-
-/* ---- scales, in the default mode; a volatile number is neither read before the mode is entered nor written after */
-
-/* 1/(1-p); 1 at p = 1, where nothing is kept to be scaled. */
-static inline double scale_of_kept(double p)
-{
-    volatile double number = p;
-    const float_mode before = enter_default_mode();
-    const double kept = 1.0 - number;
-    number = kept > 0.0 ? 1.0 / kept : 1.0;
-    leave_default_mode(before);
-    return number;
-}
-
-/* The number rounded to a significand of n_bits. */
-static inline double rounded_to_bits(double value, int n_bits)
-{
-    volatile double number = value;
-    const float_mode before = enter_default_mode();
-    int exponent = 0;
-    const double significand = frexp(number, &exponent);
-    number = ldexp(rint(ldexp(significand, n_bits)), exponent - n_bits);
-    leave_default_mode(before);
-    return number;
 }
 
 #endif

@@ -1,39 +1,5 @@
 """The fused operations: dropout with a bias, ReLU or residual in the same pass, and the gradient that ReLU needs."""
 
-cdef inline size_t bias_period(size_t n_bias) noexcept:
-    """The shortest row of whole copies of a bias that a group of 64 elements fits into."""
-    return n_bias * ((ELEMS_PER_GROUP + n_bias - 1) // n_bias)
-
-
-cdef cnp.ndarray laid_for_groups(cnp.ndarray bias):
-    """The bias so that a kernel reads 64 neighbours from wherever a group begins, without a thought for where a row
-    ends: itself where rows are whole groups, else its period and the beginning of the next one."""
-    cdef size_t n_bytes = cnp.PyArray_NBYTES(bias)
-    cdef size_t at = 0
-    cdef size_t n_laid_bytes
-    cdef cnp.npy_intp n_laid
-    cdef cnp.ndarray laid
-    if cnp.PyArray_SIZE(bias) % ELEMS_PER_GROUP == 0:
-        return bias
-    n_laid = bias_period(cnp.PyArray_SIZE(bias)) + ELEMS_PER_GROUP
-    laid = cnp.PyArray_EMPTY(1, &n_laid, cnp.PyArray_TYPE(bias), 0)
-    n_laid_bytes = cnp.PyArray_NBYTES(laid)
-    while at < n_laid_bytes:
-        memcpy(cnp.PyArray_BYTES(laid) + at, cnp.PyArray_BYTES(bias), min(n_bytes, n_laid_bytes - at))
-        at += n_bytes
-    return laid
-
-
-cdef int copy_added_to_zero(cnp.ndarray out, cnp.ndarray a) except -1:
-    """out = 0 + a, which is what is left of a residual where everything is dropped."""
-    cdef float_mode before = enter_default_mode()
-    try:
-        np.add(a, a.dtype.type(0), out=out)
-    finally:
-        leave_default_mode(before)
-    return 0
-
-
 OPERATIONS = {
     "relu_dropout": OPERATION_relu_dropout,
     "bias_relu_dropout": OPERATION_bias_relu_dropout,
@@ -50,6 +16,7 @@ def fused(mask_type, str name, x, bias, residual, p, StreamCore stream, out):
     cdef job j
     cdef MaskCore mask
     cdef uint64_t first
+    cdef char bias_room[BIAS_ROOM_BYTES]
     x_name, residual_name = ("new", "previous") if operation == OPERATION_choose else ("x", "residual")
     cdef cnp.ndarray array = checked_array(x, x_name)
     cdef double p_checked = checked_p(p)
@@ -67,22 +34,14 @@ def fused(mask_type, str name, x, bias, residual, p, StreamCore stream, out):
     else:
         mask = new_mask(mask_type, p_checked, (<object>array).shape, (), stream, cnp.PyArray_SIZE(array))
         first = mask.first
-    if cnp.PyArray_SIZE(array) == 0:
-        pass
-    elif p_checked == 1.0 and added is None:
-        result[...] = 0
-    elif p_checked == 1.0 and operation == OPERATION_choose:
-        np.copyto(result, added)
-    elif p_checked == 1.0:
-        copy_added_to_zero(result, added)
-    else:
+    if cnp.PyArray_SIZE(array) > 0:
         set_job(&j, operation, array, p_checked, kept_scale(p_checked))
         j.rule.key = stream.words
         j.first = first
         if plain_bias is not None:
-            j.arrays.bias_period = bias_period(cnp.PyArray_SIZE(plain_bias))
-            plain_bias = laid_for_groups(plain_bias)
-            j.arrays.bias = cnp.PyArray_BYTES(plain_bias)
+            lay_bias(
+                &j.arrays, bias_room, cnp.PyArray_BYTES(plain_bias), cnp.PyArray_SIZE(plain_bias), j.elem_bytes
+            )
         run_on_arrays(&j, result, array, added)
     y = result if out is None else out
     return y if mask_type is None else (y, mask)

@@ -26,7 +26,7 @@ typedef struct {
 typedef struct {
     stream_key key;
     int32_t threshold;      /* in [-32768, 32767]; a 16-bit number below it drops its element */
-    uint32_t tie_threshold; /* where the two are equal, a fresh 32-bit number below this drops it */
+    uint64_t tie_threshold; /* where the two are equal, a fresh 32-bit number below this drops it; up to 2^32 */
 } mask_rule;
 
 /* Philox4x32-10: Salmon, Moraes, Dror & Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011. The two

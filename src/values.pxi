@@ -21,14 +21,14 @@ cdef class DrawnCore:
         return self.first
 
 
-cdef int place(DrawnCore drawn, object key, object start, tuple shared_axes) except -1:
-    """Sets where something of a shape was drawn, from a caller's arguments."""
+cdef int place(DrawnCore drawn, object key, object start, object n_positions) except -1:
+    """Sets where something was drawn, from a caller's arguments; its last position is start + n_positions - 1."""
     for name, value, limit in (("key", key, 1 << 128), ("start", start, LIMIT)):
         if not isinstance(value, int):
             raise TypeError(f"{name} must be an int, got {value!r}")
         if not 0 <= value < limit:
             raise ValueError(f"{name} must be in [0, {limit}), got {value}")
-    if start + n_drawn(drawn.shape, shared_axes) > LIMIT:
+    if start + n_positions > LIMIT:
         raise OverflowError(f"the stream must hold what is drawn, got shape {drawn.shape} at start {start}")
     set_key(&drawn.words, key)
     drawn.first = start
@@ -40,16 +40,27 @@ cdef class MaskCore(DrawnCore):
 
     cdef readonly double p
     cdef readonly tuple shared_axes
+    cdef tuple part_strides  # None where the mask takes one run of positions
 
-    def __cinit__(self, key=NOT_GIVEN, start=NOT_GIVEN, p=NOT_GIVEN, shape=NOT_GIVEN, shared_axes=()):
+    def __cinit__(self, key=NOT_GIVEN, start=NOT_GIVEN, p=NOT_GIVEN, shape=NOT_GIVEN, shared_axes=(), strides=None):
         self.shape = self.shared_axes = ()
         if key is not NOT_GIVEN:
             if shape is NOT_GIVEN:
                 raise TypeError("Mask needs key, start, p and shape")
-            define_mask(self, key, start, p, shape, shared_axes)
+            define_mask(self, key, start, p, shape, shared_axes, strides)
 
-    def __init__(self, key, start, p, shape, shared_axes=()):
+    def __init__(self, key, start, p, shape, shared_axes=(), strides=None):
         """The fields are set in __cinit__, which draw_mask passes nothing: a mask that exists never changes."""
+
+    @property
+    def strides(self):
+        """How many positions neighbours along each axis are apart, a tuple of int; 0 along shared axes."""
+        return run_strides(self.shape, self.shared_axes) if self.part_strides is None else self.part_strides
+
+    @property
+    def is_run(self):
+        """Whether the mask takes one run of positions, as `draw_mask` draws it: not so where a part has gaps."""
+        return self.part_strides is None
 
     def apply(self, a, out=None, *, scale=None, shift=0.0, fill=0.0):
         """Scale what is kept and zero what is dropped.
@@ -57,8 +68,8 @@ cdef class MaskCore(DrawnCore):
         Parameters
         ----------
         a : array_like of float16, bfloat16, float32 or float64
-            Of the mask's shape, in any memory layout and byte order.
-        out : ndarray, optional
+            Of the mask's shape, in any memory layout and byte order; from elsewhere as in `dropout`.
+        out : ndarray, or an object that shares its memory, optional
             Where the result goes: of a's shape and dtype, either a itself (in place) or apart from it in memory.
         scale : float, optional
             What kept elements are multiplied by; 1/(1-p) unless given.
@@ -92,7 +103,8 @@ cdef class MaskCore(DrawnCore):
         map.shift = checked_finite(shift, "shift")
         map.fill = checked_finite(fill, "fill")
         cdef cnp.ndarray result = checked_out(out, x, "a")
-        apply_mask(&self.words, self.first, self.p, &map, self.shared_axes, result, x)
+        strides = self.strides if self.shared_axes else self.part_strides
+        apply_mask(&self.words, self.first, self.p, &map, strides, result, x)
         return result if out is None else out
 
     cdef object fill(self, job_kind kind, object dtype, double scale):
@@ -100,8 +112,8 @@ cdef class MaskCore(DrawnCore):
         cdef job j
         cdef cnp.ndarray drawn
         drawn_shape = tuple([1 if axis in self.shared_axes else n for axis, n in enumerate(self.shape)])
-        if self.p == 0.0 or self.p == 1.0:
-            drawn = np.full(drawn_shape, scale if self.p == 0.0 else 0, dtype)
+        if is_zero(self.p) or self.p == 1.0:
+            drawn = np.full(drawn_shape, scale if is_zero(self.p) else 0, dtype)
         else:
             drawn = np.empty(drawn_shape, dtype)
             set_job(&j, OPERATION_fill_scaled, drawn, self.p, scale)
@@ -110,6 +122,12 @@ cdef class MaskCore(DrawnCore):
             j.rule.key = self.words
             j.first = self.first
             j.arrays.out = cnp.PyArray_BYTES(drawn)
+            if self.part_strides is not None:
+                lay_rows(&j, drawn_shape, self.part_strides)
+            if kind == OPERATE and j.is_gathered:
+                # Keep words go to the kernel that scales what is there.
+                drawn.fill(1)
+                j.arrays.x = j.arrays.out
             if kind == OPERATE:
                 choose_stores(&j, 1)
             run(&j)
@@ -146,7 +164,7 @@ cdef class NoiseCore(DrawnCore):
     def __cinit__(self, key, start, std, shape):
         self.std = checked_std(std)
         self.shape = checked_shape(shape)
-        place(self, key, start, ())
+        place(self, key, start, n_drawn(self.shape, ()))
 
     def __init__(self, key, start, std, shape):
         """The fields are set in __cinit__: noise that exists never changes."""
@@ -172,8 +190,8 @@ cdef class NoiseCore(DrawnCore):
         Parameters
         ----------
         a : array_like of float16, bfloat16, float32 or float64
-            Of the noise's shape, in any memory layout and byte order.
-        out : ndarray, optional
+            Of the noise's shape, in any memory layout and byte order; from elsewhere as in `dropout`.
+        out : ndarray, or an object that shares its memory, optional
             Where the result goes: of a's shape and dtype, either a itself (in place) or apart from it in memory.
 
         Returns
@@ -197,13 +215,25 @@ cdef class NoiseCore(DrawnCore):
 
 cpdef double kept_scale(double p) noexcept:
     """1/(1-p); 1 at p = 1, where nothing is kept to be scaled."""
-    return scale_of_kept(p)
+    return kept_scale_of(p)
 
 
-cdef int define_mask(MaskCore mask, object key, object start, object p, object shape,
-                     object shared_axes) except -1:
+def alpha_map(double p):
+    """What alpha dropout does: the scale and the shift of what is kept, and what becomes of what is dropped."""
+    cdef double scale, shift, fill
+    alpha_dropout_map(p, &scale, &shift, &fill)
+    return scale, shift, fill
+
+
+cdef int define_mask(MaskCore mask, object key, object start, object p, object shape, object shared_axes,
+                     object strides) except -1:
     """Sets a new mask's fields from a caller's."""
     mask.p = checked_p(p)
     mask.shape = checked_shape(shape)
     mask.shared_axes = checked_axes(shared_axes, len(mask.shape))
-    return place(mask, key, start, mask.shared_axes)
+    if strides is not None:
+        mask.part_strides = checked_strides(strides, mask.shape, mask.shared_axes)
+    if mask.part_strides is None:
+        return place(mask, key, start, n_drawn(mask.shape, mask.shared_axes))
+    reach = sum([(length - 1) * stride for length, stride in zip(mask.shape, mask.part_strides)])
+    return place(mask, key, start, reach + 1)

@@ -1,10 +1,12 @@
 """Fixtures that several files use."""
 
+import json
 import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,6 +19,11 @@ THREAD_COUNTS = (1, 2, 3, 8)
 switches_settings = pytest.mark.thread_unsafe(reason="switches settings that hold for the whole process")
 measures_the_process = pytest.mark.thread_unsafe(reason="measures the memory of the whole process")
 shares_files = pytest.mark.thread_unsafe(reason="writes files that a fixture gives to every thread")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Name the marks of NumPy's own tests, which test_bit_generator.py runs."""
+    config.addinivalue_line("markers", "thread_unsafe: a test of NumPy's that must not run beside itself")
 
 
 @pytest.fixture(params=ISAS)
@@ -46,5 +53,37 @@ def run_python(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[byte
             check=check,
             timeout=120,
         )
+
+    return run
+
+
+@pytest.fixture
+def start_python(tmp_path: Path) -> Iterator[Callable[..., "subprocess.Popen[bytes]"]]:
+    """Start Python programs that run at the same time, away from the source tree; none outlives the test."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start(*arguments: str) -> "subprocess.Popen[bytes]":
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        started.append(subprocess.Popen([sys.executable, *arguments], cwd=tmp_path, **pipes))
+        return started[-1]
+
+    yield start
+    for process in started:
+        with process:
+            process.kill()
+
+
+@pytest.fixture
+def run_shipped_tests(run_python: Callable[..., subprocess.CompletedProcess[bytes]]) -> Callable[[str], dict[str, Any]]:
+    """Run the dropout tests that a package ships with this library switched on; return what shipped_tests.py prints."""
+
+    def run(package: str) -> dict[str, Any]:
+        program = Path(__file__).with_name("shipped_tests.py")
+        lines = run_python(str(program), package, env={"PYTEST_ADDOPTS": ""}).stdout.decode().splitlines()
+        print(*lines[:-1], sep="\n")  # pytest's own report, for where something failed
+        outcomes: dict[str, Any] = json.loads(lines[-1])
+        if not outcomes["n_files"]:
+            pytest.skip(f"the installed {package} ships no tests of dropout")
+        return outcomes
 
     return run

@@ -105,6 +105,7 @@ int main(void)
             operands arrays = {.x = x,
                                .residual = residual,
                                .bias = bias,
+                               .bias_seam = bias + (100 - ELEMS_PER_GROUP) * elem_bytes[dtype],
                                .bias_period = 100,
                                .n_repeats = N_REPEATS,
                                .scale = 1.4287109375 /* 13 bits of 1 / 0.7 */,

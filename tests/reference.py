@@ -89,14 +89,6 @@ def thresholds(p: float) -> tuple[int, int]:
     return (in_2_48 >> 32) - 2**15, in_2_48 & MASK32
 
 
-def drop_probability(p: float) -> Fraction:
-    """P(drop), by arithmetic over the two stages."""
-    if p == 1:
-        return Fraction(1)
-    threshold, tie_threshold = thresholds(p)
-    return Fraction(threshold + 2**15, 2**16) + Fraction(1, 2**16) * Fraction(tie_threshold, 2**32)
-
-
 def block_keep(key: int, block: int, p: float) -> npt.NDArray[np.bool_]:
     """Which of a block's 4096 elements are kept."""
     if p == 1:
@@ -147,6 +139,35 @@ def apply(x: npt.NDArray[Any], kept: npt.NDArray[np.bool_], scale: float) -> npt
             exact = x.astype(np.float32) * np.float32(rounded_to_bits(scale, SCALE_BITS[x.dtype.name]))
             return np.where(kept, exact, np.float32(0)).astype(x.dtype)
         return np.where(kept, x * x.dtype.type(scale), x.dtype.type(0))
+
+
+def operate(
+    x: npt.NDArray[Any],
+    kept: npt.NDArray[np.bool_],
+    scale: float,
+    *,
+    bias: npt.NDArray[Any] | None = None,
+    relu: bool = False,
+    shift: float = 0.0,
+    fill: float = 0.0,
+    residual: npt.NDArray[Any] | None = None,
+) -> npt.NDArray[Any]:
+    """Whatever an operation does, step by step: bias, ReLU, scale, shift, selection, residual, each step rounded to
+    what x is computed in (float32 for the 16-bit types), and the last to x's dtype.
+    """
+    wide = np.float64 if x.dtype == np.float64 else np.float32
+    value = x.astype(wide)
+    if bias is not None:
+        value = value + bias.astype(wide)
+    if relu:
+        value = np.where(value < 0, wide(0), value)
+    value = value * wide(rounded_to_bits(scale, SCALE_BITS[x.dtype.name]) if x.dtype.name in SCALE_BITS else scale)
+    if shift or fill:
+        value = value + wide(shift)
+    value = np.where(kept, value, wide(fill))
+    if residual is not None:
+        value = value + residual.astype(wide)
+    return value.astype(x.dtype)
 
 
 # ---- normal numbers ("Normal numbers" in docs/design.md) ----

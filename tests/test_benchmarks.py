@@ -13,6 +13,7 @@ import cases
 import chart
 import command_line
 import contenders
+import frameworks
 import mnist_data
 import numpy as np
 import pytest
@@ -26,6 +27,7 @@ from sweep import Plan, Results, measure, prepare, run_sweep
 from timing import interleaved_times
 
 import cdropout as cd
+from cdropout import _kernels
 
 BENCHMARKS = Path(command_line.__file__).parent
 FORWARD = OPERATIONS["forward"]
@@ -519,8 +521,121 @@ def test_share_refuses_bad_arguments(arguments, capsys):
     assert f"argument {arguments.split()[0]}: " in capsys.readouterr().err
 
 
+# Frameworks
+
+
+def contender_that(forward, backward=None):
+    """A contender with one thing wrong: what it makes of its input, and of the output's gradient."""
+    x, dy = frameworks.numbers((64, 128), 0), frameworks.numbers((64, 128), 1)
+    return frameworks.Contender(list, lambda: [(x, forward(x)), *([(dy, backward(dy))] if backward else [])])
+
+
+WRONG_CONTENDERS = {
+    "the rate": (contender_that(lambda x: cd.dropout(x, 0.2) * np.float32(0.8 / 0.9)), "dropped must be"),
+    "the scale": (contender_that(lambda x: cd.dropout(x, P) * np.float32(0.9)), "neither dropped nor kept"),
+    "the gradient's mask": (
+        contender_that(lambda x: cd.dropout(x, P), lambda dy: cd.dropout(dy, P)),
+        "a gradient must",
+    ),
+    "the gradient's scale": (
+        contender_that(lambda x: cd.dropout(x, P, rng=1), lambda dy: cd.dropout(dy, P, rng=1) * np.float32(0.9)),
+        "neither dropped nor kept",
+    ),
+    "one mask for all calls": (contender_that(lambda x: cd.dropout(x, P, rng=1)), "each call must draw anew"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_CONTENDERS)
+def test_framework_contender_is_refused_for(name):
+    contender, message = WRONG_CONTENDERS[name]
+    with pytest.raises(WrongResultError, match=f"cdropout: .*{message}"):
+        frameworks.check_contender("cdropout", contender)
+
+
+@pytest.fixture
+def framework(request, monkeypatch):
+    """The name of a framework that is installed, as its benchmark uses it."""
+    name = request.param
+    monkeypatch.setenv("KERAS_BACKEND", "numpy")
+    module = pytest.importorskip({"thinc": "thinc.api"}.get(name, name), exc_type=ImportError)
+    if name == "keras" and module.backend.backend() != "numpy":
+        pytest.skip("Keras runs on another backend here")
+    n_threads = module.get_num_threads() if name == "torch" else 1
+    yield name
+    if name == "torch":
+        module.set_num_threads(n_threads)
+    if name == "keras":
+        importlib.import_module("cdropout.keras").disable()
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+@pytest.mark.parametrize("framework", frameworks.FRAMEWORKS, indirect=True)
+def test_framework_contenders_pass_the_check_and_are_timed(framework, monkeypatch, capsys):
+    monkeypatch.setattr(frameworks, "SHAPES", ((32, 64),))
+    contenders = frameworks.FRAMEWORKS[framework]((32, 64))
+    assert list(contenders) == [framework, "cdropout"]
+    n_passes = {len(contender.passes()) for contender in contenders.values()}
+    assert n_passes == {2 if framework == "torch" else 1}
+    frameworks.compare(framework, rounds=1)
+    assert capsys.readouterr().out.startswith(f"{framework:<10} {(32, 64)!s:>14} ")
+
+
+@pytest.mark.parametrize("framework", ["torch"], indirect=True)
+def test_framework_models_are_checked(framework):
+    torch = importlib.import_module(framework)
+    replace_dropout = importlib.import_module("cdropout.torch").replace_dropout
+    x = torch.ones(16, 8)
+
+    def model(p):
+        return torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.Dropout(p))
+
+    frameworks.check_model("none", model(0.0), x, 0.0)
+    frameworks.check_model("torch", model(0.5), x, 0.5)
+    with pytest.raises(WrongResultError, match="cdropout: dropout modules must be of"):
+        frameworks.check_model("cdropout", model(0.5), x, 0.5)
+    replaced = model(0.5)
+    assert replace_dropout(replaced) == 1
+    frameworks.check_model("cdropout", replaced, x, 0.5)
+    with pytest.raises(WrongResultError, match=r"cdropout: .* neither dropped nor kept"):
+        frameworks.check_model("cdropout", replaced, x, 0.05)
+    with pytest.raises(WrongResultError):
+        frameworks.check_model("cdropout", replaced.eval(), x, 0.5)
+
+
+def test_framework_that_is_missing_or_wrong_is_not_timed(monkeypatch, capsys):
+    wrong, _ = WRONG_CONTENDERS["the scale"]
+    monkeypatch.setattr(frameworks, "interleaved_medians", None)
+    monkeypatch.setitem(frameworks.FRAMEWORKS, "thinc", lambda shape: {"thinc": wrong})
+    monkeypatch.setitem(sys.modules, "torch", None)
+    assert frameworks.main(["--frameworks", "torch", "--rounds", "1"]) == 0
+    out = capsys.readouterr().out.splitlines()
+    assert out[-2].startswith("torch      not measured: ")
+    assert out[-1].startswith("torch, training steps not measured: ")
+    assert frameworks.main(["--frameworks", "thinc", "--rounds", "1"]) == 1
+    assert "thinc      refused: thinc: " in capsys.readouterr().out
+
+
 def test_floor_program_runs(monkeypatch, capsys):
     floor = importlib.import_module("floor")
     monkeypatch.setattr(sys, "argv", ["floor.py", "--sizes", "4096", "--rounds", "2", "--offset", "0"])
     assert floor.main() == 0
     assert "mask.apply(x, out=y)" in capsys.readouterr().out
+
+
+def test_import_time_program_runs(capsys):
+    assert importlib.import_module("import_time").main(["--rounds", "1"]) == 0
+    out = capsys.readouterr().out.splitlines()
+    numpy_alone, both, difference = (float(line.split()[-2]) for line in out[-3:])
+    assert numpy_alone > 0
+    assert difference == pytest.approx(both - numpy_alone, abs=0.11)
+
+
+def test_parts_program_runs_and_leaves_the_library_as_it_was(monkeypatch, capsys):
+    parts = importlib.import_module("parts")
+    before = _kernels.get_max_gathered_stride()
+    monkeypatch.setattr(parts, "N_ELEMS", 4096)
+    monkeypatch.setattr(parts, "STRIDES", (16, 2048))
+    monkeypatch.setattr(sys, "argv", ["parts.py", "--rounds", "2"])
+    assert parts.main() == 0
+    assert "seeded gathered" in capsys.readouterr().out
+    assert _kernels.get_max_gathered_stride() == before

@@ -5,6 +5,7 @@ Whether it does is compared bit for bit, on one thread of BLAS, whose sums depen
 
 import dataclasses
 import json
+import math
 import os
 import random
 import signal
@@ -365,8 +366,11 @@ def test_damaged_byte_is_refused_or_does_no_harm(few, path):
         ({"rng": {}}, "state must be a dict with the keys"),
         ({"rng": None}, "state must be a dict with the keys"),
         ({"config": {}}, "other arguments: none"),
-        ({"config": None}, "'NoneType' object is not iterable"),
-        ({"data": None}, "'NoneType' object is not subscriptable"),
+        ({"config": None}, "config None"),
+        ({"data": None}, "data None"),
+        ({"n_steps": N_STEPS + 1}, "n_steps 7"),
+        ({"evaluations": None}, "evaluations None"),
+        ({"more": 1}, "the fields format, config, data, rng, n_steps, evaluations, more"),
     ],
 )
 def test_changed_contents_are_refused(change, found, few, path):
@@ -374,6 +378,67 @@ def test_changed_contents_are_refused(change, found, few, path):
     run, arrays = read_checkpoint(path)
     write_checkpoint(path, run | change, arrays)
     assert found in refusal_of(path, few)
+
+
+FOREIGN_VALUES = [None, True, -1, 0.5, 2**200, math.nan, math.inf, -math.inf, "text", "", [], [None], {}, {"x": 1}]
+# What a run can have there: one whose weights have overflowed has such losses, and goes on. NumPy reads any number but
+# 0 as 1 in has_uint32.
+POSSIBLE = {
+    "loss": (0.5, math.nan, math.inf),
+    "macro_f1": (0.5,),
+    "accuracy": (0.5,),
+    "evaluations": ([],),
+    "has_uint32": (-1,),
+}
+
+
+def mutants_of(value, name=""):
+    """Yield (where, mutant): a JSON value with one part of another type or out of range, missing, or one too many."""
+    for foreign in FOREIGN_VALUES:
+        if repr(foreign) != repr(value) and foreign not in POSSIBLE.get(name, ()):
+            yield f"as {foreign!r}", foreign
+    if isinstance(value, dict):
+        yield "and more", {**value, "more": 1}
+        for key, part in value.items():
+            yield f"without {key}", {other: value[other] for other in value if other != key}
+            for where, mutant in mutants_of(part, key):
+                yield f"{key} {where}", {**value, key: mutant}
+    if isinstance(value, list):
+        yield "and more", [*value, None]
+        for i, part in enumerate(value):
+            for where, mutant in mutants_of(part):
+                yield f"{i} {where}", [*value[:i], mutant, *value[i + 1 :]]
+
+
+@pytest.mark.parametrize("kind", ["elementwise", "numpy"])
+def test_every_field_that_is_edited_by_hand_is_refused(kind, few, path):
+    config = dataclasses.replace(CONFIG, dropout=kind)
+    train(config, few, evaluations_per_epoch=1, checkpoints=Checkpoints(path))
+    run, arrays = read_checkpoint(path)
+    assert len(run["evaluations"]) == 2
+    n_mutants, taken = 0, []
+    for where, mutant in mutants_of(run):
+        write_checkpoint(path, mutant, arrays)
+        n_mutants += 1
+        try:
+            train(config, few, checkpoints=Checkpoints(path, resume=True))
+            taken.append(where)
+        except CheckpointError as error:
+            message = str(error)
+            assert message.startswith((f"{path}: must be a whole checkpoint of train_mnist.py, got ", "argument --"))
+            assert "\n" not in message
+    assert n_mutants > 500
+    assert taken == []
+
+
+def test_run_with_losses_that_are_no_numbers_goes_on(few, path):
+    train(CONFIG, few, evaluations_per_epoch=1, checkpoints=Checkpoints(path))
+    run, arrays = read_checkpoint(path)
+    run["evaluations"][0]["train"]["loss"], run["evaluations"][0]["test"]["loss"] = math.nan, math.inf
+    write_checkpoint(path, run, arrays)
+    first, _ = train(CONFIG, few, checkpoints=Checkpoints(path, resume=True)).evaluations
+    assert math.isnan(first.train.loss)
+    assert first.test.loss == math.inf
 
 
 def test_generator_of_numpy_refuses_the_state_of_another(few, path):

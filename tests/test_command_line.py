@@ -1,15 +1,18 @@
 """`python -m cdropout`."""
 
+import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
 import reference
 
 import cdropout as cd
 from cdropout import __main__ as command_line
-from cdropout import _kernels
+from cdropout import _kernels, environment, extras, machine
 
 
 def test_without_a_command_it_says_what_runs_here(run_python):
@@ -27,7 +30,95 @@ def test_a_forced_isa_is_named_as_forced(run_python):
 
 def test_a_serial_build_says_so(monkeypatch):
     monkeypatch.setattr(_kernels, "has_openmp", lambda: False)
-    assert "serial build: the compiler had no OpenMP" in command_line.describe()
+    facts = environment.facts()
+    assert facts["threads"]["openmp"] is None
+    assert "serial build: the compiler had no OpenMP" in environment.describe(facts)
+
+
+def test_json_has_the_facts_that_the_text_has(run_python):
+    env = {"CDROPOUT_ISA": "portable", "OMP_NUM_THREADS": "3"}
+    facts = json.loads(run_python("-m", "cdropout", "--json", env=env).stdout)
+    assert facts["cdropout"] == cd.__version__
+    assert facts["instruction_set"] == {
+        "active": "portable",
+        "forced_by": "CDROPOUT_ISA",
+        "available": list(_kernels.supported_isas()),
+        "built": list(_kernels.known_isas()),
+    }
+    assert facts["cache_bytes"] == {f"L{level}": n_bytes for level, n_bytes in machine.cache_bytes().items()}
+    assert facts["packages"] == extras.installed_versions()
+    shown = run_python("-m", "cdropout", env=env).stdout.decode()
+    assert shown == environment.describe(facts) + "\n"
+
+
+@pytest.mark.skipif(not _kernels.has_openmp(), reason="this build has no OpenMP")
+def test_the_openmp_library_is_named_with_what_it_allows(run_python):
+    env = {"OMP_NUM_THREADS": "3"}
+    threads = json.loads(run_python("-m", "cdropout", "--json", env=env).stdout)["threads"]
+    if threads["openmp"]["library"] is None:
+        pytest.skip("this system does not tell which library has a function")
+    assert threads["openmp"]["max_threads"] == 3
+    assert threads["openmp"]["OMP_NUM_THREADS"] == "3"
+    assert os.path.basename(threads["openmp"]["path"]) == threads["openmp"]["library"]
+    assert any(name in threads["openmp"]["library"] for name in ("gomp", "omp", "iomp"))
+    assert threads["limit"] == (3 if threads["quota"] is None else max(1, min(3, int(threads["quota"]))))
+    shown = run_python("-m", "cdropout", env=env).stdout.decode()
+    assert f"{threads['openmp']['library']} allows 3 by OMP_NUM_THREADS=3" in shown
+
+
+@pytest.mark.parametrize(("quota", "text"), [(None, "no CPU quota"), (1.5, "a quota of 1.5 CPUs")])
+def test_a_quota_is_named(monkeypatch, quota, text):
+    monkeypatch.setattr(machine.CpuQuota, "n_cpus", lambda self: quota)
+    facts = environment.facts()
+    assert facts["threads"]["quota"] == quota
+    if _kernels.has_openmp():
+        assert text in environment.describe(facts)
+
+
+def test_a_machine_that_says_nothing_of_its_caches_is_described(monkeypatch):
+    monkeypatch.setattr(machine, "cache_bytes", dict)
+    assert "not known" in environment.describe(environment.facts())
+
+
+def test_the_processor_has_a_name_where_the_system_gives_one(tmp_path):
+    (tmp_path / "cpuinfo").write_text("processor\t: 0\nmodel name\t: A Fast One\n\nmodel name\t: A Fast One\n")
+    assert environment.processor(tmp_path / "cpuinfo") == "A Fast One"
+    assert environment.processor(tmp_path / "nothing")
+
+
+def test_packages_are_looked_for_without_being_imported(run_python):
+    code = (
+        "import sys; from cdropout import environment; environment.describe(environment.facts()); "
+        "from cdropout.extras import PURPOSES; print(*[name for name in PURPOSES if name in sys.modules])"
+    )
+    assert run_python("-c", code).stdout.split() == []
+
+
+def test_a_folder_that_has_a_packages_name_is_not_taken_for_it(monkeypatch, tmp_path):
+    (tmp_path / "dask_like").mkdir()
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(extras, "PURPOSES", {"dask_like": "a test", "numpy": "a test", "module_alone": "a test"})
+    (tmp_path / "module_alone.py").touch()
+    versions = extras.installed_versions()
+    assert versions == {"dask_like": None, "numpy": np.__version__, "module_alone": "of unknown version"}
+
+
+def test_every_integration_is_looked_for():
+    text = {path.stem: path.read_text() for path in Path(cd.__file__).parent.glob("*.py")}
+    foreign = {name for name, code in text.items() if f"\nimport {name}\n" in code or f"\nfrom {name}." in code}
+    assert {"torch", "thinc", "keras"} <= foreign <= set(extras.PURPOSES)
+
+
+def test_a_source_folder_that_is_not_compiled_says_so(run_python, tmp_path):
+    (tmp_path / "cdropout").mkdir()
+    for path in Path(cd.__file__).parent.glob("*.py"):
+        (tmp_path / "cdropout" / path.name).write_text(path.read_text())
+    # As in a checkout: the folder comes first.
+    env = {"PYTHONPATH": str(tmp_path), "PYTHONSAFEPATH": ""}
+    run = run_python("-m", "cdropout", check=False, env=env)
+    assert run.returncode == 1
+    message = f"ImportError: cdropout must be compiled, and what is in {tmp_path / 'cdropout'} is not: "
+    assert message in run.stderr.decode()
 
 
 @pytest.mark.parametrize("n_bytes", [0, 1, 8191, 8192, 600_001])
@@ -71,6 +162,11 @@ def test_stream_with_a_closed_standard_output_says_so(tmp_path):
         (("stream", "--seed", "x"), "invalid count value: 'x'"),
         (("stream", "--seed", "1", "--bytes", "-5"), "must be 0 or greater, got -5"),
         (("juggle",), "invalid choice: 'juggle'"),
+        (("bench", "--p", "1"), "must be in (0, 1), got 1"),
+        (("bench", "--p", "nan"), "must be in (0, 1), got nan"),
+        (("bench", "--p", "half"), "invalid probability value: 'half'"),
+        (("bench", "--seconds", "0"), "must be above 0 and finite, got 0"),
+        (("bench", "--seconds", "inf"), "must be above 0 and finite, got inf"),
     ],
 )
 def test_bad_arguments_end_with_status_2_and_a_message(capsys, arguments, message):

@@ -1,19 +1,46 @@
 """The C core alone, on this processor and on others under emulation: the same answers everywhere."""
 
+import hashlib
+import itertools
+import platform
 import shutil
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import reference
+from frozen_cases import frozen_digests
 
 from cdropout import _kernels
 
 ROOT = Path(__file__).parents[1]
 CORE = [ROOT / "src/dispatch.c", *sorted((ROOT / "src/isa").glob("*.c"))]
+PROGRAMS = ("known_answers", "frozen_cases", "float_mode", "sanitizers/positions")
 KEY = 0x0123456789ABCDEFFEDCBA9876543210
+FROZEN = frozen_digests()
 
 pytestmark = pytest.mark.skipif(not CORE[0].exists(), reason="the tests were taken out of the checkout")
+
+
+class Processor(NamedTuple):
+    """What a processor's programs are built with, what runs them, and which instruction sets they must find."""
+
+    compiler: tuple[str, ...]
+    emulator: tuple[str, ...]
+    isas: tuple[str, ...]
+
+
+PROCESSORS = {
+    "native": Processor(("cc",), (), _kernels.supported_isas()),
+    # An x86-64 of 2008, without AVX.
+    "nehalem": Processor(("cc",), ("qemu-x86_64", "-cpu", "Nehalem"), ("sse2", "portable")),
+    "aarch64": Processor(("aarch64-linux-gnu-gcc", "-static"), ("qemu-aarch64",), ("neon", "portable")),
+    # Big-endian.
+    "s390x": Processor(("s390x-linux-gnu-gcc", "-static"), ("qemu-s390x",), ("portable",)),
+}
+EMULATED = tuple(name for name in PROCESSORS if name != "native")
 
 
 def fnv1a(data):
@@ -24,40 +51,49 @@ def fnv1a(data):
 
 
 @pytest.fixture(scope="module")
-def run_with_core(tmp_path_factory):
-    """What a program of this folder prints, built with the C core, which is compiled once for each compiler."""
-    built = {}
+def run_program(tmp_path_factory):
+    """Run one of the programs on a processor; the core is compiled once for each compiler."""
+    folders = {}
 
-    def run(program, compiler="cc", emulator=None):
-        for needed in (compiler, *filter(None, [emulator])):
+    def build(compiler):
+        folder = tmp_path_factory.mktemp("built")
+        command = [*compiler, "-std=c11", "-ffp-contract=off", "-O2", "-pthread"]
+
+        def run_compiler(*arguments):
+            subprocess.run([*command, *arguments], cwd=folder, check=True, timeout=600)
+
+        with ThreadPoolExecutor(2) as pool:
+            list(pool.map(lambda source: run_compiler("-c", source), CORE))
+        for program in PROGRAMS:
+            run_compiler("-o", Path(program).name, ROOT / f"tests/{program}.c", *sorted(folder.glob("*.o")), "-lm")
+        return folder
+
+    def run(program, processor, stdin=b""):
+        if processor.emulator[:1] == ("qemu-x86_64",) and platform.machine() != "x86_64":
+            pytest.skip("needs an x86-64")
+        for needed in (processor.compiler[0], *processor.emulator[:1]):
             if shutil.which(needed) is None:
                 pytest.skip(f"{needed} is not installed")
-        flags = ("-std=c11", "-O2", "-ffp-contract=off", "-pthread")
-        if compiler not in built:
-            built[compiler] = tmp_path_factory.mktemp("core")
-            subprocess.run([compiler, *flags, "-c", *CORE], cwd=built[compiler], check=True, timeout=300)
-        runnable = built[compiler] / "program"
-        parts = [ROOT / "tests" / program, *sorted(built[compiler].glob("*.o")), "-lm"]
-        static = ["-static"] if emulator else []
-        subprocess.run([compiler, *flags, *static, "-o", runnable, *parts], check=True, timeout=300)
-        command = [emulator, runnable] if emulator else [runnable]
-        return subprocess.run(command, check=True, timeout=300, capture_output=True, text=True).stdout
+        if processor.compiler not in folders:
+            folders[processor.compiler] = build(processor.compiler)
+        command = [*processor.emulator, folders[processor.compiler] / Path(program).name]
+        return subprocess.run(command, check=True, timeout=300, capture_output=True, input=stdin).stdout
 
     return run
 
 
 def answers(printed):
-    """What known_answers.c prints, as {isa: {kernel: hash}}."""
+    """What known_answers.c prints: {isa: {kernel: hash}}."""
     found = {}
-    for line in printed.splitlines():
+    for line in printed.decode().splitlines():
         isa, kernel, digest = line.split()
         found.setdefault(isa, {})[kernel] = digest
     return found
 
 
 @pytest.fixture(scope="module")
-def native(run_with_core):
-    return answers(run_with_core("known_answers.c"))
+def native(run_program):
+    return answers(run_program("known_answers", PROCESSORS["native"]))
 
 
 def assert_same(found, native, isas):
@@ -86,44 +122,48 @@ def test_every_isa_of_this_machine_gives_the_same_answers(native):
     assert_same(native, native, _kernels.supported_isas())
 
 
-@pytest.mark.parametrize(
-    ("compiler", "emulator", "isas"),
-    [
-        ("aarch64-linux-gnu-gcc", "qemu-aarch64", ("neon", "portable")),
-        ("s390x-linux-gnu-gcc", "qemu-s390x", ("portable",)),
-    ],
-    ids=["aarch64", "s390x"],
-)
-def test_other_processors_give_the_same_answers(run_with_core, native, compiler, emulator, isas):
-    found = answers(run_with_core("known_answers.c", compiler, emulator))
-    if isas == ("portable",):
+@pytest.mark.parametrize("name", EMULATED)
+def test_other_processors_give_the_same_answers(run_program, native, name):
+    found = answers(run_program("known_answers", PROCESSORS[name]))
+    if name == "s390x":
         # Big-endian numbers lie the other way round in memory: the stream and the decisions are what can be compared.
         assert set(found) == {"portable"}
         for kernel in ("raw", "keep"):
             assert found["portable"][kernel] == native["portable"][kernel]
     else:
-        assert_same(found, native, isas)
+        assert_same(found, native, PROCESSORS[name].isas)
 
 
-on_every_processor = pytest.mark.parametrize(
-    ("compiler", "emulator", "isas"),
-    [
-        ("cc", None, _kernels.supported_isas()),
-        ("aarch64-linux-gnu-gcc", "qemu-aarch64", ("neon", "portable")),
-        ("s390x-linux-gnu-gcc", "qemu-s390x", ("portable",)),
-    ],
-    ids=["native", "aarch64", "s390x"],
-)
+def results(printed):
+    """What frozen_cases.c prints: (isa, the digest of its bytes) for each result."""
+    at = 0
+    while at < len(printed):
+        end = printed.index(b"\n", at) + 1
+        isa, n_bytes = printed[at:end].split()
+        at = end + int(n_bytes)
+        yield isa.decode(), hashlib.sha256(printed[end:at]).hexdigest()
 
 
-@on_every_processor
-def test_a_changed_floating_point_mode_is_left_and_entered_again(run_with_core, compiler, emulator, isas):
-    printed = run_with_core("float_mode.c", compiler, emulator)
+@pytest.mark.parametrize("name", PROCESSORS)
+def test_every_frozen_digest_holds_on_every_processor(run_program, name):
+    lines = "".join(f"{case.line()}\n" for case in FROZEN)
+    found = results(run_program("frozen_cases", PROCESSORS[name], lines.encode()))
+    isas = PROCESSORS[name].isas
+    expected = [(isa, digest) for digest in FROZEN.values() for isa in isas]
+    for (case, isa), result, wanted in zip(itertools.product(FROZEN, isas), found, expected, strict=True):
+        assert result == wanted, f"{case} on {isa}"
+
+
+@pytest.mark.parametrize("name", PROCESSORS)
+def test_a_changed_floating_point_mode_is_left_and_entered_again(run_program, name):
+    printed = run_program("float_mode", PROCESSORS[name]).decode()
     # In the caller's mode the kernels' results change, or else the program would show nothing.
-    assert printed.splitlines() == [f"{isa} changed same restored" for isa in isas]
+    assert printed.splitlines() == [f"{isa} changed same restored" for isa in PROCESSORS[name].isas]
 
 
-@on_every_processor
-def test_threads_that_draw_from_one_stream_take_every_position_once(run_with_core, compiler, emulator, isas):
-    printed = run_with_core("sanitizers/positions.c", compiler, emulator)
-    assert printed.splitlines() == [f"{isa}: every position once, the bits of one thread" for isa in isas]
+@pytest.mark.parametrize("name", PROCESSORS)
+def test_threads_that_draw_from_one_stream_take_every_position_once(run_program, name):
+    printed = run_program("sanitizers/positions", PROCESSORS[name]).decode()
+    assert printed.splitlines() == [
+        f"{isa}: every position once, the bits of one thread" for isa in PROCESSORS[name].isas
+    ]

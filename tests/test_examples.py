@@ -79,6 +79,14 @@ def test_example_draws_a_png_of_some_size(tiny_runs, name):
     assert len(content) > 20_000  # an empty canvas of this size has 5,000 bytes
 
 
+def test_masks_are_drawn_by_a_program_of_their_own(tmp_path):
+    command = [sys.executable, str(EXAMPLES / "masks.py"), "--p", "0.5", "--seed", "1", "--plot", "masks.svg"]
+    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60)
+    assert (run.stdout, run.stderr, run.returncode) == ("", "", 0)
+    assert "<svg" in (tmp_path / "masks.svg").read_text()
+    assert (EXAMPLES / "masks.png").stat().st_size > 20_000
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_example_writes_the_table_it_prints_and_the_command_that_made_it(tiny_runs, name):
     folder, arguments, run = tiny_runs[name]

@@ -1,6 +1,9 @@
 """Monte Carlo dropout, forced dropout, and the modes of many layers."""
 
+import re
+import sys
 import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -40,6 +43,122 @@ def test_without_dropout_there_is_no_spread():
     assert not std.any()
 
 
+# ---- several samples in one pass ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("per_pass", [1, 2, 7, 20, 50])
+def test_samples_of_one_pass_count_as_samples_of_many(per_pass):
+    stream, samples = cd.Stream(5), []
+    for n in [per_pass] * (20 // per_pass) + [20 % per_pass] * (20 % per_pass > 0):
+        samples.append(cd.dropout(np.concatenate([X] * n), 0.5, rng=stream).reshape(n, *X.shape))
+    expected = np.concatenate(samples)
+    layer = cd.Dropout(0.5, rng=9)
+    for forward, layers in ((layer.forward, [layer]), ([layer], ())):
+        mean, std = cd.mc_predict(forward, X, 20, rng=5, layers=layers, samples_per_pass=per_pass)
+        assert mean == pytest.approx(expected.mean(axis=0), rel=1e-12, abs=1e-12)
+        assert std == pytest.approx(expected.std(axis=0), rel=1e-12, abs=1e-12)
+
+
+def test_a_pass_makes_no_more_samples_than_were_asked_for():
+    rows = []
+    mean, _ = cd.mc_predict(lambda x: rows.append(len(x)) or x, X, 5, samples_per_pass=64)
+    cd.mc_predict(lambda x: rows.append(len(x)) or x, X, 5, samples_per_pass=3)
+    assert rows == [5 * 20, 3 * 20, 2 * 20]
+    assert mean == pytest.approx(X, rel=1e-12)
+
+
+def test_progress_counts_samples_and_not_passes(capsys):
+    cd.mc_predict(lambda x: x, X, 30, samples_per_pass=16, progress=True)
+    assert "30" in capsys.readouterr().err
+
+
+SHARING = {
+    "FeatureDropout": lambda: cd.FeatureDropout(0.5),
+    "Dropout, axis 0 shared": lambda: cd.Dropout(0.5, shared_axes=0),
+    "LockedDropout": lambda: cd.LockedDropout(0.5),
+    "FeatureDropoutLinear": lambda: cd.FeatureDropoutLinear(30, 4, 0.5),
+    "DropConnect": lambda: cd.DropConnect(30, 4, 0.5),
+}
+
+
+@pytest.mark.parametrize("make", SHARING.values(), ids=SHARING)
+def test_layers_whose_rows_share_decisions_sample_one_at_a_time(make):
+    layer, x = make(), X.astype(np.float32)
+    for forward, layers in ((layer.forward, [layer]), ([layer], ())):
+        with pytest.raises(ValueError, match=r"samples_per_pass must be 1 for layers that share .*, got 4 for "):
+            cd.mc_predict(forward, x, 8, layers=layers, samples_per_pass=4)
+        cd.mc_predict(forward, x, 8, layers=layers)
+
+
+def test_what_has_no_rows_cannot_be_sampled_in_one_pass():
+    for x in (1.0, np.empty((0, 3))):
+        with pytest.raises(ValueError, match="x must have rows where samples_per_pass is above 1, got shape"):
+            cd.mc_predict(lambda x: x, x, 4, samples_per_pass=2)
+    for forward in (lambda x: x.sum(), lambda x: x[:3]):
+        with pytest.raises(ValueError, match="forward must return one row for each of x's 40, got shape"):
+            cd.mc_predict(forward, X, 4, samples_per_pass=2)
+
+
+# ---- a sequence of layers -------------------------------------------------------------------------------------------
+
+
+class Double:
+    """A foreign layer with a state."""
+
+    def forward(self, x):
+        self.x = x
+        return 2 * x
+
+
+def test_a_sequence_of_layers_predicts_as_a_callable_does_and_stays_as_it_was():
+    layers = [Double(), cd.Dropout(0.5, rng=1).eval(), np.tanh, cd.ReLUDropout(0.2).eval()]
+    streams = [layers[1].rng, layers[3].rng]
+
+    def forward(x):
+        return layers[3].forward(np.tanh(layers[1].forward(2 * x)))
+
+    expected = cd.mc_predict(forward, X, 10, rng=3, layers=[layers[1], layers[3]])
+    states = [dict(vars(layer)) for layer in layers if layer is not np.tanh]
+    mean, std = cd.mc_predict(layers, X, 10, rng=3)
+    assert np.array_equal(mean, expected[0])
+    assert np.array_equal(std, expected[1])
+    assert [dict(vars(layer)) for layer in layers if layer is not np.tanh] == states
+    assert [layers[1].rng, layers[3].rng] == streams
+    assert layers[1].rng.position == 0
+
+
+def test_layers_without_an_rng_draw_from_their_own_streams():
+    layer = cd.Dropout(0.5, rng=1).eval()
+    mean, _ = cd.mc_predict([layer], X, 10)
+    again, _ = cd.mc_predict([cd.Dropout(0.5, rng=1)], X, 10)
+    assert np.array_equal(mean, again)
+    assert layer.rng.position == 10 * 4096
+
+
+def test_copies_of_layers_share_their_arrays():
+    layer = cd.FeatureDropoutLinear(30, 4, 0.0, rng=1)
+    before, _ = cd.mc_predict([layer], X.astype(np.float32), 1, rng=1)
+    layer.params[1] += 1
+    after, _ = cd.mc_predict([layer], X.astype(np.float32), 1, rng=1)
+    assert after == pytest.approx(before + 1, rel=1e-5)
+
+
+def test_what_is_no_forward_is_named():
+    for forward in (None, 3, Double()):
+        with pytest.raises(TypeError, match="forward must be callable or a sequence of layers, got "):
+            cd.mc_predict(forward, X, 1)
+    with pytest.raises(TypeError, match="forward must be a sequence of layers and functions, got 'relu' in it"):
+        cd.mc_predict([Double(), "relu"], X, 1)
+    layer = cd.Dropout()
+    with pytest.raises(ValueError, match="layers must be left out where forward is a sequence of layers"):
+        cd.mc_predict([layer], X, 1, layers=[layer])
+    with pytest.raises(ValueError, match="samples_per_pass must be at least 1, got 0"):
+        cd.mc_predict([layer], X, 1, samples_per_pass=0)
+
+
+# ---- memory, progress, arguments ------------------------------------------------------------------------------------
+
+
 @measures_the_process
 def test_memory_does_not_grow_with_the_number_of_samples():
     x = np.ones(1 << 16)
@@ -53,6 +172,12 @@ def test_memory_does_not_grow_with_the_number_of_samples():
             tracemalloc.stop()
 
     assert peak(200) < peak(5) + x.nbytes
+
+
+def test_progress_without_tqdm_names_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "tqdm", None)
+    with pytest.raises(ImportError, match=re.escape('progress=True needs tqdm: pip install "cdropout[cli]"')):
+        cd.mc_predict(lambda x: x, X, 3, progress=True)
 
 
 def test_progress_is_shown_on_request(capsys):
@@ -100,6 +225,30 @@ def test_dropout_on_gives_modes_and_streams_back_also_after_an_error():
     with cd.dropout_on([own]):
         assert own.rng is stream
         assert not np.array_equal(own.forward(X), X)
+
+
+def test_two_threads_cannot_switch_one_layer_and_it_survives_the_attempt():
+    layer, other = cd.Dropout(0.5, rng=1).eval(), cd.Dropout(0.5, rng=2).eval()
+    stream, generator = layer.rng, np.random.default_rng(0)
+    before = generator.bit_generator.state
+    message = r"layers must be switched by one thread at a time, got Dropout\(p=0.5\) of a thread that still has them"
+    with ThreadPoolExecutor(1) as pool, cd.dropout_on([layer], rng=3):
+        with cd.dropout_on([layer], rng=4):  # in this thread, as often as it likes
+            assert layer.training
+        for call in (
+            lambda: cd.mc_predict(layer.forward, X, 2, rng=generator, layers=[other, layer]),
+            lambda: cd.dropout_on([other, layer]).__enter__(),
+        ):
+            with pytest.raises(RuntimeError, match=message):
+                pool.submit(call).result()
+        assert layer.training
+        assert not other.training
+        pool.submit(cd.mc_predict, other.forward, X, 2, layers=[other]).result()
+    assert generator.bit_generator.state == before
+    assert not layer.training
+    assert layer.rng is stream
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(cd.mc_predict, layer.forward, X, 2, layers=[layer]).result()
 
 
 def test_train_and_eval_switch_many_layers():

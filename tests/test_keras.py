@@ -94,3 +94,9 @@ def test_one_call_switches_the_backend_over_and_back(enabled, monkeypatch):
     monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
     with pytest.raises(RuntimeError, match="Keras must run on its NumPy backend, got 'jax'"):
         ckeras.enable()
+
+
+def test_keras_own_tests_of_dropout_pass(run_shipped_tests):
+    outcomes = run_shipped_tests("keras")
+    assert outcomes["failed"] == []
+    assert set(outcomes["ours"]) & set(outcomes["passed"]), outcomes

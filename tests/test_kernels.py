@@ -1,7 +1,9 @@
 """Every kernel, on every instruction set, thread count, layout and alignment, against the model: bit for bit."""
 
+import functools
 import hashlib
 import itertools
+import math
 
 import ml_dtypes
 import numpy as np
@@ -79,14 +81,40 @@ def test_misaligned_pointers_match_the_reference_and_leave_their_surroundings(is
         assert np.all(out_bytes[out_offset + n_elems * itemsize :] == 0xA5)
 
 
-@pytest.mark.parametrize("start", [1, 63, 64, 4095, 4097, 2**31 - 5, 2**32 + 100, 2**63 - 7, 2**64 - 2 * 4096 - 3001])
-def test_masks_that_start_inside_a_block_match_the_reference(isa, start):
-    # Positions about 2^31, 2^32, 2^63 and the end of the stream: nothing wraps.
-    x = normals(3000, np.float32)
+# Inside a block; on both sides of 2^31, 2^32 and 2^63 and of where a block's index passes 2^31 and 2^32; the last 3000
+# positions that a stream has.
+STARTS = (
+    *(1, 63, 64, 4095, 4097, 2**31 - 1500, 2**31 + 1, 2**32 - 1500, 2**32 + 100, 2**43 - 1500, 2**44 - 1500),
+    *(2**63 - 1500, 2**63 + 4095, _kernels.POSITION_LIMIT - 3000),
+)
+
+
+@pytest.mark.parametrize("start", STARTS)
+def test_masks_that_start_anywhere_match_the_reference(isa, start):
     kept = reference.keep(KEY, start, 3000, 0.3)
     mask = cd.Mask(KEY, start, 0.3, 3000)
     assert bits(mask.keep()) == bits(kept)
-    assert bits(mask.apply(x)) == bits(reference.apply(x, kept, 1 / 0.7))
+    assert bits(np.concatenate([mask[:1499].keep(), mask[1499:].keep()])) == bits(kept)
+    for dtype in DTYPES:
+        x = normals(3000, dtype)
+        assert bits(mask.apply(x)) == bits(reference.apply(x, kept, 1 / 0.7))
+    x = normals((30, 40, 3), np.float32)
+    for axes in ((0,), (2,), (0, 2)):
+        kept = reference.keep_of_shape(KEY, start, x.shape, 0.3, axes)
+        assert bits(cd.Mask(KEY, start, 0.3, x.shape, axes).apply(x)) == bits(reference.apply(x, kept, 1 / 0.7))
+    numbers = reference.normals(KEY, start, 3000)
+    assert bits(cd.Noise(KEY, start, 1.0, 3000).add(np.zeros(3000, np.float32))) == bits(numbers)
+
+
+@pytest.mark.parametrize("position", [2**31, 2**32, 2**63])
+def test_a_stream_passes_every_power_of_two_without_repeating_itself(position):
+    # A position that wrapped would come again where it began: at 0, or at the start of the block before.
+    stream = cd.Stream(7)
+    stream._place(stream.key, position - 4096)
+    drawn = [cd.draw_mask(4096, 0.5, rng=stream) for _ in range(3)]
+    assert [mask.start for mask in drawn] == [position - 4096, position, position + 4096]
+    masks = [*drawn, cd.Mask(stream.key, 0, 0.5, 4096), cd.Mask(stream.key, 4096, 0.5, 4096)]
+    assert len({bits(mask.keep()) for mask in masks}) == 5
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -100,53 +128,151 @@ def test_dropped_elements_are_plus_zero_whatever_they_were(isa, dtype):
         assert bits(y[kept]) == bits(x[kept] * dtype(2))
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_p_0_copies_bit_for_bit_and_p_1_is_all_plus_zero(isa, dtype):
+def arbitrary_bits(n_elems, dtype):
+    """Return numbers of any bits, a quarter of them infinities and NaNs of any payload, signalling ones among them."""
     integers = np.dtype(f"u{np.dtype(dtype).itemsize}")
-    x = np.random.default_rng(1).integers(0, np.iinfo(integers).max, 10_000, integers).view(dtype)
-    x[:3] = -0.0, np.nan, np.inf
-    before = bits(x)
-    assert bits(cd.dropout(x, 0.0, rng=1)) == before
-    assert bits(x) == before
-    assert not np.any(cd.dropout(x, 1.0, rng=1).view(integers))
-    out = np.empty_like(x)
-    assert bits(cd.dropout(x, 0, rng=1, out=out)) == before
-    assert not np.any(cd.dropout(x, 1, rng=1, out=x).view(integers))
+    x = np.random.default_rng(1).integers(0, np.iinfo(integers).max, n_elems, integers, endpoint=True)
+    x[::4] |= np.array(np.inf, dtype).view(integers)
+    x[:2] = np.array([-0.0, 0.0], dtype).view(integers)
+    return x.view(dtype)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_thread_counts_agree(isa, dtype):
-    n_elems = 1_500_017
-    x = normals(n_elems, dtype)
-    mask = cd.Mask(KEY, 77, 0.1, n_elems)
-    by_rows = cd.Mask(KEY, 77, 0.1, (1003, 1495), shared_axes=0)
+@pytest.mark.parametrize("shared_axes", [(), 0, 1])
+def test_p_0_copies_bit_for_bit_and_p_1_is_all_plus_zero(isa, dtype, shared_axes):
+    x = arbitrary_bits(10_000, dtype).reshape(100, 100)
+    before = bits(x)
+    for p, expected in ((0.0, before), (0, before), (1.0, bytes(x.nbytes)), (1, bytes(x.nbytes))):
+        keywords = {"rng": 1, "shared_axes": shared_axes}
+        assert bits(cd.dropout(x, p, **keywords)) == expected
+        assert bits(cd.draw_mask(x.shape, p, **keywords).apply(x)) == expected
+        for out in layouts_of(np.zeros_like(x)).values():
+            if out.flags.writeable and out.dtype == x.dtype:
+                assert bits(cd.dropout(x, p, out=out, **keywords)) == expected
+        in_place = x.copy()
+        assert bits(cd.dropout(in_place, p, out=in_place, **keywords)) == expected
+        assert bits(x) == before
+
+
+@pytest.mark.parametrize("p", [5e-324, 1e-17])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_p_too_small_to_drop_multiplies_by_one(isa, dtype, p):
+    # 1 / (1 - p) is 1: every number is what it was, and a NaN is a NaN.
+    x = arbitrary_bits(10_000, dtype)
+    integers = x.view(f"u{x.itemsize}")
+    infinity = np.array(np.inf, dtype).view(integers.dtype)
+    is_nan = integers & (np.iinfo(integers.dtype).max >> 1) > infinity
+    y = cd.dropout(x, p, rng=1).view(integers.dtype)
+    assert np.array_equal(y[~is_nan], integers[~is_nan])
+    assert np.all(y[is_nan] & (np.iinfo(integers.dtype).max >> 1) > infinity)
+
+
+class Unlimited:
+    """A quota that allows any number of CPUs: this machine's, if it has one, is not what is tested."""
+
+    @staticmethod
+    def n_cpus():
+        return None
+
+
+@pytest.fixture
+def shared_out():
+    """Share any job out among as many threads as OpenMP has, however small it is."""
+    _kernels.set_min_elems_per_thread(1)
+    _kernels.set_quota(Unlimited)
+    yield
+    _kernels.set_min_elems_per_thread(262144)
+    _kernels.set_quota(None)
+
+
+MISALIGNMENTS = ((0, 0), (1, 1), (0, 7), (2, 6), (4, 4), (16, 8), (31, 33), (63, 1))  # bytes, of x and of out
+MISALIGNED_SIZES = (
+    *(0, 1, 2, 3, 7, 8, 9, 15, 16, 17, 31, 32, 33, 48, 63, 64, 65, 95, 127, 128, 129, 191, 255, 320, 511, 513, 1000),
+    *(1023, 2047, 2049, 3001, 4031, 4032, 4095, 4096, 4097, 4159, 4161, 5000, 8191, 8192, 8193, 8256, 10_007, 12_289),
+    *(16_385, 20_481, 32_767, 32_769, 65_537),
+)
+
+
+def results_of_misaligned_arrays(apply, keep):
+    """Yield the bytes of each size's decisions and, from arrays at each misalignment, of its results in each dtype."""
+    for i, n_elems in enumerate(MISALIGNED_SIZES):
+        yield bits(keep(n_elems))
+        for j, (x_offset, out_offset) in enumerate(MISALIGNMENTS):
+            dtype = DTYPES[(i + j) % len(DTYPES)]
+            x, out = (at_offset(n_elems, dtype, offset) for offset in (x_offset, out_offset))
+            x[...] = normals_of_every_size(dtype)[:n_elems]
+            yield bits(apply(x, out))
+
+
+def at_offset(n_elems, dtype, offset):
+    """Return an array that begins so many bytes after a multiple of 64."""
+    n_bytes = n_elems * np.dtype(dtype).itemsize
+    memory = np.zeros(n_bytes + 128, np.uint8)
+    first = -memory.ctypes.data % 64 + offset
+    return memory[first : first + n_bytes].view(dtype)
+
+
+@functools.cache
+def normals_of_every_size(dtype):
+    return normals(max(MISALIGNED_SIZES), dtype)
+
+
+def sha256_of(parts):
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part)
+    return digest.hexdigest()
+
+
+@pytest.fixture(scope="module")
+def sha256_of_the_model(kept_of_every_size):
+    return sha256_of(
+        results_of_misaligned_arrays(
+            lambda x, out: reference.apply(x, kept_of_every_size[0.1][: x.size], 1 / 0.9),
+            lambda n_elems: kept_of_every_size[0.1][:n_elems],
+        )
+    )
+
+
+@pytest.mark.parametrize("n_threads", [1, 2, 3, 4, 7])
+def test_one_sha256_for_every_isa_thread_count_size_and_misalignment(isa, shared_out, n_threads, sha256_of_the_model):
+    # 50 sizes at 8 misalignments, in the four dtypes by turns.
+    assert (len(set(MISALIGNED_SIZES)), len(set(MISALIGNMENTS))) == (50, 8)
+    with threadpool_limits(n_threads, user_api="openmp"):
+        if _kernels.has_openmp():
+            assert _kernels.thread_limit() == n_threads
+        found = sha256_of(
+            results_of_misaligned_arrays(
+                lambda x, out: cd.Mask(KEY, 0, 0.1, x.size).apply(x, out=out),
+                lambda n_elems: cd.Mask(KEY, 0, 0.1, n_elems).keep(),
+            )
+        )
+    assert found == sha256_of_the_model
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_thread_counts_agree_on_fills_and_rows(isa, shared_out, dtype):
+    mask = cd.Mask(KEY, 77, 0.1, 150_017)
+    rows, x = cd.Mask(KEY, 77, 0.1, (103, 1495), shared_axes=0), normals((103, 1495), dtype)
     digests = set()
     for n_threads in THREAD_COUNTS:
         with threadpool_limits(n_threads, user_api="openmp"):
-            if _kernels.has_openmp():
-                assert _kernels.thread_limit() == n_threads
-            rows = by_rows.apply(x[: 1003 * 1495].reshape(1003, 1495))
-            parts = [mask.apply(x), mask.keep(), mask.scaled(dtype), rows]
-            digests.add(hashlib.sha256(b"".join(bits(part) for part in parts)).hexdigest())
+            digests.add(sha256_of(map(bits, (mask.keep(), mask.scaled(dtype), rows.apply(x)))))
     assert len(digests) == 1
 
 
 @switches_settings
 @pytest.mark.parametrize("n_threads", [1, 3, 8])
-def test_any_job_shared_out_among_threads_matches_the_reference(isa, n_threads):
-    # The threshold is lowered, so that threads share small arrays too: rows, nested rows, runs, starts inside blocks.
+def test_any_job_shared_out_among_threads_matches_the_reference(isa, shared_out, n_threads):
+    # Rows, nested rows, runs, starts inside blocks.
     jobs = [((5, 4, 300), (1,)), ((300, 40), 0), ((300, 40), 1), ((7, 3, 9, 11), (0, 2)), ((9000,), ()), ((2, 4500), 0)]
-    _kernels.set_min_elems_per_thread(1)
-    try:
-        with threadpool_limits(n_threads, user_api="openmp"):
-            for (shape, axes), start in itertools.product(jobs, (0, 4000)):
-                x = normals(shape, np.float32)
-                mask = cd.Mask(KEY, start, 0.3, shape, axes)
-                kept = reference.keep_of_shape(KEY, start, shape, 0.3, mask.shared_axes)
-                assert bits(mask.apply(x)) == bits(reference.apply(x, kept, 1 / 0.7))
-                assert bits(mask.keep()) == bits(kept)
-    finally:
-        _kernels.set_min_elems_per_thread(262144)
+    with threadpool_limits(n_threads, user_api="openmp"):
+        for (shape, axes), start in itertools.product(jobs, (0, 4000)):
+            x = normals(shape, np.float32)
+            mask = cd.Mask(KEY, start, 0.3, shape, axes)
+            kept = reference.keep_of_shape(KEY, start, shape, 0.3, mask.shared_axes)
+            assert bits(mask.apply(x)) == bits(reference.apply(x, kept, 1 / 0.7))
+            assert bits(mask.keep()) == bits(kept)
 
 
 @switches_settings
@@ -288,25 +414,64 @@ def test_any_shape_with_any_shared_axes_matches_the_reference(shape_and_axes, p,
     assert bits(mask.scaled(dtype)) == bits(reference.apply(np.ones_like(x), kept, 1 / (1 - p) if p < 1 else 1))
 
 
-@settings(max_examples=100, deadline=None)
-@given(st.integers(1, 20_000), st.data())
-def test_a_range_of_a_mask_is_the_mask_of_the_range(n_elems, data):
-    cut = data.draw(st.integers(0, n_elems))
-    mask = cd.Mask(KEY, data.draw(st.integers(0, 9000)), 0.4, n_elems)
-    assert bits(np.concatenate([mask[:cut].keep(), mask[cut:].keep()])) == bits(mask.keep())
+def test_a_mask_is_its_beginning_followed_by_the_mask_of_the_rest_for_1000_splits():
+    chance = np.random.default_rng(5)
+    for _ in range(1000):
+        n_elems = int(chance.integers(1, 20_000))
+        cut, start = int(chance.integers(0, n_elems, endpoint=True)), int(chance.integers(0, 2**63))
+        key, p = int.from_bytes(chance.bytes(16), "little"), float(chance.random())
+        whole = cd.Mask(key, start, p, n_elems)
+        parts = whole[:cut], whole[cut:]
+        assert parts == (cd.Mask(key, start, p, cut), cd.Mask(key, start + cut, p, n_elems - cut))
+        assert bits(np.concatenate([part.keep() for part in parts])) == bits(whole.keep()), whole
+        x = np.ones(n_elems, np.float32)
+        assert bits(np.concatenate([parts[0].apply(x[:cut]), parts[1].apply(x[cut:])])) == bits(whole.apply(x)), whole
+
+
+@functools.cache
+def patterns_scaled_in_integers(dtype, p):
+    """Return every 16-bit pattern's bits times the scale for p, rounded once, to nearest and ties to even: no
+    floating-point arithmetic takes part but the scale's own.
+    """
+    info, name = ml_dtypes.finfo(dtype), np.dtype(dtype).name
+    patterns = np.arange(65_536)
+    magnitude, infinity = patterns & 0x7FFF, 0x7FFF >> info.nmant << info.nmant
+    # A finite pattern is n times 2^(exponent + n_steps), a step being one of the exponent's field; a subnormal number
+    # has the smallest exponent. The scale is m times 2^scale_exponent.
+    field = magnitude >> info.nmant
+    n = (magnitude & 2**info.nmant - 1) + np.where(field > 0, 2**info.nmant, 0)
+    n_steps = np.maximum(field, 1) - 1
+    fraction, scale_exponent = math.frexp(reference.rounded_to_bits(1 / (1 - p), reference.SCALE_BITS[name]))
+    m, scale_exponent = int(fraction * 2**24), scale_exponent - 24
+    products = n * m
+    # How many bits of the product lie below the last one of the result, which subnormal numbers bound.
+    n_bits = np.array([int(product).bit_length() for product in products])
+    n_cut = np.maximum(n_bits - info.nmant - 1, -scale_exponent - n_steps)
+    assert n_cut.min() > 0
+    down = products >> n_cut
+    twice_rest = 2 * (products - (down << n_cut)) - (1 << n_cut)
+    rounded = down + ((twice_rest > 0) | (twice_rest == 0) & (down % 2 == 1))
+    # A significand's leading bit, and the carry of its rounding, run into the exponent's field as they should.
+    scaled = np.minimum((n_steps + n_cut + scale_exponent << info.nmant) + rounded, infinity)
+    return (np.where(magnitude >= infinity, magnitude, scaled) | patterns & 0x8000).astype(np.uint16)
 
 
 @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
-def test_every_16_bit_pattern_is_scaled_with_one_rounding(isa, dtype):
-    # All 65,536 patterns, each kept: NaN stays NaN, and the rest is the exact product, rounded once.
-    x = np.arange(65_536, dtype=np.uint16).view(dtype)
-    for p in (0.1, 0.3, 0.5, 0.9, 1 / 3):
-        mask = cd.Mask(KEY, 0, p, x.size)
-        y, kept = mask.apply(x), mask.keep()
-        expected = reference.apply(x, kept, 1 / (1 - p))
-        is_nan = np.isnan(x.astype(np.float32)) & kept
-        assert np.isnan(y[is_nan].astype(np.float32)).all()
-        assert bits(y[~is_nan]) == bits(expected[~is_nan])
+@pytest.mark.parametrize("p", [0.1, 0.3, 0.5, 0.9, 1 / 3])
+def test_every_16_bit_pattern_is_scaled_with_one_rounding_or_becomes_plus_zero(isa, dtype, p):
+    # All 65,536 patterns where they are kept, and all of them where they are dropped.
+    patterns = np.arange(65_536, dtype=np.uint16)
+    mask = cd.Mask(KEY, 0, p, math.ceil(70_000 / min(p, 1 - p)))
+    kept = mask.keep()
+    at_kept, at_dropped = np.flatnonzero(kept)[:65_536], np.flatnonzero(~kept)[:65_536]
+    x = np.zeros(mask.shape, np.uint16)
+    x[at_kept] = x[at_dropped] = patterns
+    y = mask.apply(x.view(dtype))
+    y_kept, infinity = y[at_kept].view(np.uint16), np.array(np.inf, dtype).view(np.uint16)
+    is_nan = patterns & 0x7FFF > infinity
+    assert np.all(y_kept[is_nan] & 0x7FFF > infinity)
+    assert np.array_equal(y_kept[~is_nan], patterns_scaled_in_integers(dtype, p)[~is_nan])
+    assert not y[at_dropped].view(np.uint16).any()
 
 
 @switches_settings

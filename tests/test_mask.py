@@ -6,17 +6,34 @@ import pickle
 import sys
 from unittest import mock
 
+import ml_dtypes
 import numpy as np
 import pytest
+import reference
+from conftest import THREAD_COUNTS
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from threadpoolctl import threadpool_limits
 
 import cdropout as cd
+from cdropout import _kernels
 from cdropout.value import restore
+
+DTYPES = (np.float32, np.float64, np.float16, ml_dtypes.bfloat16)
+KEY = cd.Stream(2024).key
+CACHE_BYTES = _kernels.get_max_cached_bytes()
+
+
+def bits(a):
+    """The array's bytes: NaN equals NaN, and -0.0 does not equal 0.0."""
+    return np.ascontiguousarray(a).tobytes()
 
 
 def test_a_mask_holds_no_array_and_cannot_be_changed():
     small, large = cd.draw_mask(1, 0.5, rng=1), cd.draw_mask((1000, 1000, 1000), 0.5, rng=1)
     assert sys.getsizeof(large) == sys.getsizeof(small) < 200
-    for name in ("key", "start", "p", "shape", "shared_axes", "anything"):
+    for name in ("key", "start", "p", "shape", "shared_axes", "strides", "is_run", "anything"):
         with pytest.raises(AttributeError):
             setattr(small, name, 1)
     small.__init__(0, 0, 1.0, 7)
@@ -33,25 +50,40 @@ def test_equality_and_hash_are_those_of_the_fields():
         cd.Mask(mask.key, mask.start, 0.25, (3, 4), 1),
         cd.Mask(mask.key, mask.start, 0.5, (4, 3), 1),
         cd.Mask(mask.key, mask.start, 0.5, (3, 4), 0),
+        cd.Mask(mask.key, mask.start, 0.5, (3, 4), 1, (2, 0)),
         None,
     ]
     assert all(mask != other for other in others)
-    assert len({mask, *others}) == 7
+    assert len({mask, *others}) == 8
 
 
 def test_pickle_copy_and_repr_round_trip():
-    for mask in (cd.draw_mask((3, 4), 0.1, rng=2**100, shared_axes=0), cd.draw_mask((), 1.0, rng=1)):
+    part = cd.draw_mask((30, 4, 50), 0.1, rng=1, shared_axes=1)[5:, :, 3:7]
+    for mask in (cd.draw_mask((3, 4), 0.1, rng=2**100, shared_axes=0), cd.draw_mask((), 1.0, rng=1), part):
         for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
             assert pickle.loads(pickle.dumps(mask, protocol)) == mask
         assert copy.copy(mask) is mask
         assert copy.deepcopy([mask])[0] is mask
         assert eval(repr(mask), {"Mask": cd.Mask}) == mask
     assert "shared_axes=(0,)" in repr(cd.draw_mask((3, 4), 0.1, rng=1, shared_axes=0))
+    assert repr(part).endswith("shape=(25, 4, 4), shared_axes=(1,), strides=(50, 0, 1))")
+    assert len(pickle.dumps(part)) < 150
 
 
 def test_a_pickle_of_another_version_is_refused():
-    with pytest.raises(ValueError, match="a pickled Mask must be of version 1, got version 2"):
-        restore(cd.Mask, 2, 0, 0, 0.5, (3,), ())
+    for version in (3, 0, -1, None, "1"):
+        with pytest.raises(ValueError, match=f"a pickled Mask must be of version 1 or 2, got version {version!r}"):
+            restore(cd.Mask, version, 0, 0, 0.5, (3,), ())
+    with pytest.raises(ValueError, match="a pickled Noise must be of version 1, got version 2"):
+        restore(cd.Noise, 2, 0, 0, 0.5, (3,))
+
+
+def test_a_pickle_of_version_1_still_loads():
+    pickled = (
+        b"ccdropout.value\nrestore\np0\n(ccdropout.mask\nMask\np1\nI1\nL170141183460469231731687303715884105733L\n"
+        b"I8192\nF0.25\n(I3\nI4\ntp2\n(I1\ntp3\ntp4\nRp5\n."
+    )
+    assert pickle.loads(pickled) == cd.Mask(2**127 + 5, 8192, 0.25, (3, 4), 1)
 
 
 def test_keep_and_scaled_say_the_same():
@@ -103,17 +135,166 @@ def test_a_mask_is_true_and_its_arrays_are_contiguous():
         assert mask.scaled().flags.c_contiguous
 
 
+@st.composite
+def parts_of_masks(draw):
+    """A mask and an index of it."""
+    shapes = hnp.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=300)
+    shape = draw(shapes.filter(lambda s: np.prod(s) < 20_000))
+    axes = draw(st.lists(st.integers(0, len(shape) - 1), unique=True, max_size=2)) if shape else []
+    mask = cd.Mask(KEY, draw(st.integers(0, 9000)), draw(st.sampled_from([0.1, 0.5, 0, 1])), shape, tuple(axes))
+    return mask, draw(indices(shape))
+
+
+def indices(shape):
+    """A slice for each axis."""
+    slices = []
+    for length in shape:
+        bounds = st.tuples(st.integers(0, length), st.integers(0, length)).map(sorted)
+        slices.append(st.builds(lambda b, step: slice(*b, step), bounds, st.sampled_from([None, 1, 1, 2, 5])))
+    return st.tuples(*slices)
+
+
+@settings(max_examples=150, deadline=None)
+@given(parts_of_masks(), st.data())
+def test_any_part_of_a_mask_is_that_part_of_the_whole(mask_and_index, data):
+    mask, index = mask_and_index
+    part, dtype = mask[index], data.draw(st.sampled_from(DTYPES))
+    inner = data.draw(indices(part.shape))
+    x = np.random.default_rng(0).standard_normal(mask.shape).astype(dtype)
+    before = _kernels.active_isa()
+    _kernels.use_isa(data.draw(st.sampled_from(_kernels.supported_isas())))
+    try:
+        whole, y, scaled = mask.keep(), mask.apply(x), mask.scaled(dtype)
+        alpha = mask.apply(x, scale=0.7, shift=0.3, fill=-1.5)
+        assert bits(part.keep()) == bits(whole[index])
+        assert bits(part.apply(x[index])) == bits(y[index])
+        assert bits(part.apply(np.asfortranarray(x[index]).reshape(part.shape))) == bits(y[index])
+        assert bits(part.apply(x[index], scale=0.7, shift=0.3, fill=-1.5)) == bits(alpha[index])
+        assert bits(part.scaled(dtype)) == bits(scaled[index])
+        assert bits(part[inner].keep()) == bits(whole[index][inner])
+        view = x[(*index, ...)]  # no scalar where the shape is ()
+        part.apply(view, out=view)
+        assert bits(x[index]) == bits(y[index])
+    finally:
+        _kernels.use_isa(before)
+
+
+def test_a_part_takes_the_positions_that_the_specification_says(isa):
+    # Two columns of a mask of 10^12 elements, at a start that is no block's, beyond 2^32.
+    start, width = 2**40 + 77, 10**6
+    part = cd.Mask(KEY, start, 0.3, (width, width))[99_997:, 123_456:123_458][:3]
+    rows = [reference.keep(KEY, start + row * width + 123_456, 2, 0.3) for row in (99_997, 99_998, 99_999)]
+    assert bits(part.keep()) == bits(np.array(rows))
+    assert part.strides == (width, 1)
+    assert part.start == start + 99_997 * width + 123_456
+
+
+# Rows that are gathered, rows that are seeded, rows that share, repeated positions, and few rows for many threads.
+LARGE_PARTS = [
+    ((4000, 600), (), np.s_[:, 7:300]),
+    ((300, 8000), (), np.s_[:, 1:5003]),
+    ((9, 700, 300), (1,), np.s_[:, :, 3:250]),
+    ((30, 300, 300), (2,), np.s_[:, 7:207]),
+    ((3, 700_000), (), np.s_[:, 50:]),
+    ((1200, 2000), (), np.s_[::2, 1::2]),
+]
+
+
+@pytest.mark.parametrize(("shape", "shared_axes", "index"), LARGE_PARTS)
+def test_thread_counts_agree_on_parts(shape, shared_axes, index):
+    mask = cd.Mask(KEY, 77, 0.1, shape, shared_axes)
+    x = np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
+    part, x_part = mask[index], np.ascontiguousarray(x[index])
+    assert x_part.size > 300_000
+    expected, kept = bits(mask.apply(x)[index]), bits(mask.keep()[index])
+    _kernels.set_min_elems_per_thread(1)
+    try:
+        for n_threads in THREAD_COUNTS:
+            with threadpool_limits(n_threads, user_api="openmp"):
+                assert bits(part.apply(x_part)) == expected
+                assert bits(part.keep()) == kept
+    finally:
+        _kernels.set_min_elems_per_thread(262_144)
+
+
+@pytest.mark.parametrize(("shape", "shared_axes", "index"), LARGE_PARTS)
+def test_streaming_stores_change_no_bit_of_a_part(isa, shape, shared_axes, index):
+    mask = cd.Mask(KEY, 77, 0.1, shape, shared_axes)
+    x_part = np.random.default_rng(0).standard_normal(mask[index].shape, dtype=np.float32)[:700]
+    part = mask[index][:700]
+    expected = bits(part.apply(x_part)), bits(part.scaled())
+    _kernels.set_max_cached_bytes(0)
+    try:
+        assert (bits(part.apply(x_part)), bits(part.scaled())) == expected
+    finally:
+        _kernels.set_max_cached_bytes(CACHE_BYTES)
+
+
+def test_a_part_without_gaps_is_a_mask_like_any_other():
+    # Rows are what they were before masks could be cut along other axes: the same fields, equal and of one hash.
+    mask = cd.Mask(KEY, 100, 0.5, (8, 6, 5), 1)
+    rows = cd.Mask(KEY, 100 + 2 * 5, 0.5, (3, 6, 5), 1)
+    for index in (np.s_[2:5], np.s_[2:5, :], np.s_[2:5, ...], np.s_[2:5, :, 0:5], np.s_[..., 2:5, :, :]):
+        assert mask[index] == rows
+        assert hash(mask[index]) == hash(rows)
+        assert repr(mask[index]) == repr(rows)
+    assert mask[...] == mask[:] == mask[()] == mask[0::1] == mask
+    assert mask[3:4, :, 1:4] == cd.Mask(KEY, 100 + 3 * 5 + 1, 0.5, (1, 6, 3), 1)
+    assert mask[:, 2:3] == cd.Mask(KEY, 100, 0.5, (8, 1, 5), 1)
+    assert mask[2:2].start == 100 + 2 * 5
+    assert mask.strides == (5, 0, 1)
+    assert cd.draw_mask((), 0.5, rng=1)[...].shape == ()
+
+
+def test_rows_dealt_out_in_turn_cover_the_whole_exactly_once():
+    x = np.random.default_rng(0).standard_normal((1001, 37)).astype(np.float32)
+    mask = cd.draw_mask(x.shape, 0.3, rng=4)
+    y = np.empty_like(x)
+    for rank in range(4):
+        mask[rank::4].apply(x[rank::4], out=y[rank::4])
+    assert np.array_equal(y, mask.apply(x))
+
+
 def test_other_indices_are_refused():
     mask = cd.draw_mask((5, 6), 0.5, rng=1)
-    for index, error in ((3, TypeError), ((slice(1), slice(1)), TypeError), (slice(0, 5, 2), ValueError)):
-        with pytest.raises(error, match="a mask's"):
+    bad = [
+        (3, TypeError),
+        ((slice(1), 3), TypeError),
+        (None, TypeError),
+        ([slice(1)], TypeError),
+        (np.array([1, 2]), TypeError),
+        (np.s_[..., ...], IndexError),
+        (np.s_[:, :, :], IndexError),
+        (np.s_[:, :, :, ...], IndexError),
+        (np.s_[::-1], ValueError),
+        (np.s_[:, 5:1:-2], ValueError),
+    ]
+    for index, error in bad:
+        with pytest.raises(error, match="a mask"):
             mask[index]
-    with pytest.raises(ValueError, match="step 1"):
-        mask[::-1]
-    with pytest.raises(IndexError, match="no first axis"):
+    with pytest.raises(IndexError, match=r"a mask of shape \(\) has 0 axes to slice"):
         cd.draw_mask((), 0.5, rng=1)[:]
     with pytest.raises(TypeError, match="no length"):
         len(cd.draw_mask((), 0.5, rng=1))
+
+
+def test_strides_that_no_slice_could_give_are_refused():
+    for strides, error, message in [
+        (5, TypeError, "strides must be a tuple of integers, got 5"),
+        ((1.5, 1), TypeError, "strides must be a tuple of integers"),
+        ((6,), ValueError, "strides must have one number for each axis"),
+        ((5, 1), ValueError, "strides must go past all that inner axes"),
+        ((1, 4), ValueError, "strides must go past all that inner axes"),
+        ((-7, 1), ValueError, "strides must go past all that inner axes"),
+        ((6, 0), ValueError, "strides must go past all that inner axes"),
+    ]:
+        with pytest.raises(error, match=message):
+            cd.Mask(0, 0, 0.5, (4, 6), (), strides)
+    with pytest.raises(ValueError, match=r"strides must be 0 along the shared axes \(0,\)"):
+        cd.Mask(0, 0, 0.5, (4, 6), 0, (6, 1))
+    with pytest.raises(OverflowError, match="the stream must hold what is drawn"):
+        cd.Mask(0, 0, 0.5, (4, 6), (), (2**63, 1))
+    assert cd.Mask(0, 0, 0.5, (4, 6), (), (7, 1)).keep().shape == (4, 6)
 
 
 def test_values_of_a_subclass_are_equal_and_foreign_types_have_their_say():

@@ -197,3 +197,88 @@ assert len(seen) == 6 and all(seen.values()), seen
 
 def test_importing_leaves_subnormal_numbers_alone_in_every_thread_and_starts_none(run_python):
     run_python("-c", THREADS_AROUND_AN_IMPORT)
+
+
+def test_importing_imports_numpy_and_the_standard_library_and_nothing_that_can_wait(run_python):
+    code = """
+import sys
+import numpy
+before = set(sys.modules)
+import cdropout
+new = set(sys.modules) - before
+names = {name.partition(".")[0] for name in new if "cython" not in name}  # what Cython puts there has no file
+print(names - {"cdropout", "numpy"} - sys.stdlib_module_names)
+print(sorted({"numpy.random", "pathlib", "dataclasses"} & new), "cdropout._kernels" in new)
+"""
+    assert run_python("-c", code).stdout.decode().split("\n") == ["set()", "[] True", ""]
+
+
+def test_threads_that_draw_first_at_the_same_time_share_one_default_stream(run_python):
+    code = """
+import sys, threading
+sys.setswitchinterval(1e-6)
+from cdropout.stream import as_stream
+n_threads = 16
+barrier, streams = threading.Barrier(n_threads), []
+def draw():
+    barrier.wait()
+    streams.append(as_stream(None))
+threads = [threading.Thread(target=draw) for _ in range(n_threads)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+print(len(streams), len(set(map(id, streams))))
+"""
+    assert run_python("-c", code).stdout.split() == [b"16", b"1"]
+
+
+FORKING = """
+import os, threading
+import cdropout as cd
+from cdropout import stream
+def key():
+    return f"{cd.draw_mask(5, 0.5).key:032x}"
+def key_of_child():
+    read_end, write_end = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.write(write_end, key().encode())
+        os._exit(0)
+    os.close(write_end)
+    with os.fdopen(read_end) as pipe:
+        found = pipe.read()
+    assert os.waitpid(child, 0)[1] == 0
+    return found
+"""
+
+
+@fork
+def test_children_forked_before_the_first_draw_have_keys_of_their_own(run_python):
+    keys = run_python("-c", FORKING + "print(key_of_child(), key_of_child(), key(), key_of_child())").stdout.split()
+    assert [len(key) for key in keys] == [32] * 4
+    assert len(set(keys)) == 4
+
+
+@fork
+def test_a_fork_waits_for_the_thread_that_makes_the_default_stream(run_python, tmp_path):
+    # That thread may be importing numpy.random, and a child would wait for ever for a module that is half imported.
+    (tmp_path / "slow.py").write_text("import time\nis_importing.set()\ntime.sleep(0.5)\n")
+    code = """
+import builtins
+builtins.is_importing = threading.Event()
+seed_sequence = stream.seed_sequence
+def after_import(seed):
+    import slow
+    return seed_sequence(seed)
+stream.seed_sequence = after_import
+thread = threading.Thread(target=key)
+thread.start()
+is_importing.wait()
+child = key_of_child()
+thread.join()
+print(child, key())
+"""
+    keys = run_python("-W", "ignore::DeprecationWarning", "-c", FORKING + code).stdout.split()
+    assert [len(key) for key in keys] == [32] * 2
+    assert len(set(keys)) == 2

@@ -1,8 +1,10 @@
 """Streams: who draws which positions, seeds, spawning, state, threads."""
 
 import copy
+import inspect
 import json
 import pickle
+import typing
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -97,6 +99,45 @@ def test_threads_that_spawn_from_one_stream_never_get_the_same_child():
     assert len(set(children)) == 900
 
 
+def test_an_identifier_has_one_stream_whatever_was_drawn_or_spawned_before():
+    stream = cd.Stream(9)
+    first = stream.fold_in("request-17")
+    cd.draw_mask(10_000, 0.5, rng=stream)
+    stream.spawn(3)
+    cd.draw_mask(10_000, 0.5, rng=first)
+    again = stream.fold_in("request-17")
+    assert (again.key, again.position) == (first.key, 0)
+    assert pickle.loads(pickle.dumps(stream)).fold_in("request-17").key == first.key
+    assert cd.Stream(10).fold_in("request-17").key != first.key
+
+
+def test_streams_of_identifiers_and_children_are_all_different():
+    stream = cd.Stream(9)
+    identifiers = [0, 1, 2**32 - 1, 2**32, 2**128 + 1, "", "0", "1", b"1", b"", "\u00e9", "\ud800", b"x" * 10_000]
+    streams = [stream, *stream.spawn(3), *map(stream.fold_in, identifiers)]
+    streams += [*streams[1].spawn(3), *streams[4].spawn(3), streams[4].fold_in(0), streams[1].fold_in(0)]
+    assert len({s.key for s in streams}) == len(streams)
+    assert stream.fold_in(np.uint8(1)).key == stream.fold_in(1).key
+
+
+def test_a_stream_of_an_identifier_keeps_its_state_like_any_other():
+    stream = cd.Stream(np.random.SeedSequence(3, pool_size=8)).fold_in(5)
+    cd.draw_mask(10_000, 0.5, rng=stream)
+    other = cd.Stream(0)
+    other.state = json.loads(json.dumps(stream.state))
+    assert (other.key, other.position) == (stream.key, 12288)
+    assert other.spawn(1)[0].key == copy.copy(stream).spawn(1)[0].key
+    assert other.fold_in(5).key == stream.fold_in(5).key
+
+
+@pytest.mark.parametrize("identifier", [1.5, None, True, ("a",), bytearray(b"a")])
+def test_a_foreign_identifier_is_refused(identifier):
+    with pytest.raises(TypeError, match="identifier must be an int, a str or bytes, got "):
+        cd.Stream(1).fold_in(identifier)
+    with pytest.raises(ValueError, match="identifier must be 0 or greater where it is an int, got -1"):
+        cd.Stream(1).fold_in(-1)
+
+
 @pytest.mark.parametrize(
     "make_seed",
     [
@@ -183,3 +224,19 @@ def test_repr_says_key_and_position():
     stream = cd.Stream(0)
     cd.draw_mask(1, 0.5, rng=stream)
     assert repr(stream) == f"Stream(key=0x{stream.key:032x}, position=4096)"
+
+
+def functions_of(value):
+    """A function, or a class's own."""
+    return (
+        [value] if not isinstance(value, type) else [each for each in vars(value).values() if inspect.isfunction(each)]
+    )
+
+
+def test_type_hints_of_every_public_name_resolve():
+    functions = [f for name in cd.__all__ if callable(value := getattr(cd, name)) for f in functions_of(value)]
+    hints = {function.__qualname__: typing.get_type_hints(function) for function in functions}
+    assert len(hints) > 50
+    expected = {type(None), cd.Stream, int, np.integer[typing.Any], np.random.SeedSequence}
+    expected |= {np.random.BitGenerator, np.random.Generator}
+    assert set(typing.get_args(hints["dropout"]["rng"])) == expected

@@ -100,3 +100,9 @@ def test_a_small_spacy_pipeline_trains(enabled):
         losses.append(loss["textcat"])
     assert losses[-1] < losses[0] / 2
     assert nlp("a good thing").cats["good"] > 0.5 > nlp("an awful day").cats["good"]
+
+
+def test_thincs_own_tests_of_dropout_pass(run_shipped_tests):
+    outcomes = run_shipped_tests("thinc")
+    assert outcomes["failed"] == []
+    assert set(outcomes["ours"]) & set(outcomes["passed"]), outcomes

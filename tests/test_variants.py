@@ -13,7 +13,6 @@ from threadpoolctl import threadpool_limits
 
 import cdropout as cd
 from cdropout import _kernels
-from cdropout.variants import SELU_FLOOR
 
 SHAPE = (4, 6, 5, 7)
 SHARED = {
@@ -97,6 +96,10 @@ def test_keras_names_are_the_same_layers():
 
 
 # ---- alpha dropout --------------------------------------------------------------------------------------------------
+
+
+# What SELU tends to for large negative inputs: -lambda alpha, with the constants of Klambauer et al., 2017.
+SELU_FLOOR = -1.0507009873554804934193349852946 * 1.6732632423543772848170429916717
 
 
 def test_alpha_dropout_is_its_formula():

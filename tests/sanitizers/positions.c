@@ -25,7 +25,6 @@ enum { N_THREADS = 8, N_DRAWS = 60, MAX_BLOCKS = 3, MOST_BLOCKS = N_THREADS * N_
 static const mask_rule rule = {.key = {{0x0123456789ABCDEFu, 0xFEDCBA9876543210u}}, .threshold = -26214};
 
 /* Shared by the threads. Of `kept`, `scaled` and `n_takers` each writes only what its draws own. */
-static const kernel_table *kernels;
 static uint64_t next_elem;
 static crowd jobs;
 static uint8_t *kept;
@@ -45,11 +44,10 @@ static void *draw(void *seed)
     for (int i = 0; i < N_DRAWS; i++) {
         random = random * 1664525u + 1013904223u; /* Knuth's "quick and dirty" generator, TAOCP 2, 3.3.4 */
         const size_t n_blocks = 1 + (random >> 16) % MAX_BLOCKS, n_elems = n_blocks * ELEMS_PER_BLOCK;
-        const uint64_t limit = (uint64_t)MOST_BLOCKS * ELEMS_PER_BLOCK;
         uint64_t first;
         const int n_now = enter_crowd(&jobs);
         const int most = most_in_crowd(&jobs, n_now, (uint64_t)i * 1000);
-        if (most < 1 || most > N_THREADS || !take_positions(&next_elem, n_elems, limit, &first))
+        if (most < 1 || most > N_THREADS || !take_blocks(&next_elem, n_elems, &first))
             return "a crowd of an impossible size, or a stream that ended too soon";
         for (size_t block = 0; block < n_blocks; block++)
             n_takers[first / ELEMS_PER_BLOCK + block]++;
@@ -101,14 +99,14 @@ static const char *check_bits(void)
 }
 
 /* At the stream's end all threads ask for the last block: one gets it, and the position stays where it is. */
-static const uint64_t end = 16 * ELEMS_PER_BLOCK;
+static const uint64_t end = POSITION_LIMIT;
 
 static void *take_last(void *unused)
 {
     static char got;
     uint64_t first;
     (void)unused;
-    return take_positions(&next_elem, ELEMS_PER_BLOCK, end, &first) ? &got : NULL;
+    return take_blocks(&next_elem, ELEMS_PER_BLOCK, &first) ? &got : NULL;
 }
 
 static const char *check_end(void)

@@ -1,8 +1,9 @@
-"""Writes known_answers.json: what the specification's model (tests/reference.py) gives for stream version 1.
+"""Writes known_answers.json and frozen_digests.json: what the specification's model (tests/reference.py) gives for
+stream version 1.
 
     python tests/vectors/make_vectors.py
 
-Once a version is released its file never changes; the tests compare the library with the file, and the file with the
+Once a version is released its files never change; the tests compare the library with the files, and the files with the
 model.
 """
 
@@ -16,6 +17,7 @@ import numpy as np
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
 
+import frozen_cases  # noqa: E402
 import reference  # noqa: E402
 
 SEEDS = (0, 1, 42, 2**64 - 1, 2**128 + 5)
@@ -71,5 +73,12 @@ def known_answers(n_seeds: int = len(SEEDS)) -> dict[str, object]:
     }
 
 
+def frozen_digests() -> dict[str, object]:
+    """Return what the 64 cases of tests/frozen_cases.py give."""
+    cases = [{**case.as_json(), "sha256": frozen_cases.digest(case.expected())} for case in frozen_cases.frozen_cases()]
+    return {"stream_version": 1, "cases": cases}
+
+
 if __name__ == "__main__":
-    (HERE / "known_answers.json").write_text(json.dumps(known_answers(), indent=1) + "\n")
+    for name, contents in (("known_answers", known_answers()), ("frozen_digests", frozen_digests())):
+        (HERE / f"{name}.json").write_text(json.dumps(contents, indent=1) + "\n")

@@ -1,0 +1,130 @@
+"""What the C interface costs, from C, C++ and Cython; and NumPy's numbers from the raw stream beside NumPy's own.
+
+    python benchmarks/embedding.py
+
+A call on 64 elements is compared with the block kernel by itself, one on a million with Python's call, on one thread.
+The modules that call are those of the tests (tests/embedding), built here against the installed package; that needs
+Cython, setuptools and a compiler. A bit generator's numbers are drawn in a process of its own, as programs have one:
+processors take longer to jump through a pointer that has had several targets.
+"""
+
+import argparse
+import importlib
+import json
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+from threadpoolctl import threadpool_limits
+from timing import interleaved_medians, machine
+from tqdm import tqdm
+
+import cdropout as cd
+from cdropout import _kernels
+
+SOURCES = Path(__file__).resolve().parents[1] / "tests" / "embedding"
+LANGUAGES = ("c", "cpp", "cython")
+SMALL, LARGE = 64, 1 << 20
+CALLS = 1000  # in a row, of the small one
+APPLY_MASK, FLOAT32 = 0, 0
+BIT_GENERATORS = ("StreamBitGenerator", "SFC64", "PCG64", "Philox")
+N_NUMBERS = 10**7
+
+
+def build(folder: Path) -> dict[str, object]:
+    """Build the tests' modules in a folder, and import them."""
+    shutil.copytree(SOURCES, folder, dirs_exist_ok=True)
+    subprocess.run([sys.executable, "setup.py", "-q", "build_ext", "--inplace"], cwd=folder, check=True)
+    sys.path.insert(0, str(folder))
+    return {language: importlib.import_module(f"embedded_{language}") for language in LANGUAGES}
+
+
+def compare_calls(modules: dict[str, object], n_elems: int, rounds: int) -> None:
+    """Print what a call takes, in nanoseconds, and over the kernel and over Python's call."""
+    x = np.random.default_rng(0).standard_normal(n_elems, dtype=np.float32)
+    y, mask = np.empty_like(x), cd.draw_mask(n_elems, 0.1, rng=1)
+    fields = (y.ctypes.data, x.ctypes.data, 0, 0, 0, 1, 0.0, 0.0, 0)
+    n_calls = CALLS if n_elems == SMALL else 1
+    contenders = {"the block kernel": lambda: _kernels.repeat_kernel(y, x, mask, n_calls)}
+    for language, module in modules.items():
+        contenders[language] = lambda repeat=module.repeat: repeat(APPLY_MASK, FLOAT32, fields, mask, n_elems, n_calls)
+    contenders["mask.apply(x, out=y)"] = lambda: [mask.apply(x, out=y) for _ in range(n_calls)]
+    expected = mask.apply(x)
+    for name, call in contenders.items():
+        y.fill(np.nan)
+        call()
+        if not np.array_equal(y, expected):
+            raise RuntimeError(f"{name} gave another result than mask.apply")
+    medians = {
+        name: seconds / n_calls * 1e9 for name, seconds in interleaved_medians(contenders, rounds=rounds).items()
+    }
+    kernel, python = medians["the block kernel"], medians["mask.apply(x, out=y)"]
+    print(f"\n{n_elems} elements, float32, p = 0.1, ns a call\n")
+    print(f"{'':<22} {'ns':>12} {'above the kernel':>17} {'over Python':>12}")
+    for name, nanoseconds in medians.items():
+        print(f"{name:<22} {nanoseconds:>12.1f} {nanoseconds - kernel:>17.1f} {nanoseconds / python:>12.3f}")
+
+
+def draw(name: str) -> None:
+    """Draw when told to by a line on standard input, and print the seconds that it took: one contender's process."""
+    rng = np.random.Generator(getattr(cd, name, None)(1) if hasattr(cd, name) else getattr(np.random, name)(1))
+    rng.random(N_NUMBERS)
+    for _ in sys.stdin:
+        start = time.perf_counter()
+        rng.random(N_NUMBERS)
+        print(time.perf_counter() - start, flush=True)
+
+
+def compare_numbers(rounds: int) -> None:
+    """Print what Generator.random takes for each number, by bit generator; they take turns."""
+    programs = {
+        name: subprocess.Popen(
+            [sys.executable, __file__, "--draw", name], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        for name in BIT_GENERATORS
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in programs}
+    try:
+        for _ in tqdm(range(rounds), leave=False, unit="round", file=sys.stderr):
+            for name, program in programs.items():
+                program.stdin.write("\n")
+                program.stdin.flush()
+                seconds[name].append(json.loads(program.stdout.readline()))
+    finally:
+        for program in programs.values():
+            program.stdin.close()
+            program.wait()
+    print(f"\nGenerator(...).random({N_NUMBERS}), ns a number, each in a process of its own\n")
+    reference = statistics.median(seconds["SFC64"])
+    print(f"{'':<22} {'ns':>12} {'over SFC64':>12}")
+    for name, values in seconds.items():
+        median = statistics.median(values)
+        print(f"{name:<22} {median / N_NUMBERS * 1e9:>12.3f} {median / reference:>12.3f}")
+
+
+def main() -> int:
+    """Build, measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=101, help="rounds (default: %(default)s)")
+    parser.add_argument("--draw", choices=BIT_GENERATORS, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.draw:
+        draw(arguments.draw)
+        return 0
+    print(machine())
+    print(f"medians of {arguments.rounds} interleaved rounds, one thread")
+    with tempfile.TemporaryDirectory() as folder, threadpool_limits(1):
+        modules = build(Path(folder))
+        for n_elems in (SMALL, LARGE):
+            compare_calls(modules, n_elems, arguments.rounds)
+    compare_numbers(arguments.rounds)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,86 @@
+"""How well a network does: scores on labelled images, and those made on the way through a training run."""
+
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from network import Array, softmax_cross_entropy
+from sklearn.metrics import f1_score
+
+
+@dataclass(frozen=True)
+class Score:
+    """How a network does on labelled images, with dropout off: mean cross-entropy in nats, macro F1, accuracy."""
+
+    loss: float
+    macro_f1: float
+    accuracy: float
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The scores after so many steps, on the test set and on as many images of the training set."""
+
+    n_steps: int
+    train: Score
+    test: Score
+
+
+def score_logits(logits: Array, labels: npt.NDArray[np.uint8]) -> Score:
+    """Score logits (n_samples, n_classes) against labels (n_samples,)."""
+    predictions = logits.argmax(axis=1)
+    return Score(
+        loss=softmax_cross_entropy(logits, labels)[0],
+        macro_f1=float(f1_score(labels, predictions, average="macro", zero_division=0)),
+        accuracy=float(np.mean(predictions == labels)),
+    )
+
+
+def as_saved(evaluations: list[Evaluation]) -> list[dict[str, Any]]:
+    """Return evaluations in values that JSON can hold."""
+    return [asdict(evaluation) for evaluation in evaluations]
+
+
+def from_saved(saved: Any, n_steps: int) -> list[Evaluation]:
+    """Return the evaluations of which `as_saved` made a value.
+
+    Parameters
+    ----------
+    saved : object
+        The value, or whatever a file has in its place.
+    n_steps : int
+        How many steps the run had made.
+
+    Raises
+    ------
+    ValueError
+        Where the value is none of `as_saved`'s, or of no run with so many steps; the message says in what.
+
+    """
+    if not isinstance(saved, list):
+        raise ValueError(f"evaluations {saved!r}")
+    evaluations = []
+    for each in saved:
+        _check_names(each, Evaluation)
+        least = evaluations[-1].n_steps + 1 if evaluations else 1
+        if type(each["n_steps"]) is not int or not least <= each["n_steps"] <= n_steps:
+            raise ValueError(f"an evaluation after n_steps {each['n_steps']!r}")
+        evaluations.append(Evaluation(each["n_steps"], _score_from(each["train"]), _score_from(each["test"])))
+    return evaluations
+
+
+def _score_from(saved: Any) -> Score:
+    _check_names(saved, Score)
+    for name, value in saved.items():
+        # A run whose weights have overflowed has a loss of NaN or infinity, and goes on.
+        is_possible = type(value) is float and (not value < 0 if name == "loss" else 0 <= value <= 1)
+        if not is_possible:
+            raise ValueError(f"{name} {value!r}")
+    return Score(**saved)
+
+
+def _check_names(saved: Any, of: type[Score] | type[Evaluation]) -> None:
+    names = [field.name for field in fields(of)]
+    if not isinstance(saved, dict) or set(saved) != set(names):
+        raise ValueError(f"{saved!r} for {', '.join(names)} of an evaluation")

@@ -1,0 +1,352 @@
+"""Monte Carlo dropout for one request at a time: latency and throughput of 1, 2 and 8 threads of Python.
+
+    python benchmarks/serving.py [--threads N ...] [--requests N] [--rounds N] [--samples N] [--p P] [--processes]
+
+A request is one digit: its answer are the mean and the spread of the class probabilities over 64 sub-networks of a
+784-512-512-10 network, trained on the sample of MNIST, with ReLU and dropout after both hidden layers. All threads
+answer with the same layers. Each request has a stream of its own, that of its number, and the answers are compared bit
+for bit, over all numbers of threads and orders of requests, before anything is timed. BLAS has one thread.
+
+Beside rates and latencies stand two figures that other programs on the machine change less: the CPU time of a request,
+which would grow if threads spun or worked for each other, and how often a request slept, on a lock or the GIL.
+"""
+
+import argparse
+import math
+import multiprocessing
+import random
+import resource
+import statistics
+import sys
+import threading
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from command_line import parse_p, parse_positive
+from mnist_data import Dataset, load_dataset, pixels
+from network import Adam, Array, Linear, Network, softmax, softmax_cross_entropy
+from result_check import WrongResultError
+from threadpoolctl import threadpool_limits
+from timing import machine
+from tqdm import tqdm
+from train_mnist import Config, draw_batches, evaluate
+
+import cdropout as cd
+from cdropout import _kernels
+
+THREAD_COUNTS = (1, 2, 8)
+PERCENTILES = (50, 90, 99)
+Answer = tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]
+
+
+# ---- what serves ----------------------------------------------------------------------------------------------------
+
+
+def train_network(data: Dataset, p: float, config: Config) -> Network:
+    """Train a network with fused ReLU and dropout after both hidden layers; it comes back in evaluation mode.
+
+    Parameters
+    ----------
+    data : Dataset
+        Whose training set to learn.
+    p : float
+        The probability of dropping, in (0, 1).
+    config : Config
+        Its epochs, batch, step size, width and seed count here.
+
+    """
+    weights, _, masks = config.spawn_seeds()
+    rng, stream = np.random.default_rng(weights), cd.Stream(masks)
+    network = Network(
+        [
+            Linear(data.n_pixels, config.hidden, rng, input_gradient=False),
+            cd.ReLUDropout(p, rng=stream),
+            Linear(config.hidden, config.hidden, rng),
+            cd.ReLUDropout(p, rng=stream),
+            Linear(config.hidden, data.n_classes, rng),
+        ]
+    )
+    optimizer = Adam(network.params, network.grads, lr=config.lr)
+    for batch in draw_batches(config, len(data.train)):
+        logits = network.forward(pixels(data.train.images[batch]))
+        network.backward(softmax_cross_entropy(logits, data.train.labels[batch])[1])
+        optimizer.step()
+    network.eval()
+    return network
+
+
+@dataclass(frozen=True)
+class Server:
+    """What answers requests: any thread may call `answer` at any time.
+
+    Attributes
+    ----------
+    steps : list
+        The network's layers, and what turns its output into probabilities.
+    digits : ndarray of float32, shape (n_digits, n_pixels)
+        What requests are about: number i about digit i modulo n_digits.
+    stream : Stream
+        What the streams of all requests follow from.
+    n_samples : int
+        The number of sub-networks.
+
+    """
+
+    steps: list[Any]
+    digits: Array
+    stream: cd.Stream
+    n_samples: int
+
+    def answer(self, request: int) -> Answer:
+        """Return mean and spread of the class probabilities, each (1, n_classes), for the request of a number."""
+        x = self.digits[request % len(self.digits)][np.newaxis]
+        return cd.mc_predict(
+            self.steps, x, self.n_samples, rng=self.stream.fold_in(request), samples_per_pass=self.n_samples
+        )
+
+
+# ---- many threads ---------------------------------------------------------------------------------------------------
+
+
+def answer_all(server: Server, requests: Iterable[int], n_threads: int) -> tuple[dict[int, Answer], list[float], float]:
+    """Answer requests, each thread the next one as soon as it can.
+
+    Returns
+    -------
+    answers : dict of int to Answer
+    latencies : list of float
+        The time each answer took, in seconds.
+    seconds : float
+        The time that all took together.
+
+    """
+    waiting = iter(list(requests))
+    answers: dict[int, Answer] = {}
+    latencies: list[float] = []
+    start_line = threading.Barrier(n_threads + 1)
+
+    def work() -> None:
+        start_line.wait()
+        for request in waiting:
+            start = time.perf_counter()
+            answer = server.answer(request)
+            latencies.append(time.perf_counter() - start)
+            answers[request] = answer
+
+    threads = [threading.Thread(target=work) for _ in range(n_threads)]
+    for thread in threads:
+        thread.start()
+    start_line.wait()
+    start = time.perf_counter()
+    for thread in threads:
+        thread.join()
+    return answers, latencies, time.perf_counter() - start
+
+
+def check_answers(server: Server, n_requests: int, thread_counts: Sequence[int]) -> dict[int, Answer]:
+    """Raise WrongResultError unless answers are the same bits for all numbers of threads and orders; return them."""
+    expected, _, _ = answer_all(server, range(n_requests), 1)
+    for n_threads in thread_counts:
+        order = list(range(n_requests))
+        random.Random(n_threads).shuffle(order)
+        answers, _, _ = answer_all(server, order, n_threads)
+        for request in order:
+            if request not in answers:
+                raise WrongResultError(f"request {request} must have an answer from {n_threads} threads, got none")
+            if any(a.tobytes() != b.tobytes() for a, b in zip(answers[request], expected[request], strict=True)):
+                raise WrongResultError(
+                    f"the answer to request {request} must be the same for every number of threads and order, "
+                    f"got another from {n_threads} threads"
+                )
+    return expected
+
+
+# ---- processes, for comparison --------------------------------------------------------------------------------------
+
+_server_of_process: list[Server] = []
+
+
+def _start_process(server: Server) -> None:
+    threadpool_limits(1)
+    _server_of_process[:] = [server]
+
+
+def _answer_in_process(requests: Sequence[int]) -> None:
+    for request in requests:
+        _server_of_process[0].answer(request)
+
+
+class Processes:
+    """Processes that answer with networks of their own: what threads could do at most, with no GIL between them."""
+
+    def __init__(self, server: Server, n: int) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._pools = [ProcessPoolExecutor(1, context, _start_process, (server,)) for _ in range(n)]
+
+    def __enter__(self) -> "Processes":
+        self.seconds(range(10 * len(self._pools)))
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for pool in self._pools:
+            pool.shutdown()
+
+    def seconds(self, requests: Sequence[int]) -> float:
+        """Return the time that answering requests takes, in equal parts."""
+        start = time.perf_counter()
+        parts = [pool.submit(_answer_in_process, requests[i :: len(self._pools)]) for i, pool in enumerate(self._pools)]
+        for part in parts:
+            part.result()
+        return time.perf_counter() - start
+
+
+# ---- figures --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Row:
+    """How requests were answered in one way; medians over the rounds.
+
+    Attributes
+    ----------
+    name : str
+        By whom.
+    per_second : float
+        Answers in a second.
+    ratio : float
+        That of a round over one thread's in the same round.
+    latencies : tuple of float
+        The `PERCENTILES` of the time of an answer over all rounds, in seconds; none for processes.
+    cpu_seconds, n_sleeps : float
+        The CPU time of a request, and how often it gave up the processor to wait; NaN for processes.
+
+    """
+
+    name: str
+    per_second: float
+    ratio: float
+    latencies: tuple[float, ...] = ()
+    cpu_seconds: float = math.nan
+    n_sleeps: float = math.nan
+
+
+def usage() -> tuple[float, int]:
+    """Return this process's CPU time in seconds, and how often its threads gave up a processor to wait."""
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return used.ru_utime + used.ru_stime, used.ru_nvcsw
+
+
+def measure(
+    server: Server,
+    thread_counts: Sequence[int],
+    *,
+    n_requests: int,
+    rounds: int,
+    n_processes: int = 0,
+    progress: bool = False,
+) -> list[Row]:
+    """Answer n_requests in each round by each number of threads in turn, the first of which is 1.
+
+    With n_processes above 0, so many processes have a turn too.
+    """
+    requests = range(n_requests)
+    names = [f"{n} thread{'s' * (n > 1)}" for n in thread_counts] + [f"{n_processes} processes"] * (n_processes > 0)
+    rates: dict[str, list[float]] = {name: [] for name in names}
+    times: dict[str, list[float]] = {name: [] for name in names}
+    costs: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
+    with ExitStack() as stack:
+        processes = stack.enter_context(Processes(server, n_processes)) if n_processes else None
+        for _ in _rounds(rounds, progress):
+            for name, n_threads in zip(names, thread_counts, strict=False):
+                before = usage()
+                _, latencies, seconds = answer_all(server, requests, n_threads)
+                costs[name].append(tuple((b - a) / n_requests for a, b in zip(before, usage(), strict=True)))
+                rates[name].append(n_requests / seconds)
+                times[name] += latencies
+            if processes is not None:
+                rates[names[-1]].append(n_requests / processes.seconds(requests))
+    return [
+        Row(
+            name,
+            per_second=statistics.median(rates[name]),
+            ratio=statistics.median(rate / one for rate, one in zip(rates[name], rates[names[0]], strict=True)),
+            **_costs(times[name], costs[name]),
+        )
+        for name in names
+    ]
+
+
+def _costs(latencies: list[float], costs: list[tuple[float, float]]) -> dict[str, Any]:
+    """Return what a Row says of threads and not of processes."""
+    if not latencies:
+        return {}
+    cpu_seconds, n_sleeps = (statistics.median(values) for values in zip(*costs, strict=True))
+    percentiles = tuple(np.percentile(latencies, PERCENTILES).tolist())
+    return {"latencies": percentiles, "cpu_seconds": cpu_seconds, "n_sleeps": n_sleeps}
+
+
+def _rounds(n: int, progress: bool) -> Iterator[int]:
+    yield from tqdm(range(n), leave=False, unit="round", disable=not progress, file=sys.stderr)
+
+
+def table(rows: Iterable[Row]) -> str:
+    """Return rows as a table, times in milliseconds."""
+    percentiles = " ".join(f"{f'p{n}, ms':>8}" for n in PERCENTILES)
+    lines = [f"{'':<12} {'requests/s':>10} {'ratio':>6} {percentiles} {'CPU, ms':>8} {'sleeps':>7}"]
+    for row in rows:
+        line = f"{row.name:<12} {row.per_second:>10.0f} {row.ratio:>6.2f}"
+        if row.latencies:
+            line += "".join(f" {1e3 * seconds:>8.2f}" for seconds in (*row.latencies, row.cpu_seconds))
+            line += f" {row.n_sleeps:>7.2f}"
+        lines.append(line)
+    return "\n".join(lines)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Train, check, measure, and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--threads", type=parse_positive, nargs="+", default=THREAD_COUNTS, metavar="N")
+    parser.add_argument("--requests", type=parse_positive, default=400, metavar="N", help="in a round (%(default)s)")
+    parser.add_argument("--rounds", type=parse_positive, default=15, metavar="N", help="default: %(default)s")
+    parser.add_argument("--samples", type=parse_positive, default=64, metavar="N", help="of a request (%(default)s)")
+    parser.add_argument("--p", type=parse_p, default=0.5, help="the probability of dropping (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of the network and all requests (default: %(default)s)")
+    parser.add_argument("--processes", action="store_true", help="two processes too, which share no GIL")
+    parser.add_argument(
+        "--without-gil-from", type=int, metavar="N", help="the elements from which a call of cdropout releases the GIL"
+    )
+    args = parser.parse_args(argv)
+    thread_counts = (1, *(n for n in dict.fromkeys(args.threads) if n != 1))
+    if args.without_gil_from is not None:
+        _kernels.set_min_elems_without_gil(args.without_gil_from)
+    with threadpool_limits(1):
+        print(machine())
+        data = load_dataset()
+        network = train_network(data, args.p, Config(epochs=1, seed=args.seed))
+        print(f"784-512-512-10, accuracy {evaluate(network, data.test).accuracy:.3f} with dropout off")
+        server = Server([*network.layers, softmax], pixels(data.test.images), cd.Stream(args.seed), args.samples)
+        answers = check_answers(server, min(200, args.requests), thread_counts)
+        print(
+            f"{len(answers)} answers are the same bits from {', '.join(map(str, thread_counts))} threads, in any order"
+        )
+        print(f"{args.samples} samples a request, p = {args.p}; {args.rounds} interleaved rounds of {args.requests}\n")
+        rows = measure(
+            server,
+            thread_counts,
+            n_requests=args.requests,
+            rounds=args.rounds,
+            n_processes=2 if args.processes else 0,
+            progress=True,
+        )
+    print(table(rows))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,99 @@
+"""Side-by-side timing: contenders take turns in every round, and medians are compared."""
+
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping
+
+from cdropout.extras import require
+
+
+def interleaved_times(
+    contenders: Mapping[str, Callable[[], object]],
+    *,
+    rounds: int,
+    seconds_per_turn: float = 0.002,
+    refresh: Callable[[], object] | None = None,
+    calls_per_refresh: int = 1,
+    settle_seconds: float = 0.0,
+    stop: Callable[[int], bool] = lambda rounds_done: False,
+    progress: bool = True,
+) -> dict[str, list[float]]:
+    """Time each contender once a round, in seconds a call.
+
+    Parameters
+    ----------
+    contenders : mapping of str to callable
+        What to time, each without arguments.
+    rounds : int
+        How many rounds; in each, every contender has one turn.
+    seconds_per_turn : float
+        About how long a turn takes: short calls are repeated within it.
+    refresh : callable, optional
+        Called, untimed, before every `calls_per_refresh` calls of a turn: fills again what contenders overwrite.
+    calls_per_refresh : int
+        At least 1.
+    settle_seconds : float
+        Above 0, a turn begins with a pause of this length, and as long of untimed calls: threads
+        of the contender before spin for some milliseconds after their work; and those of this one are asleep, on
+        processors that have fallen asleep too, and may wake up on the same one until the system moves one of them.
+    stop : callable
+        Told the number of rounds done, after each: True ends the measurement early.
+    progress : bool
+        Whether to show a progress bar of the rounds on stderr; needs tqdm.
+
+    Returns
+    -------
+    dict of str to list of float
+        One number for each round.
+
+    """
+
+    def take_turn(call: Callable[[], object], repeats: int) -> float:
+        if refresh is None:
+            start = time.perf_counter()
+            for _ in range(repeats):
+                call()
+            return (time.perf_counter() - start) / repeats
+        seconds = 0.0
+        for first in range(0, repeats, calls_per_refresh):
+            refresh()
+            start = time.perf_counter()
+            for _ in range(min(calls_per_refresh, repeats - first)):
+                call()
+            seconds += time.perf_counter() - start
+        return seconds / repeats
+
+    repeats = {}
+    for name, call in contenders.items():
+        seconds = take_turn(call, 1)
+        if seconds < seconds_per_turn:  # a first call is slow: the second tells how often to repeat
+            seconds = take_turn(call, 1)
+        repeats[name] = max(1, int(seconds_per_turn / seconds))
+    times: dict[str, list[float]] = {name: [] for name in contenders}
+    numbers: Iterable[int] = range(rounds)
+    if progress:
+        tqdm = require("tqdm", extra="cli", purpose="a progress bar").tqdm
+        numbers = tqdm(numbers, leave=False, unit="round", file=sys.stderr)
+    for i in numbers:
+        for name, call in contenders.items():
+            if settle_seconds:
+                time.sleep(settle_seconds)
+                awake_at = time.perf_counter() + settle_seconds
+                while time.perf_counter() < awake_at:
+                    call()
+            times[name].append(take_turn(call, repeats[name]))
+        if stop(i + 1):
+            break
+    return times
+
+
+def interleaved_medians(
+    contenders: Mapping[str, Callable[[], object]], *, rounds: int, seconds_per_turn: float = 0.002
+) -> dict[str, float]:
+    """Time each contender once a round and return its median over the rounds, in seconds a call.
+
+    The parameters are those of `interleaved_times`.
+    """
+    times = interleaved_times(contenders, rounds=rounds, seconds_per_turn=seconds_per_turn)
+    return {name: statistics.median(values) for name, values in times.items()}

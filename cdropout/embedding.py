@@ -1,0 +1,15 @@
+"""What an extension module that calls cdropout is built with."""
+
+import os
+
+
+def get_include() -> str:
+    """Return the folder of `cdropout.h`, for the `include_dirs` of an extension module in C or C++.
+
+    Returns
+    -------
+    str
+        An absolute path. Cython's `from cdropout.api cimport ...` needs none.
+
+    """
+    return os.path.join(os.path.dirname(os.path.abspath(__file__)), "include")

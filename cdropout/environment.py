@@ -1,0 +1,136 @@
+"""What runs here, as facts and as text: version, instruction set, threads, caches, and the packages around them."""
+
+import ctypes
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import cdropout
+from cdropout import _kernels, extras, machine
+
+
+def facts() -> dict[str, Any]:
+    """Return what runs here, as JSON can hold it: the keys below, None where something is not known or not there.
+
+    `cdropout`, `numpy`, `python` : versions. `processor` : its name. `instruction_set` : `active`, `forced_by` (the
+    name of an environment variable), `available` here and `built`, best first. `threads` : `limit`, how many a large
+    array is shared out among; `cpus`, how many the process may run on; `quota`, how many CPUs' time its control group
+    has; `openmp`, with the file name of the `library`, its `path`, the `max_threads` it allows, and the
+    `OMP_NUM_THREADS` of the environment. `cache_bytes` : a core's caches for data. `streaming_above_bytes` : from which
+    number of bytes read and written a call stores past the caches. `packages` : the optional ones, with their versions.
+    """
+    return {
+        "cdropout": cdropout.__version__,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+        "processor": processor(),
+        "instruction_set": {
+            "active": _kernels.active_isa(),
+            "forced_by": "CDROPOUT_ISA" if os.environ.get("CDROPOUT_ISA") else None,
+            "available": list(_kernels.supported_isas()),
+            "built": list(_kernels.known_isas()),
+        },
+        "threads": {
+            "limit": _kernels.thread_limit(),
+            "cpus": _n_cpus(),
+            "quota": machine.CpuQuota().n_cpus(),
+            "openmp": _openmp() if _kernels.has_openmp() else None,
+        },
+        "cache_bytes": {f"L{level}": n_bytes for level, n_bytes in machine.cache_bytes().items()},
+        "streaming_above_bytes": _kernels.get_max_cached_bytes(),
+        "packages": extras.installed_versions(),
+    }
+
+
+def describe(known: dict[str, Any]) -> str:
+    """Return facts as text: a line for each, and one for each package."""
+    isa, packages = known["instruction_set"], known["packages"]
+    why = f"forced by {isa['forced_by']}" if isa["forced_by"] else "the best that this machine supports"
+    caches = [f"{name} {_in_units(n_bytes)}" for name, n_bytes in known["cache_bytes"].items()]
+    lines = [
+        ("cdropout", known["cdropout"]),
+        ("instruction set", f"{isa['active']} ({why}; available: {', '.join(isa['available'])})"),
+        ("threads", _describe_threads(known["threads"])),
+        ("processor", known["processor"]),
+        ("caches", ", ".join(caches) or "not known"),
+        ("streaming", f"stores past the caches above {_in_units(known['streaming_above_bytes'])} read and written"),
+        ("Python", known["python"]),
+        ("NumPy", known["numpy"]),
+        *_in_column("found", [f"{name} {version}" for name, version in packages.items() if version]),
+        *_in_column("not found", [name for name, version in packages.items() if not version]),
+    ]
+    width = max(len(name) for name, _ in lines)
+    return "\n".join(f"{name:<{width}}  {value}" for name, value in lines)
+
+
+def _in_column(name: str, packages: list[str]) -> list[tuple[str, str]]:
+    """Return a line for each package, with what it is for; the name stands before the first."""
+    width = max(map(len, packages), default=0)
+    purposes = [extras.PURPOSES[package.partition(" ")[0]] for package in packages]
+    lines = [f"{package:<{width}}  for {purpose}" for package, purpose in zip(packages, purposes, strict=True)]
+    return list(zip([name, *[""] * len(lines)], lines, strict=False))
+
+
+def _describe_threads(threads: dict[str, Any]) -> str:
+    if threads["openmp"] is None:
+        return "1 (serial build: the compiler had no OpenMP)"
+    openmp, quota = threads["openmp"], threads["quota"]
+    forced = openmp["OMP_NUM_THREADS"]
+    allows = f"{openmp['library'] or 'a library of unknown name'} allows {openmp['max_threads'] or 'an unknown number'}"
+    because = f" by OMP_NUM_THREADS={forced}" if forced else ""
+    return (
+        f"up to {threads['limit']} (OpenMP: {allows}{because}; {threads['cpus']} CPUs; "
+        f"{'no CPU quota' if quota is None else f'a quota of {quota:g} CPUs'})"
+    )
+
+
+def _in_units(n_bytes: int) -> str:
+    return f"{n_bytes / (1 << 20):g} MiB" if n_bytes >= 1 << 20 else f"{n_bytes / (1 << 10):g} KiB"
+
+
+def processor(cpu_info: Path = Path("/proc/cpuinfo")) -> str:
+    """Return the processor's name; its architecture where the system does not tell."""
+    lines = cpu_info.read_text().splitlines() if cpu_info.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def _n_cpus() -> int:
+    """Return how many CPUs the process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class _SymbolOrigin(ctypes.Structure):
+    """What dladdr(3) tells about an address."""
+
+    _fields_ = (
+        ("path", ctypes.c_char_p),
+        ("base", ctypes.c_void_p),
+        ("symbol", ctypes.c_char_p),
+        ("address", ctypes.c_void_p),
+    )
+
+
+def _openmp() -> dict[str, Any]:
+    """Return the OpenMP library that the kernels call, and the number of threads it allows.
+
+    The kernels' own library is asked, because a process can hold several of OpenMP.
+    """
+    path = max_threads = None
+    try:
+        function = ctypes.CDLL(_kernels.__file__).omp_get_max_threads
+        max_threads = function()
+        origin = _SymbolOrigin()
+        if ctypes.CDLL(None).dladdr(ctypes.cast(function, ctypes.c_void_p), ctypes.byref(origin)):
+            path = os.fsdecode(origin.path)
+    except (AttributeError, OSError, TypeError):
+        pass  # no such function in this system's C library, or the runtime's names are hidden
+    return {
+        "library": None if path is None else Path(path).name,
+        "path": path,
+        "max_threads": max_threads,
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS"),
+    }

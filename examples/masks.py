@@ -1,0 +1,44 @@
+"""What shared axes do to a mask: four masks with the same p, side by side.
+
+python examples/masks.py [--p P] [--seed N] [--plot FILE]
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from digit_network import HERE, new_figure, parse_image, parse_natural, parse_p, save_figure
+
+import cdropout as cd
+
+PANELS = (
+    ("every element for itself", (24, 24), ()),
+    ("columns: shared_axes=0", (24, 24), 0),
+    ("rows: shared_axes=1", (24, 24), 1),
+    ("channels: shared_axes=(2, 3)", (4, 4, 8, 8), (2, 3)),
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Draw the masks and return the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--p", type=parse_p, default=0.3, help="the probability of dropping (default: %(default)s)")
+    parser.add_argument("--seed", type=parse_natural, default=5, help="(default: %(default)s)")
+    parser.add_argument(
+        "--plot",
+        type=parse_image,
+        metavar="FILE",
+        default=str(HERE / "masks.png"),
+        help="PNG, PDF or SVG (default: examples/masks.png)",
+    )
+    arguments = parser.parse_args(argv)
+    figure = new_figure(12, 3.6)
+    for ax, (title, shape, shared_axes) in zip(figure.subplots(1, len(PANELS)), PANELS, strict=True):
+        cd.draw_mask(shape, arguments.p, rng=arguments.seed, shared_axes=shared_axes).plot(ax)
+        ax.set_title(title, fontsize="medium")
+    save_figure(figure, arguments.plot)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

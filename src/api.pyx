@@ -1,0 +1,106 @@
+# cython: language_level=3, freethreading_compatible=True
+"""The C interface: for Cython by cimport of the functions below, for C and C++ as the capsule C_API."""
+
+from cpython.pycapsule cimport PyCapsule_GetPointer
+
+from cdropout._kernels import C_API
+
+
+cdef extern from "../cdropout/include/cdropout_table.h" nogil:
+    ctypedef struct cdropout_key:
+        pass
+
+    ctypedef struct cdropout_mask:
+        pass
+
+    ctypedef struct cdropout_noise:
+        pass
+
+    ctypedef struct cdropout_stream:
+        pass
+
+    ctypedef struct cdropout_arrays:
+        pass
+
+    ctypedef struct cdropout_table:
+        int (*mask_of)(object, cdropout_mask *) except -1
+        int (*noise_of)(object, cdropout_noise *) except -1
+        int (*stream_of)(object, cdropout_stream *) except -1
+        int (*draw_mask)(cdropout_mask *, const cdropout_stream *, uint64_t, double) noexcept nogil
+        int (*draw_noise)(cdropout_noise *, const cdropout_stream *, uint64_t, double) noexcept nogil
+        int (*define_mask)(cdropout_mask *, const cdropout_key *, uint64_t, double) noexcept nogil
+        int (*set_alpha_dropout)(cdropout_arrays *, cdropout_mask *) noexcept nogil
+        int (*apply)(int, int, const cdropout_arrays *, const cdropout_mask *, size_t, size_t) noexcept nogil
+        int (*multiply_by_noise)(int, const cdropout_arrays *, const cdropout_noise *, size_t, size_t) noexcept nogil
+        int (*add_noise)(int, const cdropout_arrays *, const cdropout_noise *, size_t, size_t) noexcept nogil
+        int (*fill_keep)(uint8_t *, const cdropout_mask *, size_t, size_t) noexcept nogil
+        void (*fill_raw)(uint8_t *, const cdropout_key *, uint64_t, size_t) noexcept nogil
+        size_t (*cached_bytes)() noexcept nogil
+
+
+cdef const cdropout_table *table = <const cdropout_table *>PyCapsule_GetPointer(C_API, "cdropout.api.C_API")
+
+# The types of api.pxd are those of the header, without the name that C needs.
+if (sizeof(Key), sizeof(Mask), sizeof(Noise), sizeof(Stream), sizeof(Arrays)) != (
+    sizeof(cdropout_key), sizeof(cdropout_mask), sizeof(cdropout_noise), sizeof(cdropout_stream),
+    sizeof(cdropout_arrays)
+):
+    raise ImportError("cdropout/api.pxd and cdropout_table.h must have the same types: the build is broken")
+
+
+cdef int mask_of(object mask, Mask *c_mask) except -1:
+    return table.mask_of(mask, <cdropout_mask *>c_mask)
+
+
+cdef int noise_of(object noise, Noise *c_noise) except -1:
+    return table.noise_of(noise, <cdropout_noise *>c_noise)
+
+
+cdef int stream_of(object stream, Stream *c_stream) except -1:
+    return table.stream_of(stream, <cdropout_stream *>c_stream)
+
+
+cdef int draw_mask(Mask *mask, const Stream *stream, uint64_t n_elems, double p) noexcept nogil:
+    return table.draw_mask(<cdropout_mask *>mask, <const cdropout_stream *>stream, n_elems, p)
+
+
+cdef int draw_noise(Noise *noise, const Stream *stream, uint64_t n_elems, double std) noexcept nogil:
+    return table.draw_noise(<cdropout_noise *>noise, <const cdropout_stream *>stream, n_elems, std)
+
+
+cdef int define_mask(Mask *mask, const Key *key, uint64_t start, double p) noexcept nogil:
+    return table.define_mask(<cdropout_mask *>mask, <const cdropout_key *>key, start, p)
+
+
+cdef int set_alpha_dropout(Arrays *arrays, Mask *mask) noexcept nogil:
+    return table.set_alpha_dropout(<cdropout_arrays *>arrays, <cdropout_mask *>mask)
+
+
+cdef int apply(int operation, int dtype, const Arrays *arrays, const Mask *mask, size_t begin,
+               size_t end) noexcept nogil:
+    return table.apply(
+        operation, dtype, <const cdropout_arrays *>arrays, <const cdropout_mask *>mask, begin, end
+    )
+
+
+cdef int multiply_by_noise(int dtype, const Arrays *arrays, const Noise *noise, size_t begin,
+                           size_t end) noexcept nogil:
+    return table.multiply_by_noise(
+        dtype, <const cdropout_arrays *>arrays, <const cdropout_noise *>noise, begin, end
+    )
+
+
+cdef int add_noise(int dtype, const Arrays *arrays, const Noise *noise, size_t begin, size_t end) noexcept nogil:
+    return table.add_noise(dtype, <const cdropout_arrays *>arrays, <const cdropout_noise *>noise, begin, end)
+
+
+cdef int fill_keep(uint8_t *out, const Mask *mask, size_t begin, size_t end) noexcept nogil:
+    return table.fill_keep(out, <const cdropout_mask *>mask, begin, end)
+
+
+cdef void fill_raw(uint8_t *out, const Key *key, uint64_t first_block, size_t n_blocks) noexcept nogil:
+    table.fill_raw(out, <const cdropout_key *>key, first_block, n_blocks)
+
+
+cdef size_t cached_bytes() noexcept nogil:
+    return table.cached_bytes()

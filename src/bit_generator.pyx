@@ -1,0 +1,168 @@
+# cython: language_level=3, cdivision=True
+"""The raw stream as one of NumPy's bit generators."""
+
+from libc.stdint cimport uint32_t, uint64_t
+from numpy.random.bit_generator cimport BitGenerator
+
+import numpy as np
+
+from cdropout.checks import check_integer
+from cdropout.stream import Stream, seed_sequence
+
+
+cdef extern from "word_stream.h" nogil:
+    enum:
+        WORDS_PER_BLOCK
+        BLOCK_BITS
+
+    ctypedef struct cdropout_key:
+        uint64_t word[2]
+
+    ctypedef struct word_stream:
+        size_t at
+        uint32_t uinteger
+        bint has_uint32
+        cdropout_key key
+        uint64_t block
+
+    int cdropout_import() except -1 with gil
+    void read_block(word_stream *stream)
+    uint64_t next_uint64(void *state) noexcept
+    uint32_t next_uint32(void *state) noexcept
+    double next_double(void *state) noexcept
+
+
+cdropout_import()
+
+# How many words a key has: 2^62.
+cdef object KEY_WORDS = <object>WORDS_PER_BLOCK << BLOCK_BITS
+
+
+cdef class StreamBitGenerator(BitGenerator):
+    """The raw stream of a seed as a bit generator for `numpy.random.Generator`.
+
+    Its 64-bit outputs are the words, lowest byte first, of what `python -m cdropout stream --seed SEED` writes: the
+    same on every instruction set and machine. Threads share it as they do NumPy's own, by its `lock`.
+
+    Parameters
+    ----------
+    seed : None, int, array_like of ints, SeedSequence, BitGenerator or Generator
+        As for `Stream`, which has the same key for the same seed: None seeds from the operating system, a generator is
+        asked for 128 bits. Arrays of ints are those of `numpy.random.SeedSequence`.
+
+    Raises
+    ------
+    TypeError
+        For a seed of another type.
+    ValueError
+        For a negative seed.
+
+    Notes
+    -----
+    A mask drawn from `Stream(seed)` is made of the same bits: give the two different seeds, or children of one
+    (`spawn`). A key has 2^62 outputs, after which comes the key with the upper 64 bits larger by one; the period is
+    2^126. docs/design.md specifies the stream.
+
+    """
+
+    cdef word_stream stream
+
+    def __init__(self, seed=None):
+        if isinstance(seed, Stream):
+            raise TypeError("seed must not be a Stream: pass what seeded it, or one of its own")
+        if isinstance(seed, (BitGenerator, np.random.Generator)):
+            seed = seed_sequence(seed)
+        BitGenerator.__init__(self, seed)
+        low, high = (int(word) for word in self._seed_seq.generate_state(2, np.uint64))
+        self.place(low | high << 64, 0, False, 0)
+        self._bitgen.state = &self.stream
+        self._bitgen.next_uint64 = &next_uint64
+        self._bitgen.next_uint32 = &next_uint32
+        self._bitgen.next_double = &next_double
+        self._bitgen.next_raw = &next_uint64
+
+    cdef int place(self, object key, object position, bint has_uint32, uint32_t uinteger) except -1:
+        """Goes to a position of a key."""
+        self.stream.key.word[0] = key & 0xFFFFFFFFFFFFFFFF
+        self.stream.key.word[1] = key >> 64
+        self.stream.block = position // WORDS_PER_BLOCK
+        self.stream.at = position % WORDS_PER_BLOCK
+        self.stream.has_uint32 = has_uint32
+        self.stream.uinteger = uinteger
+        read_block(&self.stream)
+        return 0
+
+    @property
+    def state(self):
+        """All that the generator is, but for its seed sequence, as a dict of plain ints. Setting it puts it there.
+
+        Keys: `bit_generator`, the class's name; `state`, a dict of `key` (128 bits) and `position` (outputs given of
+        this key, below 2^62); `has_uint32` and `uinteger`, the half of an output that `next_uint32` has kept. TypeError
+        or ValueError for what is not whole, and nothing changes.
+        """
+        return {
+            "bit_generator": type(self).__name__,
+            "state": {
+                "key": <object>self.stream.key.word[0] | <object>self.stream.key.word[1] << 64,
+                "position": <object>self.stream.block * WORDS_PER_BLOCK + self.stream.at % WORDS_PER_BLOCK,
+            },
+            "has_uint32": int(self.stream.has_uint32),
+            "uinteger": int(self.stream.uinteger),
+        }
+
+    @state.setter
+    def state(self, value):
+        name = type(self).__name__
+        keys, inner_keys = ("bit_generator", "state", "has_uint32", "uinteger"), ("key", "position")
+        if not isinstance(value, dict):
+            raise TypeError(f"state must be a dict, got {type(value).__name__}")
+        if set(value) != set(keys):
+            raise ValueError(f"state must be a dict with the keys {', '.join(keys)}, got {value!r}")
+        if value["bit_generator"] != name:
+            raise ValueError(f"state must be of a {name}, got one of a {value['bit_generator']!r}")
+        inner = value["state"]
+        if not isinstance(inner, dict) or set(inner) != set(inner_keys):
+            raise ValueError(f"state['state'] must be a dict with the keys {', '.join(inner_keys)}, got {inner!r}")
+        key = check_integer("state['state']['key']", inner["key"], 0, 2**128 - 1)
+        position = check_integer("state['state']['position']", inner["position"], 0, KEY_WORDS - 1)
+        has_uint32 = check_integer("state['has_uint32']", value["has_uint32"], 0, 1)
+        uinteger = check_integer("state['uinteger']", value["uinteger"], 0, 2**32 - 1)
+        self.place(key, position, has_uint32, uinteger)
+
+    def advance(self, delta):
+        """Move on as if `delta` 64-bit outputs had been drawn.
+
+        Parameters
+        ----------
+        delta : int
+            Taken modulo the period, 2^126; below 0 it moves back.
+
+        Returns
+        -------
+        StreamBitGenerator
+            The generator itself, without the half of an output that `next_uint32` may have kept.
+
+        """
+        place = self.state["state"]
+        n_keys, position = divmod(place["position"] + check_integer("delta", delta), KEY_WORDS)
+        self.place((place["key"] + (n_keys << 64)) % 2**128, position, False, 0)
+        return self
+
+    def jumped(self, jumps=1):
+        """Return a new generator, as many times 2^62 outputs ahead: in the same place of another key's stream.
+
+        Parameters
+        ----------
+        jumps : int
+            How many times. No output of this generator's next 2^62 is one of the new one's: their blocks are seeded
+            from different inputs of one bijection.
+
+        Returns
+        -------
+        StreamBitGenerator
+            Without the half of an output that `next_uint32` may have kept here.
+
+        """
+        cdef StreamBitGenerator ahead = type(self)()
+        ahead.state = self.state
+        return ahead.advance(check_integer("jumps", jumps) * KEY_WORDS)

@@ -1,0 +1,75 @@
+"""The C interface: the functions on Python's objects that src/embedding.c cannot have, and the capsule of the table."""
+
+cdef extern from "embedding.h" nogil:
+    ctypedef struct cdropout_key:
+        uint64_t word[2]
+
+    ctypedef struct cdropout_mask:
+        cdropout_key key
+        uint64_t start
+        double p
+        double scale
+
+    ctypedef struct cdropout_noise:
+        cdropout_key key
+        uint64_t start
+        double std
+
+    ctypedef struct cdropout_stream:
+        const cdropout_key *key
+        uint64_t *position
+
+    ctypedef struct cdropout_table:
+        int (*mask_of)(object, cdropout_mask *) except -1
+        int (*noise_of)(object, cdropout_noise *) except -1
+        int (*stream_of)(object, cdropout_stream *) except -1
+        size_t (*cached_bytes)() noexcept nogil
+
+    cdropout_table embedding_table
+
+
+cdef inline void set_c_key(cdropout_key *c_key, const stream_key *key) noexcept:
+    c_key.word[0] = key.word[0]
+    c_key.word[1] = key.word[1]
+
+
+cdef int mask_of(object mask, cdropout_mask *c_mask) except -1:
+    if not isinstance(mask, MaskCore):
+        raise TypeError(f"mask must be a cdropout.Mask, got {type(mask).__name__}")
+    cdef MaskCore core = <MaskCore>mask
+    set_c_key(&c_mask.key, &core.words)
+    c_mask.start = core.first
+    c_mask.p = core.p
+    c_mask.scale = kept_scale(core.p)
+    return 0
+
+
+cdef int noise_of(object noise, cdropout_noise *c_noise) except -1:
+    if not isinstance(noise, NoiseCore):
+        raise TypeError(f"noise must be a cdropout.Noise, got {type(noise).__name__}")
+    cdef NoiseCore core = <NoiseCore>noise
+    set_c_key(&c_noise.key, &core.words)
+    c_noise.start = core.first
+    c_noise.std = core.std
+    return 0
+
+
+cdef int stream_of(object stream, cdropout_stream *c_stream) except -1:
+    if not isinstance(stream, StreamCore):
+        raise TypeError(f"stream must be a cdropout.Stream, got {type(stream).__name__}")
+    c_stream.key = <const cdropout_key *>&(<StreamCore>stream).words
+    c_stream.position = &(<StreamCore>stream).next_elem
+    return 0
+
+
+cdef size_t cached_bytes() noexcept nogil:
+    return max_cached_bytes
+
+
+embedding_table.mask_of = mask_of
+embedding_table.noise_of = noise_of
+embedding_table.stream_of = stream_of
+embedding_table.cached_bytes = cached_bytes
+
+# What cdropout.api passes on under its own name.
+C_API = PyCapsule_New(&embedding_table, "cdropout.api.C_API", NULL)

@@ -1,0 +1,170 @@
+"""Arrays from elsewhere: what shares its memory by the buffer protocol, DLPack or NumPy's array interface becomes an
+array on that memory."""
+
+# What foreign code raises where it does not share.
+REFUSALS = (AttributeError, BufferError, RuntimeError, TypeError, ValueError)
+
+# ---- DLPack ---------------------------------------------------------------------------------------------------------
+# The types and numbers are those of DLPack 1.1 (https://dmlc.github.io/dlpack/latest/c_api.html).
+
+ctypedef struct dlpack_dtype:
+    uint8_t code
+    uint8_t n_bits
+    uint16_t n_lanes
+
+# Its members up to the element type, which is what is looked at.
+ctypedef struct dlpack_tensor:
+    void *data
+    int32_t device_type
+    int32_t device_id
+    int32_t n_dims
+    dlpack_dtype dtype
+
+# What a capsule "dltensor_versioned" points to; a capsule "dltensor" points to the tensor itself.
+ctypedef struct dlpack_versioned:
+    uint32_t major
+    uint32_t minor
+    void *context
+    void (*deleter)(void *) noexcept
+    uint64_t flags
+    dlpack_tensor tensor
+
+cdef enum:
+    DLPACK_UINT = 1
+    DLPACK_BFLOAT = 4
+
+DLPACK_DEVICES = {
+    1: "CPU", 2: "CUDA", 3: "CUDA host", 4: "OpenCL", 7: "Vulkan", 8: "Metal", 9: "VPI", 10: "ROCm", 11: "ROCm host",
+    12: "extension", 13: "CUDA managed", 14: "oneAPI", 15: "WebGPU", 16: "Hexagon", 17: "MAIA", 18: "Trainium",
+}
+# Memory that a CPU can read and write; NumPy takes the same ones.
+DEVICES_OF_A_CPU = (1, 3, 11, 13)
+
+
+cdef class Dlpack:
+    """Passes another library's array on to numpy.from_dlpack; bfloat16, unknown to that, as 16-bit integers."""
+
+    cdef object source
+    cdef bint is_bfloat16
+
+    def __cinit__(self, source):
+        self.source = source
+
+    def __dlpack__(self, **keywords):
+        cdef dlpack_tensor *tensor
+        capsule = self.source.__dlpack__(**keywords)
+        if PyCapsule_IsValid(capsule, "dltensor_versioned"):
+            tensor = &(<dlpack_versioned *>PyCapsule_GetPointer(capsule, "dltensor_versioned")).tensor
+        else:
+            tensor = <dlpack_tensor *>PyCapsule_GetPointer(capsule, "dltensor")
+        if tensor.dtype.code == DLPACK_BFLOAT and tensor.dtype.n_bits == 16:
+            # The capsule is its receiver's, who alone reads this.
+            tensor.dtype.code = DLPACK_UINT
+            self.is_bfloat16 = True
+        return capsule
+
+    def __dlpack_device__(self):
+        return self.source.__dlpack_device__()
+
+
+cdef int check_device(object a, str name) except -1:
+    """Raises ValueError, naming the device, unless the CPU can reach a DLPack object's memory."""
+    try:
+        device_type, device_id = (int(number) for number in a.__dlpack_device__())
+    except REFUSALS as error:
+        raise refusal(a, name, error) from error
+    if device_type not in DEVICES_OF_A_CPU:
+        device = DLPACK_DEVICES.get(device_type, f"type {device_type}")
+        raise ValueError(f"{name} must be on the CPU, got a {type(a).__name__} on device {device}:{device_id}")
+    return 0
+
+
+cdef cnp.ndarray array_from_dlpack(Dlpack source, bint must_share):
+    """An array on a DLPack object's memory; read-only where must_share is set and that is not certain."""
+    cdef cnp.ndarray array
+    if not must_share:
+        return np.from_dlpack(source)
+    try:
+        return np.from_dlpack(source, copy=False)
+    except TypeError:  # of an older library, or of NumPy 2.0, which do not know copy=
+        array = np.from_dlpack(source)
+        array.setflags(write=False)
+        return confirmed_by_numpy(source.source, array)
+
+
+cdef object confirmed_by_numpy(object a, object array):
+    """The object's own NumPy array where that may be written and is what DLPack says, as in PyTorch before 2.9."""
+    if not hasattr(a, "__array__"):
+        return array
+    try:
+        own = np.asarray(a)
+    except REFUSALS:
+        return array
+    is_same = own.ctypes.data == array.ctypes.data and own.strides == array.strides and own.dtype == array.dtype
+    return own if is_same else array
+
+
+cdef cnp.ndarray as_bfloat16(cnp.ndarray array, str name):
+    try:
+        import ml_dtypes
+    except ImportError as error:
+        raise TypeError(f"{name} must not be of bfloat16 where ml_dtypes is not installed") from error
+    return array.view(ml_dtypes.bfloat16)
+
+
+# ---- any object -----------------------------------------------------------------------------------------------------
+
+cdef object refusal(object a, str name, object error):
+    return TypeError(f"{name} must be usable as an array, got {type(a).__name__}: {error}")
+
+
+cdef cnp.ndarray shared_array(object a, str name, bint must_share):
+    """An array on the memory of an object that is no ndarray; None where no protocol shares it."""
+    cdef Dlpack source
+    cdef cnp.ndarray array
+    if isinstance(a, (np.generic, type)):
+        return None
+    if PyObject_CheckBuffer(a):
+        try:
+            return np.asarray(memoryview(a))
+        except REFUSALS as error:  # JAX has the protocol, but not for bfloat16 or another device
+            if not hasattr(a, "__dlpack__"):
+                raise refusal(a, name, error) from error
+    if hasattr(a, "__dlpack__") and hasattr(a, "__dlpack_device__"):
+        check_device(a, name)
+        source = Dlpack(a)
+        try:
+            array = array_from_dlpack(source, must_share)
+        except REFUSALS as error:
+            if must_share or not hasattr(a, "__array__"):
+                raise refusal(a, name, error) from error
+        else:
+            return as_bfloat16(array, name) if source.is_bfloat16 else array
+    if hasattr(a, "__array_interface__") or hasattr(a, "__array_struct__"):
+        return np.asarray(a)
+    return None
+
+
+cdef cnp.ndarray readable_array(object a, str name):
+    """Any array_like as an array, on its own memory where it shares that."""
+    cdef cnp.ndarray array = None if isinstance(a, (np.ndarray, list, tuple)) else shared_array(a, name, False)
+    if array is not None:
+        return array
+    try:
+        return np.asarray(a)
+    except REFUSALS as error:
+        raise refusal(a, name, error) from error
+
+
+cdef cnp.ndarray writable_array(object out):
+    """An array whose elements are those of out; TypeError where out does not share its memory. It may be read-only."""
+    # A subclass's memory and not its own ideas of assignment.
+    cdef cnp.ndarray array = np.asarray(out) if isinstance(out, np.ndarray) else shared_array(out, "out", True)
+    if array is None:
+        raise TypeError(f"out must be an array, got {type(out).__name__}, which shares its memory by no protocol")
+    return array
+
+
+def as_array(a, name):
+    """Any array_like as an array of whatever dtype, on its own memory where it shares that; TypeError otherwise."""
+    return a if cnp.PyArray_CheckExact(a) else readable_array(a, name)

@@ -1,0 +1,315 @@
+"""What the pages show works as it stands there: Python is run, commands are run or checked, links lead somewhere.
+
+- Python blocks of a page run in order, in one namespace, in a process and a folder of their own. A block with prompts
+  (`>>>`) must print what stands in it, the others assert what they claim.
+- Commands in `sh` and `console` blocks are run where they are quick (`QUICK`). Of the others, and of those within lines
+  of text, files must exist, options must stand in the `--help` of what is called, and extras in pyproject.toml.
+- Blocks in other languages are listed, with the reason why they are not run (`NOT_RUN`).
+- A page whose blocks make more than one program has a test of its own, which runs all of it (`OWN_TESTS`).
+"""
+
+import doctest
+import functools
+import json
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+pages = pytest.importorskip("pages", reason="markdown-it-py is not installed")
+ROOT = pages.ROOT
+
+pytestmark = pytest.mark.skipif(not (ROOT / "README.md").exists(), reason="the tests were taken out of the checkout")
+
+NOT_RUN = {
+    "": "listings, formulas, folder trees and records of the command that made a page",
+    "{eval-rst}": "the reference: building the site runs it",
+    "{include}": "a part of the site: building the site runs it",
+    "{toctree}": "a part of the site: building the site runs it",
+}
+SHELL = ("sh", "console")
+
+# What takes no time and leaves nothing behind outside the folder it runs in.
+QUICK = (
+    r"python -m cdropout( --json| --version)?",
+    r"python -m cdropout stream --seed \d+ --bytes \d{1,7} > \w+\.bin",
+)
+
+# Programs that are not ours: what is checked is that they are these.
+FOREIGN = {
+    ".": "activates an environment",
+    "./choice": "what the compiler made in the same line",
+    "clang-format": "a linter: .ci/run calls it",
+    "cython-lint": "a linter: .ci/run calls it",
+    "dieharder": "takes hours; Debian has it",
+    "mypy": "a linter: .ci/run calls it",
+    "ruff": "a linter: .ci/run calls it",
+    "sphinx-build": "tests/test_site.py runs it",
+}
+
+# A test that is there must speak of its page.
+OWN_TESTS = {"docs/embedding.md": "test_embedding.py", "docs/scaling_out.md": "test_data_parallel.py"}
+
+PAGES = pages.all_pages()
+NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
+
+
+def own_test(page):
+    """The test that runs a page's blocks by itself, where there is one."""
+    test = ROOT / "tests" / OWN_TESTS.get(str(page.relative_to(ROOT)), "no such test")
+    return test if test.exists() else None
+
+
+def test_a_page_with_a_test_of_its_own_is_read_by_it():
+    assert set(OWN_TESTS) <= set(NAMES)
+    for page in filter(own_test, PAGES):
+        assert f"docs/{page.name}" in own_test(page).read_text()
+
+
+def languages(page):
+    return {block.language for block in pages.blocks_of(page)}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=NAMES)
+def test_every_block_is_run_or_listed_with_a_reason(page):
+    for block in pages.blocks_of(page) if own_test(page) is None else ():
+        assert block.language in ("python", *SHELL) or block.language in NOT_RUN, (
+            f"{block}: a block of language {block.language!r} must be run, or listed in NOT_RUN with the reason"
+        )
+
+
+# ---- Python ---------------------------------------------------------------------------------------------------------
+
+WITH_PYTHON = [page for page in PAGES if "python" in languages(page) and own_test(page) is None]
+
+
+@pytest.mark.parametrize("page", WITH_PYTHON, ids=[str(page.relative_to(ROOT)) for page in WITH_PYTHON])
+def test_python_blocks_run_in_order(page, tmp_path):
+    # The library that the tests test comes first: the page's folder holds none, and a checkout's has no compiled core.
+    run = subprocess.run(
+        [sys.executable, "-P", str(ROOT / "tests/pages.py"), str(page), "skipped.json"],
+        cwd=tmp_path,
+        env={**os.environ, "MPLBACKEND": "agg"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert run.returncode == 0, run.stderr
+    if skipped := json.loads((tmp_path / "skipped.json").read_text()):
+        pytest.skip("all but: " + "; ".join(skipped))
+
+
+def test_the_pages_that_newcomers_read_have_python_in_them():
+    names = {str(page.relative_to(ROOT)) for page in PAGES if "python" in languages(page)}
+    docs = ("getting_started", "layers", "pytorch", "networks", "reproducibility", "loops", "embedding", "scaling_out")
+    assert {"README.md", *(f"docs/{name}.md" for name in docs)} <= names
+
+
+# ---- commands -------------------------------------------------------------------------------------------------------
+
+
+def is_quick(line):
+    return any(re.fullmatch(pattern, line) for pattern in QUICK)
+
+
+LINES = [
+    pytest.param(line, output, id=f"{block}: {line}")
+    for page in PAGES
+    for block in pages.blocks_of(page)
+    if block.language in SHELL
+    for line, output in pages.command_lines(block)
+]
+INLINE = [
+    pytest.param(token.content, id=f"{page.relative_to(ROOT)}: {token.content}")
+    for page in PAGES
+    for token in pages.inline_tokens(page, "code_inline")
+    if re.match(r"(?:[A-Z_]+=\S* )*(?:python|pip|pytest|cc) ", token.content)
+]
+
+
+@pytest.mark.parametrize(("line", "output"), [param for param in LINES if is_quick(param.values[0])])
+def test_quick_commands_print_what_the_page_shows(line, output, tmp_path):
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    (folder / "python").write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+    (folder / "python").chmod(0o755)
+    run = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", line],
+        cwd=tmp_path,
+        env={**os.environ, "PATH": f"{folder}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert run.returncode == 0, run.stderr
+    if output:
+        assert doctest.OutputChecker().check_output(output, run.stdout, doctest.ELLIPSIS), run.stdout
+
+
+@pytest.mark.parametrize(
+    "line", [pytest.param(p.values[0], id=p.id) for p in LINES if not is_quick(p.values[0])] + INLINE
+)
+def test_commands_name_what_exists(line):
+    for command in pages.simple_commands(line):
+        check_command(command)
+
+
+def check_command(words):
+    """Fail unless what a simple command names exists; unless it is known how to check the program at all."""
+    program, *arguments = words
+    if program in ("python", "python3"):
+        check_python(arguments)
+    elif program == "pip":
+        assert arguments[0] == "install"
+        check_requirements([word for word in arguments[1:] if not word.startswith("-")])
+    elif program in ("pytest", "cc"):
+        for word in arguments:
+            assert "." not in word or word.startswith("-") or (ROOT / word.partition("::")[0]).exists(), word
+    elif program.startswith(".ci/"):
+        assert (ROOT / program).exists()
+    else:
+        assert program in FOREIGN, f"{program} must be checked, or listed in FOREIGN with the reason"
+
+
+def check_python(arguments):
+    if not arguments or not arguments[0].startswith("-m"):
+        script = arguments[0]
+        assert (ROOT / script).is_file(), script
+        check_options((script,), arguments[1:])
+    elif arguments[1] in ("benchmarks", "cdropout"):
+        has_command = arguments[2:] and not arguments[2].startswith("-")
+        called = ("-m", arguments[1], *arguments[2 : 2 + bool(has_command and arguments[1] == "cdropout")])
+        check_options(called, arguments[len(called) :])
+    else:
+        module = arguments[1].partition(".")[0]
+        assert module in sys.stdlib_module_names or module in packages_of_extras(), f"python -m {module}"
+
+
+def check_options(called, arguments):
+    options = {word.partition("=")[0] for word in arguments if word.startswith("--")}
+    known = set(re.findall(r"--[a-z][a-z0-9-]*", help_of(called)))
+    assert options <= known, f"{' '.join(called)} has no {', '.join(sorted(options - known))}"
+
+
+@functools.cache
+def help_of(called):
+    # A checkout's own source folder has no compiled core, and must not come before what is installed.
+    options = ["-P"] if called[:2] == ("-m", "cdropout") else []
+    run = subprocess.run(
+        [sys.executable, *options, *called, "--help"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    missing = re.search(r"No module named '(\w+)", run.stderr)
+    if run.returncode != 0 and missing and missing[1] in pages.OPTIONAL_PACKAGES:
+        pytest.skip(f"{' '.join(called)} needs {missing[1]}")
+    assert run.returncode == 0, run.stderr
+    return run.stdout
+
+
+@functools.cache
+def extras():
+    return tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+
+
+def packages_of_extras():
+    return {re.match(r"[\w-]+", requirement)[0] for requirements in extras().values() for requirement in requirements}
+
+
+def check_requirements(requirements):
+    for requirement in requirements:
+        ours = re.fullmatch(r"(?:\.|cdropout|path/to/cdropout)(?:\[([\w,]+)\])?", requirement)
+        if ours:
+            assert set(filter(None, (ours[1] or "").split(","))) <= extras().keys(), requirement
+        else:
+            assert re.match(r"[\w-]+", requirement)[0] in packages_of_extras() | {"numpy"}, requirement
+
+
+# ---- links ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not (ROOT / "LICENSE").exists(), reason="not all of the checkout is here")
+@pytest.mark.parametrize("page", PAGES, ids=NAMES)
+def test_links_and_images_lead_to_files(page):
+    links = [token.attrGet("href") for token in pages.inline_tokens(page, "link_open")]
+    images = [token.attrGet("src") for token in pages.inline_tokens(page, "image")]
+    for target in links + images:
+        if not re.match(r"[a-z]+:", target):
+            assert (page.parent / target.partition("#")[0]).exists(), f"{page.name}: {target}"
+
+
+# ---- the checks themselves ------------------------------------------------------------------------------------------
+
+
+def write_page(folder, *blocks):
+    page = folder / "page.md"
+    page.write_text("\n\n".join(f"text\n\n```python\n{block}\n```" for block in blocks))
+    return page
+
+
+@pytest.fixture
+def inside(monkeypatch, tmp_path):
+    """A folder that counts as the root of the checkout."""
+    monkeypatch.setattr(pages, "ROOT", tmp_path)
+    return tmp_path
+
+
+def test_a_wrong_output_fails_with_the_line_of_the_page(inside):
+    page = write_page(inside, "x = 1", ">>> x\n1\n>>> x + 1\n3")
+    with pytest.raises(AssertionError, match=rf"{re.escape(str(page))}:12: x \+ 1\nmust print\n3\nand printed\n2"):
+        pages.run_page(page)
+
+
+def test_an_error_fails_with_the_line_of_the_page(inside):
+    page = write_page(inside, "x = 1", "y = 2\nassert x == y")
+    with pytest.raises(AssertionError) as caught:
+        pages.run_page(page)
+    last = caught.traceback[-1]
+    assert (str(last.path), last.lineno + 1) == (str(page), 11)
+
+
+def test_what_a_missing_package_is_needed_for_is_skipped_and_the_rest_is_run(inside, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    page = write_page(
+        inside, "import ray\nx = ray.get()", "z = 3", "y = x + 1", ">>> y\n4", "x = 1", "assert x + z == 4"
+    )
+    assert pages.run_page(page) == [f"page.md:{line} needs ray" for line in (4, 17, 23)]
+
+
+def test_a_missing_package_that_is_not_optional_fails(inside):
+    with pytest.raises(ModuleNotFoundError, match="no_such_package"):
+        pages.run_page(write_page(inside, "import no_such_package"))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "python benchmarks/no_such_file.py",
+        "python benchmarks/floor.py --no-such-option 3",
+        "python -m cdropout bench --no-such-option",
+        "python -m no_such_module",
+        'pip install ".[no_such_extra]"',
+        "pip install no-such-requirement",
+        "pytest tests/no_such_test.py",
+        "no-such-program --help",
+    ],
+)
+def test_a_command_that_names_what_is_not_there_is_found(line):
+    with pytest.raises(AssertionError):
+        test_commands_name_what_exists(line)
+
+
+def test_command_lines_are_split_as_a_shell_does():
+    line = "A=1 python -m x --seed 1 > raw.bin && cat 'a b' | wc -l"
+    assert pages.simple_commands(line) == [["python", "-m", "x", "--seed", "1"], ["cat", "a b"], ["wc", "-l"]]
+    block = pages.Block(Path("page.md"), 1, "console", "$ one \\\n  two\nout\n$ three\n")
+    assert pages.command_lines(block) == [("one    two", "out\n"), ("three", "")]

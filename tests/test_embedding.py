@@ -1,0 +1,273 @@
+"""cdropout in other people's loops: modules in Cython, C and C++, built against the installed package, give Python's
+bytes.
+
+Where these tests run from the checkout, its wheel is built and installed into a folder first; CDROPOUT_WHEEL names one
+that is there already.
+"""
+
+import importlib.util
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+
+import cdropout as cd
+
+ROOT = Path(__file__).parents[1]
+SOURCES = Path(__file__).parent / "embedding"
+PAGE = ROOT / "docs/embedding.md"
+LANGUAGES = ("c", "cpp", "cython")
+
+sys.path.insert(0, str(SOURCES))
+import cases  # noqa: E402
+
+pytestmark = pytest.mark.skipif(not SOURCES.exists(), reason="the tests were taken out of the checkout")
+
+
+def run(*arguments, folder, packages=(), check=True, env=None):
+    """Run this Python in a folder, with packages before everything else it can import."""
+    path = os.pathsep.join(map(str, packages))
+    environment = {**os.environ, **(env or {})}
+    environment.pop("PYTHONPATH", None)
+    result = subprocess.run(
+        [sys.executable, *map(str, arguments)],
+        cwd=folder,
+        env={**environment, "PYTHONPATH": path} if path else environment,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert result.returncode == 0 or not check, result.stdout + result.stderr
+    return result
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory):
+    """A wheel of the checkout."""
+    if "CDROPOUT_WHEEL" in os.environ:
+        return Path(os.environ["CDROPOUT_WHEEL"]).resolve()
+    if not (ROOT / "setup.py").exists():
+        pytest.skip("there is no checkout to build a wheel of")
+    folder = tmp_path_factory.mktemp("wheel")
+    options = ("--no-build-isolation", "--no-deps", "--disable-pip-version-check", "--quiet")
+    run("-m", "pip", "wheel", *options, "--wheel-dir", folder, ROOT, folder=folder)
+    return next(folder.glob("*.whl"))
+
+
+@pytest.fixture(scope="session")
+def compiler():
+    """What modules are built with, or why not."""
+    for name in ("Cython", "setuptools"):
+        if importlib.util.find_spec(name) is None:
+            pytest.skip(f"{name} is not installed")
+    for name in ("CC", "CXX"):
+        command = os.environ.get(name) or sysconfig.get_config_var(name) or "cc"
+        if shutil.which(command.split()[0]) is None:
+            pytest.skip(f"there is no compiler: {command} is not installed")
+
+
+@pytest.fixture(scope="session")
+def packages(compiler, request, tmp_path_factory):
+    """The folders that a program needs on its path to import an installed cdropout, which is never the checkout's."""
+    if Path(cd.__file__).resolve().parent != ROOT / "cdropout" and "CDROPOUT_WHEEL" not in os.environ:
+        return ()
+    folder = tmp_path_factory.mktemp("site")
+    options = ("--no-deps", "--disable-pip-version-check", "--quiet", "--target")
+    run("-m", "pip", "install", *options, folder, request.getfixturevalue("wheel"), folder=folder)
+    return (folder,)
+
+
+@pytest.fixture(scope="session")
+def built(packages, tmp_path_factory):
+    """The folder of the modules embedded_c, embedded_cpp and embedded_cython, built against the installed package."""
+    folder = tmp_path_factory.mktemp("embedding") / "modules"
+    shutil.copytree(SOURCES, folder)
+    run("setup.py", "-q", "build_ext", "--inplace", folder=folder, packages=packages)
+    return folder
+
+
+@pytest.fixture(scope="session", params=LANGUAGES)
+def module(request):
+    """The name of a module in each language."""
+    return f"embedded_{request.param}"
+
+
+@pytest.fixture(scope="session")
+def given(module, built, packages):
+    """What a module gives for every case: distinct digests over all ways to cut and place it."""
+    printed = run("cases.py", module, folder=built, packages=packages).stdout
+    answer = json.loads(printed)
+    assert Path(answer["cdropout"]).resolve().parent != ROOT / "cdropout"
+    return answer["results"]
+
+
+@pytest.fixture(scope="session")
+def expected():
+    """What Python gives for a case, asked once."""
+    known = {}
+
+    def of(case):
+        if case not in known:
+            known[case] = cases.digest(cases.by_python(case))
+        return known[case]
+
+    return of
+
+
+@pytest.mark.parametrize("dtype", cases.DTYPES)
+@pytest.mark.parametrize("operation", [*cases.OPERATIONS, *cases.NOISES, "fill_keep"])
+def test_every_range_of_every_operation_gives_pythons_bytes(given, expected, operation, dtype):
+    for case in cases.cases(operation, dtype):
+        assert given[str(case)] == [expected(case)], case
+
+
+def ask(module, code, built, packages):
+    """Run code in which the module is called embedded; the lines that it prints."""
+    program = f"import {module} as embedded\nimport numpy as np\nimport cdropout as cd\n{code}"
+    return run("-c", program, folder=built, packages=packages).stdout.splitlines()
+
+
+def test_c_and_python_take_positions_of_one_stream(module, built, packages):
+    code = """
+from concurrent.futures import ThreadPoolExecutor
+stream, key = cd.Stream(5), cd.Stream(5).key
+assert embedded.draw_mask(stream, 5000, 0.1) == (key & 2**64 - 1, key >> 64, 0, 0.1, 1 / (1 - 0.1))
+assert cd.draw_mask(1, 0.1, rng=stream).start == 8192
+assert embedded.draw_noise(stream, 4097, 0.5) == (key & 2**64 - 1, key >> 64, 12288, 0.5)
+assert embedded.draw_mask(stream, 1, 1.0)[2:] == (20480, 1.0, 1.0)
+def draw(i):
+    if i % 2:
+        return embedded.draw_mask(stream, 4097, 0.5)[2]
+    return cd.draw_mask(4097, 0.5, rng=stream).start
+with ThreadPoolExecutor(8) as pool:
+    starts = list(pool.map(draw, range(4000)))
+print(sorted(starts) == list(range(24576, 24576 + 4000 * 8192, 8192)), stream.position == 24576 + 4000 * 8192)
+"""
+    assert ask(module, code, built, packages) == ["True True"]
+
+
+def test_a_draw_that_fails_takes_nothing(module, built, packages):
+    code = """
+stream = cd.Stream(5)
+for p in (-0.1, 1.5, float("nan"), float("inf")):
+    assert embedded.draw_mask(stream, 5, p) is None
+    assert embedded.alpha_dropout(p) is None
+for std in (-1.0, 1e38, float("nan"), float("inf")):
+    assert embedded.draw_noise(stream, 5, std) is None
+assert embedded.draw_mask(stream, 2**64 - 4095, 0.5) is None
+assert embedded.draw_mask(stream, 2**64 - 1, 0.5) is None
+print(stream.position, embedded.draw_mask(stream, 2**64 - 4096, 0.5)[2], embedded.draw_mask(stream, 1, 0.5))
+"""
+    assert ask(module, code, built, packages) == ["0 0 None"]
+
+
+def test_alpha_dropout_has_pythons_numbers_and_the_raw_output_is_the_streams(module, built, packages):
+    code = """
+from cdropout import _kernels
+for p in (0.0, 5e-324, 0.1, 0.5, 1 - 2.0**-53, 1.0):
+    assert embedded.alpha_dropout(p) == _kernels.alpha_map(p)
+raw, stream = np.empty(2 * 8192, np.uint8), cd.Stream(7)
+embedded.fill_raw(raw.ctypes.data, stream, 2**32 - 1, 2)
+print(np.array_equal(raw, _kernels.raw_blocks(stream.key, 2**32 - 1, 2)))
+print(embedded.cached_bytes() == _kernels.get_max_cached_bytes())
+"""
+    assert ask(module, code, built, packages) == ["True", "True"]
+
+
+def test_what_does_not_fit_is_refused_and_nothing_is_written(module, built, packages):
+    code = """
+x, out = np.ones(10, np.float32), np.full(10, 7, np.float32)
+mask, noise, a, b = cd.Mask(1, 0, 0.5, 10), cd.Noise(1, 0, 1.0, 10), out.ctypes.data, x.ctypes.data
+good = (a, b, b, b, 5, 1, 0.0, 0.0, 0)
+def apply(operation=3, dtype=0, fields=good, ranges=((0, 10),)):
+    return embedded.apply(operation, dtype, fields, mask, None, list(ranges))
+refused = [
+    apply(operation=-1), apply(operation=8), apply(dtype=-1), apply(dtype=4), apply(ranges=[(5, 4)]),
+    apply(fields=(0, *good[1:])), apply(fields=(a, 0, *good[2:])), apply(fields=(a, b, b, 0, *good[4:])),
+    apply(fields=(a, b, b, b, 0, *good[5:])), apply(4, fields=(a, b, 0, *good[3:])),
+    apply(7, fields=(a, b, 0, *good[3:])), apply(6, fields=(a, b, 0, *good[3:])),
+    *(apply(operation, fields=(*good[:5], 2, *good[6:])) for operation in range(1, 8)),
+    embedded.apply_noise(1, 4, good, noise, [(0, 10)]), embedded.apply_noise(0, 0, good, noise, [(5, 4)]),
+    embedded.apply_noise(0, 0, (0, *good[1:]), noise, [(0, 10)]), embedded.fill_keep(0, mask, [(0, 10)]),
+    embedded.apply_noise(0, 0, (*good[:5], 2, *good[6:]), noise, [(0, 10)]), embedded.fill_keep(a, mask, [(5, 4)]),
+]
+print(set(refused), len(refused), np.all(out == 7), apply(ranges=[(3, 3)]), np.all(out == 7), apply())
+"""
+    assert ask(module, code, built, packages) == ["{-1} 25 True 0 True 0"]
+
+
+def test_objects_of_another_kind_are_type_errors_that_name_them(module, built, packages):
+    code = """
+fields = (0, 0, 0, 0, 0, 1, 0.0, 0.0, 0)
+for call in (
+    lambda: embedded.apply(0, 0, fields, "a mask", None, []),
+    lambda: embedded.apply_noise(0, 0, fields, cd.Mask(1, 0, 0.5, 10), []),
+    lambda: embedded.draw_mask(42, 1, 0.5),
+):
+    try:
+        call()
+    except TypeError as error:
+        print(error)
+"""
+    assert ask(module, code, built, packages) == [
+        "mask must be a cdropout.Mask, got str",
+        "noise must be a cdropout.Noise, got Mask",
+        "stream must be a cdropout.Stream, got int",
+    ]
+
+
+@pytest.mark.parametrize(("major", "minor"), [(2, 0), (1, 99)])
+def test_another_version_of_the_interface_is_an_import_error_that_names_both(packages, tmp_path, major, minor):
+    include = Path(
+        run("-c", "import cdropout; print(cdropout.get_include())", folder=tmp_path, packages=packages).stdout[:-1]
+    )
+    headers, folder = tmp_path / "headers", tmp_path / "module"
+    shutil.copytree(include, headers)
+    shutil.copytree(SOURCES, folder)
+    table = headers / "cdropout_table.h"
+    text = table.read_text()
+    assert "#define CDROPOUT_ABI_MAJOR 1\n#define CDROPOUT_ABI_MINOR 0\n" in text
+    text = re.sub(r"(ABI_MAJOR) \d+", rf"\1 {major}", text)
+    table.write_text(re.sub(r"(ABI_MINOR) \d+", rf"\1 {minor}", text))
+    env = {"CDROPOUT_TEST_HEADERS": str(headers)}
+    run("setup.py", "-q", "build_ext", "--inplace", folder=folder, packages=packages, env=env)
+    result = run("-c", "import embedded_c", folder=folder, packages=packages, check=False)
+    assert result.returncode == 1
+    assert result.stderr.splitlines()[-1] == (
+        f"ImportError: this module must be rebuilt: it was built for version {major}.{minor} of cdropout's C "
+        f"interface, got cdropout {cd.__version__} with version 1.0"
+    )
+
+
+def test_get_include_is_the_headers_folder():
+    assert (Path(cd.get_include()) / "cdropout.h").is_file()
+    assert Path(cd.get_include()).is_absolute()
+
+
+# ---- docs/embedding.md ----------------------------------------------------------------------------------------------
+
+
+def blocks(language):
+    """The page's code blocks in a language."""
+    return re.findall(rf"```{language}\n(.*?)```", PAGE.read_text(), re.DOTALL)
+
+
+@pytest.mark.skipif(not PAGE.exists(), reason="the tests were taken out of the checkout")
+def test_the_page_compiles_and_runs_as_it_stands_there(packages, tmp_path):
+    for language in ("cython", "c", "cpp", "python"):
+        for block in blocks(language):
+            name = re.match(r"(?:#|/\*|//) (\w+\.\w+)", block)
+            if name:
+                (tmp_path / name[1]).write_text(block)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["layer.c", "network.cpp", "setup.py", "training.pyx"]
+    run("setup.py", "-q", "build_ext", "--inplace", folder=tmp_path, packages=packages)
+    programs = [block for block in blocks("python") if not block.startswith("# setup.py")]
+    assert len(programs) >= 4
+    run("-c", "\n".join(programs), folder=tmp_path, packages=packages)

@@ -1,0 +1,529 @@
+"""Arrays from elsewhere: read and written where they are, whichever protocol they speak, or refused by name."""
+
+import array
+import ctypes
+import importlib.util
+import mmap
+import re
+import sys
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+import cdropout as cd
+from cdropout import _kernels
+
+VALUES = np.random.default_rng(0).standard_normal((4, 6)).astype(np.float32)
+P = 0.4
+
+# ---- who has memory -------------------------------------------------------------------------------------------------
+
+
+class Dlpack:
+    """Speaks nothing but DLPack 1."""
+
+    def __init__(self, a, device=(1, 0)):
+        self.a, self.device = a, device
+
+    def __dlpack__(self, **keywords):
+        return self.a.__dlpack__(**keywords)
+
+    def __dlpack_device__(self):
+        return self.device
+
+
+class OldDlpack(Dlpack):
+    """Speaks DLPack as it was before 1.0, whose capsules cannot say that they are read-only."""
+
+    def __dlpack__(self, stream=None):
+        return self.a.__dlpack__()
+
+
+class OldTensor(OldDlpack):
+    """Has an array besides, as PyTorch's tensors do."""
+
+    def __array__(self, dtype=None, copy=None):
+        return self.a
+
+
+class CopyingDlpack(Dlpack):
+    """Gives a copy unless it is told not to, and is then offended."""
+
+    def __dlpack__(self, *, copy=None, **keywords):
+        if copy is False:
+            raise BufferError("only copies leave this house")
+        return self.a.copy().__dlpack__(**keywords)
+
+
+class Bfloat16Dlpack(Dlpack):
+    """Passes uint16 on as bfloat16: NumPy itself cannot export that."""
+
+    def __dlpack__(self, **keywords):
+        capsule = self.a.view(np.uint16).__dlpack__(**keywords)
+        name = b"dltensor_versioned" if keywords.get("max_version") else b"dltensor"
+        get_pointer = ctypes.pythonapi.PyCapsule_GetPointer
+        get_pointer.restype, get_pointer.argtypes = ctypes.c_void_p, (ctypes.py_object, ctypes.c_char_p)
+        # Version, context, deleter and flags take 32 bytes; the type's code comes after 20 bytes of the tensor.
+        at = get_pointer(capsule, name) + (32 if keywords.get("max_version") else 0) + 20
+        ctypes.memmove(at, bytes([4]), 1)
+        return capsule
+
+
+class Interface:
+    """Speaks NumPy's array interface."""
+
+    def __init__(self, a):
+        self.a = a
+
+    @property
+    def __array_interface__(self):
+        return self.a.__array_interface__
+
+
+class OnlyArray:
+    """Makes an array when it is asked, of whatever memory."""
+
+    def __init__(self, a):
+        self.a = a
+
+    def __array__(self, dtype=None, copy=None):
+        return self.a
+
+
+def in_memory(make):
+    """Return a maker of (object, array on its memory) that fills the memory with values first."""
+
+    def build(values):
+        owner = make(values)
+        memory = np.frombuffer(owner, values.dtype, values.size).reshape(values.shape)
+        memory[...] = values
+        return memoryview(owner).cast("B").cast(values.dtype.char, values.shape), memory
+
+    return build
+
+
+def of_array(wrap):
+    def build(values):
+        memory = values.copy()
+        return wrap(memory), memory
+
+    return build
+
+
+def over_dlpack(values):
+    need_dlpack_1()
+    return of_array(Dlpack)(values)
+
+
+def need_dlpack_1():
+    if np.lib.NumpyVersion(np.__version__) < "2.1.0":
+        pytest.skip("needs NumPy 2.1, for DLPack 1.0")
+
+
+def ctypes_array(values):
+    owner = (ctypes.c_float * values.shape[1] * values.shape[0])()
+    memory = np.frombuffer(owner, np.float32).reshape(values.shape)
+    memory[...] = values
+    return owner, memory
+
+
+def torch_tensor(values):
+    torch = pytest.importorskip("torch")
+    tensor = torch.from_numpy(values.copy())
+    return tensor, tensor.numpy()
+
+
+def transposed_torch_tensor(values):
+    torch = pytest.importorskip("torch")
+    tensor = torch.from_numpy(values.T.copy()).T
+    return tensor, tensor.numpy()
+
+
+# Each makes, of values of shape (4, 6), an object with them and an array on the object's memory.
+WRITABLE = {
+    "bytearray": in_memory(lambda values: bytearray(values.nbytes)),
+    "array.array": in_memory(lambda values: array.array("f", bytes(values.nbytes))),
+    "mmap": in_memory(lambda values: mmap.mmap(-1, values.nbytes)),
+    "ctypes": ctypes_array,
+    "array interface": of_array(Interface),
+    "DLPack": over_dlpack,
+    "old DLPack, with an array": of_array(OldTensor),
+    "torch": torch_tensor,
+    "transposed torch": transposed_torch_tensor,
+}
+
+
+@pytest.fixture(params=WRITABLE)
+def foreign(request):
+    """A foreign object that holds VALUES, and an array on its memory."""
+    return WRITABLE[request.param](VALUES)
+
+
+# ---- reading and writing --------------------------------------------------------------------------------------------
+
+
+def test_a_foreign_array_is_read_without_a_copy(foreign):
+    x, memory = foreign
+    assert np.shares_memory(_kernels.as_array(x, "x"), memory)
+    assert np.array_equal(cd.dropout(x, P, rng=1), cd.dropout(VALUES, P, rng=1))
+    assert np.array_equal(memory, VALUES)
+
+
+def test_a_result_goes_into_a_foreign_array_and_that_comes_back(foreign):
+    out, memory = foreign
+    memory[...] = 7
+    assert cd.dropout(VALUES, P, rng=1, out=out) is out
+    assert np.array_equal(memory, cd.dropout(VALUES, P, rng=1))
+
+
+MASK, NOISE = cd.draw_mask((4, 6), P, rng=1), cd.draw_noise((4, 6), 0.5, rng=1)
+BIAS = np.linspace(-1, 1, 6, dtype=np.float32)
+# name -> (x, out) -> the result
+CALLS = {
+    "dropout": lambda x, out: cd.dropout(x, P, rng=1, out=out),
+    "dropout, a generator": lambda x, out: cd.dropout(x, P, rng=np.random.default_rng(1), out=out),
+    "shared axes": lambda x, out: cd.dropout(x, P, rng=1, out=out, shared_axes=0),
+    "Mask.apply": lambda x, out: MASK.apply(x, out),
+    "Noise.multiply": lambda x, out: NOISE.multiply(x, out),
+    "Noise.add": lambda x, out: NOISE.add(x, out),
+    "relu_dropout": lambda x, out: cd.relu_dropout(x, P, rng=1, out=out),
+    "bias_relu_dropout": lambda x, out: cd.bias_relu_dropout(x, BIAS, P, rng=1, out=out),
+    "relu_dropout_backward": lambda x, out: cd.relu_dropout_backward(x, x, P, out=out),
+    "dropout_add": lambda x, out: cd.dropout_add(x, x, P, rng=1, out=out),
+    "bias_dropout_add": lambda x, out: cd.bias_dropout_add(x, BIAS, x, P, rng=1, out=out),
+    "zoneout": lambda x, out: cd.zoneout(x, VALUES[::-1].copy(), P, rng=1, out=out),
+    "dropout1d": lambda x, out: cd.dropout1d(x, P, rng=1, out=out),
+    "feature_dropout": lambda x, out: cd.feature_dropout(x, P, rng=1, out=out),
+    "feature_alpha_dropout": lambda x, out: cd.feature_alpha_dropout(x, P, rng=1, out=out),
+    "locked_dropout": lambda x, out: cd.locked_dropout(x, P, rng=1, out=out),
+    "drop_path": lambda x, out: cd.drop_path(x, P, rng=1, out=out, scale_by_keep=False),
+    "alpha_dropout": lambda x, out: cd.alpha_dropout(x, P, rng=1, out=out),
+    "gaussian_dropout": lambda x, out: cd.gaussian_dropout(x, P, rng=1, out=out),
+    "gaussian_noise": lambda x, out: cd.gaussian_noise(x, P, rng=1, out=out),
+}
+
+
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+def test_every_function_works_in_place_on_a_foreign_array(foreign, call):
+    x, memory = foreign
+    expected = VALUES.copy()
+    call(expected, expected)
+    assert np.array_equal(call(x, None), expected)
+    assert np.array_equal(memory, VALUES)
+    assert call(x, x) is x
+    assert np.array_equal(memory, expected)
+
+
+def test_squares_are_dropped_in_place_in_a_foreign_image():
+    image = VALUES.reshape(1, 4, 6)
+    expected = cd.drop_block2d(image, 0.3, block_size=2, rng=1)
+    x, memory = over_dlpack(image)
+    assert cd.drop_block2d(x, 0.3, block_size=2, rng=1, out=x) is x
+    assert np.array_equal(memory, expected)
+
+
+LAYERS = {
+    "Dropout": lambda: cd.Dropout(P, rng=1, inplace=True),
+    "Dropout, rescaled in evaluation": lambda: cd.Dropout(P, rng=1, inplace=True, rescale="eval"),
+    "FeatureDropout": lambda: cd.FeatureDropout(P, rng=1, inplace=True),
+    "AlphaDropout": lambda: cd.AlphaDropout(P, rng=1, inplace=True),
+    "ReLUDropout": lambda: cd.ReLUDropout(P, rng=1, inplace=True),
+    "BiasReLUDropout": lambda: cd.BiasReLUDropout(BIAS, P, rng=1, inplace=True),
+    "GaussianDropout": lambda: cd.GaussianDropout(P, rng=1, inplace=True),
+    "GaussianNoise": lambda: cd.GaussianNoise(0.5, rng=1, inplace=True),
+}
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("make", LAYERS.values(), ids=LAYERS)
+def test_a_layer_in_place_works_on_a_foreign_array(foreign, make, training):
+    x, memory = foreign
+    layer, expected = make().train(training), VALUES.copy()
+    layer.forward(expected)
+    layer.backward(expected)
+    layer = make().train(training)
+    assert layer.forward(x) is x
+    assert layer.backward(x) is x
+    assert np.array_equal(memory, expected)
+
+
+RESIDUAL_LAYERS = {
+    "DropoutAdd": lambda inplace: cd.DropoutAdd(P, rng=1, inplace=inplace),
+    "BiasDropoutAdd": lambda inplace: cd.BiasDropoutAdd(BIAS, P, rng=1, inplace=inplace),
+    "Zoneout": lambda inplace: cd.Zoneout(P, rng=1, inplace=inplace),
+}
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("make", RESIDUAL_LAYERS.values(), ids=RESIDUAL_LAYERS)
+def test_a_layer_of_two_inputs_takes_both_from_elsewhere(foreign, make, training):
+    x, memory = foreign
+    other = of_array(Dlpack)(VALUES[::-1])[0]
+    plain = make(False).train(training)
+    expected = plain.forward(VALUES, VALUES[::-1].copy())
+    layer = make(True).train(training)
+    assert layer.forward(x, other) is x
+    assert np.array_equal(memory, expected)
+    for gradient, expected_gradient in zip(layer.backward(x), plain.backward(memory), strict=True):
+        assert np.array_equal(gradient, expected_gradient)
+
+
+def test_a_linear_layer_takes_its_inputs_from_elsewhere():
+    x = of_array(Dlpack)(VALUES)[0]
+    for make in (cd.DropConnect, cd.FeatureDropoutLinear):
+        plain, layer = make(6, 3, P, rng=1), make(6, 3, P, rng=1)
+        y = plain.forward(VALUES)
+        assert np.array_equal(layer.forward(x), y)
+        assert np.array_equal(layer.backward(Dlpack(y)), plain.backward(y))
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64", ">f4"])
+def test_a_buffers_type_and_byte_order_are_its_own(dtype):
+    values = VALUES.astype(dtype)
+    x, out = memoryview(values.copy()), memoryview(np.zeros_like(values))
+    assert x.format[-1] == values.dtype.char
+    assert cd.dropout(x, P, rng=1, out=out) is out
+    expected = cd.dropout(values, P, rng=1)
+    assert np.array_equal(np.asarray(out), expected)
+    assert cd.dropout(x, P, rng=1).dtype == expected.dtype
+
+
+def test_strides_of_a_buffer_are_followed():
+    memory = np.repeat(VALUES.ravel(), 2)
+    every_other = memoryview(memory)[::2]
+    cd.dropout(every_other, P, rng=1, out=every_other)
+    assert np.array_equal(memory[::2], cd.dropout(VALUES.ravel(), P, rng=1))
+    assert np.array_equal(memory[1::2], VALUES.ravel())
+
+
+def test_a_call_lets_go_of_the_memory():
+    memory = bytearray(VALUES.tobytes())
+    view = memoryview(memory).cast("f")
+    cd.dropout(view, P, rng=1, out=view)
+    view.release()
+    memory.extend(b"more")  # BufferError if anything still held it
+    values = array.array("f", VALUES.ravel())
+    cd.dropout(values, P, rng=1, out=values)
+    values.append(1.0)
+
+
+def test_views_of_one_buffer_that_partly_overlap_are_seen():
+    memory = bytearray(4 * 25)
+    x, out = memoryview(memory)[:96].cast("f"), memoryview(memory)[4:].cast("f")
+    with pytest.raises(ValueError, match="out must be x itself or apart from it, got an out that partly overlaps x"):
+        cd.dropout(x, P, rng=1, out=out)
+    assert memory == bytes(100)
+
+
+def test_lists_and_numbers_mean_what_they_meant():
+    assert np.array_equal(cd.dropout([1.0, 2.0], 0.0), [1, 2])
+    assert cd.dropout((np.float32(1), np.float32(3)), 0.0).dtype == np.float32
+    assert cd.dropout(np.float32(3), 0.0).shape == ()
+    assert cd.dropout(2.0, 0.0) == 2
+    with pytest.raises(TypeError, match=r"x must be an array of float16, .*, got dtype int64"):
+        cd.dropout([1, 2], 0.5)
+
+
+# ---- bfloat16 -------------------------------------------------------------------------------------------------------
+
+
+def test_bfloat16_comes_over_dlpack():
+    values = VALUES.astype(ml_dtypes.bfloat16)
+    expected = cd.dropout(values, P, rng=1)
+    x = Bfloat16Dlpack(values.copy())
+    y = cd.dropout(x, P, rng=1)
+    assert y.dtype == ml_dtypes.bfloat16
+    assert y.tobytes() == expected.tobytes()
+    need_dlpack_1()
+    assert cd.dropout(x, P, rng=1, out=x) is x
+    assert x.a.tobytes() == expected.tobytes()
+
+
+def test_a_torch_tensor_of_bfloat16_is_worked_on_where_it_is():
+    torch = pytest.importorskip("torch")
+    tensor = torch.from_numpy(VALUES).to(torch.bfloat16)
+    expected = cd.dropout(VALUES.astype(ml_dtypes.bfloat16), P, rng=1)
+    assert cd.dropout(tensor, P, rng=1).tobytes() == expected.tobytes()
+    cd.dropout(tensor, P, rng=1, out=tensor)
+    assert tensor.view(torch.int16).numpy().tobytes() == expected.tobytes()
+
+
+class Nowhere:
+    """Finds no module."""
+
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        raise ModuleNotFoundError(name)
+
+
+def test_bfloat16_needs_ml_dtypes(monkeypatch):
+    x = Bfloat16Dlpack(VALUES.astype(ml_dtypes.bfloat16))
+    monkeypatch.delitem(sys.modules, "ml_dtypes")
+    monkeypatch.setattr(sys, "meta_path", [Nowhere])
+    with pytest.raises(TypeError, match="x must not be of bfloat16 where ml_dtypes is not installed"):
+        cd.dropout(x, P, rng=1)
+
+
+# ---- what is refused ------------------------------------------------------------------------------------------------
+
+
+def frozen(values):
+    values = values.copy()
+    values.flags.writeable = False
+    return values
+
+
+READ_ONLY = {
+    "bytes": (lambda values: memoryview(values.tobytes()).cast("f", values.shape), "memoryview"),
+    "read-only memoryview": (lambda values: memoryview(values).toreadonly(), "memoryview"),
+    "DLPack": (lambda values: Dlpack(frozen(values)), "Dlpack"),
+    "array interface": (lambda values: Interface(frozen(values)), "Interface"),
+    "DLPack that cannot tell": (lambda values: OldDlpack(values.copy()), "OldDlpack"),
+}
+
+
+@pytest.mark.parametrize("case", READ_ONLY.values(), ids=READ_ONLY)
+def test_a_read_only_foreign_array_is_read_and_not_written(case):
+    make, type_name = case
+    if type_name == "Dlpack":
+        need_dlpack_1()
+    x = make(VALUES)
+    dtype = _kernels.as_array(x, "x").dtype
+    expected = cd.dropout(VALUES.astype(dtype), P, rng=1)
+    assert np.array_equal(cd.dropout(x, P, rng=1), expected)
+    stream, generator = cd.Stream(1), np.random.default_rng(1)
+    before = generator.bit_generator.state
+    layer = cd.Dropout(P, rng=stream, inplace=True)
+    mask = cd.Mask(0, 0, P, VALUES.shape)
+    for call in (
+        lambda: cd.dropout(x, P, rng=stream, out=x),
+        lambda: cd.dropout(VALUES.astype(dtype), P, rng=generator, out=x),
+        lambda: cd.relu_dropout(x, P, rng=stream, out=x),
+        lambda: cd.gaussian_noise(x, 1.0, rng=generator, out=x),
+        lambda: mask.apply(x, x),
+        lambda: layer.forward(x),
+    ):
+        message = rf"out must be writable, got a read-only {type_name} for \w+ of shape \(4, 6\)"
+        with pytest.raises(ValueError, match=message):
+            call()
+    assert stream.position == 0
+    assert generator.bit_generator.state == before
+    assert np.array_equal(np.asarray(_kernels.as_array(x, "x"), np.float32), VALUES.astype(dtype).astype(np.float32))
+
+
+READ_AND_REFUSE_JAX = """
+import jax
+import numpy as np
+import cdropout as cd
+from cdropout import _kernels
+
+values = np.arange(1, 25, dtype=np.float32).reshape(4, 6)
+for dtype in (jax.numpy.float32, jax.numpy.float16, jax.numpy.bfloat16):
+    x, stream = jax.numpy.asarray(values, dtype), cd.Stream(1)
+    array = _kernels.as_array(x, "x")
+    assert array.ctypes.data == x.unsafe_buffer_pointer(), "a copy"
+    y = cd.dropout(x, 0.4, rng=1)
+    assert y.dtype == x.dtype
+    assert y.tobytes() == cd.dropout(values.astype(x.dtype), 0.4, rng=1).tobytes()
+    try:
+        cd.dropout(x, 0.4, rng=stream, out=x)
+    except ValueError as error:
+        print(error)
+    assert stream.position == 0
+    assert np.array_equal(np.asarray(x, np.float32), values)
+"""
+
+
+def test_jax_arrays_are_read_where_they_are_and_never_written(run_python):
+    # In a process of its own, because a process that has imported JAX cannot fork without a warning any more.
+    if importlib.util.find_spec("jax") is None:
+        pytest.skip("needs jax")
+    out = run_python("-c", READ_AND_REFUSE_JAX, env={"JAX_PLATFORMS": "cpu"}).stdout.decode().splitlines()
+    assert out == ["out must be writable, got a read-only ArrayImpl for x of shape (4, 6)"] * 3
+
+
+@pytest.mark.parametrize(
+    ("device", "name"), [((2, 1), "CUDA:1"), ((8, 0), "Metal:0"), ((10, 3), "ROCm:3"), ((99, 0), "type 99:0")]
+)
+def test_a_foreign_device_is_named(device, name):
+    stream = cd.Stream(1)
+    far = Dlpack(VALUES.copy(), device)
+    out = VALUES.copy()
+    for argument, call in (
+        ("x", lambda: cd.dropout(far, P, rng=stream, out=out)),
+        ("out", lambda: cd.dropout(VALUES, P, rng=stream, out=far)),
+        ("a", lambda: cd.Mask(0, 0, P, (4, 6)).apply(far)),
+        ("x", lambda: cd.feature_dropout(far, P, rng=stream)),
+        ("residual", lambda: cd.dropout_add(VALUES, far, P, rng=stream)),
+    ):
+        message = f"{argument} must be on the CPU, got a Dlpack on device {name}"
+        with pytest.raises(ValueError, match=re.escape(message)):
+            call()
+    assert stream.position == 0
+    assert np.array_equal(out, VALUES)
+    assert np.array_equal(far.a, VALUES)
+
+
+@pytest.mark.parametrize("device", [(1, 0), (3, 0), (11, 0), (13, 0)])
+def test_memory_that_a_cpu_reaches_is_taken_wherever_it_was_allocated(device):
+    assert np.array_equal(cd.dropout(Dlpack(VALUES, device), P, rng=1), cd.dropout(VALUES, P, rng=1))
+
+
+def test_a_tensor_without_memory_is_refused_in_its_own_words():
+    torch = pytest.importorskip("torch")
+    for tensor, words in (
+        (torch.ones(3, device="meta"), "meta"),
+        (torch.ones(3, requires_grad=True), "requires grad"),
+        (torch.ones(3).to_sparse(), "dense"),
+    ):
+        with pytest.raises(TypeError, match=f"x must be usable as an array, got Tensor: .*{words}"):
+            cd.dropout(tensor, P)
+        with pytest.raises(TypeError, match="out must be usable as an array, got Tensor: "):
+            cd.dropout(np.ones(3, np.float32), P, out=tensor)
+
+
+@pytest.mark.parametrize("make", [list, OnlyArray, CopyingDlpack, np.float32])
+def test_what_does_not_share_its_memory_is_no_out(make):
+    if make is CopyingDlpack:
+        need_dlpack_1()
+    out, stream = make(1.0 if make is np.float32 else VALUES.copy()), cd.Stream(1)
+    with pytest.raises(TypeError, match="out must be .*got " + make.__name__):
+        cd.dropout(VALUES, P, rng=stream, out=out)
+    assert stream.position == 0
+
+
+@pytest.mark.parametrize("make", [OnlyArray, CopyingDlpack])
+def test_what_gives_copies_is_read_all_the_same(make):
+    assert np.array_equal(cd.dropout(make(VALUES), P, rng=1), cd.dropout(VALUES, P, rng=1))
+
+
+def test_a_foreign_array_that_does_not_fit_is_told_so_in_shapes_and_dtypes():
+    with pytest.raises(ValueError, match=r"out must have the shape of x, got out of \(24,\) for x of \(4, 6\)"):
+        cd.dropout(VALUES, P, out=array.array("f", VALUES.ravel()))
+    with pytest.raises(ValueError, match="out must have the dtype of x, got out of float64 for x of float32"):
+        cd.dropout(VALUES[0], P, out=array.array("d", [0] * 6))
+    for x in (b"12345678", bytearray(8), array.array("i", [1]), Dlpack(np.arange(3))):
+        with pytest.raises(TypeError, match=r"x must be an array of float16, .*, got dtype u?int"):
+            cd.dropout(x, P)
+
+
+class Capsuleless(Dlpack):
+    """Promises DLPack and breaks it."""
+
+    def __dlpack__(self, **keywords):
+        return None
+
+
+def test_a_broken_promise_of_dlpack_is_refused():
+    x = Capsuleless(VALUES)
+    for name, call in (("x", lambda: cd.dropout(x, P)), ("out", lambda: cd.dropout(VALUES, P, out=x))):
+        with pytest.raises(TypeError, match=f"{name} must be usable as an array, got Capsuleless: "):
+            call()
+
+
+def test_a_buffer_that_is_gone_is_refused():
+    view = memoryview(bytearray(8)).cast("f")
+    view.release()
+    with pytest.raises(TypeError, match=r"x must be usable as an array, got memoryview: .*released"):
+        cd.dropout(view, P)

@@ -1,0 +1,174 @@
+"""Many requests from many threads, answered by one network: the same bits for each, and a table that says how fast."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import serving
+from mnist_data import Dataset, LabelledImages, load_dataset
+from network import Linear, softmax
+from result_check import WrongResultError
+from train_mnist import Config, evaluate
+
+import cdropout as cd
+
+N_REQUESTS = 60
+DIGITS = np.random.default_rng(0).random((10, 20), dtype=np.float32)
+
+
+def small_layers():
+    """A network of the benchmark's kind, in evaluation mode."""
+    rng = np.random.default_rng(1)
+    layers = [Linear(20, 32, rng), cd.ReLUDropout(0.5, rng=1), Linear(32, 16, rng), cd.ReLUDropout(0.5, rng=2)]
+    cd.eval(layers)
+    return [*layers, Linear(16, 4, rng)]
+
+
+@pytest.fixture
+def server():
+    return serving.Server([*small_layers(), softmax], DIGITS, cd.Stream(7), n_samples=16)
+
+
+class ForgetfulServer(serving.Server):
+    """Draws the masks of all requests from one stream: the answers depend on the order."""
+
+    def answer(self, request):
+        x = self.digits[request % len(self.digits)][np.newaxis]
+        return cd.mc_predict(self.steps, x, self.n_samples, rng=self.stream, samples_per_pass=self.n_samples)
+
+
+# ---- what is answered -----------------------------------------------------------------------------------------------
+
+
+def test_answers_are_the_same_bits_for_every_number_of_threads_and_order(server):
+    answers = serving.check_answers(server, N_REQUESTS, (1, 2, 8))
+    assert sorted(answers) == list(range(N_REQUESTS))
+    # The same digit, asked about again, meets other sub-networks.
+    assert answers[0][0].tobytes() != answers[10][0].tobytes()
+    for mean, std in answers.values():
+        assert mean.shape == std.shape == (1, 4)
+        assert mean.sum() == pytest.approx(1)
+        assert std.max() > 0
+
+
+def test_the_check_finds_answers_that_depend_on_the_order(server):
+    forgetful = ForgetfulServer(server.steps, server.digits, server.stream, server.n_samples)
+    with pytest.raises(WrongResultError, match=r"the answer to request \d+ must be the same for every number of thr"):
+        serving.check_answers(forgetful, N_REQUESTS, (2,))
+
+
+def test_an_answer_is_that_of_a_network_and_a_stream_of_its_own(server):
+    answers, _, _ = serving.answer_all(server, range(N_REQUESTS), 8)
+    for request in (0, 17, 59):
+        layers = small_layers()
+
+        def forward(x, layers=layers):
+            for layer in layers:
+                x = layer.forward(x)
+            return softmax(x)
+
+        x = DIGITS[[request % 10]]
+        stream = cd.Stream(7).fold_in(request)
+        mean, std = cd.mc_predict(forward, x, 16, rng=stream, layers=layers, samples_per_pass=16)
+        assert mean.tobytes() == answers[request][0].tobytes()
+        assert std.tobytes() == answers[request][1].tobytes()
+
+
+def test_requests_leave_the_layers_as_they_were(server):
+    layers = server.steps[:-1]
+    before = [dict(vars(layer)) for layer in layers]
+    streams = [layer.rng.position for layer in layers if hasattr(layer, "rng")]
+    serving.answer_all(server, range(N_REQUESTS), 8)
+    assert [dict(vars(layer)) for layer in layers] == before
+    assert [layer.rng.position for layer in layers if hasattr(layer, "rng")] == streams
+    assert (server.stream.position, server.stream.state["n_children_spawned"]) == (0, 0)
+
+
+def test_a_function_that_takes_a_stream_serves_many_threads_too():
+    weights = [layer.weight for layer in small_layers() if isinstance(layer, Linear)]
+
+    def forward(x, rng):
+        for weight in weights[:-1]:
+            x = cd.relu_dropout(x @ weight, 0.5, rng=rng)
+        return softmax(x @ weights[-1])
+
+    def answer(request):
+        x, stream = DIGITS[[request % 10]], cd.Stream(7).fold_in(f"request {request}")
+        return np.array(cd.mc_predict(forward, x, 16, rng=stream, samples_per_pass=5)).tobytes()
+
+    expected = [answer(request) for request in range(N_REQUESTS)]
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(answer, reversed(range(N_REQUESTS)))) == expected[::-1]
+
+
+def test_the_network_is_trained():
+    data = load_dataset()
+    few = Dataset(LabelledImages(data.train.images[:2000], data.train.labels[:2000]), data.test)
+    network = serving.train_network(few, 0.5, Config(epochs=1, hidden=64, batch=32))
+    assert evaluate(network, data.test).accuracy > 0.5
+    assert not any(layer.training for layer in network.layers if isinstance(layer, cd.ReLUDropout))
+
+
+# ---- what the table holds -------------------------------------------------------------------------------------------
+
+
+def test_every_request_is_answered_once_and_timed(server):
+    for n_threads in (1, 3):
+        answers, latencies, seconds = serving.answer_all(server, range(N_REQUESTS), n_threads)
+        assert len(answers) == len(latencies) == N_REQUESTS
+        assert 0 < min(latencies) <= max(latencies) <= seconds
+
+
+def test_rows_hold_rates_ratios_and_percentiles(server):
+    rows = serving.measure(server, (1, 2), n_requests=20, rounds=3)
+    assert [row.name for row in rows] == ["1 thread", "2 threads"]
+    assert rows[0].ratio == 1
+    for row in rows:
+        assert row.per_second > 0
+        assert row.ratio > 0
+        assert len(row.latencies) == len(serving.PERCENTILES)
+        assert list(row.latencies) == sorted(row.latencies)
+        assert row.cpu_seconds > 0
+        assert row.n_sleeps >= 0
+
+
+def test_processes_answer_the_same_requests(server):
+    rows = serving.measure(server, (1,), n_requests=20, rounds=2, n_processes=2)
+    assert [row.name for row in rows] == ["1 thread", "2 processes"]
+    assert rows[1].per_second > 0
+    assert rows[1].latencies == ()
+
+
+def test_the_table_has_a_line_for_each_row():
+    rows = [
+        serving.Row("1 thread", 1034.4, 1.0, (0.00094, 0.001, 0.0151), 0.00101, 0.04),
+        serving.Row("2 threads", 1990.6, 1.92, (0.00096, 0.00123, 0.002), 0.00102, 0.125),
+        serving.Row("2 processes", 2001.0, 1.93),
+    ]
+    lines = serving.table(rows).splitlines()
+    assert lines[0].split() == ["requests/s", "ratio", "p50,", "ms", "p90,", "ms", "p99,", "ms", "CPU,", "ms", "sleeps"]
+    assert lines[1].split() == ["1", "thread", "1034", "1.00", "0.94", "1.00", "15.10", "1.01", "0.04"]
+    assert lines[2].split() == ["2", "threads", "1991", "1.92", "0.96", "1.23", "2.00", "1.02", "0.12"]
+    assert lines[3].split() == ["2", "processes", "2001", "1.93"]
+
+
+def test_the_program_checks_first_and_prints_the_table(capsys, monkeypatch):
+    monkeypatch.setattr(serving, "train_network", lambda data, p, config: trained_on_nothing(data, p))
+    assert serving.main(["--threads", "2", "--requests", "5", "--rounds", "1", "--samples", "4"]) == 0
+    out = capsys.readouterr().out
+    assert "5 answers are the same bits from 1, 2 threads, in any order" in out
+    assert out.index("same bits") < out.index("requests/s")
+    assert "2 threads" in out
+
+
+def trained_on_nothing(data, p):
+    rng = np.random.default_rng(0)
+    return serving.Network([Linear(data.n_pixels, 8, rng), cd.ReLUDropout(p).eval(), Linear(8, data.n_classes, rng)])
+
+
+@pytest.mark.parametrize("arguments", ["--threads 0", "--rounds 0", "--p 1", "--samples x", "--requests -1"])
+def test_bad_arguments_are_named(arguments, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        serving.main(arguments.split())
+    assert exit_.value.code == 2
+    assert f"argument {arguments.split()[0]}: " in capsys.readouterr().err

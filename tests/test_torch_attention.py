@@ -1,0 +1,368 @@
+"""PyTorch's attention with its weights dropped by this library: values, gradients, pieces, modules, memory."""
+
+import copy
+
+import numpy as np
+import pytest
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+
+torch = pytest.importorskip("torch")
+
+import cdropout.torch as ct  # noqa: E402
+
+F = torch.nn.functional
+# Drops nothing in a test's lifetime, and yet goes through the engine: 1/(1-p) is 1.
+TINY = 1e-300
+BATCH, HEADS, ROWS, KEYS, WIDTH = 2, 3, 5, 7, 4
+
+
+def tensors(*shapes, dtype=torch.float64):
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randn(shape, dtype=torch.float64, generator=generator).to(dtype).requires_grad_() for shape in shapes]
+
+
+def qkv(dtype=torch.float64, key_heads=HEADS):
+    lead = (BATCH, key_heads)
+    return tensors((BATCH, HEADS, ROWS, WIDTH), (*lead, KEYS, WIDTH), (*lead, KEYS, WIDTH + 1), dtype=dtype)
+
+
+def seeded(function, seed=1):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return function()
+
+
+def kept_rows():
+    """Return a bool mask that closes one row to every key."""
+    allowed = torch.rand(ROWS, KEYS, generator=torch.Generator().manual_seed(2)) > 0.4
+    allowed[1] = False
+    return allowed
+
+
+BIASES = {
+    "none": None,
+    "bool with a dead row": kept_rows(),
+    "rows": torch.linspace(-2, 2, ROWS * KEYS, dtype=torch.float64).view(ROWS, KEYS),
+    "padding": torch.tensor([[True] * 6 + [False], [True] * 3 + [False] * 4]).view(BATCH, 1, 1, KEYS),
+    "heads": torch.linspace(-1, 3, HEADS * ROWS, dtype=torch.float64).view(HEADS, ROWS, 1),
+    "whole": torch.linspace(-3, 3, BATCH * HEADS * ROWS * KEYS, dtype=torch.float64).view(BATCH, HEADS, ROWS, KEYS),
+    "-inf": torch.where(kept_rows(), 0.5, -torch.inf).double(),
+}
+# One row, a few rows, a head, some heads, everything at a time.
+PIECES = (1, 150, 300, 700, 1 << 21)
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Tensors this small gain nothing from a second thread, and lose a lot where another process holds its core."""
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(n_threads)
+
+
+@pytest.fixture
+def pieces(request, monkeypatch):
+    monkeypatch.setattr(ct, "_BYTES_AT_ONCE", request.param)
+
+
+@pytest.fixture
+def attended(monkeypatch):
+    """Counts how often this library's attention ran."""
+    calls, attend = [], ct._attend
+    monkeypatch.setattr(ct, "_attend", lambda *arguments: calls.append(1) or attend(*arguments))
+    return calls
+
+
+def grads(y, inputs):
+    weights = torch.cos(torch.arange(y.numel(), dtype=torch.float64)).view(y.shape)
+    return torch.autograd.grad((y.double() * weights).sum(), inputs)
+
+
+def assert_close(ours, theirs, tolerance):
+    for a, b in zip(ours, theirs, strict=True):
+        assert a.dtype is b.dtype
+        assert a.shape == b.shape
+        assert torch.allclose(a.double(), b.double(), rtol=tolerance, atol=tolerance)
+
+
+# ---- values and gradients -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("pieces", PIECES, indirect=True)
+@pytest.mark.parametrize("bias", BIASES)
+def test_without_drops_values_and_gradients_are_pytorchs(pieces, bias, attended):
+    inputs = qkv()
+    y = ct.scaled_dot_product_attention(*inputs, BIASES[bias], TINY)
+    expected = F.scaled_dot_product_attention(*inputs, BIASES[bias])
+    assert_close([y, *grads(y, inputs)], [expected, *grads(expected, inputs)], 1e-12)
+    assert attended == [1]
+
+
+@pytest.mark.parametrize("pieces", PIECES, indirect=True)
+@pytest.mark.parametrize(
+    "options", [{"is_causal": True}, {"scale": 0.3}, {"scale": -2.0}, {"is_causal": True, "scale": 0.9}], ids=str
+)
+def test_options_are_pytorchs(pieces, options, attended):
+    inputs = qkv()
+    y = ct.scaled_dot_product_attention(*inputs, dropout_p=TINY, **options)
+    expected = F.scaled_dot_product_attention(*inputs, **options)
+    assert_close([y, *grads(y, inputs)], [expected, *grads(expected, inputs)], 1e-12)
+    assert attended == [1]
+
+
+def test_heads_of_keys_may_be_shared(attended):
+    inputs = qkv(key_heads=1)
+    y = ct.scaled_dot_product_attention(*inputs, dropout_p=TINY, enable_gqa=True)
+    expected = F.scaled_dot_product_attention(*inputs, enable_gqa=True)
+    assert_close([y, *grads(y, inputs)], [expected, *grads(expected, inputs)], 1e-12)
+    assert attended == [1]
+
+
+SHAPES = {
+    "no batch": ((5, 4), (7, 4), (7, 3)),
+    "one batch axis": ((6, 5, 4), (6, 7, 4), (6, 7, 3)),
+    "three batch axes": ((2, 3, 2, 5, 4), (2, 3, 2, 7, 4), (2, 3, 2, 7, 3)),
+    "batches that broadcast": ((2, 1, 5, 4), (3, 7, 4), (2, 3, 7, 3)),
+}
+
+
+@pytest.mark.parametrize("pieces", PIECES, indirect=True)
+@pytest.mark.parametrize("name", SHAPES)
+def test_shapes_are_pytorchs(pieces, name, attended):
+    inputs = tensors(*SHAPES[name])
+    bias = torch.linspace(-1, 1, 7, dtype=torch.float64)
+    y = ct.scaled_dot_product_attention(*inputs, bias, TINY)
+    expected = F.scaled_dot_product_attention(*inputs, bias)
+    assert_close([y, *grads(y, inputs)], [expected, *grads(expected, inputs)], 1e-12)
+    assert attended == [1]
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float16, 3e-3), (torch.bfloat16, 3e-2)])
+def test_lower_precisions_are_rounded_from_float32(dtype, tolerance, attended):
+    inputs = qkv(dtype)
+    y = ct.scaled_dot_product_attention(*inputs, kept_rows(), TINY)
+    exact = [t.detach().double().requires_grad_() for t in inputs]
+    expected = F.scaled_dot_product_attention(*exact, kept_rows())
+    expected_grads = [g.to(dtype) for g in grads(expected, exact)]
+    assert_close([y, *grads(y, inputs)], [expected.to(dtype), *expected_grads], tolerance)
+    assert attended == [1]
+
+
+@pytest.mark.parametrize("pieces", PIECES, indirect=True)
+def test_dropped_weights_are_those_of_one_mask_over_all_scores(pieces):
+    query, key, value = inputs = qkv()
+    y = seeded(lambda: ct.scaled_dot_product_attention(*inputs, BIASES["whole"], 0.3))
+    mask = seeded(lambda: ct._draw_mask((BATCH * HEADS * ROWS, KEYS), 0.3, (), None))
+    scaled = torch.from_numpy(mask.scaled(np.float64)).view(BATCH, HEADS, ROWS, KEYS)
+    weights = (query @ key.transpose(-1, -2) / 2 + BIASES["whole"]).softmax(-1)
+    expected = (weights * scaled) @ value
+    assert_close([y, *grads(y, inputs)], [expected, *grads(expected, inputs)], 1e-12)
+    assert 0.1 < (scaled == 0).double().mean() < 0.5
+
+
+@pytest.mark.parametrize("pieces", [150, 700], indirect=True)
+@pytest.mark.parametrize("bias", ["none", "bool with a dead row", "padding"])
+def test_gradients_and_their_gradients_are_right(pieces, bias):
+    def attend(*inputs):
+        return seeded(lambda: ct.scaled_dot_product_attention(*inputs, BIASES[bias], 0.4))
+
+    assert torch.autograd.gradcheck(attend, qkv())
+    assert torch.autograd.gradgradcheck(attend, qkv(), fast_mode=True)
+    query, key, value = (t.detach() for t in qkv())
+    assert torch.autograd.gradcheck(lambda key: attend(query, key, value), (key.requires_grad_(),))
+    assert torch.autograd.gradgradcheck(
+        lambda value: attend(query, key.detach(), value), (value.requires_grad_(),), fast_mode=True
+    )
+
+
+def test_a_bias_that_learns_gets_its_gradient(attended):
+    inputs = [*qkv(), torch.randn(HEADS, ROWS, KEYS, dtype=torch.float64, requires_grad=True)]
+
+    def attend(*inputs):
+        return seeded(lambda: ct.scaled_dot_product_attention(*inputs, 0.4))
+
+    assert torch.autograd.gradcheck(attend, inputs)
+    assert torch.autograd.gradgradcheck(attend, inputs, fast_mode=True)
+    assert attended
+
+
+def test_a_p_of_1_drops_every_weight(attended):
+    inputs = qkv()
+    y = ct.scaled_dot_product_attention(*inputs, dropout_p=1.0)
+    assert torch.equal(y, F.scaled_dot_product_attention(*inputs, dropout_p=1.0))
+    assert not torch.cat([g.flatten() for g in grads(y, inputs)]).any()
+    assert attended == [1]
+
+
+def test_scores_are_never_in_memory_as_a_whole(run_python):
+    # 16 heads of 2048 x 2048 scores are 256 MiB; inputs, output and gradients are 8 of 8 MiB.
+    code = """
+import resource, torch, cdropout.torch as ct
+torch.set_num_threads(1)
+inputs = [torch.randn(16, 2048, 64, requires_grad=True) for _ in range(3)]
+small = [t[:, :64].detach().requires_grad_() for t in inputs]
+ct.scaled_dot_product_attention(*small, dropout_p=0.1).sum().backward()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+ct.scaled_dot_product_attention(*inputs, dropout_p=0.1).sum().backward()
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+"""
+    assert int(run_python("-c", code).stdout) < 128
+
+
+def test_masks_follow_the_seed_or_a_generator():
+    inputs = qkv()
+    call = lambda **options: ct.scaled_dot_product_attention(*inputs, dropout_p=0.5, **options)  # noqa: E731
+    assert torch.equal(seeded(call), seeded(call))
+    assert not torch.equal(seeded(call), seeded(call, 2))
+    first, second = (call(generator=torch.Generator().manual_seed(3)) for _ in range(2))
+    assert torch.equal(first, second)
+    assert not torch.equal(call(), call())
+
+
+def test_autocast_computes_in_its_dtype(attended):
+    inputs = qkv(torch.float32)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        y = ct.scaled_dot_product_attention(*inputs, dropout_p=TINY)
+        expected = F.scaled_dot_product_attention(*inputs)
+        loss_grads = grads(y, inputs)
+    assert_close([y, *loss_grads], [expected, *grads(expected, inputs)], 3e-2)
+    assert attended == [1]
+
+
+@pytest.mark.parametrize(
+    ("change", "options"),
+    [
+        (lambda q, k, v: (q[0, 0, 0], k, v), {}),
+        (lambda q, k, v: (q, k[..., :3], v), {}),
+        (lambda q, k, v: (q, k, v[..., :3, :]), {}),
+        (lambda q, k, v: (q.float(), k, v), {}),
+        (lambda q, k, v: (q, k[:, :2], v[:, :2]), {}),
+        (lambda q, k, v: (q, k[:, :2], v[:, :2]), {"enable_gqa": True}),
+        (lambda q, k, v: (q, k, v), {"attn_mask": torch.ones(ROWS, KEYS + 1)}),
+        (lambda q, k, v: (q, k, v), {"attn_mask": torch.ones(ROWS, KEYS, dtype=torch.int32)}),
+        (lambda q, k, v: (q, k, v), {"attn_mask": torch.ones(ROWS, KEYS, dtype=torch.bool), "is_causal": True}),
+        (lambda q, k, v: (q, k, v), {"dropout_p": 1.5}),
+    ],
+)
+def test_what_pytorch_refuses_is_refused_in_its_words(change, options):
+    inputs = change(*qkv())
+    arguments = {"dropout_p": 0.5, **options}
+    with pytest.raises((RuntimeError, IndexError)) as expected:
+        F.scaled_dot_product_attention(*inputs, **arguments)
+    with pytest.raises(expected.type) as caught:
+        ct.scaled_dot_product_attention(*inputs, **arguments)
+    assert str(caught.value) == str(expected.value)
+
+
+def test_other_tensors_and_no_dropout_go_to_pytorch(attended):
+    meta = [t.to("meta") for t in qkv()]
+    assert ct.scaled_dot_product_attention(*meta, dropout_p=0.5).device.type == "meta"
+    inputs = qkv()
+    assert torch.equal(ct.scaled_dot_product_attention(*inputs), F.scaled_dot_product_attention(*inputs))
+    mapped = torch.func.vmap(lambda q: ct.scaled_dot_product_attention(q, q, q, dropout_p=0.5), randomness="different")
+    assert mapped(inputs[0]).shape == inputs[0].shape
+    assert attended == []
+    with pytest.raises(ValueError, match="generator must be None unless"):
+        ct.scaled_dot_product_attention(*meta, dropout_p=0.5, generator=torch.Generator())
+
+
+# ---- modules --------------------------------------------------------------------------------------------------------
+
+
+MODULES = {
+    "self": {},
+    "batch first": {"batch_first": True},
+    "with biases": {"add_bias_kv": True},
+    "with a zero": {"add_zero_attn": True},
+    "other widths": {"kdim": 6, "vdim": 10},
+}
+
+
+@pytest.mark.parametrize("need_weights", [False, True])
+@pytest.mark.parametrize("name", MODULES)
+def test_multihead_attention_without_drops_is_pytorchs(name, need_weights, attended):
+    module = torch.nn.MultiheadAttention(8, 2, dropout=TINY, dtype=torch.float64, **MODULES[name])
+    x, key, value = tensors((4, 4, 8), (4, 4, module.kdim), (4, 4, module.vdim))
+    padding = torch.zeros(4, 4, dtype=torch.bool)
+    padding[0, 2:] = True
+    arguments = {"key_padding_mask": padding, "need_weights": need_weights}
+    expected, expected_weights = module(x, key, value, **arguments)
+    assert ct.replace_dropout(module) == 0
+    assert type(module) is ct.MultiheadAttention
+    y, weights = module(x, key, value, **arguments)
+    assert torch.allclose(y, expected, rtol=1e-12, atol=1e-12)
+    assert (weights is None) == (not need_weights)
+    assert weights is None or torch.allclose(weights, expected_weights, rtol=1e-12)
+    assert attended == ([] if need_weights else [1])
+    unbatched, _ = module(x[0], key[0], value[0], need_weights=need_weights)
+    assert unbatched.shape == (4, 8)
+
+
+@pytest.mark.parametrize("need_weights", [False, True])
+def test_multihead_attention_drops_its_weights_by_this_library(need_weights, monkeypatch):
+    drawn, draw = [], ct._draw_mask
+    monkeypatch.setattr(ct, "_draw_mask", lambda *arguments: drawn.append(draw(*arguments)) or drawn[-1])
+    module, x = torch.nn.MultiheadAttention(8, 2, dropout=0.4), torch.randn(50, 3, 8)
+    ct.replace_dropout(module)
+    _, weights = module(x, x, x, need_weights=need_weights, average_attn_weights=False)
+    assert [mask.p for mask in drawn] == [0.4]
+    assert np.prod(drawn[0].shape) == 3 * 2 * 50 * 50
+    if need_weights:
+        assert np.array_equal(weights.numpy(force=True).reshape(-1) != 0, drawn[0].keep().reshape(-1))
+    module.eval()
+    module(x, x, x, need_weights=need_weights)
+    assert len(drawn) == 1
+
+
+def encoder():
+    layer = torch.nn.TransformerEncoderLayer(16, 4, 32, dropout=0.1, batch_first=True)
+    return torch.nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+
+
+def test_a_transformer_uses_it_and_pytorch_elsewhere_does_not(attended):
+    ours, theirs = encoder(), encoder()
+    assert ct.replace_dropout(ours) == 6
+    x = torch.randn(3, 7, 16)
+    theirs(x)
+    assert attended == []
+    y = seeded(lambda: ours(x))
+    assert attended == [1, 1]
+    assert torch.equal(seeded(lambda: ours(x)), y)
+    assert torch.equal(seeded(lambda: copy.deepcopy(ours)(x)), y)
+    y.sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in ours.parameters())
+    with torch.no_grad():
+        evaluated = ours.eval()(x)
+    del attended[:]
+    assert ct.restore_dropout(ours) == 6
+    assert type(ours.layers[0].self_attn) is torch.nn.MultiheadAttention
+    with torch.no_grad():
+        assert torch.equal(ours(x), evaluated)
+    ours.train()(x)
+    assert attended == []
+
+
+def test_a_decoder_attends_to_memory_under_a_causal_mask(attended):
+    layer = torch.nn.TransformerDecoderLayer(16, 4, 32, dropout=0.2, batch_first=True)
+    assert ct.replace_dropout(layer) == 4
+    causal = torch.nn.Transformer.generate_square_subsequent_mask(6)
+    x = torch.randn(2, 6, 16, requires_grad=True)
+    y = layer(x, torch.randn(2, 9, 16), tgt_mask=causal, tgt_is_causal=True)
+    assert attended == [1, 1]
+    (gradient,) = torch.autograd.grad(y[:, 2, 3].sum(), x)
+    assert not gradient[:, 3:].any()
+    assert gradient[:, :3].any()
+
+
+def test_a_replaced_transformer_compiles_to_the_same_numbers(recwarn):
+    model, x = encoder(), torch.randn(3, 7, 16)
+    ct.replace_dropout(model)
+    compiled = torch.compile(model, backend="eager")
+    assert torch.equal(seeded(lambda: compiled(x)), seeded(lambda: model(x)))
+
+
+def test_a_pytorch_that_calls_otherwise_is_refused():
+    with pytest.raises(ImportError, match=r"needs a PyTorch whose .* uses {'another_name'}"):
+        ct._rebound(F.multi_head_attention_forward, another_name=None)
