@@ -211,7 +211,7 @@ def test_threads_that_use_the_default_stream_draw_different_masks():
 def test_a_seed_sequence_that_no_state_can_hold_is_refused():
     # Newer versions of NumPy refuse the first themselves.
     for entropy in ([[1, 2], 3], ["0x10"]):
-        with pytest.raises(TypeError, match="the entropy of a SeedSequence must be|SeedSequence does not accept"):
+        with pytest.raises(TypeError, match=r"the entropy of a SeedSequence must be|SeedSequence does not accept"):
             cd.Stream(np.random.SeedSequence(entropy))
 
 
