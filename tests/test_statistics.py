@@ -159,8 +159,8 @@ def neighbouring_and_sparse_seeds(p):
 @pytest.mark.parametrize("p", [0.5, 0.1])
 @pytest.mark.parametrize("rows", [consecutive_masks, parent_and_spawned_streams, neighbouring_and_sparse_seeds])
 def test_masks_do_not_know_each_other(rows, p):
-    """All pairs of 64 masks, of 257 streams' first masks, and of the first masks of the seeds 0 to 63, 64, 128 to 2^127,
-    each of 2^20 elements; significance 1e-8.
+    """All pairs of 64 masks, of 257 streams' first masks, of the seeds 0 to 63 and 64, 128 ... 2^127, each of 2^20
+    elements; significance 1e-8.
 
     Catches a correlation of 0.0102 between any two.
     """
