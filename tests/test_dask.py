@@ -265,7 +265,8 @@ def client():
             threads_per_worker=1,
             processes=True,
             memory_limit=MEMORY_LIMIT,
-            dashboard_address=None,
+            dashboard_address="127.0.0.1:0",  # None would be one port for all
+            scheduler_kwargs={"dashboard": False},
             silence_logs=logging.CRITICAL,
         ) as cluster,
         distributed.Client(cluster, timeout=PATIENCE) as client,
