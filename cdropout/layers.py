@@ -228,7 +228,8 @@ class Dropout(DropoutLayer):
         if axes is None:
             axes = self._axes(np.ndim(x))
         scale, shift, fill = self._train_effect
-        y, self.mask = _kernels.forward(Mask, x, self._p, stream, self.inplace, axes, scale, shift, fill)
+        out = x if self.inplace else None
+        y, self.mask = _kernels.forward(Mask, x, self._p, stream, out, axes, scale, shift, fill)
         self._scale = scale
         return y
 
@@ -382,11 +383,12 @@ class DropoutAdd(DropoutLayer):
         out = x if self.inplace else None
         if self.training:
             stream = as_stream(self._rng)
-            y, self.mask = _kernels.fused(Mask, self._operation, x, bias, residual, self._p, stream, out)
-            return y
+            dropped, self.mask = _kernels.fused(Mask, self._operation, x, bias, residual, self._p, stream, out)
+            return dropped
         _kernels.fused(Mask, self._operation, x, bias, residual, self._p, None, out)  # checks, draws nothing
+        y: npt.NDArray[Any] = np.add(x if bias is None else np.add(x, bias, out=out), residual, out=out)
         self.mask = None
-        return np.add(x if bias is None else np.add(x, bias, out=out), residual, out=out)  # type: ignore[no-any-return]
+        return y
 
     def backward(self, dy: npt.ArrayLike) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
         """Return the gradients with respect to x and residual; the latter is dy itself.

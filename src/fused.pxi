@@ -33,11 +33,12 @@ OPERATIONS = {
 }
 
 
-def fused(mask_type, str name, x, bias, residual, p, StreamCore stream, out):
+def fused(mask_type, str name, x, bias, residual, p, rng, out):
     """(y, mask) of an operation; y alone where mask_type is None. Bias and residual are None where it has none. With
-    stream = None, checks the arguments and stops there."""
+    rng = None, checks the arguments and stops there."""
     cdef int operation = OPERATIONS[name]
     cdef job j
+    cdef StreamCore stream
     cdef MaskCore mask
     cdef uint64_t first
     x_name, residual_name = ("new", "previous") if operation == OPERATION_choose else ("x", "residual")
@@ -45,13 +46,16 @@ def fused(mask_type, str name, x, bias, residual, p, StreamCore stream, out):
     cdef double p_checked = checked_p(p)
     cdef cnp.ndarray plain_bias = None if bias is None else checked_bias(bias, array)
     cdef cnp.ndarray added = None if residual is None else checked_partner(residual, array, residual_name, x_name)
-    if stream is None and out is None:
+    if rng is None and out is None:
         return None
     cdef cnp.ndarray result = checked_out(out, array, x_name)
     if out is not None and added is not None:
         checked_out(out, added, residual_name)
-    if stream is None:
+    if rng is None:
         return None
+    memory = memory_for(result, array, added, ())
+    cdef cnp.ndarray laid_bias = None if plain_bias is None else laid_for_groups(plain_bias)
+    stream = stream_of(rng)
     if mask_type is None:
         first = stream.take(cnp.PyArray_SIZE(array))
     else:
@@ -62,7 +66,7 @@ def fused(mask_type, str name, x, bias, residual, p, StreamCore stream, out):
     elif p_checked == 1.0 and added is None:
         result[...] = 0
     elif p_checked == 1.0 and operation == OPERATION_choose:
-        np.copyto(result, added)
+        copy_elems(result, added)
     elif p_checked == 1.0:
         np.add(added, added.dtype.type(0), out=result)
     else:
@@ -71,9 +75,8 @@ def fused(mask_type, str name, x, bias, residual, p, StreamCore stream, out):
         j.first = first
         if plain_bias is not None:
             j.arrays.bias_period = bias_period(cnp.PyArray_SIZE(plain_bias))
-            plain_bias = laid_for_groups(plain_bias)
-            j.arrays.bias = cnp.PyArray_BYTES(plain_bias)
-        run_on_arrays(&j, result, array, added)
+            j.arrays.bias = cnp.PyArray_BYTES(laid_bias)
+        run_on_arrays(&j, result, array, added, memory)
     y = result if out is None else out
     return y if mask_type is None else (y, mask)
 
@@ -89,5 +92,5 @@ def scale_where_positive(dy, y, p, out):
     set_job(&j, 0, gradient, 0.0, kept_scale(p_checked))
     j.kind = SCALE_POSITIVE
     j.first = 0
-    run_on_arrays(&j, result, gradient, output)
+    run_on_arrays(&j, result, gradient, output, memory_for(result, gradient, output, ()))
     return result if out is None else out

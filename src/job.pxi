@@ -33,6 +33,7 @@ def set_max_cached_bytes(n_bytes):
 cdef enum:
     MAX_DIMS = 64  # NumPy's own limit
     MAX_WORDS = 1024  # keep words that rows may share, on the stack
+    MIN_CUT_REPEATS = 1048576  # a hundred times what it costs to seed a block once more
     MIN_STREAMED_BYTES = 1024  # of one run; shorter ones are mostly ends that do not fill a line
     LINE_BYTES = 64  # of every x86-64's caches
 
@@ -107,17 +108,13 @@ cdef void run_range(const job *j, size_t row, size_t begin, size_t end) noexcept
         kernel.operation[j.operation](&at, &j.rule, first, end - begin)
 
 
-cdef void run_rows(const job *j, size_t begin, size_t end) noexcept nogil:
+cdef void run_sharing_rows(const job *j, size_t begin, size_t end) noexcept nogil:
     """Rows begin .. end - 1. The innermost level is one along which rows share their mask: its words are made once."""
     cdef uint64_t words[MAX_WORDS]
-    cdef size_t row, n_sharing
+    cdef size_t row
+    cdef size_t n_sharing = j.row_lens[j.n_levels - 1]
     cdef operands at
     cdef const dtype_row *kernel
-    if j.kind != SHARE_ROWS:
-        for row in range(begin, end):
-            run_range(j, row, 0, j.n_elems)
-        return
-    n_sharing = j.row_lens[j.n_levels - 1]
     for row in range(begin, end):
         if row == begin or row % n_sharing == 0:
             kernels.fill_words(words, &j.rule, first_of_row(j, row), j.n_elems)
@@ -127,6 +124,37 @@ cdef void run_rows(const job *j, size_t begin, size_t end) noexcept nogil:
             kernel.alpha_dropout_words(&at, words, j.n_elems)
         else:
             kernel.apply_mask_words(&at, words, j.n_elems)
+
+
+cdef void run_elems(const job *j, size_t begin, size_t end) noexcept nogil:
+    """Elements begin .. end - 1 (positions, where each is repeated) of all rows, counted through."""
+    cdef size_t row = begin // j.n_elems
+    cdef size_t at = begin % j.n_elems
+    cdef size_t n
+    while begin < end:
+        n = min(j.n_elems - at, end - begin)
+        run_range(j, row, at, at + n)
+        begin += n
+        row += 1
+        at = 0
+
+
+cdef void run_repeats(const job *j, size_t begin, size_t end) noexcept nogil:
+    """Elements begin .. end - 1 of the output, which may cut the elements that repeat a position."""
+    cdef size_t n_repeats = j.arrays.n_repeats
+    cdef size_t position, at, n
+    cdef job cut = j[0]
+    cut.n_elems = 1
+    cut.n_levels = 0
+    while begin < end:
+        position = begin // n_repeats
+        at = begin % n_repeats
+        n = min(n_repeats - at, end - begin)
+        cut.arrays = operands_at(&j.arrays, begin, j.elem_bytes)
+        cut.arrays.n_repeats = n
+        cut.first = first_of_row(j, position // j.n_elems) + position % j.n_elems
+        run_range(&cut, 0, 0, 1)
+        begin += n
 
 
 cdef inline size_t block_boundary(const job *j, size_t part, size_t n_parts) noexcept nogil:
@@ -143,35 +171,43 @@ cdef inline size_t block_boundary(const job *j, size_t part, size_t n_parts) noe
 
 
 cdef void run_part(const job *j, size_t part, size_t n_parts) noexcept nogil:
-    """Whole rows where there is more than one, a part of the one row otherwise."""
+    cdef size_t n_total = j.n_rows * j.n_elems
     cdef size_t begin, end
-    if j.n_rows > 1:
-        run_rows(j, j.n_rows * part // n_parts, j.n_rows * (part + 1) // n_parts)
-        return
-    begin = block_boundary(j, part, n_parts)
-    end = block_boundary(j, part + 1, n_parts)
-    if begin < end:
-        run_range(j, 0, begin, end)
+    if j.kind == SHARE_ROWS:
+        run_sharing_rows(j, j.n_rows * part // n_parts, j.n_rows * (part + 1) // n_parts)
+    elif j.kind == REPEAT and j.arrays.n_repeats >= MIN_CUT_REPEATS:
+        # In whole groups, so that every part's stores are aligned as the first one's.
+        n_total = n_total * j.arrays.n_repeats
+        begin = n_total // ELEMS_PER_GROUP * part // n_parts * ELEMS_PER_GROUP
+        end = n_total // ELEMS_PER_GROUP * (part + 1) // n_parts * ELEMS_PER_GROUP
+        run_repeats(j, begin, n_total if part + 1 == n_parts else end)
+    elif j.n_rows > 1:
+        run_elems(j, n_total * part // n_parts, n_total * (part + 1) // n_parts)
+    else:
+        begin = block_boundary(j, part, n_parts)
+        end = block_boundary(j, part + 1, n_parts)
+        if begin < end:
+            run_range(j, 0, begin, end)
 
 
 cdef int run(const job *j) except -1:
+    """The whole job. Raises what the handler of a signal raises: then some elements have been written, others not."""
     cdef size_t n_total = j.n_rows * j.n_elems * j.arrays.n_repeats
-    cdef size_t n_threads
-    cdef Py_ssize_t part
+    cdef size_t n_threads, n_slices
+    cdef bint is_interruptible, is_raised
     if n_total == 0:
         return 0
     if n_total < MIN_ELEMS_WITHOUT_GIL:
         run_part(j, 0, 1)
         return 0
+    # First, because Python runs a handler in it that may be due, and what that raises must not leave a job counted.
+    is_interruptible = n_total > N_FIRST_SLICES * max_elems_per_slice and handles_signals()
     n_threads = enter_crowd(max(<size_t>1, n_total // min_elems_per_thread))
+    n_slices = (n_total - 1) // (n_threads * max_elems_per_slice) + 1 if is_interruptible else 1
     with nogil:
-        if n_threads == 1:
-            run_part(j, 0, 1)
-        else:
-            for part in prange(<Py_ssize_t>n_threads, num_threads=<int>n_threads, schedule="static"):
-                run_part(j, part, n_threads)
+        is_raised = run_interruptibly(j, n_slices, n_threads)
         add_running(&n_running, -1)
-    return 0
+    return -1 if is_raised else 0
 
 
 # ---- the job of a mask on an array ----------------------------------------------------------------------------------
@@ -253,12 +289,19 @@ cdef void lay_rows(job *j, tuple shape, tuple shared_axes):
         j.kind = REPEAT
 
 
-cdef int run_in_chunks(job *j, list arrays, dtype) except -1:
-    """Any layout, a few blocks at a time through NumPy's buffered iterator, so that memory stays bounded."""
-    cdef operands whole = j.arrays
-    cdef size_t i = 0
-    cdef uint64_t first = j.first
-    chunks = np.nditer(
+cdef object memory_for(cnp.ndarray out, cnp.ndarray x, cnp.ndarray residual, tuple shared_axes):
+    """What a job needs besides its arrays, to be had before positions are drawn for it: None where the kernels can work
+    on these as they lie.
+
+    With shared axes, an array that they can work on, out itself if it is one; else NumPy's buffered iterator, over
+    chunks of a few blocks, so that memory stays bounded. residual may be None."""
+    if is_plain(x) and is_plain(out) and (residual is None or is_plain(residual)):
+        return None
+    dtype = x.dtype.newbyteorder("=")
+    if shared_axes:
+        return out if is_plain(out) else np.empty((<object>x).shape, dtype)
+    arrays = [out, x] if residual is None else [out, x, residual]
+    return np.nditer(
         arrays,
         flags=["external_loop", "buffered", "zerosize_ok"],
         op_flags=[["writeonly", "contig", "nbo"]] + [["readonly", "contig", "nbo"]] * (len(arrays) - 1),
@@ -267,31 +310,37 @@ cdef int run_in_chunks(job *j, list arrays, dtype) except -1:
         casting="equiv",
         buffersize=64 * ELEMS_PER_BLOCK,
     )
+
+
+cdef int run_in_chunks(job *j, object chunks) except -1:
+    cdef operands whole = j.arrays
+    cdef size_t i = 0
+    cdef uint64_t first = j.first
     with chunks:
         for chunk in chunks:
             j.arrays = operands_at(&whole, i, 0)
             j.arrays.out = cnp.PyArray_BYTES(chunk[0])
             j.arrays.x = cnp.PyArray_BYTES(chunk[1])
-            if len(arrays) > 2:
+            if len(chunk) > 2:
                 j.arrays.residual = cnp.PyArray_BYTES(chunk[2])
             j.n_elems = cnp.PyArray_SIZE(chunk[0])
             j.first = first + i
             run(j)
+            PyErr_CheckSignals()
             i += j.n_elems
     return 0
 
 
-cdef int run_on_arrays(job *j, cnp.ndarray out, cnp.ndarray x, cnp.ndarray residual) except -1:
-    """The job on arrays of one element a position and of any layout; residual may be None."""
-    if is_plain(x) and is_plain(out) and (residual is None or is_plain(residual)):
-        j.arrays.out = cnp.PyArray_BYTES(out)
-        j.arrays.x = cnp.PyArray_BYTES(x)
-        if residual is not None:
-            j.arrays.residual = cnp.PyArray_BYTES(residual)
-        choose_stores(j, 2 if residual is None else 3)
-        return run(j)
-    arrays = [out, x] if residual is None else [out, x, residual]
-    return run_in_chunks(j, arrays, x.dtype.newbyteorder("="))
+cdef int run_on_arrays(job *j, cnp.ndarray out, cnp.ndarray x, cnp.ndarray residual, object memory) except -1:
+    """The job on arrays of any layout, without shared axes, and what memory_for gave for them; residual may be None."""
+    if memory is not None:
+        return run_in_chunks(j, memory)
+    j.arrays.out = cnp.PyArray_BYTES(out)
+    j.arrays.x = cnp.PyArray_BYTES(x)
+    if residual is not None:
+        j.arrays.residual = cnp.PyArray_BYTES(residual)
+    choose_stores(j, 2 if residual is None else 3)
+    return run(j)
 
 
 # What becomes of an element: kept, x * scale + shift; dropped, fill.
@@ -302,10 +351,9 @@ ctypedef struct affine:
 
 
 cdef int apply_mask(const stream_key *key, uint64_t first, double p, const affine *map, tuple shared_axes,
-                    cnp.ndarray out, cnp.ndarray x) except -1:
-    """out = x, masked and mapped; every argument has been checked."""
+                    cnp.ndarray out, cnp.ndarray x, object memory) except -1:
+    """out = x, masked and mapped; every argument has been checked, and memory is what memory_for gave for them."""
     cdef job j
-    cdef cnp.ndarray plain_out
     cdef bint has_fill = map.fill != 0.0 or map.shift != 0.0
     if cnp.PyArray_SIZE(x) == 0:
         return 0
@@ -315,7 +363,7 @@ cdef int apply_mask(const stream_key *key, uint64_t first, double p, const affin
     if p == 0.0 and map.scale == 1.0 and map.shift == 0.0:
         # A copy and not a multiplication by 1, which would quiet a signalling NaN.
         if out is not x:
-            np.copyto(out, x)
+            copy_elems(out, x)
         return 0
     set_job(&j, OPERATION_alpha_dropout if has_fill else OPERATION_apply_mask, x, p, map.scale)
     j.arrays.shift = map.shift
@@ -323,13 +371,12 @@ cdef int apply_mask(const stream_key *key, uint64_t first, double p, const affin
     j.rule.key = key[0]
     j.first = first
     if not shared_axes:
-        return run_on_arrays(&j, out, x, None)
-    if is_plain(x) and is_plain(out):
-        lay_rows(&j, (<object>x).shape, shared_axes)
-        if j.n_rows > 1 and j.kind == OPERATE and j.n_elems <= 64 * MAX_WORDS:
-            j.kind = SHARE_ROWS
-        return run_on_arrays(&j, out, x, None)
-    plain_out = np.array(x, dtype=x.dtype.newbyteorder("="), order="C", subok=False)
-    apply_mask(key, first, p, map, shared_axes, plain_out, plain_out)
-    np.copyto(out, plain_out)
-    return 0
+        return run_on_arrays(&j, out, x, None, memory)
+    if memory is not None:
+        copy_elems(memory, x)
+        apply_mask(key, first, p, map, shared_axes, memory, memory, None)
+        return 0 if memory is out else copy_elems(out, memory)
+    lay_rows(&j, (<object>x).shape, shared_axes)
+    if j.n_rows > 1 and j.kind == OPERATE and j.n_elems <= 64 * MAX_WORDS:
+        j.kind = SHARE_ROWS
+    return run_on_arrays(&j, out, x, None, None)

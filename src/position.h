@@ -24,4 +24,14 @@ static inline int take_positions(uint64_t *next, uint64_t n, uint64_t limit, uin
     return 1;
 }
 
+/* Puts *next back from `end` to `first`, unless somebody has taken positions since. */
+static inline void return_positions(uint64_t *next, uint64_t first, uint64_t end)
+{
+    uint64_t seen = LOAD(next);
+    do {
+        if (seen != end)
+            return;
+    } while (!EXCHANGE_IF(next, &seen, first));
+}
+
 #endif

@@ -1,4 +1,5 @@
-"""How many threads a call may use: OpenMP's limit, the control group's quota, and what other calls leave."""
+"""How many threads a call may use: OpenMP's limit, the thread's CPUs, the control group's quota, and what other calls
+leave."""
 
 # A forked child has none of its parent's OpenMP threads, and GNU's runtime waits for them forever.
 cdef int is_forked_child = 0
@@ -29,10 +30,18 @@ def set_quota(cpu_quota):
     quota_is_good_until = 0
 
 
+# OpenMP looks at the affinity when it is loaded. Who narrows it afterwards wants fewer threads; who had it narrow and
+# asks for more threads by OMP_NUM_THREADS gets them.
+cdef size_t n_cpus_at_import = n_cpus_of_thread()
+
+
 cdef size_t allowed_threads(double now) except 0:
     """OpenMP's limit, called from here and now, and no more than the whole CPUs of the quota, but always one."""
     global quota_threads, quota_is_good_until
     cdef size_t n_threads = 1 if is_forked_child else max_threads()
+    cdef size_t n_cpus_now = n_cpus_of_thread() if n_threads > 1 else 1
+    if n_cpus_now < n_cpus_at_import:
+        n_threads = min(n_threads, n_cpus_now)
     if n_threads > 1 and now >= quota_is_good_until:
         n_cpus = quota.n_cpus()
         quota_threads = max(1, int(min(n_cpus, ANY_NUMBER))) if n_cpus is not None else ANY_NUMBER
@@ -60,7 +69,8 @@ cdef size_t enter_crowd(size_t n_wanted) except 0:
     global n_at_once, crowd_until
     cdef double now
     cdef int n_now
-    if n_wanted == 1:
+    # What a handler of a signal forks off leaves a job that it has not entered.
+    if n_wanted == 1 or is_forked_child:
         add_running(&n_running, 1)
         return 1
     now = time.monotonic()
@@ -69,4 +79,4 @@ cdef size_t enter_crowd(size_t n_wanted) except 0:
     if n_now >= n_at_once or now >= crowd_until:
         n_at_once = n_now
         crowd_until = now + CROWD_SECONDS
-    return max(<size_t>1, n_wanted // <size_t>n_at_once)
+    return team_to_be_had(<int>max(<size_t>1, n_wanted // <size_t>n_at_once))
