@@ -11,7 +11,7 @@ POSITION_LIMIT: int
 HUGE_PAGES_FROM_BYTES: int
 C_API: object
 
-_MaskT = TypeVar("_MaskT", bound="MaskCore")
+_MaskT = TypeVar("_MaskT", bound=MaskCore)
 _NoiseT = TypeVar("_NoiseT", bound="NoiseCore")
 
 class StreamCore:
@@ -20,6 +20,7 @@ class StreamCore:
     @property
     def position(self) -> int: ...
     def _place(self, key: int, position: int) -> None: ...
+    def _take_back(self, mask: MaskCore) -> None: ...
 
 class DrawnCore:
     @property
@@ -61,9 +62,7 @@ class NoiseCore(DrawnCore):
     def add(self, a: npt.ArrayLike, out: Any = None) -> npt.NDArray[Any]: ...
 
 def draw_noise(noise_type: type[_NoiseT], shape: int | tuple[int, ...], std: float, stream: StreamCore) -> _NoiseT: ...
-def dropout(
-    x: npt.ArrayLike, p: float, stream: StreamCore | None, out: Any, shared_axes: int | tuple[int, ...]
-) -> npt.NDArray[Any]: ...
+def dropout(x: npt.ArrayLike, p: float, rng: Any, out: Any, shared_axes: int | tuple[int, ...]) -> npt.NDArray[Any]: ...
 def draw_mask(
     mask_type: type[_MaskT],
     shape: int | tuple[int, ...],
@@ -75,13 +74,16 @@ def forward(
     mask_type: type[_MaskT],
     x: npt.ArrayLike,
     p: float,
-    stream: StreamCore,
-    inplace: bool,
+    rng: Any,
+    out: Any,
     shared_axes: int | tuple[int, ...],
     scale: float,
     shift: float,
     fill: float,
 ) -> tuple[npt.NDArray[Any], _MaskT]: ...
+def with_noise(
+    noise_type: type[_NoiseT], is_factor: bool, x: npt.ArrayLike, std: float, rng: Any, out: Any
+) -> tuple[npt.NDArray[Any], _NoiseT]: ...
 @overload
 def fused(
     mask_type: type[_MaskT],
@@ -90,7 +92,7 @@ def fused(
     bias: npt.ArrayLike | None,
     residual: npt.ArrayLike | None,
     p: float,
-    stream: StreamCore | None,
+    rng: Any,
     out: Any,
 ) -> tuple[npt.NDArray[Any], _MaskT]: ...
 @overload
@@ -101,7 +103,7 @@ def fused(
     bias: npt.ArrayLike | None,
     residual: npt.ArrayLike | None,
     p: float,
-    stream: StreamCore | None,
+    rng: Any,
     out: Any,
 ) -> npt.NDArray[Any]: ...
 def scale_where_positive(dy: npt.ArrayLike, y: npt.ArrayLike, p: float, out: Any) -> npt.NDArray[Any]: ...
@@ -129,6 +131,8 @@ def set_min_elems_per_thread(n_elems: int) -> None: ...
 def get_max_gathered_stride() -> int: ...
 def set_max_gathered_stride(n_elems: int) -> None: ...
 def set_min_elems_without_gil(n_elems: int) -> None: ...
+def set_slices(n_elems: int, seconds: float) -> None: ...
+def get_slices() -> tuple[int, float]: ...
 def after_fork_in_child() -> None: ...
 def raw_blocks(key: int, first_block: int, n_blocks: int) -> npt.NDArray[np.uint8]: ...
 def philox(counter: Sequence[int], key: int) -> list[int]: ...

@@ -1,5 +1,7 @@
 """Dropout as functions: nothing is kept between calls but the stream's position."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy.typing as npt
@@ -57,12 +59,7 @@ def dropout(
     networks from overfitting", JMLR 15, 2014.
 
     """
-    if rng is None:
-        rng = as_stream(None)
-    elif type(rng) is not Stream:
-        _kernels.dropout(x, p, None, out, shared_axes)  # a call that fails must not advance a caller's generator
-        rng = as_stream(rng)
-    return _kernels.dropout(x, p, rng, out, shared_axes)
+    return _kernels.dropout(x, p, as_stream(None) if rng is None else rng, out, shared_axes)
 
 
 def draw_mask(
@@ -98,6 +95,24 @@ def draw_mask(
         Mask(0, 0, p, shape, shared_axes)
         rng = as_stream(rng)
     return _kernels.draw_mask(Mask, shape, p, rng, shared_axes)
+
+
+@contextmanager
+def drawing(
+    shape: tuple[int, ...], p: float, rng: Rng | None, shared_axes: int | tuple[int, ...] = ()
+) -> Iterator[Mask]:
+    """Draw a mask for a block of code; where that runs out of memory, the stream is where it was.
+
+    But not where another thread has drawn from it meanwhile, or where rng is a NumPy generator: what others may have
+    drawn cannot be taken back.
+    """
+    stream = as_stream(rng)
+    mask = draw_mask(shape, p, rng=stream, shared_axes=shared_axes)
+    try:
+        yield mask
+    except MemoryError:
+        stream._take_back(mask)
+        raise
 
 
 def relu_dropout(x: npt.ArrayLike, p: float = 0.5, *, rng: Rng | None = None, out: Any = None) -> npt.NDArray[Any]:
@@ -264,9 +279,4 @@ def bias_dropout_add(
 
 def fuse(name: str, x: Any, bias: Any, residual: Any, p: float, rng: Rng | None, out: Any) -> npt.NDArray[Any]:
     """Run a fused operation by its name; bias and residual are None where it has none."""
-    if rng is None:
-        rng = as_stream(None)
-    elif type(rng) is not Stream:
-        _kernels.fused(None, name, x, bias, residual, p, None, out)  # as in dropout
-        rng = as_stream(rng)
-    return _kernels.fused(None, name, x, bias, residual, p, rng, out)
+    return _kernels.fused(None, name, x, bias, residual, p, as_stream(None) if rng is None else rng, out)

@@ -229,7 +229,8 @@ class Dropout(DropoutLayer):
         if axes is None:
             axes = self._axes(_kernels.as_array(x, "x").ndim)
         scale, shift, fill = self._train_effect
-        y, self.mask = _kernels.forward(Mask, x, self._p, stream, self.inplace, axes, scale, shift, fill)
+        out = x if self.inplace else None
+        y, self.mask = _kernels.forward(Mask, x, self._p, stream, out, axes, scale, shift, fill)
         self._scale = scale
         return y
 
@@ -393,12 +394,12 @@ class DropoutAdd(DropoutLayer):
         out = x if self.inplace else None
         if self.training:
             stream = as_stream(self._rng)
-            y, self.mask = _kernels.fused(Mask, self._operation, x, bias, residual, self._p, stream, out)
-            return y
+            dropped, self.mask = _kernels.fused(Mask, self._operation, x, bias, residual, self._p, stream, out)
+            return dropped
         _kernels.fused(Mask, self._operation, x, bias, residual, self._p, None, out)  # checks, draws nothing
-        self.mask = None
         biased, result = _biased(x, bias, out)
         np.add(biased, _kernels.as_array(residual, "residual"), out=result)
+        self.mask = None
         return result if out is None else out
 
     def backward(self, dy: npt.ArrayLike) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:

@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from cdropout import _kernels
 from cdropout.checks import check_integer
-from cdropout.functional import draw_mask
+from cdropout.functional import drawing
 from cdropout.layers import DropoutLayer
 from cdropout.mask import Mask
 from cdropout.stream import Rng, Stream, as_stream
@@ -61,7 +61,8 @@ def drop_connect(
     """
     inputs, w, b = check_product(x, weight, bias)
     p = _kernels.check_p(p)
-    return _affine(inputs, draw_mask(w.shape, p, rng=rng).apply(w, scale=None if rescale else 1.0), b)
+    with drawing(w.shape, p, rng) as mask:
+        return _affine(inputs, mask.apply(w, scale=None if rescale else 1.0), b)
 
 
 def drop_connect_moments(
@@ -120,8 +121,9 @@ def feature_dropout_linear(
     inputs, w, b = check_product(x, weight, bias)
     check_batch(inputs)
     p = _kernels.check_p(p)
-    dropped, rows, _ = drop_features(draw_mask(inputs.shape, p, rng=rng, shared_axes=0), inputs, w)
-    return _affine(dropped, rows, b)
+    with drawing(inputs.shape, p, rng, shared_axes=0) as mask:
+        dropped, rows, _ = drop_features(mask, inputs, w)
+        return _affine(dropped, rows, b)
 
 
 def check_batch(x: Array) -> None:
@@ -292,18 +294,25 @@ class DropConnect(_LinearLayer):
         weight, bias = self.params
         inputs, _, _ = check_product(x, weight, bias)
         if not self.training and self.inference == "gaussian":
+            y = self._average(inputs)
             self.mask = self._saved = None
-            return self._average(inputs)
+            return y
         if self.training:
-            self.mask = draw_mask(weight.shape, self._p, rng=as_stream(self._rng))
-            used = self.mask.apply(weight, scale=self._scale)
-        else:
-            self.mask = None
-            used = weight * weight.dtype.type(self._mean_scale) if self._mean_scale != 1.0 else weight
-        y = _affine(inputs, used, bias)
+            with drawing(weight.shape, self._p, self._rng) as mask:
+                y = self._product(inputs, mask.apply(weight, scale=self._scale), bias)
+            self.mask = mask
+            return y
+        scale = weight.dtype.type(self._mean_scale)
+        y = self._product(inputs, weight * scale if scale != 1.0 else weight, bias)
+        self.mask = None
+        return y
+
+    def _product(self, x: Array, used: Array, bias: Array) -> Array:
+        """Return the output for the weights that are used, and keep what `backward` needs."""
+        y = _affine(x, used, bias)
         if self.relu:
             np.maximum(y, 0, out=y)
-        self._saved = inputs, used, y > 0 if self.relu else None, y.shape, self._mean_scale, self._scale
+        self._saved = x, used, y > 0 if self.relu else None, y.shape, self._mean_scale, self._scale
         return y
 
     def backward(self, dy: npt.ArrayLike) -> Array:
@@ -379,12 +388,15 @@ class FeatureDropoutLinear(_LinearLayer):
         weight, bias = self.params
         inputs, _, _ = check_product(x, weight, bias)
         check_batch(inputs)
-        columns = self.mask = None
-        if self.training:
-            self.mask = draw_mask(inputs.shape, self._p, rng=as_stream(self._rng), shared_axes=0)
-            inputs, weight, columns = drop_features(self.mask, inputs, weight)
-        self._saved = inputs, weight, columns, _kernels.kept_scale(self._p)
-        return _affine(inputs, weight, bias)
+        if not self.training:
+            y = _affine(inputs, weight, bias)
+            self.mask, self._saved = None, (inputs, weight, None, 1.0)
+            return y
+        with drawing(inputs.shape, self._p, self._rng, shared_axes=0) as mask:
+            dropped, rows, columns = drop_features(mask, inputs, weight)
+            y = _affine(dropped, rows, bias)
+        self.mask, self._saved = mask, (dropped, rows, columns, _kernels.kept_scale(self._p))
+        return y
 
     def backward(self, dy: npt.ArrayLike) -> Array:
         """Return the gradient with respect to x, and put those with respect to W and b into `grads`.

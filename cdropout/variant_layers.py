@@ -15,8 +15,7 @@ from cdropout.variants import (
     apply_blocks,
     channel_axes,
     check_time_axis,
-    draw_blocks,
-    noise_for,
+    drop_blocks,
     noise_std,
     sample_axes,
     spatial_axes,
@@ -296,10 +295,9 @@ class DropBlock2d(DropoutLayer):
         if not self.training:
             self._keep = None
             return x  # type: ignore[return-value]
-        out, array = x if self.inplace else None, _kernels.check_array(x, "x")
-        _kernels.check_out(out, array)
-        self._keep = draw_blocks(array.shape, self._p, self.block_size, self.channels, as_stream(self._rng))
-        return apply_blocks(array, self._keep, out)
+        out = x if self.inplace else None
+        y, self._keep = drop_blocks(x, self._p, self.block_size, self.channels, self._rng, out)
+        return y
 
     def backward(self, dy: npt.ArrayLike) -> npt.NDArray[Any]:
         """Return the gradient with respect to x; RuntimeError in training where no forward pass came before."""
@@ -322,11 +320,11 @@ class _Noisy(DropoutLayer):
         super().__init__(p, rng=rng, inplace=inplace)
         self.noise: Noise | None = None
 
-    def _draw(self, x: Any, std: float) -> tuple[Noise, Any]:
-        """Return new noise for x, kept for `backward`, and where its sum or product with x goes."""
+    def _with_noise(self, is_factor: bool, x: Any, std: float) -> npt.NDArray[Any]:
+        """Return x times, or plus, new noise, which is kept for `backward`."""
         out = x if self.inplace else None
-        self.noise = noise_for(x, std, as_stream(self._rng), out)
-        return self.noise, out
+        y, self.noise = _kernels.with_noise(Noise, is_factor, x, std, self._rng, out)
+        return y
 
 
 class GaussianDropout(_Noisy):
@@ -359,8 +357,7 @@ class GaussianDropout(_Noisy):
         if not self.training:
             self.noise = None
             return x  # type: ignore[return-value]
-        noise, out = self._draw(x, noise_std(self._p))
-        return noise.multiply(x, out)
+        return self._with_noise(True, x, noise_std(self._p))
 
     def backward(self, dy: npt.ArrayLike) -> npt.NDArray[Any]:
         """Return dy times the noise of the last forward pass; RuntimeError in training where there was none."""
@@ -402,8 +399,7 @@ class GaussianNoise(_Noisy):
         if not self.training:
             self.noise = None
             return x  # type: ignore[return-value]
-        noise, out = self._draw(x, self._std)
-        return noise.add(x, out)
+        return self._with_noise(False, x, self._std)
 
     def backward(self, dy: npt.ArrayLike) -> npt.NDArray[Any]:
         """Return dy itself."""

@@ -9,7 +9,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 from cdropout import _kernels
 from cdropout.checks import check_integer
-from cdropout.functional import draw_mask, dropout, fuse
+from cdropout.functional import drawing, dropout, fuse
 from cdropout.mask import Mask
 from cdropout.noise import Noise
 from cdropout.stream import Rng, Stream, as_stream
@@ -295,7 +295,7 @@ def gaussian_dropout(x: npt.ArrayLike, p: float = 0.5, *, rng: Rng | None = None
     Source: Srivastava et al., JMLR 15, 2014, section 10.
 
     """
-    return noise_for(x, noise_std(p), rng, out).multiply(x, out)
+    return _kernels.with_noise(Noise, True, x, noise_std(p), rng, out)[0]
 
 
 def noise_std(p: float) -> float:
@@ -329,7 +329,7 @@ def gaussian_noise(x: npt.ArrayLike, std: float, *, rng: Rng | None = None, out:
         As in `dropout`.
 
     """
-    return noise_for(x, std, rng, out).add(x, out)
+    return _kernels.with_noise(Noise, False, x, std, rng, out)[0]
 
 
 def zoneout(
@@ -407,52 +407,62 @@ def drop_block2d(
     lies wholly within the image; its place is drawn with the paper's gamma.
 
     """
+    return drop_blocks(x, p, block_size, channels, rng, out)[0]
+
+
+def drop_blocks(
+    x: npt.ArrayLike, p: float, block_size: int, channels: Channels, rng: Rng | None, out: Any
+) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
+    """Return the result of `drop_block2d`, and what it keeps: a bool array of x's shape."""
     array = _kernels.check_array(x, "x")
-    if out is not None:
-        _kernels.check_out(out, array)
-    return apply_blocks(array, draw_blocks(array.shape, p, block_size, channels, rng), out)
-
-
-def draw_blocks(
-    shape: tuple[int, ...], p: float, block_size: int, channels: Channels, rng: Rng | None
-) -> npt.NDArray[np.bool_]:
-    """Return what `drop_block2d` keeps: a bool array of the shape."""
+    shape = array.shape
     height, width = (shape[axis] for axis in spatial_axes(2, len(shape), channels))
     check_integer("block_size", block_size, 1, min(height, width))
     p = _kernels.check_p(p)
+    result = _kernels.check_out(out, array)
     # Where a square may begin, in each channel: the channels go in front, whatever x's layout.
     n_channels = shape[-3] if channels == "first" else shape[-1]
     places = (*shape[:-3], n_channels, height - block_size + 1, width - block_size + 1)
     gamma = min(1.0, p * height * width / (block_size**2 * places[-2] * places[-1]))
-    dropped = np.logical_not(draw_mask(places, 1.0 if p == 1.0 else gamma, rng=rng).keep())
+    with drawing(places, 1.0 if p == 1.0 else gamma, rng) as mask:
+        keep = _keep_outside_blocks(mask, block_size)
+        if channels == "last":
+            keep = np.moveaxis(keep, -3, -1)
+        apply_blocks(array, keep, result)
+    return result if out is None else out, keep
+
+
+def _keep_outside_blocks(beginnings: Mask, block_size: int) -> npt.NDArray[np.bool_]:
+    """Return which pixels lie outside the squares that begin where a mask drops."""
+    dropped = np.logical_not(beginnings.keep())
     # A pixel is dropped where, along each axis in turn, one of the block_size places up to it begins a square.
     for axis in (-2, -1):
         padding = [(0, 0)] * dropped.ndim
         padding[axis] = (block_size - 1, block_size - 1)
         dropped = np.any(sliding_window_view(np.pad(dropped, padding), block_size, axis), axis=-1)
-    keep = ~dropped
-    return keep if channels == "first" else np.moveaxis(keep, -3, -1)
+    return ~dropped
 
 
 def apply_blocks(x: npt.NDArray[Any], keep: npt.NDArray[np.bool_], out: Any) -> npt.NDArray[Any]:
     """Zero what is not kept and scale the rest by the number of elements over the number kept."""
-    result, n_kept = _kernels.check_out(out, x), int(np.count_nonzero(keep))
+    result, n_kept, dropped = _kernels.check_out(out, x), int(np.count_nonzero(keep)), ~keep
     if n_kept:
         # A mask that drops nothing: its kernels scale the 16-bit types with more bits than they have.
         Mask(0, 0, 0.0, x.shape).apply(x, result, scale=keep.size / n_kept)
-    result[~keep] = 0
+    result[dropped] = 0
     return result if out is None else out
 
 
 def _masked(
-    x: npt.ArrayLike, p: float, rng: Rng | None, out: Any, shared_axes: int | tuple[int, ...], **effect: float
+    x: npt.ArrayLike,
+    p: float,
+    rng: Rng | None,
+    out: Any,
+    shared_axes: int | tuple[int, ...],
+    *,
+    scale: float,
+    shift: float = 0.0,
+    fill: float = 0.0,
 ) -> npt.NDArray[Any]:
-    """Apply a mask drawn for x, with another effect than dropout's; nothing is drawn where an argument is wrong."""
-    _kernels.dropout(x, p, None, out, shared_axes)
-    return draw_mask(_kernels.as_array(x, "x").shape, p, rng=rng, shared_axes=shared_axes).apply(x, out, **effect)
-
-
-def noise_for(x: npt.ArrayLike, std: float, rng: Rng | None, out: Any) -> Noise:
-    """Draw noise for x; nothing is drawn where an argument is wrong."""
-    _kernels.dropout(x, 0.0, None, out, ())
-    return draw_noise(_kernels.as_array(x, "x").shape, std, rng=rng)
+    """Apply a mask drawn for x, with another effect than dropout's."""
+    return _kernels.forward(Mask, x, _kernels.check_p(p), rng, out, shared_axes, scale, shift, fill)[0]

@@ -7,6 +7,7 @@ shared out among threads with the GIL released. Nothing below this file can fail
 
 from cython.parallel cimport prange
 from cpython.buffer cimport PyObject_CheckBuffer
+from cpython.exc cimport PyErr_CheckSignals
 from cpython.float cimport PyFloat_CheckExact
 from cpython.pycapsule cimport PyCapsule_GetPointer, PyCapsule_IsValid, PyCapsule_New
 from libc.math cimport isfinite
@@ -16,6 +17,7 @@ cimport numpy as cnp
 
 import os
 import sys
+import threading
 import time
 from numbers import Real
 
@@ -104,6 +106,10 @@ cdef extern from "catalog.h" nogil:
     void philox4x32(uint32_t *counter, uint64_t key)
 
 
+cdef extern from "Python.h":
+    int run_handlers_of_signals "PyErr_CheckSignals"() noexcept
+
+
 cdef extern from "numpy/arrayobject.h":
     enum:
         NPY_HALF
@@ -114,6 +120,10 @@ cdef extern from "cache.h" nogil:
     size_t cache_bytes_by_sysconf()
 
 
+cdef extern from "clock.h" nogil:
+    uint64_t clock_microseconds()
+
+
 cdef extern from "pages.h" nogil:
     void ask_for_huge_pages(char *first, size_t n_bytes)
 
@@ -122,6 +132,8 @@ cdef extern from "threads.h" nogil:
     enum:
         HAS_OPENMP
     int max_threads()
+    int n_cpus_of_thread()
+    int team_to_be_had(int n_threads)
 
 
 cdef extern from "atomic.h" nogil:
@@ -147,6 +159,7 @@ cdef extern from "parameters.h" nogil:
 cdef extern from "position.h" nogil:
     const uint64_t LIMIT "POSITION_LIMIT"
     int take_blocks(uint64_t *next_elem, uint64_t n_elems, uint64_t *first)
+    void return_blocks(uint64_t *next_elem, uint64_t n_elems, uint64_t first)
 
 
 cdef extern from "crowd.h" nogil:
@@ -228,6 +241,7 @@ include "exchange.pxi"
 include "arguments.pxi"
 include "sharing.pxi"
 include "job.pxi"
+include "slices.pxi"
 
 
 # ---- stream ---------------------------------------------------------------------------------------------------------
@@ -274,6 +288,10 @@ cdef class StreamCore:
             raise OverflowError(f"the stream must hold what is drawn, got {n_elems} elements at {self.position}")
         return first
 
+    def _take_back(self, MaskCore mask not None):
+        """Undoes the drawing of a mask that came to nothing, unless somebody has drawn since."""
+        return_blocks(&self.next_elem, n_drawn(mask.shape, mask.shared_axes), mask.first)
+
 
 def raw_blocks(key, first_block, n_blocks):
     """The generator's own output, 8192 bytes a block: uint8 of shape (n_blocks * 8192,)."""
@@ -317,6 +335,14 @@ cdef MaskCore new_mask(type mask_type, double p, tuple shape, tuple shared_axes,
     return mask
 
 
+cdef object new_noise(object noise_type, tuple shape, object std, StreamCore stream):
+    """A new noise_type (a NoiseCore) for the stream's next positions; the other arguments have been checked."""
+    n = n_drawn(shape, ())
+    if n > LIMIT:
+        raise OverflowError(f"the stream must hold what is drawn, got {shown(n)} elements")
+    return noise_type(stream.key, stream.take(n) if n else 0, std, shape)
+
+
 def draw_mask(mask_type, shape, p, StreamCore stream not None, shared_axes):
     """The mask of cdropout.draw_mask."""
     cdef double p_checked = checked_p(p)
@@ -329,46 +355,64 @@ def draw_noise(noise_type, shape, std, StreamCore stream not None):
     """The noise of cdropout.draw_noise."""
     checked_std(std)
     cdef tuple lengths = checked_shape(shape)
-    n = n_drawn(lengths, ())
-    if n > LIMIT:
-        raise OverflowError(f"the stream must hold what is drawn, got {shown(n)} elements")
-    return noise_type(stream.key, stream.take(n) if n else 0, std, lengths)
+    return new_noise(noise_type, lengths, std, stream)
 
 
-def dropout(x, p, StreamCore stream, out, shared_axes):
-    """The result of cdropout.dropout; with stream = None, checks the arguments and stops there."""
+cdef StreamCore checked_stream(object rng):
+    """The stream that rng stands for: asked for when all is checked and all memory is there, because a generator moves
+    on."""
+    if isinstance(rng, StreamCore):
+        return rng
+    from cdropout.stream import as_stream
+
+    return as_stream(rng)
+
+
+def dropout(x, p, rng, out, shared_axes):
+    """The result of cdropout.dropout."""
     cdef cnp.ndarray array = checked_array(x, "x")
     cdef double p_checked = checked_p(p)
     cdef tuple axes = checked_axes(shared_axes, cnp.PyArray_NDIM(array))
-    if stream is None and out is None:
-        return None
     cdef cnp.ndarray result = checked_out(out, array, "x")
-    if stream is None:
-        return None
+    cdef tuple strides = run_strides((<object>array).shape, axes) if axes else None
+    memory = memory_for(result, array, None, strides)
+    cdef StreamCore stream = checked_stream(rng)
     cdef stream_key key = stream.words
     cdef uint64_t first = stream.take(
         n_drawn((<object>array).shape, axes) if axes else <uint64_t>cnp.PyArray_SIZE(array)
     )
     cdef affine map
     map.scale, map.shift, map.fill = kept_scale(p_checked), 0.0, 0.0
-    apply_mask(&key, first, p_checked, &map, run_strides((<object>array).shape, axes) if axes else None, result, array)
+    apply_mask(&key, first, p_checked, &map, strides, result, array, memory)
     return result if out is None else out
 
 
-def forward(mask_type, x, double p, StreamCore stream not None, bint inplace, shared_axes,
-            double scale, double shift, double fill):
+def forward(mask_type, x, double p, rng, out, shared_axes, double scale, double shift, double fill):
     """A layer's forward pass: (y, mask); what comes after shared_axes is as in Mask.apply. p has been checked."""
     cdef cnp.ndarray array = checked_array(x, "x")
-    cdef cnp.ndarray result = checked_out(x if inplace else None, array, "x")
+    cdef cnp.ndarray result = checked_out(out, array, "x")
     cdef tuple axes = checked_axes(shared_axes, cnp.PyArray_NDIM(array))
     cdef tuple shape = (<object>array).shape
+    cdef tuple strides = run_strides(shape, axes) if axes else None
+    memory = memory_for(result, array, None, strides)
     cdef MaskCore mask = new_mask(
-        mask_type, p, shape, axes, stream, n_drawn(shape, axes) if axes else cnp.PyArray_SIZE(array)
+        mask_type, p, shape, axes, checked_stream(rng), n_drawn(shape, axes) if axes else cnp.PyArray_SIZE(array)
     )
     cdef affine map
     map.scale, map.shift, map.fill = scale, shift, fill
-    apply_mask(&mask.words, mask.first, p, &map, run_strides(shape, axes) if axes else None, result, array)
-    return x if inplace else result, mask
+    apply_mask(&mask.words, mask.first, p, &map, strides, result, array, memory)
+    return result if out is None else out, mask
+
+
+def with_noise(noise_type, bint is_factor, x, std, rng, out):
+    """(y, noise): x times, or plus, new noise."""
+    cdef cnp.ndarray array = checked_array(x, "x")
+    checked_std(std)
+    cdef cnp.ndarray result = checked_out(out, array, "x")
+    memory = memory_for(result, array, None, None)
+    cdef NoiseCore noise = new_noise(noise_type, (<object>array).shape, std, checked_stream(rng))
+    apply_noise(noise, is_factor, result, array, memory)
+    return result if out is None else out, noise
 
 
 include "fused.pxi"

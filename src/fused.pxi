@@ -10,13 +10,14 @@ OPERATIONS = {
 }
 
 
-def fused(mask_type, str name, x, bias, residual, p, StreamCore stream, out):
-    """(y, mask) of an operation; y alone where mask_type is None. Bias and residual are not looked at where it has none.
-    With stream = None, checks the arguments and stops there."""
+def fused(mask_type, str name, x, bias, residual, p, rng, out):
+    """(y, mask) of an operation; y alone where mask_type is None. Bias and residual are not looked at where it has
+    none. With rng = None, checks the arguments and stops there."""
     cdef int operation
     cdef bint has_bias, has_residual
     operation, has_bias, has_residual = OPERATIONS[name]
     cdef job j
+    cdef StreamCore stream
     cdef MaskCore mask
     cdef uint64_t first
     cdef char bias_room[BIAS_ROOM_BYTES]
@@ -25,15 +26,17 @@ def fused(mask_type, str name, x, bias, residual, p, StreamCore stream, out):
     cdef double p_checked = checked_p(p)
     cdef cnp.ndarray plain_bias = checked_bias(bias, array) if has_bias else None
     cdef cnp.ndarray added = checked_partner(residual, array, residual_name, x_name) if has_residual else None
-    if stream is None and out is None:
+    if rng is None and out is None:
         return None
     cdef cnp.ndarray result = checked_out(out, array, x_name)
     if out is not None and added is not None:
         checked_out(out, added, residual_name)
     if out is not None and plain_bias is not None and cnp.PyArray_SIZE(result) > 0:
         check_bias_is_apart(plain_bias, result)
-    if stream is None:
+    if rng is None:
         return None
+    memory = memory_for(result, array, added, None)
+    stream = checked_stream(rng)
     if mask_type is None:
         first = stream.take(cnp.PyArray_SIZE(array))
     else:
@@ -47,7 +50,7 @@ def fused(mask_type, str name, x, bias, residual, p, StreamCore stream, out):
             lay_bias(
                 &j.arrays, bias_room, cnp.PyArray_BYTES(plain_bias), cnp.PyArray_SIZE(plain_bias), j.elem_bytes
             )
-        run_on_arrays(&j, result, array, added)
+        run_on_arrays(&j, result, array, added, memory)
     y = result if out is None else out
     return y if mask_type is None else (y, mask)
 
@@ -63,5 +66,5 @@ def scale_where_positive(dy, y, p, out):
     set_job(&j, 0, gradient, 0.0, kept_scale(p_checked))
     j.kind = SCALE_POSITIVE
     j.first = 0
-    run_on_arrays(&j, result, gradient, output)
+    run_on_arrays(&j, result, gradient, output, memory_for(result, gradient, output, None))
     return result if out is None else out

@@ -59,6 +59,7 @@ cdef enum:
     MAX_DIMS = 64  # NumPy's own limit
     MAX_WORDS = 1024  # keep words that rows may share, or that are gathered for them, on the stack
     WORDS_PER_BLOCK = 64
+    MIN_CUT_REPEATS = 1048576  # a hundred times what it costs to seed a block once more
     MIN_STREAMED_BYTES = 1024  # of one run; shorter ones are mostly ends that do not fill a line
     LINE_BYTES = 64  # of every x86-64's caches
 
@@ -172,6 +173,24 @@ cdef void run_elems(const job *j, size_t begin, size_t end) noexcept nogil:
 include "gathering.pxi"
 
 
+cdef void run_repeats(const job *j, size_t begin, size_t end) noexcept nogil:
+    """Elements begin .. end - 1 of the output, which may cut the elements that repeat a position."""
+    cdef size_t n_repeats = j.arrays.n_repeats
+    cdef size_t position, at, n
+    cdef job cut = j[0]
+    cut.n_elems = 1
+    cut.n_levels = 0
+    while begin < end:
+        position = begin // n_repeats
+        at = begin % n_repeats
+        n = min(n_repeats - at, end - begin)
+        cut.arrays = operands_at(&j.arrays, begin, j.elem_bytes)
+        cut.arrays.n_repeats = n
+        cut.first = first_of_row(j, position // j.n_elems) + position % j.n_elems
+        run_range(&cut, 0, 0, 1)
+        begin += n
+
+
 cdef inline size_t block_boundary(const job *j, size_t part, size_t n_parts) noexcept nogil:
     """Where a part of one row begins, in elements: the start of a block, so that no block is seeded twice."""
     cdef size_t offset = j.first % ELEMS_PER_BLOCK
@@ -185,18 +204,23 @@ cdef inline size_t block_boundary(const job *j, size_t part, size_t n_parts) noe
     return min(at - offset, j.n_elems)
 
 
+cdef inline size_t group_boundary(size_t n_elems, size_t part, size_t n_parts) noexcept nogil:
+    """Where a part of so many elements begins: in whole groups, so that its stores are aligned as the first one's."""
+    return n_elems if part == n_parts else n_elems // ELEMS_PER_GROUP * part // n_parts * ELEMS_PER_GROUP
+
+
 cdef void run_part(const job *j, size_t part, size_t n_parts) noexcept nogil:
-    """Whole rows, or what part of all elements, in any thread."""
+    """Part `part` of n_parts of the job, in any thread, in the default floating-point mode."""
     cdef size_t n_total = j.n_rows * j.n_elems
     cdef size_t begin, end
     cdef float_mode before = enter_default_mode()
     if j.kind == SHARE_ROWS:
         run_sharing_rows(j, j.n_rows * part // n_parts, j.n_rows * (part + 1) // n_parts)
     elif j.is_gathered:
-        # In whole groups, so that every part's stores are aligned as the first one's.
-        begin = n_total // ELEMS_PER_GROUP * part // n_parts * ELEMS_PER_GROUP
-        end = n_total // ELEMS_PER_GROUP * (part + 1) // n_parts * ELEMS_PER_GROUP
-        run_gathered(j, begin, n_total if part + 1 == n_parts else end)
+        run_gathered(j, group_boundary(n_total, part, n_parts), group_boundary(n_total, part + 1, n_parts))
+    elif j.kind == REPEAT and j.arrays.n_repeats >= MIN_CUT_REPEATS:
+        n_total = n_total * j.arrays.n_repeats
+        run_repeats(j, group_boundary(n_total, part, n_parts), group_boundary(n_total, part + 1, n_parts))
     elif j.n_rows > 1:
         run_elems(j, n_total * part // n_parts, n_total * (part + 1) // n_parts)
     else:
@@ -208,23 +232,27 @@ cdef void run_part(const job *j, size_t part, size_t n_parts) noexcept nogil:
 
 
 cdef int run(const job *j) except -1:
+    """The whole job. Raises what the handler of a signal raises: then some elements have been written, others not."""
     cdef size_t n_total = j.n_rows * j.n_elems * j.arrays.n_repeats
-    cdef size_t n_threads
-    cdef Py_ssize_t part
+    cdef size_t n_threads, n_slices
+    cdef bint is_interruptible
+    cdef bint is_raised = False
     if n_total == 0:
         return 0
     if n_total < min(min_elems_without_gil, min_elems_per_thread):
         run_part(j, 0, 1)
         return 0
+    # First, because Python runs a handler in it that may be due, and what that raises must not leave a job counted.
+    is_interruptible = n_total > N_FIRST_SLICES * max_elems_per_slice and handles_signals()
     n_threads = share_of_threads(max(<size_t>1, n_total // min_elems_per_thread))
+    n_slices = (n_total - 1) // (n_threads * max_elems_per_slice) + 1 if is_interruptible else 1
     with nogil:
-        if n_threads == 1:
-            run_part(j, 0, 1)
+        if n_slices == 1:
+            run_slices(j, 0, 1, 1, n_threads)
         else:
-            for part in prange(<Py_ssize_t>n_threads, num_threads=<int>n_threads, schedule="static"):
-                run_part(j, part, n_threads)
+            is_raised = run_interruptibly(j, n_slices, n_threads)
         leave_crowd(&jobs)
-    return 0
+    return -1 if is_raised else 0
 
 
 # ---- the job of a mask on an array ----------------------------------------------------------------------------------
@@ -291,45 +319,63 @@ cdef int lay_rows(job *j, tuple shape, tuple strides) except -1:
     return 0
 
 
-cdef int run_in_chunks(job *j, list arrays, dtype) except -1:
-    """Any layout, a few blocks at a time through NumPy's buffered iterator, so that memory stays bounded."""
-    cdef operands whole = j.arrays
-    cdef size_t i = 0
-    cdef uint64_t first = j.first
+cdef object memory_for(cnp.ndarray out, cnp.ndarray x, cnp.ndarray residual, tuple strides):
+    """What a job needs besides its arrays, to be had before positions are drawn for it: None where the kernels can work
+    on these as they lie.
+
+    With a mask's strides, an array that they can work on, out itself if it is one; with None, where x takes one run of
+    positions, NumPy's buffered iterator, over chunks of a few blocks, so that memory stays bounded. residual may be
+    None."""
+    if is_plain(x) and is_plain(out) and (residual is None or is_plain(residual)):
+        return None
+    dtype = x.dtype.newbyteorder("=")
+    if strides is not None:
+        return out if is_plain(out) else np.empty((<object>x).shape, dtype)
+    arrays = [out, x] if residual is None else [out, x, residual]
     chunks = np.nditer(
         arrays,
-        flags=["external_loop", "buffered", "zerosize_ok"],
+        flags=["external_loop", "buffered", "delay_bufalloc", "ranged", "zerosize_ok"],
         op_flags=[["writeonly", "contig", "nbo"]] + [["readonly", "contig", "nbo"]] * (len(arrays) - 1),
         op_dtypes=[dtype] * len(arrays),
         order="C",
         casting="equiv",
         buffersize=64 * ELEMS_PER_BLOCK,
     )
+    # Has its buffers from here on, but nothing in them: what is there goes to out even where no job comes of it.
+    chunks.iterrange = 0, 0
+    return chunks
+
+
+cdef int run_in_chunks(job *j, object chunks) except -1:
+    cdef operands whole = j.arrays
+    cdef size_t i = 0
+    cdef uint64_t first = j.first
     with chunks:
+        chunks.iterrange = 0, chunks.itersize
         for chunk in chunks:
             j.arrays = operands_at(&whole, i, 0)
             j.arrays.out = cnp.PyArray_BYTES(chunk[0])
             j.arrays.x = cnp.PyArray_BYTES(chunk[1])
-            if len(arrays) > 2:
+            if len(chunk) > 2:
                 j.arrays.residual = cnp.PyArray_BYTES(chunk[2])
             j.n_elems = cnp.PyArray_SIZE(chunk[0])
             j.first = first + i
             run(j)
+            PyErr_CheckSignals()
             i += j.n_elems
     return 0
 
 
-cdef int run_on_arrays(job *j, cnp.ndarray out, cnp.ndarray x, cnp.ndarray residual) except -1:
-    """The job on arrays of one element a position and of any layout; residual may be None."""
-    if is_plain(x) and is_plain(out) and (residual is None or is_plain(residual)):
-        j.arrays.out = cnp.PyArray_BYTES(out)
-        j.arrays.x = cnp.PyArray_BYTES(x)
-        if residual is not None:
-            j.arrays.residual = cnp.PyArray_BYTES(residual)
-        choose_stores(j, 2 if residual is None else 3)
-        return run(j)
-    arrays = [out, x] if residual is None else [out, x, residual]
-    return run_in_chunks(j, arrays, x.dtype.newbyteorder("="))
+cdef int run_on_arrays(job *j, cnp.ndarray out, cnp.ndarray x, cnp.ndarray residual, object memory) except -1:
+    """The job on arrays, and what memory_for gave for them: None where they are plain. residual may be None."""
+    if memory is not None:
+        return run_in_chunks(j, memory)
+    j.arrays.out = cnp.PyArray_BYTES(out)
+    j.arrays.x = cnp.PyArray_BYTES(x)
+    if residual is not None:
+        j.arrays.residual = cnp.PyArray_BYTES(residual)
+    choose_stores(j, 2 if residual is None else 3)
+    return run(j)
 
 
 # What becomes of an element: kept, x * scale + shift; dropped, fill.
@@ -340,18 +386,17 @@ ctypedef struct affine:
 
 
 cdef int apply_mask(const stream_key *key, uint64_t first, double p, const affine *map, tuple strides,
-                    cnp.ndarray out, cnp.ndarray x) except -1:
-    """out = x, masked and mapped; every argument has been checked. Strides are None where x takes one run of positions
-    in C order."""
+                    cnp.ndarray out, cnp.ndarray x, object memory) except -1:
+    """out = x, masked and mapped; every argument has been checked, and memory is what memory_for gave for them. Strides
+    are None where x takes one run of positions in C order."""
     cdef job j
-    cdef cnp.ndarray plain_out
     cdef bint has_fill = not is_zero(map.fill) or not is_zero(map.shift)
     if cnp.PyArray_SIZE(x) == 0:
         return 0
     if is_zero(p) and map.scale == 1.0 and is_zero(map.shift):
         # A copy and not a multiplication by 1, which would quiet a signalling NaN.
         if out is not x:
-            np.copyto(out, x)
+            copy_elems(out, x)
         return 0
     set_job(&j, OPERATION_alpha_dropout if has_fill else OPERATION_apply_mask, x, p, map.scale)
     j.arrays.shift = map.shift
@@ -359,14 +404,10 @@ cdef int apply_mask(const stream_key *key, uint64_t first, double p, const affin
     j.rule.key = key[0]
     j.first = first
     if strides is None:
-        return run_on_arrays(&j, out, x, None)
-    if is_plain(x) and is_plain(out):
-        lay_rows(&j, (<object>x).shape, strides)
-        return run_on_arrays(&j, out, x, None)
-    if is_plain(out):
-        np.copyto(out, x)
-        return apply_mask(key, first, p, map, strides, out, out)
-    plain_out = np.array(x, dtype=x.dtype.newbyteorder("="), order="C", subok=False)
-    apply_mask(key, first, p, map, strides, plain_out, plain_out)
-    np.copyto(out, plain_out)
-    return 0
+        return run_on_arrays(&j, out, x, None, memory)
+    if memory is not None:
+        copy_elems(memory, x)
+        apply_mask(key, first, p, map, strides, memory, memory, None)
+        return 0 if memory is out else copy_elems(out, memory)
+    lay_rows(&j, (<object>x).shape, strides)
+    return run_on_arrays(&j, out, x, None, None)

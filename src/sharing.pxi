@@ -1,4 +1,5 @@
-"""How many threads a call may use: OpenMP's limit, the control group's quota, and what other calls leave."""
+"""How many threads a call may use: OpenMP's limit, the thread's CPUs, the control group's quota, and what other calls
+leave."""
 
 # A forked child has none of its parent's OpenMP threads, and GNU's runtime waits for them forever.
 cdef int is_forked_child = 0
@@ -35,12 +36,20 @@ def set_quota(cpu_quota):
     store_u64(&quota_is_good_until, 0)
 
 
+# OpenMP looks at the affinity when it is loaded. Who narrows it afterwards wants fewer threads; who had it narrow and
+# asks for more threads by OMP_NUM_THREADS gets them.
+cdef size_t n_cpus_at_import = n_cpus_of_thread()
+
+
 cdef size_t allowed_threads(uint64_t now) except 0:
     """OpenMP's limit, called from here and now, and no more than the whole CPUs of the quota, but always one."""
     cdef size_t n_threads = 1 if is_forked_child else max_threads()
     if n_threads == 1:
         return 1
-    if now >= load_u64(&quota_is_good_until):
+    cdef size_t n_cpus_now = n_cpus_of_thread()
+    if n_cpus_now < n_cpus_at_import:
+        n_threads = min(n_threads, n_cpus_now)
+    if n_threads > 1 and now >= load_u64(&quota_is_good_until):
         n_cpus = quota.n_cpus()
         store_u64(&quota_threads, max(1, int(min(n_cpus, ANY_NUMBER))) if n_cpus is not None else ANY_NUMBER)
         store_u64(&quota_is_good_until, now + QUOTA_MICROSECONDS)
@@ -63,10 +72,12 @@ cdef size_t share_of_threads(size_t n_wanted) except 0:
     """Counts a job in, which leave_crowd(&jobs) takes out again, and gives it its share of the threads."""
     cdef uint64_t now
     cdef int n_now
-    if n_wanted == 1:
+    # What a handler of a signal forks off leaves a job that it has not entered.
+    if n_wanted == 1 or is_forked_child:
         enter_crowd(&jobs)
         return 1
     now = microseconds_now()
     n_wanted = min(n_wanted, allowed_threads(now))
     n_now = enter_crowd(&jobs)
-    return max(<size_t>1, n_wanted // <size_t>most_in_crowd(&jobs, n_now, now))
+    n_wanted = max(<size_t>1, n_wanted // <size_t>most_in_crowd(&jobs, n_now, now))
+    return team_to_be_had(<int>n_wanted)

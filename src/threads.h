@@ -1,8 +1,17 @@
-/* How many threads OpenMP would use from here: what OMP_NUM_THREADS, omp_set_num_threads (threadpoolctl) and the
- * process's affinity say at this moment. Without OpenMP, and inside somebody else's parallel region, one. */
+/* How many threads a call may use, and whether the system has so many. */
 #ifndef CDROPOUT_THREADS_H
 #define CDROPOUT_THREADS_H
 
+#if defined(__linux__)
+#include <sched.h>
+#endif
+#if defined(_OPENMP) && !defined(_MSC_VER)
+#include <pthread.h>
+#include <stdlib.h>
+#endif
+
+/* How many OpenMP would use from here: what OMP_NUM_THREADS, omp_set_num_threads (threadpoolctl) and the process's
+ * affinity when OpenMP was loaded say. Without OpenMP, and inside somebody else's parallel region, one. */
 #ifdef _OPENMP
 #include <omp.h>
 
@@ -18,6 +27,62 @@ enum { HAS_OPENMP = 0 };
 static inline int max_threads(void)
 {
     return 1;
+}
+#endif
+
+/* The CPUs that the calling thread may run on at this moment; a large number where the system does not tell. */
+static inline int n_cpus_of_thread(void)
+{
+    enum { UNKNOWN = 1 << 20 };
+#if defined(__linux__) && defined(CPU_COUNT_S)
+    cpu_set_t cpus[8]; /* 8192 CPUs */
+    return sched_getaffinity(0, sizeof cpus, cpus) == 0 ? CPU_COUNT_S(sizeof cpus, cpus) : UNKNOWN;
+#else
+    return UNKNOWN;
+#endif
+}
+
+/* ---- whether the system has them --------------------------------------------------------------------------------
+ * OpenMP's runtimes end the process where it has not (memory, or a limit on processes). So whoever is about to ask for
+ * more threads than its last team had starts as many itself first, lets them meet, and ends them. */
+#if defined(_OPENMP) && !defined(_MSC_VER)
+static inline void *wait_for_end_of_trial(void *end)
+{
+    pthread_mutex_lock(end);
+    pthread_mutex_unlock(end);
+    return NULL;
+}
+
+static inline int can_start(int n_threads)
+{
+    int n_started = 0;
+    pthread_mutex_t end = PTHREAD_MUTEX_INITIALIZER;
+    pthread_t *threads = malloc((size_t)n_threads * sizeof(pthread_t));
+    if (threads == NULL)
+        return 0;
+    pthread_mutex_lock(&end);
+    while (n_started < n_threads && pthread_create(&threads[n_started], NULL, wait_for_end_of_trial, &end) == 0)
+        ++n_started;
+    pthread_mutex_unlock(&end);
+    for (int i = 0; i < n_started; ++i)
+        pthread_join(threads[i], NULL);
+    free(threads);
+    return n_started == n_threads;
+}
+
+/* A team of n_threads, the caller included, or as many as the last one had where the system refuses the others. */
+static inline int team_to_be_had(int n_threads)
+{
+    static _Thread_local int n_in_last_team = 1; /* OpenMP keeps a team for each thread that has called it */
+    if (n_threads > n_in_last_team && !can_start(n_threads - n_in_last_team))
+        return n_in_last_team;
+    n_in_last_team = n_threads;
+    return n_threads;
+}
+#else
+static inline int team_to_be_had(int n_threads)
+{
+    return n_threads;
 }
 #endif
 

@@ -104,7 +104,7 @@ cdef class MaskCore(DrawnCore):
         map.fill = checked_finite(fill, "fill")
         cdef cnp.ndarray result = checked_out(out, x, "a")
         strides = self.strides if self.shared_axes else self.part_strides
-        apply_mask(&self.words, self.first, self.p, &map, strides, result, x)
+        apply_mask(&self.words, self.first, self.p, &map, strides, result, x, memory_for(result, x, None, strides))
         return result if out is None else out
 
     cdef object fill(self, job_kind kind, object dtype, double scale):
@@ -131,7 +131,11 @@ cdef class MaskCore(DrawnCore):
             if kind == OPERATE:
                 choose_stores(&j, 1)
             run(&j)
-        return np.array(np.broadcast_to(drawn, self.shape), order="C") if self.shared_axes else drawn
+        if not self.shared_axes:
+            return drawn
+        filled = np.empty(self.shape, dtype)
+        copy_elems(filled, np.broadcast_to(drawn, self.shape))
+        return filled
 
     def keep(self):
         """Return a new bool array of the mask's shape: True where an element is kept."""
@@ -170,18 +174,11 @@ cdef class NoiseCore(DrawnCore):
         """The fields are set in __cinit__: noise that exists never changes."""
 
     cdef object run(self, bint is_factor, object a, object out):
-        cdef job j
         cdef cnp.ndarray x = checked_array(a, "a")
         if (<object>x).shape != self.shape:
             raise ValueError(f"a must have the noise's shape {self.shape}, got {(<object>x).shape}")
         cdef cnp.ndarray result = checked_out(out, x, "a")
-        if cnp.PyArray_SIZE(x) > 0:
-            set_job(&j, 0, x, 0.0, 0.0)
-            j.kind = MULTIPLY_NOISE if is_factor else ADD_NOISE
-            j.arrays.scale = self.std
-            j.rule.key = self.words
-            j.first = self.first
-            run_on_arrays(&j, result, x, None)
+        apply_noise(self, is_factor, result, x, memory_for(result, x, None, None))
         return result if out is None else out
 
     def multiply(self, a, out=None):
@@ -211,6 +208,19 @@ cdef class NoiseCore(DrawnCore):
     def add(self, a, out=None):
         """Return a + std n; parameters, result and errors as in `multiply`."""
         return self.run(False, a, out)
+
+
+cdef int apply_noise(NoiseCore noise, bint is_factor, cnp.ndarray out, cnp.ndarray x, object memory) except -1:
+    """out = x, with noise; every argument has been checked, and memory is what memory_for gave for them."""
+    cdef job j
+    if cnp.PyArray_SIZE(x) == 0:
+        return 0
+    set_job(&j, 0, x, 0.0, 0.0)
+    j.kind = MULTIPLY_NOISE if is_factor else ADD_NOISE
+    j.arrays.scale = noise.std
+    j.rule.key = noise.words
+    j.first = noise.first
+    return run_on_arrays(&j, out, x, None, memory)
 
 
 cpdef double kept_scale(double p) noexcept:

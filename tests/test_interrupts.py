@@ -1,0 +1,363 @@
+"""Signals during long calls: Ctrl-C ends them, other handlers run, and what comes after is right."""
+
+import hashlib
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+from conftest import ISAS
+from threadpoolctl import threadpool_limits
+
+import cdropout as cd
+from cdropout import _kernels
+
+pytestmark = pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs POSIX signals")
+
+# ---- Ctrl-C on 1 GB -------------------------------------------------------------------------------------------------
+
+CALL_ON_A_GIGABYTE = """
+import hashlib, sys, time
+import numpy as np
+import cdropout as cd
+from cdropout import _kernels
+from cdropout.stream import as_stream
+
+N_BYTES = 1 << 30
+
+def flat(dtype):
+    return np.zeros(N_BYTES // np.dtype(dtype).itemsize, dtype)
+
+def square(dtype):
+    side = 1 << ((N_BYTES // np.dtype(dtype).itemsize).bit_length() - 1) // 2
+    return np.zeros((side, N_BYTES // np.dtype(dtype).itemsize // side), dtype)
+
+def call(kind, dtype):
+    # What is to be called, and the array that it writes into.
+    if kind == "noise":
+        x = flat(dtype)
+        return lambda: cd.gaussian_noise(x, 1.0, out=x), x
+    if kind == "dropout":
+        x, y = flat(dtype), flat(dtype)
+        return lambda: cd.dropout(x, 0.1, out=y), y
+    if kind == "relu":
+        x, y = flat(dtype), flat(dtype)
+        return lambda: cd.relu_dropout(x, 0.1, out=y), y
+    if kind == "one sample":
+        x = flat(dtype).reshape(1, -1)
+        return lambda: cd.alpha_dropout(x, 0.1, out=x, shared_axes=1), x
+    if kind == "rows that share":
+        x = square(dtype)
+        return lambda: cd.alpha_dropout(x, 0.1, out=x, shared_axes=0), x
+    x, y = square(dtype), square(dtype)
+    if kind == "transposed":
+        return lambda: cd.alpha_dropout(x.T, 0.1, out=y), y
+    if kind == "transposed, shared":
+        return lambda: cd.alpha_dropout(x.T, 0.1, out=y.T, shared_axes=1), y
+    if kind == "transposed copy":
+        return lambda: cd.dropout(x.T, 0.0, out=y), y
+    assert kind == "keep"
+    mask = cd.draw_mask((N_BYTES // (1 << 16), 1 << 16), 0.1, rng=1, shared_axes=0)
+    return mask.keep, x
+
+_kernels.use_isa(sys.argv[1])
+begin, out = call(*sys.argv[2:4])
+stream = as_stream(None)
+before = stream.position
+print("ready", flush=True)
+try:
+    while True:
+        began = time.monotonic()
+        begin()
+        if "once" in sys.argv:
+            break
+    ended = None
+except KeyboardInterrupt:
+    ended = time.monotonic()
+taken = stream.position - before
+is_whole = bool(out.reshape(-1)[-4096:].any())
+x = np.arange(1_000_000, dtype=np.float32)
+drawn, start = cd.dropout(x, 0.5), stream.position - 1_003_520
+right = np.array_equal(drawn, cd.Mask(stream.key, start, 0.5, x.shape).apply(x))
+print(began, ended, taken, is_whole, right)
+"""
+
+
+def interrupt(*arguments, after_seconds, env):
+    """Send SIGINT so long after a call has begun: (seconds to KeyboardInterrupt, positions taken, is whole, right)."""
+    command = [sys.executable, "-c", CALL_ON_A_GIGABYTE, *arguments]
+    with subprocess.Popen(command, env={**os.environ, **env}, stdout=subprocess.PIPE) as process:
+        try:
+            assert process.stdout.readline() == b"ready\n"
+            time.sleep(after_seconds)
+            sent = time.monotonic()
+            process.send_signal(signal.SIGINT)
+            out, _ = process.communicate(timeout=60)
+        finally:
+            process.kill()
+    began, ended, taken, is_whole, right = out.decode().split()
+    assert float(began) < sent
+    assert ended != "None", "the call ended before it was interrupted"
+    return float(ended) - sent, int(taken), is_whole == "True", right == "True"
+
+
+@pytest.mark.parametrize(
+    ("kind", "dtype", "isa_name", "n_positions"),
+    [
+        ("noise", "float16", "portable", 1 << 29),  # 30 ns an element: 16 s
+        ("transposed", "float32", None, 1 << 28),  # through NumPy's buffers: some 5 s
+        ("transposed, shared", "float32", None, 1 << 14),  # copied there and back: some 5 s
+    ],
+)
+def test_ctrl_c_during_a_call_on_a_gigabyte_comes_within_a_second(kind, dtype, isa_name, n_positions):
+    seconds, taken, is_whole, right = interrupt(
+        isa_name or _kernels.active_isa(), kind, dtype, "once", after_seconds=0.3, env={"OMP_NUM_THREADS": "1"}
+    )
+    assert seconds < 1
+    assert taken == n_positions  # all that the call would have drawn
+    assert not is_whole
+    assert right  # the next call
+
+
+KINDS = ("dropout", "relu", "noise", "one sample", "rows that share", "transposed", "transposed, shared", "keep")
+
+
+@pytest.mark.deep
+@pytest.mark.parametrize("n_threads", ["1", "2"])
+@pytest.mark.parametrize("isa_name", ISAS)
+def test_ctrl_c_at_any_moment_of_any_call_on_a_gigabyte_comes_within_a_second(isa_name, n_threads):
+    if isa_name not in _kernels.supported_isas():
+        pytest.skip(f"this machine has no {isa_name}")
+    rng, slowest = random.Random(f"{isa_name} {n_threads}"), {}
+    for kind in (*KINDS, "transposed copy"):
+        for dtype in ("float32",) if kind == "keep" else ("float16", "float32", "float64"):
+            seconds, _, _, right = interrupt(
+                isa_name, kind, dtype, after_seconds=rng.uniform(0, 1), env={"OMP_NUM_THREADS": n_threads}
+            )
+            slowest[seconds] = kind, dtype
+            assert right, (kind, dtype)
+    print(f"\n{isa_name}, {n_threads} threads: slowest {max(slowest):.2f} s, {slowest[max(slowest)]}")
+    assert max(slowest) < 1, slowest
+
+
+# ---- slices, and what handlers may do between them ------------------------------------------------------------------
+
+
+@pytest.fixture
+def slices():
+    """set_slices, undone behind the test."""
+    before = _kernels.get_slices()
+    yield _kernels.set_slices
+    _kernels.set_slices(*before)
+
+
+@contextmanager
+def alarms(handle, seconds=0.002):
+    """Call handle at every alarm; each comes so many seconds after the last was handled."""
+
+    def handle_and_wait(number, frame):
+        handle()
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+
+    before = signal.signal(signal.SIGALRM, handle_and_wait)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+X = np.random.default_rng(0).standard_normal(3_000_000, dtype=np.float32)
+MASK = cd.draw_mask(X.shape, 0.1, rng=3)
+DIGEST = hashlib.sha256(MASK.apply(X).tobytes()).hexdigest()
+
+
+def digest():
+    return hashlib.sha256(MASK.apply(X).tobytes()).hexdigest()
+
+
+def results():
+    """Every kind of job, each on an array that is cut."""
+    x = X[:300_000]
+    square, mask, noise = x[:250_000].reshape(500, 500), MASK[: x.size], cd.draw_noise(x.shape, 0.3, rng=5)
+    yield mask.apply(x)
+    yield mask.apply(x[::-1])
+    yield mask.keep()
+    yield mask.scaled(np.float64)
+    yield mask.apply(x, scale=2.0, shift=1.0, fill=3.0)
+    yield noise.multiply(x)
+    yield noise.add(x.astype(np.float16))
+    yield cd.bias_relu_dropout(square, x[:500], 0.3, rng=7)
+    yield cd.bias_dropout_add(square.T, x[:500], square, 0.3, rng=7)
+    yield cd.relu_dropout_backward(square, square.T, 0.3)
+    yield cd.dropout(square, 0.0)
+    for axes in ((0,), (1,), (0, 1)):
+        yield cd.dropout(square, 0.3, rng=8, shared_axes=axes)
+        yield cd.dropout(square.T, 0.3, rng=8, shared_axes=axes)
+        yield cd.draw_mask(square.shape, 0.3, rng=9, shared_axes=axes).keep()
+    yield cd.dropout(x.reshape(3, 100_000), 0.3, rng=10, shared_axes=0)
+    yield cd.dropout(x.reshape(3, 100, 1000), 0.3, rng=10, shared_axes=(0, 2))
+    # So many repeats of a position are themselves cut.
+    repeats = cd.draw_mask((2, 1_100_001), 0.5, rng=6, shared_axes=1)
+    yield repeats.apply(np.ones(repeats.shape, np.float16))
+    yield repeats.apply(np.ones(repeats.shape, np.float32), fill=-1.0)
+
+
+@pytest.mark.parametrize("n_threads", [1, 3])
+def test_a_call_in_many_slices_gives_the_same_bits(slices, n_threads):
+    with threadpool_limits(1, user_api="openmp"):
+        whole = [result.tobytes() for result in results()]
+    _kernels.set_min_elems_per_thread(10_000)
+    try:
+        with threadpool_limits(n_threads, user_api="openmp"):
+            for n_elems in (100_003, 9_999):
+                slices(n_elems, 0.0)
+                assert [result.tobytes() for result in results()] == whole
+    finally:
+        _kernels.set_min_elems_per_thread(262_144)
+
+
+def test_a_position_that_repeats_very_often_is_decided_once_for_all_of_it():
+    mask = cd.draw_mask((4, 1_500_001), 0.5, rng=2, shared_axes=1)
+    expected = np.where(cd.draw_mask((4, 1), 0.5, rng=2).keep(), 2, 0)
+    assert 0 < expected.sum() < 8
+    for dtype in (np.float16, np.float32, np.float64):
+        assert np.array_equal(mask.apply(np.ones(mask.shape, dtype)), np.broadcast_to(expected, mask.shape))
+
+
+def test_a_handler_may_call_the_library_in_the_middle_of_a_call(slices):
+    slices(10_000, 0.0)
+    inner, outer = [], []
+    with alarms(lambda: inner.append(digest()) if len(inner) < 3 else None):
+        while len(inner) < 3:
+            outer.append(digest())
+    assert set(outer) == set(inner) == {DIGEST}
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+def test_a_handler_may_fork_in_the_middle_of_a_call_and_both_processes_end_it(slices):
+    slices(10_000, 0.0)
+    test_process, children = os.getpid(), []
+
+    def fork():
+        if os.getpid() == test_process and len(children) < 5:
+            children.append(os.fork())
+            if children[-1] == 0:
+                signal.alarm(5)  # not to be outlived by a child that hangs
+
+    status = 1
+    try:
+        with alarms(fork):
+            while len(children) < 5:
+                assert digest() == DIGEST
+                if os.getpid() != test_process:
+                    assert digest() == DIGEST
+                    status = 0
+                    break
+    finally:
+        if os.getpid() != test_process:
+            os._exit(status)
+    assert [os.waitpid(child, 0)[1] for child in children] == [0] * 5
+
+
+class StopError(Exception):
+    """Raised by a handler."""
+
+
+def stop():
+    raise StopError
+
+
+def test_an_interrupted_call_has_taken_its_positions_and_written_some_elements(slices):
+    slices(10_000, 0.0)
+    stream, x, rng = cd.Stream(1), np.ones(10_000_000, np.float32), random.Random(1)
+    n_taken = -(-x.size // 4096) * 4096
+    n_left = 0
+    while not 0 < n_left < x.size:  # an alarm may also come before the first element, or behind the last one
+        x[...], before = 1, stream.position
+        try:
+            with alarms(stop, rng.uniform(0.0005, 0.003)):
+                cd.dropout(x, 0.5, rng=stream, out=x)
+        except StopError:
+            assert stream.position in (before, before + n_taken)
+            n_left = np.count_nonzero(x == 1)
+    assert stream.position == before + n_taken
+    whole = cd.Mask(stream.key, before, 0.5, x.shape).scaled()
+    assert np.all((x == 1) | (x == whole))
+    y = cd.dropout(X, 0.5, rng=stream)
+    assert np.array_equal(y, cd.Mask(stream.key, before + n_taken, 0.5, X.shape).apply(X))
+
+
+@pytest.mark.parametrize("make", [cd.Dropout, cd.ReLUDropout, cd.AlphaDropout, cd.GaussianDropout])
+def test_an_interrupted_layer_keeps_what_its_last_whole_pass_left(slices, make):
+    slices(10_000, 0.0)
+    layer = make(0.5, rng=1)
+    with alarms(stop, 0.01):
+        try:
+            while True:
+                left = dict(vars(layer))
+                layer.forward(X)
+        except StopError:
+            pass
+    assert all(vars(layer)[name] is value for name, value in left.items())
+    assert layer.rng.position > 0
+
+
+def test_interrupted_calls_leave_their_threads_to_others(run_python):
+    program = """
+import os, signal, time
+import numpy as np
+import cdropout as cd
+from cdropout import _kernels
+class Unlimited:
+    n_cpus = staticmethod(lambda: None)
+_kernels.set_quota(Unlimited)
+_kernels.set_slices(10_000, 0.0)
+_kernels.set_min_elems_per_thread(1 << 40)  # the calls that are interrupted start no threads
+x = np.ones(3_000_000, np.float32)
+cd.dropout(x, out=x)  # the default stream imports numpy.random, which may swallow what a handler raises
+signal.signal(signal.SIGALRM, signal.default_int_handler)
+for _ in range(5):
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.002)
+        while True:
+            cd.dropout(x, out=x)
+    except KeyboardInterrupt:
+        pass
+time.sleep(0.15)  # what ran at once lately counts no more
+n_before = len(os.listdir("/proc/self/task"))
+_kernels.set_min_elems_per_thread(262_144)
+cd.dropout(x, out=x)
+print(n_before, len(os.listdir("/proc/self/task")))
+"""
+    if not _kernels.has_openmp() or not os.path.isdir("/proc/self/task"):
+        pytest.skip("needs OpenMP, and Linux to count threads")
+    env = {"OMP_NUM_THREADS": "4", "OPENBLAS_NUM_THREADS": "1"}
+    assert run_python("-c", program, env=env).stdout.split() == [b"1", b"4"]
+
+
+def test_calls_of_other_threads_are_not_interrupted(slices):
+    slices(10_000, 0.0)
+    digests, is_over = [], threading.Event()
+
+    def work():
+        while not is_over.is_set():
+            digests.append(digest())
+
+    worker = threading.Thread(target=work)
+    worker.start()
+    try:
+        with pytest.raises(StopError), alarms(stop, 0.1):
+            time.sleep(60)
+    finally:
+        is_over.set()
+        worker.join()
+    assert set(digests) == {DIGEST}
