@@ -11,8 +11,8 @@ OPERATIONS = {
 
 
 def fused(mask_type, str name, x, bias, residual, p, StreamCore stream, out):
-    """(y, mask) of an operation; y alone where mask_type is None. Bias and residual are not read where it has none.
-    With stream = None, checks the arguments and stops there."""
+    """(y, mask) of an operation; y alone where mask_type is None. Bias and residual are not looked at where it has
+    none. With stream = None, checks the arguments and stops there."""
     cdef int operation
     cdef bint has_bias, has_residual
     operation, has_bias, has_residual = OPERATIONS[name]
