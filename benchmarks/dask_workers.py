@@ -61,7 +61,7 @@ def workers(n_workers: int) -> Iterator[Client]:
         SubprocessCluster(
             n_workers=n_workers,
             threads_per_worker=1,
-            dashboard_address=None,
+            dashboard_address="127.0.0.1:0",  # None would be one port for both
             scheduler_kwargs={"dashboard": False},
             worker_kwargs={"dashboard": False, "memory_limit": 0},
             silence_logs=logging.ERROR,

@@ -4,13 +4,13 @@
 
 A call on 64 elements is compared with the block kernel by itself, one on a million with Python's call, on one thread.
 The modules that call are those of the tests (tests/embedding), built here against the installed package; that needs
-Cython, setuptools and a compiler. A bit generator's numbers are drawn in a process of its own, as programs have one:
-processors take longer to jump through a pointer that has had several targets.
+Cython, setuptools and a compiler. Numbers are drawn in a process for each bit generator, as programs have one, and by
+all of them in one process, where processors take longer to jump through the pointer that gives each number.
 """
 
 import argparse
 import importlib
-import json
+import itertools
 import shutil
 import statistics
 import subprocess
@@ -33,7 +33,7 @@ SMALL, LARGE = 64, 1 << 20
 CALLS = 1000  # in a row, of the small one
 APPLY_MASK, FLOAT32 = 0, 0
 BIT_GENERATORS = ("StreamBitGenerator", "SFC64", "PCG64", "Philox")
-N_NUMBERS = 10**7
+N_FRESH, N_CACHED, N_CALLS = 10**7, 4096, 500
 
 
 def build(folder: Path) -> dict[str, object]:
@@ -70,41 +70,66 @@ def compare_calls(modules: dict[str, object], n_elems: int, rounds: int) -> None
         print(f"{name:<22} {nanoseconds:>12.1f} {nanoseconds - kernel:>17.1f} {nanoseconds / python:>12.3f}")
 
 
+def generator(name: str) -> np.random.Generator:
+    """NumPy's generator with a bit generator of its own or ours."""
+    return np.random.Generator(getattr(cd if hasattr(cd, name) else np.random, name)(1))
+
+
 def draw(name: str) -> None:
-    """Draw when told to by a line on standard input, and print the seconds that it took: one contender's process."""
-    rng = np.random.Generator(getattr(cd, name, None)(1) if hasattr(cd, name) else getattr(np.random, name)(1))
-    rng.random(N_NUMBERS)
-    for _ in sys.stdin:
+    """Draw as each line on standard input says, and print the seconds that a number took: one contender's process."""
+    rng, y = generator(name), np.empty(N_CACHED)
+    kinds = {"fresh": lambda: rng.random(N_FRESH), "cached": lambda: [rng.random(out=y) for _ in range(N_CALLS)]}
+    numbers = {"fresh": N_FRESH, "cached": N_CACHED * N_CALLS}
+    for call in kinds.values():
+        call()
+    for line in sys.stdin:
+        kind = line.strip()
         start = time.perf_counter()
-        rng.random(N_NUMBERS)
-        print(time.perf_counter() - start, flush=True)
+        kinds[kind]()
+        print((time.perf_counter() - start) / numbers[kind], flush=True)
 
 
-def compare_numbers(rounds: int) -> None:
-    """Print what Generator.random takes for each number, by bit generator; they take turns."""
+def times_apart(rounds: int) -> dict[str, dict[str, float]]:
+    """Medians of what a number takes, in seconds, by kind and bit generator, each in a process of its own."""
     programs = {
         name: subprocess.Popen(
             [sys.executable, __file__, "--draw", name], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
         for name in BIT_GENERATORS
     }
-    seconds: dict[str, list[float]] = {name: [] for name in programs}
+    seconds: dict[str, dict[str, list[float]]] = {kind: {name: [] for name in programs} for kind in ("fresh", "cached")}
     try:
         for _ in tqdm(range(rounds), leave=False, unit="round", file=sys.stderr):
-            for name, program in programs.items():
-                program.stdin.write("\n")
-                program.stdin.flush()
-                seconds[name].append(json.loads(program.stdout.readline()))
+            for kind, name in itertools.product(seconds, programs):
+                programs[name].stdin.write(f"{kind}\n")
+                programs[name].stdin.flush()
+                seconds[kind][name].append(float(programs[name].stdout.readline()))
     finally:
         for program in programs.values():
             program.stdin.close()
             program.wait()
-    print(f"\nGenerator(...).random({N_NUMBERS}), ns a number, each in a process of its own\n")
-    reference = statistics.median(seconds["SFC64"])
-    print(f"{'':<22} {'ns':>12} {'over SFC64':>12}")
-    for name, values in seconds.items():
-        median = statistics.median(values)
-        print(f"{name:<22} {median / N_NUMBERS * 1e9:>12.3f} {median / reference:>12.3f}")
+    return {
+        kind: {name: statistics.median(values) for name, values in by_name.items()} for kind, by_name in seconds.items()
+    }
+
+
+def compare_numbers(rounds: int) -> None:
+    """Print what Generator.random takes for each number, by bit generator."""
+    y, rngs = np.empty(N_CACHED), {name: generator(name) for name in BIT_GENERATORS}
+    together = interleaved_medians(
+        {name: lambda rng=rng: rng.random(out=y) for name, rng in rngs.items()}, rounds=rounds
+    )
+    apart = times_apart(rounds)
+    columns = {
+        f"random({N_FRESH})": apart["fresh"],
+        "random(out=y)": apart["cached"],
+        "in one process": {name: seconds / N_CACHED for name, seconds in together.items()},
+    }
+    print(f"\nns a number, and over SFC64; y has {N_CACHED} numbers; each in a process of its own, and all in one\n")
+    print(f"{'':<20}" + "".join(f"{title:>26}" for title in columns))
+    for name in BIT_GENERATORS:
+        cells = (f"{column[name] * 1e9:>18.3f} {column[name] / column['SFC64']:>7.3f}" for column in columns.values())
+        print(f"{name:<20}" + "".join(cells))
 
 
 def main() -> int:

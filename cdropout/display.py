@@ -39,21 +39,9 @@ def corner(mask: Mask, leading: tuple[int, ...], n_rows: int, n_columns: int) ->
         At most so much is returned.
 
     """
-    n_missing = max(0, 2 - len(mask.shape))
-    shape = (1,) * n_missing + mask.shape
-    shared = {axis + n_missing for axis in mask.shared_axes}
-    drawn = [1 if axis in shared else length for axis, length in enumerate(shape)]
-    # An axis that shares its decisions has no step of its own from one position to the next.
-    steps = [0 if axis in shared else math.prod(drawn[axis + 1 :]) for axis in range(len(shape))]
-    n_rows, n_columns = min(n_rows, shape[-2]), min(n_columns, shape[-1])
-    first = mask.start + sum(index * step for index, step in zip((*leading, 0, 0), steps, strict=True))
-    if 0 in (n_rows, n_columns):
-        return np.empty((n_rows, n_columns), bool)
-    rows = [
-        Mask(mask.key, first + row * steps[-2], mask.p, min(n_columns, drawn[-1])).keep()
-        for row in range(min(n_rows, drawn[-2]))
-    ]
-    return np.array(np.broadcast_to(np.stack(rows), (n_rows, n_columns)))
+    index = (*(slice(i, i + 1) for i in leading), slice(n_rows), slice(n_columns))
+    keep = mask[index[len(index) - len(mask.shape) :]].keep()
+    return keep.reshape((1, 1, *keep.shape)[-2:])
 
 
 # ---- HTML -----------------------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ from numpy.random.bit_generator cimport BitGenerator
 
 import numpy as np
 
-from cdropout.checks import check_integer
+from cdropout.checks import check_integer, shown
 from cdropout.stream import Stream, seed_sequence
 
 
@@ -123,12 +123,12 @@ cdef class StreamBitGenerator(BitGenerator):
         if not isinstance(value, dict):
             raise TypeError(f"state must be a dict, got {type(value).__name__}")
         if set(value) != set(keys):
-            raise ValueError(f"state must be a dict with the keys {', '.join(keys)}, got {value!r}")
+            raise ValueError(f"state must be a dict with the keys {', '.join(keys)}, got {shown(value)}")
         if value["bit_generator"] != name:
             raise ValueError(f"state must be of a {name}, got one of a {value['bit_generator']!r}")
         inner = value["state"]
         if not isinstance(inner, dict) or set(inner) != set(inner_keys):
-            raise ValueError(f"state['state'] must be a dict with the keys {', '.join(inner_keys)}, got {inner!r}")
+            raise ValueError(f"state['state'] must be a dict with the keys {', '.join(inner_keys)}, got {shown(inner)}")
         key = check_integer("state['state']['key']", inner["key"], 0, 2**128 - 1)
         position = check_integer("state['state']['position']", inner["position"], 0, KEY_WORDS - 1)
         has_uint32 = check_integer("state['has_uint32']", value["has_uint32"], 0, 1)

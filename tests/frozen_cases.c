@@ -2,6 +2,7 @@
  * has, and prints the results: a line with the instruction set and a number of bytes, then so many bytes, each element
  * lowest byte first. tests/test_cross_compiled.py hashes them. Plain C, without Python. */
 #include "../src/catalog.h"
+#include "../src/parameters.h"
 
 #include <inttypes.h>
 #include <math.h>
@@ -11,7 +12,7 @@
 enum {
     MAX_ELEMS = 16384,
     MAX_ELEM_BYTES = 8,
-    MAX_COLUMNS = 4096, /* of a bias; at least a group, as catalog.h asks */
+    MAX_COLUMNS = 4096, /* of a bias */
     N_RAW_BLOCKS = 2,
 };
 
@@ -40,12 +41,12 @@ typedef struct {
 } frozen_case;
 
 static char x[MAX_ELEMS * MAX_ELEM_BYTES], residual[sizeof x], out[sizeof x];
-static char bias[(MAX_COLUMNS + ELEMS_PER_GROUP) * MAX_ELEM_BYTES];
+static char bias[MAX_COLUMNS * MAX_ELEM_BYTES], bias_room[BIAS_ROOM_BYTES];
 static uint64_t words[MAX_ELEMS / 64 + 1];
 
 static int read_case(frozen_case *c)
 {
-    return scanf("%31s %15s %" SCNu64 " %" SCNu64 " %" SCNu64 " %" SCNd32 " %" SCNu32
+    return scanf("%31s %15s %" SCNu64 " %" SCNu64 " %" SCNu64 " %" SCNd32 " %" SCNu64
                  " %la %la %la %zu %zu %zu %zu %zu",
                  c->operation, c->dtype, &c->rule.key.word[1], &c->rule.key.word[0], &c->first, &c->rule.threshold,
                  &c->rule.tie_threshold, &c->scale, &c->shift, &c->fill, &c->n_rows, &c->n_sharing, &c->n_elems,
@@ -103,15 +104,15 @@ static int run_array(const kernel_table *kernels, int dtype, const frozen_case *
     const dtype_row *row = kernels->dtype[dtype];
     const size_t elem_bytes = layouts[dtype].n_bytes;
     const int is_alpha = strcmp(c->operation, "alpha_dropout") == 0;
-    const operands whole = {.out = out,
-                            .x = x,
-                            .residual = residual,
-                            .bias = bias,
-                            .bias_period = c->n_columns,
-                            .n_repeats = c->n_repeats,
-                            .scale = c->scale,
-                            .shift = c->shift,
-                            .fill = c->fill};
+    operands whole = {.out = out,
+                      .x = x,
+                      .residual = residual,
+                      .n_repeats = c->n_repeats,
+                      .scale = c->scale,
+                      .shift = c->shift,
+                      .fill = c->fill};
+    if (c->n_columns > 0)
+        lay_bias(&whole, bias_room, bias, c->n_columns, elem_bytes);
     for (size_t r = 0; r < c->n_rows; r++) {
         const operands at = operands_at(&whole, r * c->n_elems * c->n_repeats, elem_bytes);
         const uint64_t first = c->first + r / c->n_sharing * c->n_elems;
@@ -167,7 +168,7 @@ int main(void)
         if (dtype >= 0) {
             set_numbers(x, dtype, MAX_ELEMS, MAX_ELEMS, 1);
             set_numbers(residual, dtype, MAX_ELEMS, MAX_ELEMS, 2);
-            set_numbers(bias, dtype, MAX_COLUMNS + ELEMS_PER_GROUP, c.n_columns, 3);
+            set_numbers(bias, dtype, MAX_COLUMNS, MAX_COLUMNS, 3);
         }
         for (size_t t = 0; kernels_at(t) != NULL; t++) {
             size_t elem_bytes;

@@ -1,6 +1,7 @@
 """`python -m cdropout bench`: what it measures and says; how fast things are is no matter for tests."""
 
 import importlib
+import io
 import json
 import re
 import sys
@@ -12,8 +13,9 @@ import cdropout as cd
 from cdropout import __main__ as command_line
 from cdropout import machine
 
-for package in ("rich", "threadpoolctl"):
+for package in ("rich.console", "threadpoolctl"):
     pytest.importorskip(package)
+Console = importlib.import_module("rich.console").Console
 comparison = importlib.import_module("cdropout.bench.comparison")
 report = importlib.import_module("cdropout.bench.report")
 
@@ -84,7 +86,7 @@ def test_what_numpy_is_timed_at_is_dropout():
         assert abs(np.count_nonzero(y == 0) - 25_000) < 6 * (x.size * 0.25 * 0.75) ** 0.5
 
 
-def test_the_command_prints_a_table_as_wide_as_a_terminal(small_machine, capsys):
+def test_the_command_prints_a_table_and_what_it_says(small_machine, capsys):
     assert command_line.main(["bench", "--seconds", "0.1", "--p", "0.2"]) == 0
     shown = capsys.readouterr()
     assert shown.err == ""
@@ -93,10 +95,33 @@ def test_the_command_prints_a_table_as_wide_as_a_terminal(small_machine, capsys)
         assert text in shown.out
     for code in ("np.multiply(x, s, out=y)", "cdropout.dropout(x, p, out=x)", "x * ((rand(*shape) < keep) / keep)"):
         assert re.search(rf"^ *{re.escape(code)} +[0-9.e+-]+ \([0-9.e+]+\)", shown.out, re.MULTILINE)
-    assert "…" not in shown.out
     assert re.search(r"On one thread, cdropout is \d+ times \(L2\), .* as fast as NumPy's best code", shown.out)
-    lines = shown.out.splitlines()
-    assert max(len(line) for line in lines[lines.index("") :] if "─" in line) <= report.USUAL_WIDTH
+
+
+@pytest.mark.parametrize(
+    ("ns_per_elem", "ratio", "cell"),
+    [
+        (0.04567, 0.1234, "0.046 (0.12)"),
+        (0.4567, 9.876, "0.457 (9.88)"),
+        (4.567, 12.34, "4.57 (12)"),
+        (45.67, 1.234, "45.7 (1.23)"),
+        (999.4, 999.4, "999 (999)"),
+    ],
+)
+def test_the_table_fits_into_a_usual_terminal(ns_per_elem, ratio, cell):
+    sizes, kinds = {"L2": 65_536, "L3": 2_097_152, "memory": 16_777_216}, (comparison.OUT_OF_PLACE, comparison.IN_PLACE)
+    written = [each.code for each in comparison.WRITE_UPS.values()]
+    figures = [
+        comparison.Figure(contender, place, n_elems, kind, n_threads, ns_per_elem, ratio)
+        for kind in kinds
+        for place, n_elems in sizes.items()
+        for n_threads in (1, 64)
+        for contender in (comparison.FLOORS[kind], comparison.OURS[kind], comparison.BEST, *written)
+    ]
+    drawn = io.StringIO()
+    Console(file=drawn, width=report.USUAL_WIDTH).print(report.table(figures))
+    assert "…" not in drawn.getvalue()
+    assert drawn.getvalue().count(cell) == len(figures) - 2 * 3  # the multiplication takes one thread
 
 
 @pytest.mark.parametrize("arguments", [["bench", "--json"], ["--json", "bench"]])

@@ -43,11 +43,7 @@ QUICK = (
 FOREIGN = {
     ".": "activates an environment",
     "./choice": "what the compiler made in the same line",
-    "clang-format": "a linter: .ci/run calls it",
-    "cython-lint": "a linter: .ci/run calls it",
     "dieharder": "takes hours; Debian has it",
-    "mypy": "a linter: .ci/run calls it",
-    "ruff": "a linter: .ci/run calls it",
     "sphinx-build": "tests/test_site.py runs it",
 }
 
@@ -55,28 +51,34 @@ FOREIGN = {
 OWN_TESTS = {"docs/embedding.md": "test_embedding.py", "docs/scaling_out.md": "test_data_parallel.py"}
 
 PAGES = pages.all_pages()
-NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
+
+
+def name_of(page):
+    return str(page.relative_to(ROOT))
 
 
 def own_test(page):
     """The test that runs a page's blocks by itself, where there is one."""
-    test = ROOT / "tests" / OWN_TESTS.get(str(page.relative_to(ROOT)), "no such test")
+    test = ROOT / "tests" / OWN_TESTS.get(name_of(page), "no such test")
     return test if test.exists() else None
 
 
+RUN_HERE = [page for page in PAGES if own_test(page) is None]
+
+
 def test_a_page_with_a_test_of_its_own_is_read_by_it():
-    assert set(OWN_TESTS) <= set(NAMES)
+    assert OWN_TESTS.keys() <= set(map(name_of, PAGES))
     for page in filter(own_test, PAGES):
-        assert f"docs/{page.name}" in own_test(page).read_text()
+        assert name_of(page) in own_test(page).read_text()
 
 
 def languages(page):
     return {block.language for block in pages.blocks_of(page)}
 
 
-@pytest.mark.parametrize("page", PAGES, ids=NAMES)
+@pytest.mark.parametrize("page", RUN_HERE, ids=name_of)
 def test_every_block_is_run_or_listed_with_a_reason(page):
-    for block in pages.blocks_of(page) if own_test(page) is None else ():
+    for block in pages.blocks_of(page):
         assert block.language in ("python", *SHELL) or block.language in NOT_RUN, (
             f"{block}: a block of language {block.language!r} must be run, or listed in NOT_RUN with the reason"
         )
@@ -84,10 +86,10 @@ def test_every_block_is_run_or_listed_with_a_reason(page):
 
 # ---- Python ---------------------------------------------------------------------------------------------------------
 
-WITH_PYTHON = [page for page in PAGES if "python" in languages(page) and own_test(page) is None]
+WITH_PYTHON = [page for page in RUN_HERE if "python" in languages(page)]
 
 
-@pytest.mark.parametrize("page", WITH_PYTHON, ids=[str(page.relative_to(ROOT)) for page in WITH_PYTHON])
+@pytest.mark.parametrize("page", WITH_PYTHON, ids=name_of)
 def test_python_blocks_run_in_order(page, tmp_path):
     # The library that the tests test comes first: the page's folder holds none, and a checkout's has no compiled core.
     run = subprocess.run(
@@ -105,7 +107,7 @@ def test_python_blocks_run_in_order(page, tmp_path):
 
 
 def test_the_pages_that_newcomers_read_have_python_in_them():
-    names = {str(page.relative_to(ROOT)) for page in PAGES if "python" in languages(page)}
+    names = {name_of(page) for page in PAGES if "python" in languages(page)}
     docs = ("getting_started", "layers", "pytorch", "networks", "reproducibility", "loops", "embedding", "scaling_out")
     assert {"README.md", *(f"docs/{name}.md" for name in docs)} <= names
 
@@ -119,14 +121,14 @@ def is_quick(line):
 
 LINES = [
     pytest.param(line, output, id=f"{block}: {line}")
-    for page in PAGES
+    for page in RUN_HERE
     for block in pages.blocks_of(page)
     if block.language in SHELL
     for line, output in pages.command_lines(block)
 ]
 INLINE = [
-    pytest.param(token.content, id=f"{page.relative_to(ROOT)}: {token.content}")
-    for page in PAGES
+    pytest.param(token.content, id=f"{name_of(page)}: {token.content}")
+    for page in RUN_HERE
     for token in pages.inline_tokens(page, "code_inline")
     if re.match(r"(?:[A-Z_]+=\S* )*(?:python|pip|pytest|cc) ", token.content)
 ]
@@ -238,7 +240,7 @@ def check_requirements(requirements):
 
 
 @pytest.mark.skipif(not (ROOT / "LICENSE").exists(), reason="not all of the checkout is here")
-@pytest.mark.parametrize("page", PAGES, ids=NAMES)
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_links_and_images_lead_to_files(page):
     links = [token.attrGet("href") for token in pages.inline_tokens(page, "link_open")]
     images = [token.attrGet("src") for token in pages.inline_tokens(page, "image")]

@@ -15,6 +15,7 @@ import sys
 import sysconfig
 from pathlib import Path
 
+import calls
 import pytest
 
 import cdropout as cd
@@ -23,9 +24,6 @@ ROOT = Path(__file__).parents[1]
 SOURCES = Path(__file__).parent / "embedding"
 PAGE = ROOT / "docs/embedding.md"
 LANGUAGES = ("c", "cpp", "cython")
-
-sys.path.insert(0, str(SOURCES))
-import cases  # noqa: E402
 
 pytestmark = pytest.mark.skipif(not SOURCES.exists(), reason="the tests were taken out of the checkout")
 
@@ -101,8 +99,8 @@ def module(request):
 
 @pytest.fixture(scope="session")
 def given(module, built, packages):
-    """What a module gives for every case: distinct digests over all ways to cut and place it."""
-    printed = run("cases.py", module, folder=built, packages=packages).stdout
+    """What a module gives for every call: distinct digests over all ways to cut and place it."""
+    printed = run("calls.py", module, folder=built, packages=packages).stdout
     answer = json.loads(printed)
     assert Path(answer["cdropout"]).resolve().parent != ROOT / "cdropout"
     return answer["results"]
@@ -110,22 +108,22 @@ def given(module, built, packages):
 
 @pytest.fixture(scope="session")
 def expected():
-    """What Python gives for a case, asked once."""
+    """What Python gives for a call, asked once."""
     known = {}
 
-    def of(case):
-        if case not in known:
-            known[case] = cases.digest(cases.by_python(case))
-        return known[case]
+    def of(call):
+        if call not in known:
+            known[call] = calls.digest(calls.by_python(call))
+        return known[call]
 
     return of
 
 
-@pytest.mark.parametrize("dtype", cases.DTYPES)
-@pytest.mark.parametrize("operation", [*cases.OPERATIONS, *cases.NOISES, "fill_keep"])
+@pytest.mark.parametrize("dtype", calls.DTYPES)
+@pytest.mark.parametrize("operation", [*calls.OPERATIONS, *calls.NOISES, "fill_keep"])
 def test_every_range_of_every_operation_gives_pythons_bytes(given, expected, operation, dtype):
-    for case in cases.cases(operation, dtype):
-        assert given[str(case)] == [expected(case)], case
+    for call in calls.calls_of(operation, dtype):
+        assert given[str(call)] == [expected(call)], call
 
 
 def ask(module, code, built, packages):
@@ -246,6 +244,25 @@ def test_another_version_of_the_interface_is_an_import_error_that_names_both(pac
     )
 
 
+def test_the_benchmark_runs_and_checks_before_it_times(module, built, packages):
+    benchmarks = ROOT / "benchmarks"
+    for name in ("tqdm", "threadpoolctl"):
+        pytest.importorskip(name)
+    code = """
+import embedding
+embedding.compare_calls({"ours": embedded}, embedding.SMALL, rounds=1)
+class Wrong:
+    repeat = staticmethod(lambda *arguments: None)
+try:
+    embedding.compare_calls({"wrong": Wrong}, embedding.SMALL, rounds=1)
+except RuntimeError as error:
+    print(error)
+"""
+    lines = ask(module, code, built, (*packages, benchmarks))
+    assert [line.split()[0] for line in lines if line][-4:-1] == ["the", "ours", "mask.apply(x,"]
+    assert lines[-1] == "wrong gave another result than mask.apply"
+
+
 def test_get_include_is_the_headers_folder():
     assert (Path(cd.get_include()) / "cdropout.h").is_file()
     assert Path(cd.get_include()).is_absolute()
@@ -267,7 +284,7 @@ def test_the_page_compiles_and_runs_as_it_stands_there(packages, tmp_path):
             if name:
                 (tmp_path / name[1]).write_text(block)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["layer.c", "network.cpp", "setup.py", "training.pyx"]
-    run("setup.py", "-q", "build_ext", "--inplace", folder=tmp_path, packages=packages)
+    run("setup.py", "-q", "build_ext", "--inplace", folder=tmp_path, packages=packages, env={"CFLAGS": "-O0 -g0"})
     programs = [block for block in blocks("python") if not block.startswith("# setup.py")]
     assert len(programs) >= 4
     run("-c", "\n".join(programs), folder=tmp_path, packages=packages)

@@ -217,6 +217,17 @@ def test_zoneout_takes_each_element_from_one_state_or_the_other(isa):
     assert np.array_equal(cd.zoneout(normals(9), normals(9, 1), 0.0), normals(9))
 
 
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
+def test_zoneout_copies_all_bits_of_the_16_bit_types(isa, dtype):
+    # Every pattern, signalling NaNs included, and a tail that is no whole group.
+    patterns = np.arange(65_536 + 7, dtype=np.uint32).astype(np.uint16)
+    new, previous = patterns.view(dtype), patterns[::-1].copy().view(dtype)
+    for p in (0.0, 0.4, 1.0):
+        kept = cd.draw_mask(new.shape, p, rng=2).keep()
+        expected = np.where(kept, patterns, patterns[::-1])
+        assert np.array_equal(cd.zoneout(new, previous, p, rng=2).view(np.uint16), expected)
+
+
 def test_zoneouts_gradients_and_evaluation():
     new, previous, dy = normals((4, 5)), normals((4, 5), 1), normals((4, 5), 2)
     layer = cd.Zoneout(0.3, rng=1)

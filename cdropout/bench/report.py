@@ -70,7 +70,7 @@ def table(figures: list[Figure]) -> Table:
         for contender in dict.fromkeys(figure.contender for figure in of_kind):
             for n_threads in sorted({1, most_threads}):
                 cells = {
-                    figure.place: f"{figure.ns_per_elem:.3g} {_in_brackets(figure.ratio)}"
+                    figure.place: _cell(figure)
                     for figure in of_kind
                     if (figure.contender, figure.n_threads) == (contender, n_threads)
                 }
@@ -81,8 +81,10 @@ def table(figures: list[Figure]) -> Table:
     return drawn
 
 
-def _in_brackets(ratio: float) -> str:
-    return f"({ratio:.2f})" if ratio < 10 else f"({ratio:.0f})"
+def _cell(figure: Figure) -> str:
+    """Return time and ratio with three digits each, and no more decimals than fit into a usual terminal."""
+    time, ratio = figure.ns_per_elem, figure.ratio
+    return f"{f'{time:.3f}' if time < 1 else f'{time:.3g}'} ({f'{ratio:.2f}' if ratio < 10 else f'{ratio:.0f}'})"
 
 
 def conclusion(figures: list[Figure]) -> str:

@@ -1,7 +1,7 @@
 """What test_embedding.py asks of the C interface, and what Python's own calls give for it.
 
-Run as a program, it asks a compiled module: `python cases.py embedded_c` prints, for each case, the distinct digests of
-the results that the module gave over every way to cut the case into ranges and to lay out its memory.
+Run as a program, it asks a compiled module: `python calls.py embedded_c` prints, for each call, the distinct digests of
+the results that the module gave over every way to cut the call into ranges and to lay out its memory.
 """
 
 import hashlib
@@ -36,7 +36,7 @@ KEY = cd.Stream(31).key
 
 
 @dataclass(frozen=True)
-class Case:
+class Call:
     """One call: what Python gives for it, and what is to be asked of C."""
 
     operation: str
@@ -53,10 +53,10 @@ class Case:
         return "-".join(map(str, vars(self).values()))
 
 
-def cases(operation: str, dtype: str) -> list[Case]:
-    """Every case of an operation."""
+def calls_of(operation: str, dtype: str) -> list[Call]:
+    """Every call of an operation."""
     if operation in NOISES:
-        return [Case(operation, dtype, start, std) for start, std in itertools.product(STARTS, (0.0, 0.5))]
+        return [Call(operation, dtype, start, std) for start, std in itertools.product(STARTS, (0.0, 0.5))]
     kinds: list[dict[str, float]] = [{}]
     if operation == "apply_mask":
         kinds = [{}, {"scale": 1.0}, {"scale": 0.75, "shift": 0.5, "fill": -1.7}, {"n_repeats": 3}]
@@ -64,7 +64,7 @@ def cases(operation: str, dtype: str) -> list[Case]:
     elif operation.startswith("bias"):
         kinds = [{"n_bias": n_bias} for n_bias in (1, 7, 63, 64, 65, 192, 1000, 10_000)]
     return [
-        Case(operation, dtype, start, p, **kind)  # type: ignore[arg-type]
+        Call(operation, dtype, start, p, **kind)  # type: ignore[arg-type]
         for start, p, kind in itertools.product(STARTS, PS, kinds)
     ]
 
@@ -97,26 +97,26 @@ def stream_at(position: int) -> cd.Stream:
     return stream
 
 
-def by_python(case: Case) -> np.ndarray:
+def by_python(call: Call) -> np.ndarray:
     """The result of Python's own call."""
-    x, residual, bias = inputs(case.dtype, N_ELEMS * case.n_repeats, case.n_bias)
-    if case.operation == "multiply_by_noise":
-        return cd.Noise(KEY, case.start, case.p, N_ELEMS).multiply(x)
-    if case.operation == "add_noise":
-        return cd.Noise(KEY, case.start, case.p, N_ELEMS).add(x)
-    if case.operation == "fill_keep":
-        return cd.Mask(KEY, case.start, case.p, N_ELEMS).keep()
-    if case.operation == "fill_scaled":
-        return cd.Mask(KEY, case.start, case.p, N_ELEMS).scaled(x.dtype)
-    if case.operation == "relu_dropout_backward":
-        return cd.relu_dropout_backward(x, residual, case.p)
-    if case.operation == "apply_mask":
-        mask = cd.Mask(KEY, case.start, case.p, (N_ELEMS, case.n_repeats), shared_axes=1)
+    x, residual, bias = inputs(call.dtype, N_ELEMS * call.n_repeats, call.n_bias)
+    if call.operation == "multiply_by_noise":
+        return cd.Noise(KEY, call.start, call.p, N_ELEMS).multiply(x)
+    if call.operation == "add_noise":
+        return cd.Noise(KEY, call.start, call.p, N_ELEMS).add(x)
+    if call.operation == "fill_keep":
+        return cd.Mask(KEY, call.start, call.p, N_ELEMS).keep()
+    if call.operation == "fill_scaled":
+        return cd.Mask(KEY, call.start, call.p, N_ELEMS).scaled(x.dtype)
+    if call.operation == "relu_dropout_backward":
+        return cd.relu_dropout_backward(x, residual, call.p)
+    if call.operation == "apply_mask":
+        mask = cd.Mask(KEY, call.start, call.p, (N_ELEMS, call.n_repeats), shared_axes=1)
         a = x.reshape(mask.shape)
-        return mask.apply(a, scale=case.scale, shift=case.shift, fill=case.fill).reshape(-1)
-    # A fused function draws from the start of a block: what lies before the case's start is filled up and cut off.
-    n_before = case.start % 4096
-    n_columns = max(case.n_bias, 1)
+        return mask.apply(a, scale=call.scale, shift=call.shift, fill=call.fill).reshape(-1)
+    # A fused function draws from the start of a block: what lies before the call's start is filled up and cut off.
+    n_before = call.start % 4096
+    n_columns = max(call.n_bias, 1)
     n_after = -(n_before + N_ELEMS) % n_columns
     x, residual = (np.pad(a, (n_before, n_after)).reshape(-1, n_columns) for a in (x, residual))
     arguments = {
@@ -125,9 +125,9 @@ def by_python(case: Case) -> np.ndarray:
         "dropout_add": (x, residual),
         "bias_dropout_add": (x, np.roll(bias, n_before), residual),
         "choose": (x, residual),
-    }[case.operation]
-    function = cd.zoneout if case.operation == "choose" else getattr(cd, case.operation)
-    y = function(*arguments, case.p, rng=stream_at(case.start - n_before))
+    }[call.operation]
+    function = cd.zoneout if call.operation == "choose" else getattr(cd, call.operation)
+    y = function(*arguments, call.p, rng=stream_at(call.start - n_before))
     return y.reshape(-1)[n_before : n_before + N_ELEMS]
 
 
@@ -156,11 +156,11 @@ def guards_stand(inside: np.ndarray, memory: np.ndarray) -> bool:
     return bool(np.all(memory[:begin] == 0xA5) and np.all(memory[begin + len(inside) :] == 0xA5))
 
 
-def by_module(module: object, case: Case) -> list[str]:
+def by_module(module: object, call: Call) -> list[str]:
     """The distinct digests that a module gives, over cuts, alignments, kinds of stores, and outputs over inputs."""
-    whole, blocks, anywhere = cuts(case.start)
-    x, residual, bias = inputs(case.dtype, N_ELEMS * case.n_repeats, case.n_bias)
-    dtype, found = list(DTYPES).index(case.dtype), set()
+    whole, blocks, anywhere = cuts(call.start)
+    x, residual, bias = inputs(call.dtype, N_ELEMS * call.n_repeats, call.n_bias)
+    dtype, found = list(DTYPES).index(call.dtype), set()
     layouts = (
         (0, "apart", 0, whole),
         (16, "apart", 1, blocks),
@@ -174,31 +174,31 @@ def by_module(module: object, case: Case) -> list[str]:
         out, x_bytes, residual_bytes, bias_bytes = (inside for inside, _ in memories)
         out = {"apart": out, "over x": x_bytes, "over residual": residual_bytes}[where]
         addresses = tuple(a.ctypes.data for a in (out, x_bytes, residual_bytes, bias_bytes))
-        fields = (*addresses, case.n_bias, case.n_repeats, case.shift, case.fill, past_caches)
-        if case.operation in NOISES:
-            noise = cd.Noise(KEY, case.start, case.p, N_ELEMS)
-            status = module.apply_noise(int(case.operation == NOISES[0]), dtype, fields, noise, ranges)
+        fields = (*addresses, call.n_bias, call.n_repeats, call.shift, call.fill, past_caches)
+        if call.operation in NOISES:
+            noise = cd.Noise(KEY, call.start, call.p, N_ELEMS)
+            status = module.apply_noise(int(call.operation == NOISES[0]), dtype, fields, noise, ranges)
         else:
-            mask = cd.Mask(KEY, case.start, case.p, N_ELEMS)
-            if case.operation == "fill_keep":
+            mask = cd.Mask(KEY, call.start, call.p, N_ELEMS)
+            if call.operation == "fill_keep":
                 out = out[:N_ELEMS]
                 status = module.fill_keep(out.ctypes.data, mask, ranges)
             else:
-                operation = OPERATIONS.index(case.operation)
-                status = module.apply(operation, dtype, fields, mask, case.scale, ranges)
+                operation = OPERATIONS.index(call.operation)
+                status = module.apply(operation, dtype, fields, mask, call.scale, ranges)
         guarded = all(guards_stand(*memory) for memory in memories)
         found.add(digest(out) if status == 0 and guarded else f"status {status}, guards stand: {guarded}")
     return sorted(found)
 
 
 def main(name: str) -> None:
-    """Print what a module gives for every case."""
+    """Print what a module gives for every call."""
     module = importlib.import_module(name)
     results = {
-        str(case): by_module(module, case)
+        str(call): by_module(module, call)
         for operation in (*OPERATIONS, *NOISES, "fill_keep")
         for dtype in DTYPES
-        for case in cases(operation, dtype)
+        for call in calls_of(operation, dtype)
     }
     print(json.dumps({"cdropout": cd.__file__, "results": results}))
 
