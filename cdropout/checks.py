@@ -6,6 +6,14 @@ from typing import Any
 import numpy as np
 
 
+def shown(value: object) -> str:
+    """Return what an error message says of a value: its repr, or the size of an int too long for Python to write."""
+    try:
+        return repr(value)
+    except ValueError:
+        return f"an int of {value.bit_length()} bits" if isinstance(value, int) else f"a {type(value).__name__}"
+
+
 def check_integer(name: str, value: Any, least: int | None = None, most: int | None = None) -> int:
     """Return an argument as an int.
 
@@ -34,7 +42,7 @@ def check_integer(name: str, value: Any, least: int | None = None, most: int | N
     if isinstance(value, bool) or not isinstance(value, int | np.integer):
         raise TypeError(f"{name} must be an integer, got {value!r}")
     if least is not None and most is not None and not least <= value <= most:
-        raise ValueError(f"{name} must be in [{least}, {most}], got {value}")
+        raise ValueError(f"{name} must be in [{least}, {most}], got {shown(operator.index(value))}")
     if least is not None and value < least:
-        raise ValueError(f"{name} must be at least {least}, got {value}")
+        raise ValueError(f"{name} must be at least {least}, got {shown(operator.index(value))}")
     return operator.index(value)

@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cdropout import _kernels
+from cdropout.checks import shown
 from cdropout.functional import relu_dropout_backward
 from cdropout.mask import Mask
 from cdropout.stream import STATE_VERSION, Rng, Stream, as_stream, restore_stream
@@ -78,7 +79,7 @@ class DropoutLayer:
     def state(self, state: dict[str, Any]) -> None:
         keys = ("version", self._rate, "training", "rng")
         if not isinstance(state, dict) or set(state) != set(keys):
-            raise ValueError(f"state must be a dict with the keys {', '.join(keys)}, got {state!r}")
+            raise ValueError(f"state must be a dict with the keys {', '.join(keys)}, got {shown(state)}")
         if state["version"] != STATE_VERSION:
             raise ValueError(f"state must be of version {STATE_VERSION}, got version {state['version']!r}")
         if not isinstance(state["training"], bool):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ForwardRef, NoReturn, TypeAlias
 import numpy as np
 
 from cdropout import _kernels
+from cdropout.checks import shown
 
 STATE_VERSION = 1
 
@@ -75,7 +76,7 @@ class Stream(_kernels.StreamCore):
         if isinstance(n, bool) or not hasattr(n, "__index__"):
             raise TypeError(f"n must be an integer, got {n!r}")
         if n < 0:
-            raise ValueError(f"n must be 0 or greater, got {n}")
+            raise ValueError(f"n must be 0 or greater, got {shown(n.__index__())}")
         with _lock:
             children = self._seed_sequence.spawn(n.__index__())
         return [Stream(child) for child in children]
@@ -135,7 +136,7 @@ class Stream(_kernels.StreamCore):
     def state(self, state: dict[str, Any]) -> None:
         keys = ("version", "entropy", "spawn_key", "pool_size", "n_children_spawned", "position")
         if not isinstance(state, dict) or set(state) != set(keys):
-            raise ValueError(f"state must be a dict with the keys {', '.join(keys)}, got {state!r}")
+            raise ValueError(f"state must be a dict with the keys {', '.join(keys)}, got {shown(state)}")
         if state["version"] != STATE_VERSION:
             raise ValueError(f"state must be of version {STATE_VERSION}, got version {state['version']!r}")
         entropy, spawn_key = state["entropy"], state["spawn_key"]
@@ -148,15 +149,15 @@ class Stream(_kernels.StreamCore):
             check_count(f"state[{name!r}]", state[name])
         if state["position"] % _kernels.BLOCK or state["position"] > _kernels.POSITION_LIMIT:
             raise ValueError(
-                f"state['position'] must be a multiple of {_kernels.BLOCK} below 2**64, got {state['position']}"
+                f"state['position'] must be a multiple of {_kernels.BLOCK} below 2**64, got {shown(state['position'])}"
             )
         if max(state["n_children_spawned"], *spawn_key, 0) >= 2**32:
             raise ValueError(
                 "state['n_children_spawned'] and the words of state['spawn_key'] must be below 2**32, "
-                f"got {state['n_children_spawned']} and {spawn_key}"
+                f"got {shown(state['n_children_spawned'])} and {shown(spawn_key)}"
             )
         if not 4 <= state["pool_size"] <= 1024:
-            raise ValueError(f"state['pool_size'] must be in [4, 1024], got {state['pool_size']}")
+            raise ValueError(f"state['pool_size'] must be in [4, 1024], got {shown(state['pool_size'])}")
         seeds = np.random.SeedSequence(
             entropy,
             spawn_key=tuple(spawn_key),
@@ -212,7 +213,7 @@ def identifier_words(identifier: int | str | bytes) -> tuple[int, ...]:
 
     if isinstance(identifier, int | np.integer) and not isinstance(identifier, bool):
         if identifier < 0:
-            raise ValueError(f"identifier must be 0 or greater where it is an int, got {identifier}")
+            raise ValueError(f"identifier must be 0 or greater where it is an int, got {shown(int(identifier))}")
         named = b"i" + f"{int(identifier):x}".encode()
     elif isinstance(identifier, str):
         named = b"s" + identifier.encode("utf-8", "surrogatepass")
@@ -228,7 +229,7 @@ def check_count(name: str, value: object) -> None:
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{name} must be an int, got {value!r}")
     if value < 0:
-        raise ValueError(f"{name} must be 0 or greater, got {value}")
+        raise ValueError(f"{name} must be 0 or greater, got {shown(value)}")
 
 
 def seed_sequence(seed: "None | Rng") -> "np.random.SeedSequence":
@@ -237,7 +238,7 @@ def seed_sequence(seed: "None | Rng") -> "np.random.SeedSequence":
         return seed if seed is not None else np.random.SeedSequence()
     if isinstance(seed, int | np.integer) and not isinstance(seed, bool):
         if seed < 0:
-            raise ValueError(f"rng must be 0 or greater where it is a seed, got {seed}")
+            raise ValueError(f"rng must be 0 or greater where it is a seed, got {shown(int(seed))}")
         return np.random.SeedSequence(int(seed))
     if isinstance(seed, np.random.BitGenerator):
         seed = np.random.Generator(seed)

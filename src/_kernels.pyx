@@ -17,10 +17,12 @@ cimport numpy as cnp
 import os
 import sys
 import time
+from numbers import Real
 
 import numpy as np
 
 from cdropout import machine
+from cdropout.checks import shown
 
 cnp.import_array()
 
@@ -305,7 +307,7 @@ include "values.pxi"
 cdef MaskCore new_mask(type mask_type, double p, tuple shape, tuple shared_axes, StreamCore stream, object n):
     """A new mask_type (a MaskCore) for the stream's next n positions; the other arguments have been checked."""
     if n > LIMIT:
-        raise OverflowError(f"the stream must hold what is drawn, got {n} elements")
+        raise OverflowError(f"the stream must hold what is drawn, got {shown(n)} elements")
     cdef MaskCore mask = MaskCore.__new__(mask_type)
     mask.p = p
     mask.shape = shape
@@ -329,7 +331,7 @@ def draw_noise(noise_type, shape, std, StreamCore stream not None):
     cdef tuple lengths = checked_shape(shape)
     n = n_drawn(lengths, ())
     if n > LIMIT:
-        raise OverflowError(f"the stream must hold what is drawn, got {n} elements")
+        raise OverflowError(f"the stream must hold what is drawn, got {shown(n)} elements")
     return noise_type(stream.key, stream.take(n) if n else 0, std, lengths)
 
 

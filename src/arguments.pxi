@@ -7,7 +7,7 @@ cdef double checked_real(object value, str name) except? -1.0:
     """A Python or NumPy real number, or an object that says it is one (__float__), as a double."""
     if PyFloat_CheckExact(value):
         return value
-    is_foreign = isinstance(value, (str, bytes, bytearray, memoryview, complex, np.complexfloating)) or (
+    is_foreign = isinstance(value, (str, bytes, bytearray, memoryview, complex, np.complexfloating, np.flexible)) or (
         isinstance(value, np.ndarray) and (value.ndim > 0 or value.dtype.kind not in "biuf")
     )
     if not is_foreign:
@@ -16,14 +16,15 @@ cdef double checked_real(object value, str name) except? -1.0:
         except (TypeError, ValueError):
             pass
         except OverflowError:
-            return float("inf") if value > 0 else -float("inf")
-    raise TypeError(f"{name} must be a real number, got {value!r}")
+            if isinstance(value, Real):
+                return float("inf") if value > 0 else -float("inf")
+    raise TypeError(f"{name} must be a real number, got {shown(value)}")
 
 
 cdef double checked_p(object p) except -1.0:
     cdef double value = checked_real(p, "p")
     if not 0.0 <= value <= 1.0:
-        raise ValueError(f"p must be in [0, 1], got {p!r}")
+        raise ValueError(f"p must be in [0, 1], got {shown(p)}")
     return value
 
 
@@ -35,14 +36,14 @@ def check_p(p):
 cdef double checked_finite(object number, str name) except? -1.0:
     cdef double value = checked_real(number, name)
     if not isfinite(value):
-        raise ValueError(f"{name} must be finite, got {number!r}")
+        raise ValueError(f"{name} must be finite, got {shown(number)}")
     return value
 
 
 cdef double checked_std(object std) except -1.0:
     cdef double value = checked_finite(std, "std")
     if not 0.0 <= value <= MAX_STD:
-        raise ValueError(f"std must be in [0, 1e37], got {std!r}")
+        raise ValueError(f"std must be in [0, 1e37], got {shown(std)}")
     return value
 
 
@@ -182,6 +183,22 @@ cdef cnp.ndarray checked_partner(object a, cnp.ndarray x, str name, str x_name):
     return array
 
 
+cdef int check_bias_is_apart(cnp.ndarray bias, cnp.ndarray out) except -1:
+    """Raises ValueError where a plain bias, which is read for every row, lies in memory that is written to."""
+    cdef char *data = cnp.PyArray_BYTES(bias)
+    cdef char *out_data = cnp.PyArray_BYTES(out)
+    if cnp.PyArray_IS_C_CONTIGUOUS(out):
+        is_apart = data + cnp.PyArray_NBYTES(bias) <= out_data or out_data + cnp.PyArray_NBYTES(out) <= data
+    else:
+        try:
+            is_apart = not np.shares_memory(bias, out, max_work=1_000_000)
+        except np.exceptions.TooHardError:
+            is_apart = False
+    if not is_apart:
+        raise ValueError(f"out must be apart from bias, got an out that overlaps bias of shape {(<object>bias).shape}")
+    return 0
+
+
 cdef cnp.ndarray checked_bias(object bias, cnp.ndarray x):
     """A bias as a plain array of x's dtype: one number for each column, the last axis of x."""
     cdef cnp.ndarray array = checked_array(bias, "bias")
@@ -200,7 +217,7 @@ cdef tuple checked_shape(object shape):
     except (AttributeError, TypeError):
         raise TypeError(f"shape must be an integer or a tuple of integers, got {shape!r}") from None
     if any(n < 0 for n in lengths) or len(lengths) > MAX_DIMS:
-        raise ValueError(f"shape must be at most {MAX_DIMS} non-negative integers, got {shape!r}")
+        raise ValueError(f"shape must be at most {MAX_DIMS} non-negative integers, got {shown(shape)}")
     return lengths
 
 

@@ -1,4 +1,4 @@
-# cython: language_level=3, cdivision=True
+# cython: language_level=3, cdivision=True, freethreading_compatible=True
 """The raw stream as one of NumPy's bit generators."""
 
 from libc.stdint cimport uint32_t, uint64_t
@@ -6,7 +6,7 @@ from numpy.random.bit_generator cimport BitGenerator
 
 import numpy as np
 
-from cdropout.checks import check_integer
+from cdropout.checks import check_integer, shown
 from cdropout.stream import Stream, seed_sequence
 
 
@@ -42,7 +42,8 @@ cdef class StreamBitGenerator(BitGenerator):
     """The raw stream of a seed as a bit generator for `numpy.random.Generator`.
 
     Its 64-bit outputs are the words, lowest byte first, of what `python -m cdropout stream --seed SEED` writes: the
-    same on every instruction set and machine. Threads share it as they do NumPy's own, by its `lock`.
+    same on every instruction set and machine. Threads share it as they do NumPy's own, by its `lock`, which `state` and
+    `advance` take too.
 
     Parameters
     ----------
@@ -92,6 +93,11 @@ cdef class StreamBitGenerator(BitGenerator):
         read_block(&self.stream)
         return 0
 
+    cdef tuple key_and_position(self):
+        """Where it is, for whoever holds the lock."""
+        key = <object>self.stream.key.word[0] | <object>self.stream.key.word[1] << 64
+        return key, <object>self.stream.block * WORDS_PER_BLOCK + self.stream.at % WORDS_PER_BLOCK
+
     @property
     def state(self):
         """All that the generator is, but for its seed sequence, as a dict of plain ints. Setting it puts it there.
@@ -100,14 +106,14 @@ cdef class StreamBitGenerator(BitGenerator):
         this key, below 2^62); `has_uint32` and `uinteger`, the half of an output that `next_uint32` has kept. TypeError
         or ValueError for what is not whole, and nothing changes.
         """
+        with self.lock:
+            key, position = self.key_and_position()
+            has_uint32, uinteger = int(self.stream.has_uint32), int(self.stream.uinteger)
         return {
             "bit_generator": type(self).__name__,
-            "state": {
-                "key": <object>self.stream.key.word[0] | <object>self.stream.key.word[1] << 64,
-                "position": <object>self.stream.block * WORDS_PER_BLOCK + self.stream.at % WORDS_PER_BLOCK,
-            },
-            "has_uint32": int(self.stream.has_uint32),
-            "uinteger": int(self.stream.uinteger),
+            "state": {"key": key, "position": position},
+            "has_uint32": has_uint32,
+            "uinteger": uinteger,
         }
 
     @state.setter
@@ -117,17 +123,18 @@ cdef class StreamBitGenerator(BitGenerator):
         if not isinstance(value, dict):
             raise TypeError(f"state must be a dict, got {type(value).__name__}")
         if set(value) != set(keys):
-            raise ValueError(f"state must be a dict with the keys {', '.join(keys)}, got {value!r}")
+            raise ValueError(f"state must be a dict with the keys {', '.join(keys)}, got {shown(value)}")
         if value["bit_generator"] != name:
             raise ValueError(f"state must be of a {name}, got one of a {value['bit_generator']!r}")
         inner = value["state"]
         if not isinstance(inner, dict) or set(inner) != set(inner_keys):
-            raise ValueError(f"state['state'] must be a dict with the keys {', '.join(inner_keys)}, got {inner!r}")
+            raise ValueError(f"state['state'] must be a dict with the keys {', '.join(inner_keys)}, got {shown(inner)}")
         key = check_integer("state['state']['key']", inner["key"], 0, 2**128 - 1)
         position = check_integer("state['state']['position']", inner["position"], 0, KEY_WORDS - 1)
         has_uint32 = check_integer("state['has_uint32']", value["has_uint32"], 0, 1)
         uinteger = check_integer("state['uinteger']", value["uinteger"], 0, 2**32 - 1)
-        self.place(key, position, has_uint32, uinteger)
+        with self.lock:
+            self.place(key, position, has_uint32, uinteger)
 
     def advance(self, delta):
         """Move on as if `delta` 64-bit outputs had been drawn.
@@ -143,9 +150,11 @@ cdef class StreamBitGenerator(BitGenerator):
             The generator itself, without the half of an output that `next_uint32` may have kept.
 
         """
-        place = self.state["state"]
-        n_keys, position = divmod(place["position"] + check_integer("delta", delta), KEY_WORDS)
-        self.place((place["key"] + (n_keys << 64)) % 2**128, position, False, 0)
+        delta = check_integer("delta", delta)
+        with self.lock:
+            key, position = self.key_and_position()
+            n_keys, position = divmod(position + delta, KEY_WORDS)
+            self.place((key + (n_keys << 64)) % 2**128, position, False, 0)
         return self
 
     def jumped(self, jumps=1):

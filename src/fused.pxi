@@ -1,18 +1,21 @@
 """The fused operations: dropout with a bias, ReLU or residual in the same pass, and the gradient that ReLU needs."""
 
+# Each operation, and whether it has a bias and a residual.
 OPERATIONS = {
-    "relu_dropout": OPERATION_relu_dropout,
-    "bias_relu_dropout": OPERATION_bias_relu_dropout,
-    "dropout_add": OPERATION_dropout_add,
-    "bias_dropout_add": OPERATION_bias_dropout_add,
-    "choose": OPERATION_choose,
+    "relu_dropout": (OPERATION_relu_dropout, False, False),
+    "bias_relu_dropout": (OPERATION_bias_relu_dropout, True, False),
+    "dropout_add": (OPERATION_dropout_add, False, True),
+    "bias_dropout_add": (OPERATION_bias_dropout_add, True, True),
+    "choose": (OPERATION_choose, False, True),
 }
 
 
 def fused(mask_type, str name, x, bias, residual, p, StreamCore stream, out):
-    """(y, mask) of an operation; y alone where mask_type is None. Bias and residual are None where it has none. With
-    stream = None, checks the arguments and stops there."""
-    cdef int operation = OPERATIONS[name]
+    """(y, mask) of an operation; y alone where mask_type is None. Bias and residual are not read where it has none.
+    With stream = None, checks the arguments and stops there."""
+    cdef int operation
+    cdef bint has_bias, has_residual
+    operation, has_bias, has_residual = OPERATIONS[name]
     cdef job j
     cdef MaskCore mask
     cdef uint64_t first
@@ -20,13 +23,15 @@ def fused(mask_type, str name, x, bias, residual, p, StreamCore stream, out):
     x_name, residual_name = ("new", "previous") if operation == OPERATION_choose else ("x", "residual")
     cdef cnp.ndarray array = checked_array(x, x_name)
     cdef double p_checked = checked_p(p)
-    cdef cnp.ndarray plain_bias = None if bias is None else checked_bias(bias, array)
-    cdef cnp.ndarray added = None if residual is None else checked_partner(residual, array, residual_name, x_name)
+    cdef cnp.ndarray plain_bias = checked_bias(bias, array) if has_bias else None
+    cdef cnp.ndarray added = checked_partner(residual, array, residual_name, x_name) if has_residual else None
     if stream is None and out is None:
         return None
     cdef cnp.ndarray result = checked_out(out, array, x_name)
     if out is not None and added is not None:
         checked_out(out, added, residual_name)
+    if out is not None and plain_bias is not None and cnp.PyArray_SIZE(result) > 0:
+        check_bias_is_apart(plain_bias, result)
     if stream is None:
         return None
     if mask_type is None:

@@ -27,9 +27,9 @@ cdef int place(DrawnCore drawn, object key, object start, object n_positions) ex
         if not isinstance(value, int):
             raise TypeError(f"{name} must be an int, got {value!r}")
         if not 0 <= value < limit:
-            raise ValueError(f"{name} must be in [0, {limit}), got {value}")
+            raise ValueError(f"{name} must be in [0, {limit}), got {shown(value)}")
     if start + n_positions > LIMIT:
-        raise OverflowError(f"the stream must hold what is drawn, got shape {drawn.shape} at start {start}")
+        raise OverflowError(f"the stream must hold what is drawn, got shape {shown(drawn.shape)} at start {start}")
     set_key(&drawn.words, key)
     drawn.first = start
     return 0

@@ -3,6 +3,7 @@
 import hashlib
 import itertools
 import platform
+import re
 import shutil
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +18,7 @@ from cdropout import _kernels
 
 ROOT = Path(__file__).parents[1]
 CORE = [ROOT / "src/dispatch.c", *sorted((ROOT / "src/isa").glob("*.c"))]
-PROGRAMS = ("known_answers", "frozen_cases", "float_mode", "sanitizers/positions")
+PROGRAMS = ("known_answers", "frozen_cases", "float_mode", "guard_pages", "sanitizers/positions")
 KEY = 0x0123456789ABCDEFFEDCBA9876543210
 FROZEN = frozen_digests()
 
@@ -68,7 +69,7 @@ def run_program(tmp_path_factory):
             run_compiler("-o", Path(program).name, ROOT / f"tests/{program}.c", *sorted(folder.glob("*.o")), "-lm")
         return folder
 
-    def run(program, processor, stdin=b""):
+    def run(program, processor, *arguments, stdin=b"", check=True):
         if processor.emulator[:1] == ("qemu-x86_64",) and platform.machine() != "x86_64":
             pytest.skip("needs an x86-64")
         for needed in (processor.compiler[0], *processor.emulator[:1]):
@@ -76,8 +77,8 @@ def run_program(tmp_path_factory):
                 pytest.skip(f"{needed} is not installed")
         if processor.compiler not in folders:
             folders[processor.compiler] = build(processor.compiler)
-        command = [*processor.emulator, folders[processor.compiler] / Path(program).name]
-        return subprocess.run(command, check=True, timeout=300, capture_output=True, input=stdin).stdout
+        command = [*processor.emulator, folders[processor.compiler] / Path(program).name, *arguments]
+        return subprocess.run(command, check=check, timeout=600, capture_output=True, input=stdin).stdout
 
     return run
 
@@ -147,7 +148,7 @@ def results(printed):
 @pytest.mark.parametrize("name", PROCESSORS)
 def test_every_frozen_digest_holds_on_every_processor(run_program, name):
     lines = "".join(f"{case.line()}\n" for case in FROZEN)
-    found = results(run_program("frozen_cases", PROCESSORS[name], lines.encode()))
+    found = results(run_program("frozen_cases", PROCESSORS[name], stdin=lines.encode()))
     isas = PROCESSORS[name].isas
     expected = [(isa, digest) for digest in FROZEN.values() for isa in isas]
     for (case, isa), result, wanted in zip(itertools.product(FROZEN, isas), found, expected, strict=True):
@@ -167,3 +168,23 @@ def test_threads_that_draw_from_one_stream_take_every_position_once(run_program,
     assert printed.splitlines() == [
         f"{isa}: every position once, the bits of one thread" for isa in PROCESSORS[name].isas
     ]
+
+
+IN_BOUNDS = r"\d{6,} calls, \d{6,} of them streaming as well: nothing outside an array, the same bits everywhere\n"
+
+
+def test_no_kernel_touches_a_guard_page_or_a_canary(run_program):
+    assert re.fullmatch(IN_BOUNDS, run_program("guard_pages", PROCESSORS["native"]).decode())
+
+
+@pytest.mark.deep
+@pytest.mark.parametrize("name", PROCESSORS)
+def test_no_kernel_touches_a_guard_page_at_any_distance_from_it(run_program, name):
+    distances = "all" if name == "native" else "few"  # an emulator takes ten times as long
+    assert re.fullmatch(IN_BOUNDS, run_program("guard_pages", PROCESSORS[name], distances).decode())
+
+
+@pytest.mark.parametrize("isa", PROCESSORS["native"].isas)
+def test_a_kernel_that_goes_one_element_too_far_is_caught(run_program, isa):
+    printed = run_program("guard_pages", PROCESSORS["native"], "one-too-many", isa, check=False).decode()
+    assert re.match(f"{isa}: apply_mask_f32 reached outside its arrays: 2 positions", printed)

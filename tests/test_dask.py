@@ -8,7 +8,6 @@ import os
 import pickle
 import signal
 import time
-from pathlib import Path
 
 import ml_dtypes
 import numpy as np
@@ -32,10 +31,11 @@ dask = pytest.importorskip("dask")
 da = pytest.importorskip("dask.array")
 distributed = pytest.importorskip("distributed")
 
+from chunk_tasks import PATIENCE, chunk_of_normals, digest_of_chunk, hold_back, numbered  # noqa: E402
+
 import cdropout.dask as cdask  # noqa: E402
 
 DTYPES = (np.float32, np.float64, np.float16, ml_dtypes.bfloat16)
-PATIENCE = 60  # seconds, on a machine with other work to do
 MEMORY_LIMIT = 320 << 20
 
 
@@ -281,38 +281,14 @@ def pids(client):
     return client.run(os.getpid)
 
 
-def digest_of_chunk(chunk):
-    """A chunk's SHA-256, in an array of as many dimensions."""
-    digest = np.frombuffer(hashlib.sha256(np.ascontiguousarray(chunk)).digest(), np.uint8)
-    return digest.reshape((1,) * (chunk.ndim - 1) + (32,))
-
-
 def test_two_workers_give_the_bits_of_one_numpy_call_forward_and_backward(client):
     x, dy = normals((1100, 700)), normals((1100, 700), seed=1)
     for chunks, axes in (((150, 700), ()), ((1100, 90), ()), ((400, 200), 1), ((300, 300), 0)):
         mask = cd.draw_mask(x.shape, 0.3, rng=7, shared_axes=axes)
         lazy = [cdask.apply(mask, da.from_array(a, chunks=chunks)) for a in (x, dy)]
-        y, dx = client.gather(client.compute(lazy))
+        y, dx = [future.result(timeout=PATIENCE) for future in client.compute(lazy)]
         assert bits(y) == bits(mask.apply(x))
         assert bits(dx) == bits(mask.apply(dy))
-
-
-def chunk_of_normals(location):
-    return np.random.default_rng(location).standard_normal((10, 10), dtype=np.float32)
-
-
-def hold_back(block, folder, n_free, block_info=None):
-    """Normal numbers; from the process's chunk number n_free on, not before there is a file called go."""
-    folder = Path(folder)
-    if len(list(folder.glob(f"{os.getpid()}-*"))) >= n_free:
-        deadline = time.monotonic() + PATIENCE
-        while not (folder / "go").exists():
-            if time.monotonic() > deadline:
-                raise TimeoutError("nobody said go")
-            time.sleep(0.01)
-    location = block_info[0]["chunk-location"]
-    (folder / f"{os.getpid()}-{location[0]}-{location[1]}").touch()
-    return chunk_of_normals(location)
 
 
 def test_a_killed_worker_changes_no_bit(client, tmp_path):
@@ -333,7 +309,7 @@ def test_a_killed_worker_changes_no_bit(client, tmp_path):
         wait_until(lambda: killed not in client.nthreads(), "the worker's death to be noticed")
     finally:
         (tmp_path / "go").touch()
-    result = client.gather(client.compute(y))
+    result = client.compute(y).result(timeout=PATIENCE)
     # What the worker had finished died with it and was made again.
     made = [path.name.split("-", 1) for path in tmp_path.glob("*-*")]
     assert sum(pid == str(before[killed]) for pid, _ in made) == 2
@@ -354,13 +330,6 @@ def wait_until(happened, what):
         time.sleep(0.02)
 
 
-def numbered(block, block_info=None):
-    """Fill a chunk with the indices of its elements in the whole array."""
-    (low, high), (left, right) = block_info[0]["array-location"]
-    rows, columns = np.arange(low, high, dtype=np.float32), np.arange(left, right, dtype=np.float32)
-    return rows[:, None] * block_info[0]["shape"][1] + columns
-
-
 def test_an_array_larger_than_a_workers_memory_goes_through_chunk_by_chunk(client):
     shape, chunks = (8192, 12_288), (2048, 2048)  # 384 MiB in 16 MiB chunks
     before = pids(client)
@@ -370,7 +339,7 @@ def test_an_array_larger_than_a_workers_memory_goes_through_chunk_by_chunk(clien
     digests = y.map_blocks(
         digest_of_chunk, chunks=((1,) * 4, (32,) * 6), dtype=np.uint8, meta=np.empty((0, 0), np.uint8)
     )
-    result = client.gather(client.compute(digests)).reshape(4, 6, 32)
+    result = client.compute(digests).result(timeout=PATIENCE).reshape(4, 6, 32)
     whole = np.arange(shape[0], dtype=np.float32)[:, None] * shape[1] + np.arange(shape[1], dtype=np.float32)
     cd.dropout(whole, 0.1, rng=7, out=whole)
     for i, k in np.ndindex(4, 6):

@@ -244,6 +244,25 @@ def test_another_version_of_the_interface_is_an_import_error_that_names_both(pac
     )
 
 
+def test_the_benchmark_runs_and_checks_before_it_times(module, built, packages):
+    benchmarks = ROOT / "benchmarks"
+    for name in ("tqdm", "threadpoolctl"):
+        pytest.importorskip(name)
+    code = """
+import embedding
+embedding.compare_calls({"ours": embedded}, embedding.SMALL, rounds=1)
+class Wrong:
+    repeat = staticmethod(lambda *arguments: None)
+try:
+    embedding.compare_calls({"wrong": Wrong}, embedding.SMALL, rounds=1)
+except RuntimeError as error:
+    print(error)
+"""
+    lines = ask(module, code, built, (*packages, benchmarks))
+    assert [line.split()[0] for line in lines if line][-4:-1] == ["the", "ours", "mask.apply(x,"]
+    assert lines[-1] == "wrong gave another result than mask.apply"
+
+
 def test_get_include_is_the_headers_folder():
     assert (Path(cd.get_include()) / "cdropout.h").is_file()
     assert Path(cd.get_include()).is_absolute()
@@ -265,7 +284,7 @@ def test_the_page_compiles_and_runs_as_it_stands_there(packages, tmp_path):
             if name:
                 (tmp_path / name[1]).write_text(block)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["layer.c", "network.cpp", "setup.py", "training.pyx"]
-    run("setup.py", "-q", "build_ext", "--inplace", folder=tmp_path, packages=packages)
+    run("setup.py", "-q", "build_ext", "--inplace", folder=tmp_path, packages=packages, env={"CFLAGS": "-O0 -g0"})
     programs = [block for block in blocks("python") if not block.startswith("# setup.py")]
     assert len(programs) >= 4
     run("-c", "\n".join(programs), folder=tmp_path, packages=packages)

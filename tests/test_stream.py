@@ -194,7 +194,7 @@ def test_a_broken_state_is_refused_and_changes_nothing(spoil):
 
 def test_threads_that_share_a_stream_never_take_a_position_twice():
     stream = cd.Stream(11)
-    n_threads, n_draws = 8, 500
+    n_threads, n_draws = 16, 1000
     with ThreadPoolExecutor(n_threads) as pool:
         starts = list(pool.map(lambda _: cd.draw_mask(5000, 0.5, rng=stream).start, range(n_threads * n_draws)))
     assert sorted(starts) == list(range(0, 2 * 4096 * n_threads * n_draws, 2 * 4096))
