@@ -8,6 +8,7 @@ timed is checked first: its rate, its scale, that two calls differ, and that a g
 """
 
 import argparse
+import functools
 import importlib
 import os
 import sys
@@ -130,7 +131,7 @@ def check_model(name: str, model: Any, x: Any, p: float) -> None:
 
 def torch_shares(rounds: int) -> None:
     """Print dropout's share of PyTorch training steps: without any, with its own, and after `replace_dropout`."""
-    torch, ours = importlib.import_module("torch"), importlib.import_module("cdropout.torch")
+    torch = importlib.import_module("torch")
     torch.set_num_threads(1)
     nn = torch.nn
 
@@ -149,24 +150,45 @@ def torch_shares(rounds: int) -> None:
         ("Transformer encoder, d = 768, 2 layers, 8 x 128, p = 0.1", encoder, 0.1, (8, 128, 768), few),
     )
     for title, make, p, shape, n_rounds in cases:
-        x, calls = torch.randn(shape), {}
-        for name, rate in (("none", 0.0), ("torch", p), ("cdropout", p)):
-            model = make(rate)
-            if name == "cdropout":
-                ours.replace_dropout(model)
-            check_model(name, model, x, rate)
-            optimizer = torch.optim.Adam(model.parameters())
+        x, model = torch.randn(shape), make(p)
+        optimizer = torch.optim.Adam(model.parameters())
+        # One model for all: two of the same kind differ by some percent with where their weights lie in memory.
+        become = switch_of(model, p)
 
-            def step(model=model, optimizer=optimizer, x=x) -> None:
-                optimizer.zero_grad()
-                model(x).square().mean().backward()
-                optimizer.step()
+        def step(name: str, model=model, optimizer=optimizer, x=x, become=become) -> None:
+            become(name)
+            optimizer.zero_grad()
+            model(x).square().mean().backward()
+            optimizer.step()
 
-            calls[name] = step
+        calls = {}
+        for name in ("none", "torch", "cdropout"):
+            become(name)
+            check_model(name, model, x, 0.0 if name == "none" else p)
+            calls[name] = functools.partial(step, name)
         medians = interleaved_medians(calls, rounds=n_rounds, seconds_per_turn=0.02)
         none = medians["none"]
         shares = {name: 1 - none / seconds for name, seconds in medians.items()}
         print(f"{title}: {1e3 * none:.2f} ms without; its own {shares['torch']:.1%}, cdropout {shares['cdropout']:.1%}")
+
+
+def switch_of(model: Any, p: float) -> Callable[[str], None]:
+    """Return what gives a model no dropout ("none"), PyTorch's ("torch") or this library's; PyTorch's is there."""
+    nn, ours = importlib.import_module("torch").nn, importlib.import_module("cdropout.torch")
+    current = ["torch"]
+
+    def become(name: str) -> None:
+        if current[0] == name:
+            return
+        (ours.replace_dropout if name == "cdropout" else ours.restore_dropout)(model)
+        for module in model.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = 0.0 if name == "none" else p
+            if isinstance(module, nn.MultiheadAttention):
+                module.dropout = 0.0 if name == "none" else p
+        current[0] = name
+
+    return become
 
 
 def of_keras(shape: tuple[int, int]) -> dict[str, Contender]:

@@ -119,7 +119,7 @@ def keep(mask: Mask, chunks: Any = "auto") -> da.Array:
 
     """
     check_mask(mask)
-    return from_chunks(keep_of_chunk, mask, np.dtype(np.bool_), chunks)
+    return from_chunks(keep_of_chunk, (mask,), mask.shape, chunks, np.dtype(np.bool_))
 
 
 def scaled(mask: Mask, dtype: npt.DTypeLike = np.float32, chunks: Any = "auto") -> da.Array:
@@ -144,7 +144,8 @@ def scaled(mask: Mask, dtype: npt.DTypeLike = np.float32, chunks: Any = "auto") 
 
     """
     check_mask(mask)
-    return from_chunks(scaled_of_chunk, mask, Mask(0, 0, 0.5, 0).scaled(dtype).dtype, chunks)
+    result_dtype = Mask(0, 0, 0.5, 0).scaled(dtype).dtype
+    return from_chunks(scaled_of_chunk, (mask, result_dtype), mask.shape, chunks, result_dtype)
 
 
 # ---- tasks ----------------------------------------------------------------------------------------------------------
@@ -157,7 +158,7 @@ def apply_to_chunk(
     return mask[where].apply(chunk, scale=scale, shift=shift, fill=fill)
 
 
-def keep_of_chunk(where: tuple[slice, ...], mask: Mask, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+def keep_of_chunk(where: tuple[slice, ...], mask: Mask) -> npt.NDArray[np.bool_]:
     """Return a chunk of `keep`."""
     return mask[where].keep()
 
@@ -167,14 +168,16 @@ def scaled_of_chunk(where: tuple[slice, ...], mask: Mask, dtype: np.dtype[Any]) 
     return mask[where].scaled(dtype)
 
 
-def from_chunks(of_chunk: Any, mask: Mask, dtype: np.dtype[Any], chunks: Any) -> da.Array:
-    """Return an array of a mask's shape, made chunk by chunk of nothing but the mask."""
-    axes = tuple(range(len(mask.shape)))
-    where = ArraySliceDep(normalize_chunks(chunks, mask.shape, dtype=dtype))
+def from_chunks(
+    make_chunk: Any, arguments: tuple[Any, ...], shape: tuple[int, ...], chunks: Any, dtype: np.dtype[Any]
+) -> da.Array:
+    """Return an array made chunk by chunk, by calls with the chunk's slices and the arguments."""
+    axes = tuple(range(len(shape)))
+    operands = [ArraySliceDep(normalize_chunks(chunks, shape, dtype=dtype)), axes]
+    for argument in arguments:
+        operands += [argument, None]
     meta = np.empty((0,) * len(axes), dtype)
-    return da.blockwise(
-        of_chunk, axes, where, axes, mask, None, dtype, None, meta=meta, token="dropout-mask", align_arrays=False
-    )
+    return da.blockwise(make_chunk, axes, *operands, meta=meta, token="dropout-mask", align_arrays=False)
 
 
 # ---- checks ---------------------------------------------------------------------------------------------------------

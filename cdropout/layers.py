@@ -9,7 +9,7 @@ from cdropout import _kernels
 from cdropout.checks import shown
 from cdropout.functional import relu_dropout_backward
 from cdropout.mask import Mask
-from cdropout.stream import STATE_VERSION, Rng, Stream, as_stream, restore_stream
+from cdropout.stream import STATE_VERSION, Rng, Stream, as_stream, check_version, restore_stream
 
 Rescale = Literal["train", "eval"] | None
 
@@ -80,8 +80,7 @@ class DropoutLayer:
         keys = ("version", self._rate, "training", "rng")
         if not isinstance(state, dict) or set(state) != set(keys):
             raise ValueError(f"state must be a dict with the keys {', '.join(keys)}, got {shown(state)}")
-        if state["version"] != STATE_VERSION:
-            raise ValueError(f"state must be of version {STATE_VERSION}, got version {state['version']!r}")
+        check_version("state", state["version"])
         if not isinstance(state["training"], bool):
             raise TypeError(f"state['training'] must be True or False, got {state['training']!r}")
         before = getattr(self, self._rate)
@@ -95,6 +94,37 @@ class DropoutLayer:
             setattr(self, self._rate, before)
             raise
         self.training = state["training"]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"version": STATE_VERSION, **self.__dict__}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take over a pickle's fields; ValueError or TypeError where one is not what the constructor makes of it."""
+        if not isinstance(state, dict):
+            raise TypeError(f"a pickled {type(self).__name__} must hold a dict, got {shown(state)}")
+        fields = {**state}
+        version = fields.pop("version", STATE_VERSION)  # which the first pickles leave out
+        check_version(f"a pickled {type(self).__name__}", version)
+        try:
+            self._check_fields(fields)
+        except KeyError as error:
+            raise ValueError(f"a pickled {type(self).__name__} must have a field {error}") from error
+        self.__dict__.update(fields)
+        self._prepare()
+
+    def _check_fields(self, fields: dict[str, Any]) -> None:
+        """Raise TypeError or ValueError for a pickle's field that the layer cannot have, KeyError without one."""
+        self._checked_p(fields["_p"])
+        for name, types in (
+            ("training", bool | int | np.bool_),
+            ("inplace", bool | int | np.bool_),
+            ("_rng", Stream | None),
+            ("mask", Mask | None),
+            ("params", list | tuple),
+            ("grads", list | tuple),
+        ):
+            if not isinstance(fields[name], types):
+                raise TypeError(f"{name} of a pickled {type(self).__name__} must not be {shown(fields[name])}")
 
     def train(self, mode: bool = True) -> Self:
         """Switch to training (or, with mode False, to evaluation) and return the layer."""
@@ -260,6 +290,12 @@ class Dropout(DropoutLayer):
 
     def _prepare(self) -> None:
         self._train_effect = self._effect()
+
+    def _check_fields(self, fields: dict[str, Any]) -> None:
+        super()._check_fields(fields)
+        if fields["shared_axes"] is not None:
+            _kernels.check_axes(fields["shared_axes"])
+        _check_rescale(fields["_rescale"])
 
     def _effect(self) -> tuple[float, float, float]:
         """Return the scale and the shift of what is kept in training, and what becomes of what is dropped."""

@@ -137,8 +137,7 @@ class Stream(_kernels.StreamCore):
         keys = ("version", "entropy", "spawn_key", "pool_size", "n_children_spawned", "position")
         if not isinstance(state, dict) or set(state) != set(keys):
             raise ValueError(f"state must be a dict with the keys {', '.join(keys)}, got {shown(state)}")
-        if state["version"] != STATE_VERSION:
-            raise ValueError(f"state must be of version {STATE_VERSION}, got version {state['version']!r}")
+        check_version("state", state["version"])
         entropy, spawn_key = state["entropy"], state["spawn_key"]
         for name, words in (("entropy", entropy), ("spawn_key", spawn_key)):
             if not isinstance(words, list | tuple) and name == "spawn_key":
@@ -222,6 +221,12 @@ def identifier_words(identifier: int | str | bytes) -> tuple[int, ...]:
     else:
         raise TypeError(f"identifier must be an int, a str or bytes, got {identifier!r}")
     return struct.unpack("<4I", hashlib.sha256(named).digest()[:16])
+
+
+def check_version(name: str, version: object) -> None:
+    """Raise ValueError unless a saved state is of the version that is read here."""
+    if type(version) is not int or version != STATE_VERSION:
+        raise ValueError(f"{name} must be of version {STATE_VERSION}, got version {shown(version)}")
 
 
 def check_count(name: str, value: object) -> None:

@@ -261,7 +261,7 @@ def feature_alpha_dropout(
 # ---- attention ------------------------------------------------------------------------------------------------------
 
 # What is worked on at a time, in bytes of scores: they are made, normalized, dropped and multiplied within a core's
-# cache (docs/frameworks.md has what other sizes gave).
+# cache; `python benchmarks/attention.py --pieces` tries other sizes.
 _BYTES_AT_ONCE = 1 << 21
 
 
@@ -555,7 +555,7 @@ class FeatureAlphaDropout(_OnEngine, nn.FeatureAlphaDropout):
     _function = staticmethod(feature_alpha_dropout)
 
 
-def _rebound(function: types.FunctionType, **names: Any) -> Any:
+def _rebound(function: Any, **names: Any) -> Any:
     """Return a function of PyTorch's that finds these under their global names; nobody else's does."""
     missing = set(names) - set(function.__code__.co_names)
     if missing:  # it would go on as before, and nobody would know

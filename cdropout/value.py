@@ -2,6 +2,8 @@
 
 from typing import Any, ClassVar
 
+from cdropout.checks import shown
+
 
 class Value:
     """A value that is fully given by its fields, in the order in which its class takes them.
@@ -39,7 +41,7 @@ class Value:
 def restore(value_type: type[Any], version: int, *fields: Any) -> Any:
     """Make a value of a pickle's fields."""
     versions = range(1, value_type.PICKLE_VERSION + 1)
-    if version not in versions:
+    if type(version) is not int or version not in versions:
         known = " or ".join(map(str, versions))
-        raise ValueError(f"a pickled {value_type.__name__} must be of version {known}, got version {version!r}")
+        raise ValueError(f"a pickled {value_type.__name__} must be of version {known}, got version {shown(version)}")
     return value_type(*fields)

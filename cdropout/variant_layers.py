@@ -394,6 +394,10 @@ class GaussianNoise(_Noisy):
     def std(self, std: float) -> None:
         self._std = _kernels.check_std(std)
 
+    def _check_fields(self, fields: dict[str, Any]) -> None:
+        super()._check_fields(fields)
+        _kernels.check_std(fields["_std"])
+
     def forward(self, x: npt.ArrayLike) -> npt.NDArray[Any]:
         """Return x plus new noise in training, x itself in evaluation; errors as in `gaussian_noise`."""
         if not self.training:

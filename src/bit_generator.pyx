@@ -12,7 +12,8 @@ from cdropout.stream import Stream, seed_sequence
 
 cdef extern from "word_stream.h" nogil:
     enum:
-        WORDS_PER_BLOCK
+        BLOCKS_AT_ONCE
+        N_WORDS
         BLOCK_BITS
 
     ctypedef struct cdropout_key:
@@ -23,10 +24,10 @@ cdef extern from "word_stream.h" nogil:
         uint32_t uinteger
         bint has_uint32
         cdropout_key key
-        uint64_t block
+        uint64_t first_block
 
     int cdropout_import() except -1 with gil
-    void read_block(word_stream *stream)
+    void read_blocks(word_stream *stream)
     uint64_t next_uint64(void *state) noexcept
     uint32_t next_uint32(void *state) noexcept
     double next_double(void *state) noexcept
@@ -35,7 +36,7 @@ cdef extern from "word_stream.h" nogil:
 cdropout_import()
 
 # How many words a key has: 2^62.
-cdef object KEY_WORDS = <object>WORDS_PER_BLOCK << BLOCK_BITS
+cdef object KEY_WORDS = (<object>N_WORDS << BLOCK_BITS) // BLOCKS_AT_ONCE
 
 
 cdef class StreamBitGenerator(BitGenerator):
@@ -86,17 +87,17 @@ cdef class StreamBitGenerator(BitGenerator):
         """Goes to a position of a key."""
         self.stream.key.word[0] = key & 0xFFFFFFFFFFFFFFFF
         self.stream.key.word[1] = key >> 64
-        self.stream.block = position // WORDS_PER_BLOCK
-        self.stream.at = position % WORDS_PER_BLOCK
+        self.stream.first_block = position // N_WORDS * BLOCKS_AT_ONCE
+        self.stream.at = position % N_WORDS
         self.stream.has_uint32 = has_uint32
         self.stream.uinteger = uinteger
-        read_block(&self.stream)
+        read_blocks(&self.stream)
         return 0
 
     cdef tuple key_and_position(self):
         """Where it is, for whoever holds the lock."""
         key = <object>self.stream.key.word[0] | <object>self.stream.key.word[1] << 64
-        return key, <object>self.stream.block * WORDS_PER_BLOCK + self.stream.at % WORDS_PER_BLOCK
+        return key, <object>self.stream.first_block // BLOCKS_AT_ONCE * N_WORDS + self.stream.at % N_WORDS
 
     @property
     def state(self):

@@ -5,17 +5,18 @@
 #include "../cdropout/include/cdropout.h"
 
 enum {
-    WORDS_PER_BLOCK = CDROPOUT_RAW_BYTES_PER_BLOCK / 8,
+    BLOCKS_AT_ONCE = 2, /* as many as fill_raw makes side by side */
+    N_WORDS = BLOCKS_AT_ONCE * CDROPOUT_RAW_BYTES_PER_BLOCK / 8,
     BLOCK_BITS = 52, /* of a block's index */
 };
 
 typedef struct {
-    size_t at; /* of the next word, below WORDS_PER_BLOCK */
+    size_t at; /* of the next word, below N_WORDS */
     uint32_t uinteger;
     int has_uint32;
     cdropout_key key;
-    uint64_t block; /* the one whose words these are */
-    uint64_t words[WORDS_PER_BLOCK];
+    uint64_t first_block; /* of those whose words these are, a multiple of BLOCKS_AT_ONCE */
+    uint64_t words[N_WORDS];
 } word_stream;
 
 #if defined(__GNUC__)
@@ -26,23 +27,22 @@ typedef struct {
 #define IS_UNLIKELY(condition) (condition)
 #endif
 
-/* Reads the words of the present block. */
-static void read_block(word_stream *stream)
+static void read_blocks(word_stream *stream)
 {
-    cdropout_fill_raw((uint8_t *)stream->words, &stream->key, stream->block, 1);
+    cdropout_fill_raw((uint8_t *)stream->words, &stream->key, stream->first_block, BLOCKS_AT_ONCE);
 #if defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
-    for (int i = 0; i < WORDS_PER_BLOCK; i++) /* a word's lowest byte is its first in memory */
+    for (int i = 0; i < N_WORDS; i++) /* a word's lowest byte is its first in memory */
         stream->words[i] = __builtin_bswap64(stream->words[i]);
 #endif
 }
 
 /* Behind a key's last block comes the first one of the key with the next upper half. */
-static void read_next_block(word_stream *stream)
+static void read_next_blocks(word_stream *stream)
 {
-    stream->block = (stream->block + 1) & (((uint64_t)1 << BLOCK_BITS) - 1);
-    stream->key.word[1] += stream->block == 0;
+    stream->first_block = (stream->first_block + BLOCKS_AT_ONCE) & (((uint64_t)1 << BLOCK_BITS) - 1);
+    stream->key.word[1] += stream->first_block == 0;
     stream->at = 0;
-    read_block(stream);
+    read_blocks(stream);
 }
 
 static inline double double_of(uint64_t word)
@@ -53,35 +53,35 @@ static inline double double_of(uint64_t word)
 /* Passing the result through leaves nothing for the callers to save around the call. */
 static OUT_OF_LINE uint64_t last_word(word_stream *stream, uint64_t word)
 {
-    read_next_block(stream);
+    read_next_blocks(stream);
     return word;
 }
 
 static OUT_OF_LINE double last_double(word_stream *stream, uint64_t word)
 {
-    read_next_block(stream);
+    read_next_blocks(stream);
     return double_of(word);
 }
 
-/* Each reads the index once, and takes it modulo the block: threads that break NumPy's rule to hold the lock see words
- * twice, and no other memory. The next block is read behind the last word of this one: to ask ahead of each word
- * whether there is one took a cycle more on Zen 5. */
+/* Each reads the index once, and takes it modulo N_WORDS: threads that break NumPy's rule to hold the lock see words
+ * twice, and no other memory. The next blocks are read behind the last word of these: to ask ahead of each word whether
+ * there is one was slower. */
 static uint64_t next_uint64(void *state)
 {
     word_stream *stream = (word_stream *)state;
     const size_t at = stream->at;
-    const uint64_t word = stream->words[at % WORDS_PER_BLOCK];
+    const uint64_t word = stream->words[at % N_WORDS];
     stream->at = at + 1;
-    return IS_UNLIKELY(at >= WORDS_PER_BLOCK - 1) ? last_word(stream, word) : word;
+    return IS_UNLIKELY(at >= N_WORDS - 1) ? last_word(stream, word) : word;
 }
 
 static double next_double(void *state)
 {
     word_stream *stream = (word_stream *)state;
     const size_t at = stream->at;
-    const uint64_t word = stream->words[at % WORDS_PER_BLOCK];
+    const uint64_t word = stream->words[at % N_WORDS];
     stream->at = at + 1;
-    return IS_UNLIKELY(at >= WORDS_PER_BLOCK - 1) ? last_double(stream, word) : double_of(word);
+    return IS_UNLIKELY(at >= N_WORDS - 1) ? last_double(stream, word) : double_of(word);
 }
 
 /* The lower half of a word, and then the upper one. */

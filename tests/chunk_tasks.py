@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-PATIENCE = 60  # seconds, on a machine with other work to do
+PATIENCE = 120  # seconds, on a machine with other work to do
 
 
 def digest_of_chunk(chunk):

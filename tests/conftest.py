@@ -42,7 +42,11 @@ def run_python(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[byte
     """Run a Python program (or, with module=, a module) in a process of its own, away from the source tree."""
 
     def run(
-        *arguments: str, check: bool = True, env: dict[str, str] | None = None, stdin: bytes = b""
+        *arguments: str,
+        check: bool = True,
+        env: dict[str, str] | None = None,
+        stdin: bytes = b"",
+        timeout: float = 120,  # in seconds
     ) -> subprocess.CompletedProcess[bytes]:
         return subprocess.run(
             [sys.executable, *arguments],
@@ -51,7 +55,7 @@ def run_python(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[byte
             input=stdin,
             capture_output=True,
             check=check,
-            timeout=120,
+            timeout=timeout,
         )
 
     return run

@@ -6,6 +6,7 @@ runs what the installed package has, and prints as its last line a JSON object: 
 "skipped" and "failed", those of them that dropped with this library under "ours", and the number of files.
 """
 
+import argparse
 import functools
 import inspect
 import json
@@ -127,7 +128,9 @@ PACKAGES = {"thinc": thinc_tests, "keras": keras_tests}
 
 def main() -> int:
     """Run a package's tests and print how they ended."""
-    files, plugin = PACKAGES[sys.argv[1]]()
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("package", choices=PACKAGES)
+    files, plugin = PACKAGES[parser.parse_args().package]()
     files = [file for file in files if "dropout" in file.read_text(encoding="utf-8").lower()]
     if files:
         options = ["-q", "-p", "no:cacheprovider", "-W", "ignore", "--continue-on-collection-errors"]

@@ -116,7 +116,9 @@ def test_a_file_larger_than_memory_is_worked_on_in_place(tmp_path):
 
             def run(way):
                 command = [sys.executable, "-c", DROP_IN_PLACE, str(path), str(n_elems), way]
-                return subprocess.run(group.inside(command), capture_output=True, check=False, timeout=300)
+                return subprocess.run(
+                    group.inside(command), cwd=tmp_path, capture_output=True, check=False, timeout=300
+                )
 
             in_place, loaded = run("map"), run("load")
     except (OSError, groups.NoControlGroupError) as error:

@@ -1,0 +1,61 @@
+"""Pickles and states that were tampered with are refused or whole, and never a crash; old ones keep loading."""
+
+import json
+import pickle
+import sys
+from pathlib import Path
+
+import pytest
+
+VECTORS = Path(__file__).with_name("vectors")
+PROGRAM = Path(__file__).with_name("mutated_pickles.py")
+WAYS = ("load_bytes", "restore_fields", "restore_stream", "set_layer_fields", "set_state")
+FROZEN = json.loads((VECTORS / "pickles.json").read_text())
+
+
+def check_mutations(printed, n_mutations):
+    counts = {(way, outcome): int(n) for way, outcome, n in (line.rsplit(" ", 2) for line in rows(printed))}
+    assert sum(counts.values()) == n_mutations
+    for way in WAYS:
+        assert counts[way, "refused"] > 0
+        assert counts[way, "whole"] > 0
+    # Bytes that were changed may name something else that a pickle may hold, such as a part of it.
+    assert {way for way, outcome in counts if outcome == "else"} <= {"load_bytes"}
+
+
+def rows(printed):
+    return printed.decode().replace("something else", "else").splitlines()
+
+
+def test_hundreds_of_mutations_are_refused_or_whole(run_python):
+    check_mutations(run_python(str(PROGRAM), "900", "0").stdout, 900)
+
+
+@pytest.mark.deep
+@pytest.mark.parametrize("seed", range(1, 6))
+def test_ten_thousand_mutations_are_refused_or_whole(run_python, seed):
+    check_mutations(run_python(str(PROGRAM), "2000", str(seed)).stdout, 2000)
+
+
+@pytest.fixture(scope="module")
+def digest():
+    sys.path.insert(0, str(VECTORS))
+    try:
+        from make_pickles import digest
+
+        return digest
+    finally:
+        sys.path.remove(str(VECTORS))
+
+
+@pytest.mark.parametrize("name", FROZEN)
+def test_a_frozen_pickle_loads_and_does_what_it_did(digest, name):
+    assert digest(pickle.loads(bytes.fromhex(FROZEN[name]["pickle"]))) == FROZEN[name]["digest"]
+
+
+def test_every_version_of_a_pickle_is_frozen():
+    names = {name.rsplit(", protocol", 1)[0] for name in FROZEN}
+    assert names == {
+        *("mask, version 1", "mask, version 2", "mask of a part, version 2", "noise, version 1", "stream, version 1"),
+        *("layer, without a version", "layer, version 1"),
+    }
