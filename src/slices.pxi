@@ -57,7 +57,7 @@ cdef bint run_interruptibly(const job *j, size_t n_slices, size_t n_threads) noe
         began = now
         run_slices(j, begin, end, n_slices, n_threads)
         now = seconds_now()
-        n_at_a_time = max(n_at_a_time // 2, 1) if now - began > SECONDS_AT_A_TIME else 2 * n_at_a_time
+        n_at_a_time = max(<size_t>1, n_at_a_time // 2) if now - began > SECONDS_AT_A_TIME else 2 * n_at_a_time
         begin = end
         # The clock may have been set back.
         if begin < n_slices and not checked <= now < checked + seconds_between_checks:
