@@ -176,6 +176,21 @@ def start_program(path, *arguments):
     )
 
 
+def wait_for_checkpoint(process, path, inode=None):
+    """Wait until a program has written one that is not the file of that inode."""
+    deadline = time.monotonic() + 120
+    while not path.exists() or path.stat().st_ino == inode:
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
+def end(process):
+    """Wait for a program that must end well."""
+    _, err = process.communicate(timeout=240)
+    assert (process.returncode, err) == (0, b"")
+
+
 def test_killed_program_resumes_to_the_same_bits(tmp_path):
     uninterrupted, path = tmp_path / "uninterrupted.npz", tmp_path / "killed.npz"
     undisturbed = start_program(uninterrupted, "--checkpoint-every", "1000")
@@ -184,11 +199,7 @@ def test_killed_program_resumes_to_the_same_bits(tmp_path):
         inode = path.stat().st_ino if path.exists() else None
         # From the second on, a kill also hits a run that was itself resumed.
         process = start_program(path, "--resume")
-        deadline = time.monotonic() + 30
-        while not path.exists() or path.stat().st_ino == inode:
-            assert process.poll() is None, process.communicate()
-            assert time.monotonic() < deadline
-            time.sleep(0.001)
+        wait_for_checkpoint(process, path, inode)
         time.sleep(rng.uniform(0.02, 0.2))
         process.kill()
         process.communicate()
@@ -204,6 +215,34 @@ def test_killed_program_resumes_to_the_same_bits(tmp_path):
     assert arrays_of(path) == arrays_of(uninterrupted)
     assert out.splitlines()[:2] == undisturbed_out.splitlines()[:2]
     assert sorted(tmp_path.iterdir()) == [path, uninterrupted]
+
+
+@pytest.mark.deep
+def test_20_runs_killed_at_random_moments_resume_to_the_bits_of_runs_that_were_not(tmp_path):
+    rng, seconds_of, told = random.Random(3), {}, []
+    while len(told) < 20:
+        kind = KINDS[len(told) % len(KINDS)]
+        uninterrupted, path = tmp_path / f"{kind}.npz", tmp_path / "killed.npz"
+        if kind not in seconds_of:
+            process = start_program(uninterrupted, "--dropout", kind)
+            wait_for_checkpoint(process, uninterrupted)
+            began = time.monotonic()
+            end(process)
+            seconds_of[kind] = time.monotonic() - began
+        path.unlink(missing_ok=True)
+        process = start_program(path, "--dropout", kind)
+        wait_for_checkpoint(process, path)
+        moment = rng.uniform(0, seconds_of[kind])
+        time.sleep(moment)
+        process.kill()
+        process.communicate()
+        if process.returncode == 0:
+            continue  # it was faster
+        n_steps = read_checkpoint(path)[0]["n_steps"]
+        end(start_program(path, "--dropout", kind, "--resume", "--checkpoint-every", "1000"))
+        assert arrays_of(path) == arrays_of(uninterrupted)
+        told.append(f"{kind}: killed {moment:.2f} s into training, with a checkpoint of {n_steps} of 1250 steps")
+        print(told[-1], flush=True)
 
 
 @pytest.mark.parametrize("name", ["replace", "fsync"])

@@ -1,7 +1,6 @@
 """Other processes: the same bits at other thread counts and instruction sets; forked workers that never repeat."""
 
 import hashlib
-import multiprocessing
 import os
 import pickle
 import subprocess
@@ -103,66 +102,22 @@ print(_kernels.active_isa(), hashlib.sha256(y.tobytes()).hexdigest())
 fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
 
 
-def draws_of_forked_children(n_children, draw):
-    """What draw() gives in each of n_children forked from here."""
-    drawn = []
-    for _ in range(n_children):
-        read_end, write_end = os.pipe()
-        child = os.fork()
-        if child == 0:
-            status = 1
-            try:
-                os.write(write_end, draw())
-                status = 0
-            finally:
-                os._exit(status)
-        os.close(write_end)
-        with os.fdopen(read_end, "rb") as pipe:
-            drawn.append(pipe.read())
-        assert os.waitpid(child, 0)[1] == 0
-    return drawn
-
-
 @fork
 @pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
-def test_forked_children_draw_masks_of_their_own_by_default():
+def test_forked_children_draw_masks_of_their_own_by_default(in_forked_child):
     x = np.ones(300, np.float32)
     cd.dropout(x)
-    drawn = draws_of_forked_children(8, lambda: cd.dropout(x).tobytes())
+    drawn = [in_forked_child(lambda: cd.dropout(x).tobytes()) for _ in range(8)]
     assert all(len(d) == x.nbytes for d in drawn)
     assert len({*drawn, cd.dropout(x).tobytes()}) == 9
 
 
 @fork
 @pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
-def test_forked_children_of_a_layer_without_a_seed_differ_too():
+def test_forked_children_of_a_layer_without_a_seed_differ_too(in_forked_child):
     layer, x = cd.Dropout(0.5), np.ones(300, np.float32)
     layer.forward(x)
-    assert len(set(draws_of_forked_children(8, lambda: layer.forward(x).tobytes()))) == 8
-
-
-@fork
-@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
-def test_a_child_forked_after_a_parallel_region_finishes_with_the_right_bits():
-    # GNU's OpenMP waits for ever for its parent's threads in a child; there the library stays on one thread.
-    mask = cd.draw_mask(N_LARGE, 0.1, rng=3)
-    x = np.random.default_rng(0).standard_normal(N_LARGE, dtype=np.float32)
-    expected = hashlib.sha256(mask.apply(x).tobytes()).digest()
-    assert draws_of_forked_children(3, lambda: hashlib.sha256(mask.apply(x).tobytes()).digest()) == [expected] * 3
-
-
-def draw_in_worker(stream):
-    return cd.dropout(np.ones(300, np.float32), rng=stream).tobytes()
-
-
-@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
-@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="needs the start method fork")
-def test_pool_workers_given_spawned_streams_draw_what_this_process_would():
-    streams = cd.Stream(5).spawn(4)
-    expected = [draw_in_worker(stream) for stream in cd.Stream(5).spawn(4)]
-    with multiprocessing.get_context("fork").Pool(2) as pool:
-        assert pool.map(draw_in_worker, streams) == expected
-    assert len(set(expected)) == 4
+    assert len({in_forked_child(lambda: layer.forward(x).tobytes()) for _ in range(8)}) == 8
 
 
 THREADS_AROUND_AN_IMPORT = """

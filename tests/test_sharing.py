@@ -1,8 +1,12 @@
 """How many threads a call may use: the control group's quota, OpenMP's limit, and other calls; and the cache's size."""
 
+import hashlib
 import os
+import shutil
+import subprocess
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -143,6 +147,94 @@ def test_a_real_quota_of_one_cpu_means_one_thread(run_python):
         pytest.skip(f"no control group with a CPU quota can be made here: {error}")
     assert inside == [b"1", b"1"]
     assert outside[0] == outside[1]
+
+
+ONE_CPU = """
+import hashlib, os, sys, threading
+cpus = sorted(os.sched_getaffinity(0))
+if "before" in sys.argv:
+    os.sched_setaffinity(0, cpus[:1])
+import numpy as np
+import cdropout as cd
+from cdropout import _kernels
+class Unlimited:
+    n_cpus = staticmethod(lambda: None)
+_kernels.set_quota(Unlimited)
+n_at_import = len(os.listdir("/proc/self/task"))
+if "after" in sys.argv:
+    os.sched_setaffinity(0, cpus[:1])
+y = cd.draw_mask(3_000_000, 0.1, rng=1).apply(np.ones(3_000_000, np.float32))
+found = [_kernels.thread_limit(), n_at_import, len(os.listdir("/proc/self/task"))]
+if "after" in sys.argv:
+    os.sched_setaffinity(0, cpus)
+    found.append(_kernels.thread_limit())
+    def narrow():
+        os.sched_setaffinity(0, cpus[1:2])
+        found.append(_kernels.thread_limit())
+    thread = threading.Thread(target=narrow)
+    thread.start()
+    thread.join()
+    found.append(_kernels.thread_limit())
+print(hashlib.sha256(y).hexdigest(), *found)
+"""
+
+
+@needs_openmp
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs Linux, to bind a process to a CPU")
+@pytest.mark.parametrize(("when", "later"), [("before", []), ("after", [2, 1, 2])])
+def test_a_process_bound_to_one_cpu_uses_one_thread(run_python, when, later):
+    available = sorted(os.sched_getaffinity(0))
+    if len(available) < 2:
+        pytest.skip("needs two CPUs")
+    prefix = f"import os; os.sched_setaffinity(0, {available[:2]})\n"  # two on every machine
+    env = dict.fromkeys(("OMP_NUM_THREADS", "OMP_PLACES", "OMP_PROC_BIND"), "") | {"OPENBLAS_NUM_THREADS": "1"}
+    digest, *found = run_python("-c", prefix + ONE_CPU, when, env=env).stdout.decode().split()
+    y = cd.draw_mask(3_000_000, 0.1, rng=1).apply(np.ones(3_000_000, np.float32))
+    assert digest == hashlib.sha256(y).hexdigest()
+    assert list(map(int, found)) == [1, 1, 1, *later]
+
+
+FROM_A_REGION = """
+import ctypes, hashlib, os, sys
+import numpy as np
+import cdropout as cd
+from cdropout import _kernels
+class Unlimited:
+    n_cpus = staticmethod(lambda: None)
+_kernels.set_quota(Unlimited)
+mask = cd.draw_mask(3_000_000, 0.1, rng=1)
+x = np.ones(mask.shape, np.float32)
+digests, n_threads, limits = [], [], []
+
+@ctypes.CFUNCTYPE(None, ctypes.c_int)
+def call(thread):
+    digests.append(hashlib.sha256(mask.apply(x)).hexdigest())
+    limits.append(_kernels.thread_limit())
+    n_threads.append(len(os.listdir("/proc/self/task")))
+
+region = ctypes.CDLL(sys.argv[1]).call_from_region
+region(call, 4)
+region(call, 4)
+print(digests[0], len(digests), len(set(digests)), *set(limits), max(n_threads), _kernels.thread_limit())
+"""
+
+
+@needs_openmp
+@pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="needs Linux, to count threads")
+@pytest.mark.parametrize("nested", [{"OMP_MAX_ACTIVE_LEVELS": "2"}, {"OMP_NESTED": "true"}, {}], ids=str)
+def test_calls_from_a_parallel_region_of_somebody_elses_start_no_more_threads(tmp_path, run_python, nested):
+    source = Path(__file__).with_name("parallel_region.c")
+    if shutil.which("cc") is None:
+        pytest.skip("cc is not installed")
+    library = tmp_path / "region.so"
+    build = ["cc", "-shared", "-fPIC", "-fopenmp", "-o", library, source]
+    subprocess.run(build, check=True, timeout=60, capture_output=True)
+    env = {"OMP_NUM_THREADS": "4", "OPENBLAS_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive", **nested}
+    digest, *found = run_python("-c", FROM_A_REGION, str(library), env=env).stdout.decode().split()
+    y = cd.draw_mask(3_000_000, 0.1, rng=1).apply(np.ones(3_000_000, np.float32))
+    assert digest == hashlib.sha256(y).hexdigest()
+    # 8 calls, one result, each on one thread, with the region's 4 alive; outside it the limit is what it was.
+    assert list(map(int, found)) == [8, 1, 1, 4, 4]
 
 
 def test_calls_from_many_threads_at_once_give_the_same_bits(quota):

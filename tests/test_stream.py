@@ -4,6 +4,8 @@ import copy
 import inspect
 import json
 import pickle
+import sys
+import threading
 import typing
 from concurrent.futures import ThreadPoolExecutor
 
@@ -192,6 +194,33 @@ def test_a_broken_state_is_refused_and_changes_nothing(spoil):
     assert stream.key == cd.Stream(3).key
 
 
+def test_16_threads_that_share_a_stream_draw_in_1000_calls_each_what_one_thread_would():
+    stream, serial, x = cd.Stream(11), cd.Stream(11), np.ones(100, np.float32)
+    layer, barrier, n_threads, n_calls = cd.Dropout(0.5, rng=stream), threading.Barrier(16), 16, 1000
+    calls = (
+        lambda: cd.dropout(x, rng=stream),
+        lambda: cd.draw_mask(x.shape, 0.5, rng=stream).apply(x),
+        lambda: layer.forward(x),
+        lambda: cd.relu_dropout(x, rng=stream),
+    )
+
+    def draw(_):
+        barrier.wait()
+        return [calls[i % 4]().tobytes() for i in range(n_calls)]
+
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(n_threads) as pool:
+            drawn = [y for of_thread in pool.map(draw, range(n_threads)) for y in of_thread]
+    finally:
+        sys.setswitchinterval(before)
+    expected = {cd.dropout(x, rng=serial).tobytes() for _ in range(n_threads * n_calls)}
+    assert len(drawn) == len(expected) == n_threads * n_calls  # each call's mask tells its position
+    assert set(drawn) == expected
+    assert stream.position == serial.position == 4096 * n_threads * n_calls
+
+
 def test_threads_that_share_a_stream_never_take_a_position_twice():
     stream = cd.Stream(11)
     n_threads, n_draws = 16, 1000
@@ -199,6 +228,16 @@ def test_threads_that_share_a_stream_never_take_a_position_twice():
         starts = list(pool.map(lambda _: cd.draw_mask(5000, 0.5, rng=stream).start, range(n_threads * n_draws)))
     assert sorted(starts) == list(range(0, 2 * 4096 * n_threads * n_draws, 2 * 4096))
     assert stream.position == 2 * 4096 * n_threads * n_draws
+
+
+def test_a_draw_that_is_taken_back_leaves_the_positions_of_others_alone():
+    stream = cd.Stream(11)
+    first, second = (cd.draw_mask(5000, 0.5, rng=stream) for _ in range(2))
+    stream._take_back(first)  # somebody has drawn since
+    assert stream.position == 4 * 4096
+    stream._take_back(second)
+    assert stream.position == 2 * 4096
+    assert cd.draw_mask(5000, 0.5, rng=stream) == second
 
 
 def test_threads_that_use_the_default_stream_draw_different_masks():
