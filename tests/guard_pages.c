@@ -4,6 +4,7 @@
  *
  *     guard_pages                at a few distances from the pages
  *     guard_pages all            at every distance from 0 to 63 bytes
+ *     guard_pages touching       at none
  *     guard_pages one-too-many   tells the kernels of one element more than there is, which must be seen
  *
  * Plain C, without Python; needs Linux, for memory that is mapped twice. */
@@ -248,7 +249,7 @@ int main(int n_arguments, char **arguments)
     const char *only_isa = n_arguments > 2 ? arguments[2] : NULL;
     static const size_t few[] = {0, 1, 2, 4, 8, 16, 39, 56};
     const int all = strcmp(task, "all") == 0;
-    const size_t n_distances = all ? 64 : sizeof few / sizeof *few;
+    const size_t n_distances = all ? 64 : strcmp(task, "touching") == 0 ? 1 : sizeof few / sizeof *few;
     const size_t n_too_many = strcmp(task, "one-too-many") == 0;
     for (int array = 0; array < N_ARRAYS; array++) {
         memory[array] = make_guarded();

@@ -170,7 +170,7 @@ def test_threads_that_draw_from_one_stream_take_every_position_once(run_program,
     ]
 
 
-IN_BOUNDS = r"\d{6,} calls, \d{6,} of them streaming as well: nothing outside an array, the same bits everywhere\n"
+IN_BOUNDS = r"\d{5,} calls, \d{5,} of them streaming as well: nothing outside an array, the same bits everywhere\n"
 
 
 def test_no_kernel_touches_a_guard_page_or_a_canary(run_program):
@@ -179,8 +179,8 @@ def test_no_kernel_touches_a_guard_page_or_a_canary(run_program):
 
 @pytest.mark.deep
 @pytest.mark.parametrize("name", PROCESSORS)
-def test_no_kernel_touches_a_guard_page_at_any_distance_from_it(run_program, name):
-    distances = "all" if name == "native" else "few"  # an emulator takes ten times as long
+def test_no_kernel_touches_a_guard_page_at_any_distance_or_on_another_processor(run_program, name):
+    distances = "all" if name == "native" else "touching"  # an emulator takes many times as long
     assert re.fullmatch(IN_BOUNDS, run_program("guard_pages", PROCESSORS[name], distances).decode())
 
 
