@@ -91,7 +91,7 @@ print(began, ended, taken, is_whole, right)
 
 def interrupt(*arguments, after_seconds, env):
     """Send SIGINT so long after a call has begun: (seconds to KeyboardInterrupt, positions taken, is whole, right)."""
-    command = [sys.executable, "-c", CALL_ON_A_GIGABYTE, *arguments]
+    command = [sys.executable, "-P", "-c", CALL_ON_A_GIGABYTE, *arguments]  # -P: not the source folder
     with subprocess.Popen(command, env={**os.environ, **env}, stdout=subprocess.PIPE) as process:
         try:
             assert process.stdout.readline() == b"ready\n"
