@@ -4,6 +4,8 @@
 from libc.stdint cimport uint32_t, uint64_t
 from numpy.random.bit_generator cimport BitGenerator
 
+from threading import RLock
+
 import numpy as np
 
 from cdropout.checks import check_integer, shown
@@ -75,6 +77,8 @@ cdef class StreamBitGenerator(BitGenerator):
         if isinstance(seed, (BitGenerator, np.random.Generator)):
             seed = seed_sequence(seed)
         BitGenerator.__init__(self, seed)
+        # An older NumPy's cannot be taken again by who holds it, as state and advance do.
+        self.lock = RLock()
         low, high = (int(word) for word in self._seed_seq.generate_state(2, np.uint64))
         self.place(low | high << 64, 0, False, 0)
         self._bitgen.state = &self.stream
@@ -123,7 +127,8 @@ cdef class StreamBitGenerator(BitGenerator):
         keys, inner_keys = ("bit_generator", "state", "has_uint32", "uinteger"), ("key", "position")
         if not isinstance(value, dict):
             raise TypeError(f"state must be a dict, got {type(value).__name__}")
-        if set(value) != set(keys):
+        # RandomState adds its own two to what it got from here.
+        if set(value) - {"has_gauss", "gauss"} != set(keys):
             raise ValueError(f"state must be a dict with the keys {', '.join(keys)}, got {shown(value)}")
         if value["bit_generator"] != name:
             raise ValueError(f"state must be of a {name}, got one of a {value['bit_generator']!r}")

@@ -37,6 +37,8 @@ cdef int mask_of(object mask, cdropout_mask *c_mask) except -1:
     if not isinstance(mask, MaskCore):
         raise TypeError(f"mask must be a cdropout.Mask, got {type(mask).__name__}")
     cdef MaskCore core = <MaskCore>mask
+    if not core.is_run:
+        raise ValueError(f"mask must take one run of positions, got {mask!r}")
     set_c_key(&c_mask.key, &core.words)
     c_mask.start = core.first
     c_mask.p = core.p

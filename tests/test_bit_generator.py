@@ -243,6 +243,13 @@ def test_threads_that_hold_the_lock_share_one_row_of_outputs(bit_generator_type)
     assert np.array_equal(np.sort(drawn), np.sort(bit_generator_type(11).random_raw(97_000)))
 
 
+def test_who_holds_the_lock_can_ask_for_the_state_and_move_on():
+    bit_generator = cd.StreamBitGenerator(11)
+    with bit_generator.lock:
+        bit_generator.state = bit_generator.advance(5).state
+    assert bit_generator.state["state"]["position"] == 5
+
+
 @pytest.mark.parametrize("bit_generator_type", BIT_GENERATORS)
 def test_a_generator_is_pickled_with_its_bit_generator(bit_generator_type):
     rng = np.random.Generator(bit_generator_type(11))
@@ -265,6 +272,10 @@ def test_numpys_c_interface_draws_from_it(bit_generator_type):
 def test_the_legacy_interface_takes_it(bit_generator_type):
     one, other = (np.random.RandomState(bit_generator_type(11)) for _ in range(2))
     assert np.array_equal(one.normal(size=99), other.normal(size=99))
+    for state in (one.get_state(legacy=False), pickle.loads(pickle.dumps(one)).get_state(legacy=False)):
+        other.normal(size=7)
+        other.set_state(state)
+        assert other.normal() == copy.deepcopy(one).normal()
 
 
 def test_uniform_numbers_are_uniform_and_neighbours_are_independent():

@@ -221,6 +221,18 @@ for call in (
     ]
 
 
+def test_a_part_with_gaps_is_refused(module, built, packages):
+    code = """
+part = cd.draw_mask((8, 10), 0.5, rng=1)[:, 2:5]
+try:
+    embedded.apply(0, 0, (0, 0, 0, 0, 0, 1, 0.0, 0.0, 0), part, None, [])
+except ValueError as error:
+    print(error)
+"""
+    (line,) = ask(module, code, built, packages)
+    assert line.startswith("mask must take one run of positions, got Mask(")
+
+
 @pytest.mark.parametrize(("major", "minor"), [(2, 0), (1, 99)])
 def test_another_version_of_the_interface_is_an_import_error_that_names_both(packages, tmp_path, major, minor):
     include = Path(

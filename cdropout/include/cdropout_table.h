@@ -106,7 +106,7 @@ typedef struct {
 
     /* ---- with the GIL held; -1 and a Python exception where the object is something else ---- */
 
-    int (*mask_of)(struct _object *mask, cdropout_mask *c_mask);         /* a cdropout.Mask */
+    int (*mask_of)(struct _object *mask, cdropout_mask *c_mask);         /* a cdropout.Mask whose is_run is true */
     int (*noise_of)(struct _object *noise, cdropout_noise *c_noise);     /* a cdropout.Noise */
     int (*stream_of)(struct _object *stream, cdropout_stream *c_stream); /* a cdropout.Stream; keep a reference to it */
 
