@@ -71,18 +71,17 @@ cdef bint run_interruptibly(const job *j, size_t n_slices, size_t n_threads) noe
 
 
 cdef int copy_elems(cnp.ndarray out, cnp.ndarray x) except -1:
-    """out = x, in slices along the longest axis where there is more than one."""
-    cdef Py_ssize_t n_slices = (cnp.PyArray_SIZE(x) - 1) // <Py_ssize_t>max_elems_per_slice + 1
-    cdef Py_ssize_t begin, length, n
-    if n_slices <= 1:
+    """out = x, in slices where there is more than one. They are cut where out's are furthest apart in memory: a slice
+    through all of it would have the system find all of its pages at once."""
+    cdef Py_ssize_t middle
+    if cnp.PyArray_SIZE(x) <= <Py_ssize_t>max_elems_per_slice:
         np.copyto(out, x)
         return 0
-    lengths = (<object>x).shape
-    axis = max(range(len(lengths)), key=lengths.__getitem__)
-    length = lengths[axis]
-    n = (length - 1) // n_slices + 1
-    for begin in range(0, length, n):
-        part = (slice(None),) * axis + (slice(begin, begin + n),)
-        np.copyto(out[part], x[part])
+    strides = [abs(stride) if n > 1 else -1 for stride, n in zip((<object>out).strides, (<object>out).shape)]
+    axis = strides.index(max(strides))
+    middle = cnp.PyArray_DIM(x, axis) // 2
+    for half in (slice(middle), slice(middle, None)):
+        part = (slice(None),) * axis + (half,)
+        copy_elems(out[part], x[part])
         PyErr_CheckSignals()
     return 0

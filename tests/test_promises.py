@@ -26,9 +26,8 @@ def names_in(nodes):
 def deepness_of(path):
     """The tests of a file, and whether each is deep."""
     module = ast.parse(path.read_text())
-    marks = [
-        node.value for node in module.body if isinstance(node, ast.Assign) and "pytestmark" in ast.unparse(node.targets[0])
-    ]
+    assignments = [node for node in module.body if isinstance(node, ast.Assign)]
+    marks = [node.value for node in assignments if ast.unparse(node.targets[0]) == "pytestmark"]
     return {
         node.name: "deep" in names_in([*node.decorator_list, *marks])
         for node in module.body
