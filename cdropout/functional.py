@@ -51,12 +51,16 @@ def dropout(
         For a p outside [0, 1] or NaN, an out that does not fit or is read-only, or an array on another device.
     OverflowError
         Where the stream has fewer than x.size positions left of its 2^64.
+    MemoryError
+        For want of memory for the result.
 
     Notes
     -----
-    Errors are raised before anything is written and before rng moves on. To apply the same drops again (a backward
-    pass), draw them first with `draw_mask`. Source: Srivastava et al., "Dropout: a simple way to prevent neural
-    networks from overfitting", JMLR 15, 2014.
+    Errors are raised before anything is written and before rng moves on; only what the handler of a signal raises, as
+    Ctrl-C's does, may come in the middle: then rng has moved on, and out holds old elements and new ones.
+
+    To apply the same drops again (a backward pass), draw them first with `draw_mask`. Source: Srivastava et al.,
+    "Dropout: a simple way to prevent neural networks from overfitting", JMLR 15, 2014.
 
     """
     return _kernels.dropout(x, p, as_stream(None) if rng is None else rng, out, shared_axes)

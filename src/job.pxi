@@ -235,22 +235,18 @@ cdef int run(const job *j) except -1:
     """The whole job. Raises what the handler of a signal raises: then some elements have been written, others not."""
     cdef size_t n_total = j.n_rows * j.n_elems * j.arrays.n_repeats
     cdef size_t n_threads, n_slices
-    cdef bint is_interruptible
-    cdef bint is_raised = False
+    cdef bint is_interruptible, is_raised
     if n_total == 0:
         return 0
     if n_total < min(min_elems_without_gil, min_elems_per_thread):
         run_part(j, 0, 1)
         return 0
     # First, because Python runs a handler in it that may be due, and what that raises must not leave a job counted.
-    is_interruptible = n_total > N_FIRST_SLICES * max_elems_per_slice and handles_signals()
-    n_threads = share_of_threads(max(<size_t>1, n_total // min_elems_per_thread))
+    is_interruptible = n_total > max_elems_per_slice and handles_signals()
+    n_threads = share_of_threads(min(max(<size_t>1, n_total // min_elems_per_thread), <size_t>MAX_THREADS))
     n_slices = (n_total - 1) // (n_threads * max_elems_per_slice) + 1 if is_interruptible else 1
     with nogil:
-        if n_slices == 1:
-            run_slices(j, 0, 1, 1, n_threads)
-        else:
-            is_raised = run_interruptibly(j, n_slices, n_threads)
+        is_raised = run_interruptibly(j, n_slices, n_threads)
         leave_crowd(&jobs)
     return -1 if is_raised else 0
 

@@ -197,7 +197,7 @@ n_refused = n_done = 0
 for name in CALLS:
     for make in (stream, generator):
         now = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-        for n_more in range(0, 40_000_000, 400_000):
+        for n_more in range(0, 40_000_000, 800_000):
             if check(name, make, now + n_more):
                 n_done += 1
                 break
@@ -215,7 +215,7 @@ def test_whichever_piece_of_memory_is_refused_nothing_has_moved(run_python, n_th
     env = {"OMP_NUM_THREADS": n_threads, **ONE_BLAS_THREAD}
     n_refused, n_done = map(int, run_python("-c", UNDER_LIMITS, "warm", env=env).stdout.split())
     assert n_done == 24
-    assert n_refused > 100
+    assert n_refused > 50
 
 
 @linux
