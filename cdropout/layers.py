@@ -433,8 +433,11 @@ class DropoutAdd(DropoutLayer):
             dropped, self.mask = _kernels.fused(Mask, self._operation, x, bias, residual, self._p, stream, out)
             return dropped
         _kernels.fused(Mask, self._operation, x, bias, residual, self._p, None, out)  # checks, draws nothing
+        residual = _kernels.as_array(residual, "residual")
+        if bias is not None and out is not None and np.may_share_memory(out, residual):
+            residual = residual.copy()  # x + bias is about to be written there
         biased, result = _biased(x, bias, out)
-        np.add(biased, _kernels.as_array(residual, "residual"), out=result)
+        np.add(biased, residual, out=result)
         self.mask = None
         return result if out is None else out
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ForwardRef, NoReturn, TypeAlias
 import numpy as np
 
 from cdropout import _kernels
-from cdropout.checks import shown
+from cdropout.checks import check_integer, shown
 
 STATE_VERSION = 1
 
@@ -64,7 +64,7 @@ class Stream(_kernels.StreamCore):
         Parameters
         ----------
         n : int
-            How many, 0 or more. Successive calls never return the same stream: the children are those of the stream's
+            How many, from 0 to 2^32. Successive calls never return the same stream: the children are those of the stream's
             `SeedSequence`, which counts them, also for whoever passed it. The stream's position stays where it is.
 
         Returns
@@ -73,12 +73,9 @@ class Stream(_kernels.StreamCore):
             Each at position 0.
 
         """
-        if isinstance(n, bool) or not hasattr(n, "__index__"):
-            raise TypeError(f"n must be an integer, got {n!r}")
-        if n < 0:
-            raise ValueError(f"n must be 0 or greater, got {shown(n.__index__())}")
+        n = check_integer("n", n, 0, 1 << 32)  # as many as no machine holds
         with _lock:
-            children = self._seed_sequence.spawn(n.__index__())
+            children = self._seed_sequence.spawn(n)
         return [Stream(child) for child in children]
 
     def fold_in(self, identifier: int | str | bytes) -> "Stream":

@@ -24,7 +24,7 @@ cdef class DrawnCore:
 cdef int place(DrawnCore drawn, object key, object start, object n_positions) except -1:
     """Sets where something was drawn, from a caller's arguments; its last position is start + n_positions - 1."""
     for name, value, limit in (("key", key, 1 << 128), ("start", start, LIMIT)):
-        if not isinstance(value, int):
+        if not isinstance(value, int) or isinstance(value, bool):
             raise TypeError(f"{name} must be an int, got {value!r}")
         if not 0 <= value < limit:
             raise ValueError(f"{name} must be in [0, {limit}), got {shown(value)}")

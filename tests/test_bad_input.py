@@ -686,8 +686,9 @@ OTHERS = {
     "rng a RandomState": other(lambda _: cd.Stream(np.random.RandomState(0)), TypeError, "^rng must be"),
     "seed a Stream": other(lambda _: cd.Stream(cd.Stream(1)), TypeError, "^seed must not be a Stream"),
     "seed of a foreign entropy": other(lambda _: cd.Stream(np.random.SeedSequence("1")), TypeError, "entropy"),
-    "spawn -1": other(lambda _: cd.Stream(1).spawn(-1), ValueError, "^n must be 0 or greater"),
-    "spawn huge negative": other(lambda _: cd.Stream(1).spawn(-HUGE), ValueError, "^n must be 0 or greater"),
+    "spawn -1": other(lambda _: cd.Stream(1).spawn(-1), ValueError, r"^n must be in \[0, 4294967296\], got -1"),
+    "spawn huge": other(lambda _: cd.Stream(1).spawn(HUGE), ValueError, r"^n must be in \[0, 4294967296\]"),
+    "spawn huge negative": other(lambda _: cd.Stream(1).spawn(-HUGE), ValueError, r"^n must be in \[0, 4294967296\]"),
     "spawn 1.0": other(lambda _: cd.Stream(1).spawn(1.0), TypeError, "^n must be an integer"),
     "spawn True": other(lambda _: cd.Stream(1).spawn(True), TypeError, "^n must be an integer"),
     "fold_in None": other(lambda _: cd.Stream(1).fold_in(None), TypeError, "^identifier must be"),
@@ -699,6 +700,7 @@ OTHERS = {
     **{
         f"key {key!r:.20}": other(lambda _, key=key: cd.Mask(key, 0, P, 3), error, "^key must be")
         for key, error in (
+            (True, TypeError),
             (-1, ValueError),
             (2**128, ValueError),
             (1.0, TypeError),

@@ -182,6 +182,16 @@ def test_fused_layers_work_in_place_and_say_when_nothing_came_before():
             assert layer.train(mode)(a, *others) is a
 
 
+def test_in_place_the_residual_may_be_the_input():
+    x, bias = normals((6, 7), np.float32), normals(7, np.float32, 2)
+    for layer in (cd.BiasDropoutAdd(bias, 0.4, rng=1), cd.DropoutAdd(0.4, rng=1)):
+        for mode in (True, False):
+            expected, a = layer.train(mode)(x, x), x.copy()
+            layer.inplace, layer.rng = True, 1
+            assert np.array_equal(layer(a, a), expected)
+            layer.inplace, layer.rng = False, 1
+
+
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
