@@ -64,8 +64,9 @@ class Stream(_kernels.StreamCore):
         Parameters
         ----------
         n : int
-            How many, from 0 to 2^32. Successive calls never return the same stream: the children are those of the stream's
-            `SeedSequence`, which counts them, also for whoever passed it. The stream's position stays where it is.
+            How many, from 0 to 2^32. Successive calls never return the same stream: the children are those of the
+            stream's `SeedSequence`, which counts them, also for whoever passed it. The stream's position stays where
+            it is.
 
         Returns
         -------

@@ -60,6 +60,7 @@ def verdicts(words, number, ntuple):
         except BrokenPipeError:
             pass  # it has read enough
         printed = process.stdout.read().decode()
+    assert process.returncode == 0
     return [parsed(line) for line in printed.splitlines() if line.count(",") == 4 and "test_name" not in line]
 
 

@@ -55,6 +55,14 @@ def call(kind, dtype):
     if kind == "rows that share":
         x = square(dtype)
         return lambda: cd.alpha_dropout(x, 0.1, out=x, shared_axes=0), x
+    if kind == "other byte order":
+        x, y = flat(dtype), flat(dtype)
+        swapped = x.dtype.newbyteorder()
+        return lambda: cd.dropout(x.view(swapped), 0.1, out=y.view(swapped)), y
+    if kind == "bias and residual":
+        x, y, residual = square(dtype), square(dtype), square(dtype)
+        bias = np.zeros(x.shape[1], dtype)
+        return lambda: cd.bias_dropout_add(x, bias, residual, 0.1, out=y), y
     x, y = square(dtype), square(dtype).reshape(square(dtype).shape[::-1])
     if kind == "transposed":
         return lambda: cd.alpha_dropout(x.T, 0.1, out=y), y
@@ -126,7 +134,14 @@ def test_ctrl_c_during_a_call_on_a_gigabyte_comes_within_a_second(kind, dtype, i
     assert right  # the next call
 
 
-KINDS = ("dropout", "relu", "noise", "one sample", "rows that share", "transposed", "transposed, shared", "keep")
+def test_signals_are_looked_for_ten_times_a_second():
+    assert _kernels.get_slices()[1] == 0.1
+
+
+KINDS = (
+    *("dropout", "relu", "bias and residual", "noise", "one sample", "rows that share", "keep"),
+    *("other byte order", "transposed", "transposed, shared", "transposed copy"),
+)
 
 
 @pytest.mark.deep
@@ -136,7 +151,7 @@ def test_ctrl_c_at_any_moment_of_any_call_on_a_gigabyte_comes_within_a_second(is
     if isa_name not in _kernels.supported_isas():
         pytest.skip(f"this machine has no {isa_name}")
     rng, slowest = random.Random(f"{isa_name} {n_threads}"), {}
-    for kind in (*KINDS, "transposed copy"):
+    for kind in KINDS:
         for dtype in ("float32",) if kind == "keep" else ("float16", "float32", "float64"):
             seconds, _, _, right = interrupt(
                 isa_name, kind, dtype, after_seconds=rng.uniform(0, 1), env={"OMP_NUM_THREADS": n_threads}

@@ -117,6 +117,17 @@ def test_a_stream_passes_every_power_of_two_without_repeating_itself(position):
     assert len({bits(mask.keep()) for mask in masks}) == 5
 
 
+@pytest.mark.parametrize("position", [2**31, 2**32, 2**63])
+@pytest.mark.parametrize("layer_type", [cd.Dropout, cd.ReLUDropout])
+def test_backward_drops_what_forward_dropped_where_positions_pass_a_power_of_two(isa, layer_type, position):
+    stream, x = cd.Stream(7), np.ones(3 * 4096, np.float32)
+    stream._place(stream.key, position - 4096)
+    kept = reference.keep(stream.key, position - 4096, x.size, 0.5)
+    layer = layer_type(0.5, rng=stream)
+    for found in (layer.forward(x), layer.backward(x)):
+        assert bits(found) == bits(reference.apply(x, kept, 2.0))
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_dropped_elements_are_plus_zero_whatever_they_were(isa, dtype):
     special = np.array([np.nan, -np.nan, np.inf, -np.inf, -0.0, 5e-324, ml_dtypes.finfo(dtype).max], dtype)
@@ -152,6 +163,15 @@ def test_p_0_copies_bit_for_bit_and_p_1_is_all_plus_zero(isa, dtype, shared_axes
         in_place = x.copy()
         assert bits(cd.dropout(in_place, p, out=in_place, **keywords)) == expected
         assert bits(x) == before
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_p_next_to_nothing_scales_by_next_to_nothing(isa, dtype):
+    # 1 / (1 - 1e-12) is not 1 in float64, and is in all narrower types.
+    x = normals(10_000, dtype)
+    y = cd.Mask(KEY, 0, 1e-12, x.size).apply(x)
+    assert bits(y) == bits(reference.apply(x, reference.keep(KEY, 0, x.size, 1e-12), 1 / (1 - 1e-12)))
+    assert np.array_equal(x, y) == (dtype != np.float64)
 
 
 @pytest.mark.parametrize("p", [5e-324, 1e-17])

@@ -7,6 +7,7 @@ import pickle
 import numpy as np
 import pytest
 from conftest import switches_settings
+from threadpoolctl import threadpool_limits
 
 import cdropout as cd
 from cdropout import _kernels
@@ -215,13 +216,17 @@ def test_a_layer_with_a_stream_shares_it_and_one_with_a_seed_has_its_own():
 
 
 @switches_settings
-def test_forward_on_every_isa_and_backward_on_another_agree():
-    layer = cd.Dropout(0.5, rng=1)
-    y = layer.forward(X)
+def test_forward_on_every_isa_and_backward_on_another_agree_whatever_runs_in_between():
+    x = np.ones(1 << 20, np.float32)  # enough for two threads
     before = _kernels.active_isa()
     try:
-        for name in _kernels.supported_isas():
-            _kernels.use_isa(name)
-            assert np.array_equal(layer.backward(X), y)
+        for names in itertools.product(_kernels.supported_isas(), repeat=2):
+            layer = cd.Dropout(0.5, rng=cd.Stream(1))
+            _kernels.use_isa(names[0])
+            y = layer.forward(x)
+            _kernels.use_isa(names[1])
+            cd.dropout(x, 0.5, rng=layer.rng)
+            with threadpool_limits(1 + (names[0] == names[1]), user_api="openmp"):
+                assert np.array_equal(layer.backward(x), y), names
     finally:
         _kernels.use_isa(before)

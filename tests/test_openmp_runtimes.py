@@ -87,4 +87,5 @@ def test_neighbours_with_openmp_change_no_bit_and_stop_nobody(run_python, order,
     result = run_python("-c", TAKE_TURNS, ",".join(order), how, str(N), env=env)
     digest, n_threads, n_runtimes = result.stdout.decode().split()
     assert (digest, n_threads) == (expected, "2")
-    assert int(n_runtimes) >= 1
+    if n_runtimes == "1":
+        pytest.skip("all of them share one runtime here")

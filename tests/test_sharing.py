@@ -194,6 +194,14 @@ def test_a_process_bound_to_one_cpu_uses_one_thread(run_python, when, later):
     assert list(map(int, found)) == [1, 1, 1, *later]
 
 
+@needs_openmp
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs Linux, to bind a process to a CPU")
+def test_a_process_bound_to_one_cpu_uses_the_threads_that_its_environment_asks_for(run_python):
+    env = {"OMP_NUM_THREADS": "2", "OMP_PLACES": "", "OMP_PROC_BIND": "", "OPENBLAS_NUM_THREADS": "1"}
+    _, *found = run_python("-c", ONE_CPU, "before", env=env).stdout.decode().split()
+    assert list(map(int, found)) == [2, 1, 2]
+
+
 FROM_A_REGION = """
 import ctypes, hashlib, os, sys
 import numpy as np

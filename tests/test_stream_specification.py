@@ -7,6 +7,7 @@ import runpy
 from fractions import Fraction
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 import pytest
 import reference
@@ -241,3 +242,10 @@ def test_the_largest_p_below_one_is_its_own(isa):
     p = 1 - 2.0**-53
     x = np.ones(1 << 20, np.float32)
     assert not cd.draw_mask(1 << 20, p, rng=1).apply(x).any()
+    # The element that it keeps, one in 2^48, is multiplied by 2^53, which float16 does not hold.
+    (kept,) = (tie for tie in TIES if (tie["number"], tie["further_bits"]) == (2**15 - 1, 2**32 - 1))
+    mask = cd.Mask(int(kept["key"], 16), kept["position"], p, 1)
+    for dtype in (np.float32, np.float64, ml_dtypes.bfloat16):
+        assert mask.apply(np.ones(1, dtype)) == 2.0**53
+    with np.errstate(over="ignore"):
+        assert mask.apply(np.ones(1, np.float16)) == np.inf

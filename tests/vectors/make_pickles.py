@@ -27,12 +27,26 @@ def originals() -> dict[str, tuple[int, Any]]:
     cd.draw_mask(5000, 0.5, rng=stream)
     layer = cd.AlphaDropout(0.25, rng=7)
     layer.forward(np.ones((4, 6), np.float32))
+    bit_generator = cd.StreamBitGenerator(5)
+    np.random.Generator(bit_generator).integers(0, 9, 3, dtype=np.uint32)  # half of an output is left
+    bias = np.linspace(-1, 1, 6, dtype=np.float32)
     return {
         "mask": (cd.Mask.PICKLE_VERSION, whole),
         "mask of a part": (cd.Mask.PICKLE_VERSION, whole[5:, :, 3:7]),
         "noise": (cd.Noise.PICKLE_VERSION, cd.draw_noise((7, 2), 0.5, rng=3)),
         "stream": (STATE_VERSION, stream),
         "layer": (STATE_VERSION, layer),
+        **{
+            f"layer {type(each).__name__}": (STATE_VERSION, each)
+            for each in (
+                cd.DropConnect(6, 3, rng=7),
+                cd.DropBlock2d(block_size=3, rng=7),
+                cd.BiasReLUDropout(bias, 0.25, rng=7),
+                cd.GaussianNoise(0.5, rng=7),
+            )
+        },
+        # Its class's name is the version.
+        "bit generator": (1, bit_generator),
     }
 
 
@@ -44,6 +58,13 @@ def digest(loaded: Any) -> str:
         made = loaded.add(np.zeros(loaded.shape, np.float32)).view("<u4")
     elif isinstance(loaded, cd.Stream):
         made = np.stack([cd.draw_mask(9000, 0.3, rng=stream).keep() for stream in (loaded, *loaded.spawn(1))])
+    elif isinstance(loaded, cd.StreamBitGenerator):
+        generator = np.random.Generator(loaded)
+        made = generator.integers(0, 1 << 32, 100, np.uint32)
+    elif not isinstance(loaded, cd.AlphaDropout):  # a layer as it is made
+        x = np.linspace(-1, 1, 2 * 3 * 7 * 6, dtype=np.float32).reshape(2, 3, 7, 6)
+        # The signs, because matrix products and means are rounded as NumPy likes.
+        made = np.sign(loaded.forward(x[0, 0] if isinstance(loaded, cd.DropConnect) else x)).astype(np.int8)
     else:
         before = loaded.mask.keep()
         loaded.forward(np.ones((4, 6), np.float32))
