@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from cdropout import _kernels
 from cdropout.checks import check_integer
+from cdropout.layers import DropoutLayer
 from cdropout.linear import DropConnect
 from cdropout.mask import Mask
 from cdropout.stream import Rng, Stream, as_stream
@@ -121,10 +122,11 @@ def mc_predict(
 
     Parameters
     ----------
-    forward : callable, or sequence of layers
+    forward : callable, dropout layer, or sequence of layers
         A callable takes x and returns an array, each time through new masks. A sequence is what x goes through: layers
-        (by their `forward`) and functions. The call works on copies of the layers, which share their arrays: it changes
-        nothing in them, so that many threads may predict with the same layers at the same time.
+        (by their `forward`) and functions; a dropout layer is a sequence of one. The call works on copies of the
+        layers, which share their arrays: it changes nothing in them, so that many threads may predict with the same
+        layers at the same time. Layers that hold layers are refused: theirs would be neither copied nor switched on.
     x : object
         What forward takes.
     n_samples : int
@@ -153,8 +155,8 @@ def mc_predict(
     ------
     TypeError, ValueError
         For an n_samples or samples_per_pass that is no integer of at least 1, a forward that is neither callable nor
-        all layers, one whose outputs change their shape, or a samples_per_pass above 1 with layers that share
-        decisions between rows.
+        all layers, one whose outputs are complex or change their shape, or a samples_per_pass above 1 with layers that
+        share decisions between rows.
     RuntimeError
         For layers that another thread is predicting with.
 
@@ -166,6 +168,8 @@ def mc_predict(
     """
     n_samples = check_integer("n_samples", n_samples, 1)
     samples_per_pass = check_integer("samples_per_pass", samples_per_pass, 1)
+    if isinstance(forward, DropoutLayer):
+        forward = [forward]
     if not callable(forward):
         copies = [copy.copy(layer) if hasattr(layer, "forward") else layer for layer in _checked_steps(forward, layers)]
         stream = None if rng is None else as_stream(rng)
@@ -190,7 +194,18 @@ def _checked_steps(steps: Any, layers: Iterable[Any]) -> list[Any]:
     for step in checked:
         if not hasattr(step, "forward") and not callable(step):
             raise TypeError(f"forward must be a sequence of layers and functions, got {step!r} in it")
+        if hasattr(step, "forward") and _holds_layers(step):
+            raise TypeError(f"forward must be the layers themselves, got {step!r}, which holds others, in it")
     return checked
+
+
+def _holds_layers(step: Any) -> bool:
+    """Whether layers with modes are among an object's attributes, or in their lists and dicts."""
+    for value in getattr(step, "__dict__", {}).values():
+        values = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else (value,)
+        if any(hasattr(each, "forward") and hasattr(each, "training") for each in values):
+            return True
+    return False
 
 
 def _go_through(steps: list[Any], x: Any) -> Any:
@@ -213,7 +228,7 @@ def _moments(
     mean = squares = None
     n_done = 0
     for n in _passes(n_samples, samples_per_pass, progress):
-        y = np.asarray(forward(copies if n == most else copies[: len(copies) // most * n]), np.float64)
+        y = _real(forward(copies if n == most else copies[: len(copies) // most * n]))
         samples = y[np.newaxis] if samples_per_pass == 1 else _samples_of(y, n, len(copies) // most * n)
         if mean is None or squares is None:
             if samples_per_pass > 1:
@@ -230,6 +245,13 @@ def _moments(
     assert mean is not None
     assert squares is not None
     return mean, np.asarray(np.sqrt(squares / n_samples))
+
+
+def _real(output: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    array = np.asarray(output)
+    if array.dtype.kind == "c":
+        raise TypeError(f"forward must return real numbers, got {array.dtype}")
+    return array.astype(np.float64, copy=False)
 
 
 def _passes(n_samples: int, samples_per_pass: int, progress: bool) -> Iterator[int]:

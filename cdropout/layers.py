@@ -140,13 +140,20 @@ class DropoutLayer:
         return self.forward(*inputs)  # type: ignore[attr-defined,no-any-return]
 
     def __repr__(self) -> str:
-        defaults = {"inplace": (False,), "shared_axes": ((), None), "rescale": ("train",)}
         options = "".join(
             f", {name}={getattr(self, name)!r}"
-            for name, values in defaults.items()
-            if getattr(self, name, values[0]) not in values
+            for name, default in self._options().items()
+            if getattr(self, name) != default
         )
         return f"{type(self).__name__}({self._rate}={getattr(self, self._rate)}{options})"
+
+    def _options(self) -> dict[str, Any]:
+        """Return the constructor's arguments that are attributes, other than p and rng, with their defaults."""
+        import inspect  # here, because it takes long to import
+
+        parameters = inspect.signature(type(self)).parameters
+        names = [name for name in parameters if name not in (self._rate, "rng") and hasattr(self, name)]
+        return {name: parameters[name].default for name in names}
 
     def _through_mask(self, dy: npt.ArrayLike, out: Any, scale: float | None) -> npt.NDArray[Any] | None:
         """Carry a gradient through the last forward pass's mask; None where that pass was in evaluation."""

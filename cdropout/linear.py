@@ -154,8 +154,8 @@ def check_product(x: Any, weight: Any, bias: Any) -> tuple[Array, Array, Array |
 
 
 def check_gradient(dy: Any, shape: tuple[int, ...]) -> Array:
-    """Return a gradient of the output's shape as an array; ValueError for another."""
-    gradient = _kernels.as_array(dy, "dy")
+    """Return a gradient of the output's shape as an array; TypeError or ValueError for another dtype or shape."""
+    gradient = _kernels.check_array(dy, "dy")
     if gradient.shape != shape:
         raise ValueError(f"dy must have the output's shape {shape}, got {gradient.shape}")
     return gradient
@@ -210,8 +210,7 @@ class _LinearLayer(DropoutLayer):
     ) -> None:
         for name, value in (("n_in", n_in), ("n_out", n_out)):
             check_integer(name, value, 1)
-        if np.dtype(dtype) not in (np.float32, np.float64):
-            raise TypeError(f"dtype must be float32 or float64, got {np.dtype(dtype)}")
+        _kernels.check_dtype(dtype, "float32 or float64")
         super().__init__(p, rng=rng)
         generator = np.random.default_rng(_weight_seed(self._rng))
         bound = np.sqrt(6 / n_in)
@@ -219,6 +218,16 @@ class _LinearLayer(DropoutLayer):
         self.params = [weight, np.zeros(n_out, dtype)]
         self.grads = [np.zeros_like(param) for param in self.params]
         self._saved: tuple[Any, ...] | None = None
+
+    @property
+    def n_in(self) -> int:
+        """The width of the input."""
+        return self.params[0].shape[0]  # type: ignore[no-any-return]
+
+    @property
+    def n_out(self) -> int:
+        """The width of the output."""
+        return self.params[0].shape[1]  # type: ignore[no-any-return]
 
     def _take_saved(self) -> tuple[Any, ...]:
         """Return what the last forward pass left for this backward pass."""

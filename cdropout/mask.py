@@ -1,7 +1,9 @@
 """What is dropped: the mask as a value."""
 
 from types import EllipsisType
-from typing import Any, TypeAlias
+from typing import Any, NoReturn, TypeAlias
+
+import numpy.typing as npt
 
 from cdropout import _kernels
 from cdropout.value import Value
@@ -90,6 +92,17 @@ class Mask(Value, _kernels.MaskCore):
             raise IndexError(f"a mask's index must have at most one ..., got {index!r}")
         at = parts.index(...) if ... in parts else len(parts)
         return [*slices[:at], *[slice(None)] * n_whole, *slices[at:]]
+
+    # Without these NumPy would take a mask for a sequence.
+    __array_ufunc__ = None
+
+    def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> NoReturn:
+        raise TypeError("a mask is no array: mask.apply(x) applies it, mask.keep() and mask.scaled() make one")
+
+    def __mul__(self, other: object) -> NoReturn:
+        raise TypeError("a mask is applied by mask.apply(x), not by *; mask.keep() and mask.scaled() make an array")
+
+    __rmul__ = __mul__
 
     def __len__(self) -> int:
         if not self.shape:

@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cdropout import _kernels
+from cdropout.checks import check_integer
 from cdropout.layers import Dropout, DropoutLayer, Rescale
 from cdropout.mask import Mask
 from cdropout.noise import Noise
@@ -216,7 +217,7 @@ class Zoneout(DropoutLayer):
 
     """
 
-    _evaluated_with = 0.0
+    _evaluated: tuple[float, tuple[int, ...]] | None = None  # p and shape of a last pass that was in evaluation
 
     def forward(self, new: npt.ArrayLike, previous: npt.ArrayLike) -> npt.NDArray[Any]:
         """Return the state, of new's shape and dtype; errors as in `zoneout`."""
@@ -228,20 +229,21 @@ class Zoneout(DropoutLayer):
             _kernels.fused(None, "choose", new, None, previous, self._p, None, out)  # checks, draws nothing
             arrays = _kernels.as_array(new, "new"), _kernels.as_array(previous, "previous")
             y, self.mask = _mixed(*arrays, self._p, out), None
-        self._evaluated_with = self._p
+            self._evaluated = self._p, arrays[0].shape
         return y
 
     def backward(self, dy: npt.ArrayLike) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-        """Return the gradients with respect to new and previous.
-
-        RuntimeError in training where no forward pass in training came before.
-        """
-        dy = _kernels.as_array(dy, "dy")
-        dnew = self._through_mask(dy, None, 1.0)
-        if self.mask is None or dnew is None:
-            p = self._evaluated_with
-            return dy * dy.dtype.type(1 - p), dy * dy.dtype.type(p)
-        return dnew, np.where(self.mask.keep(), np.zeros_like(dy), dy)
+        """Return the gradients with respect to new and previous; RuntimeError where no forward pass came before."""
+        gradient = _kernels.check_array(dy, "dy")
+        if self.mask is not None:
+            return self.mask.apply(gradient, scale=1.0), np.where(self.mask.keep(), np.zeros_like(gradient), gradient)
+        self._check_evaluated()
+        if self._evaluated is None:
+            raise RuntimeError("backward must follow a forward pass, and none has been made")
+        p, shape = self._evaluated
+        if gradient.shape != shape:
+            raise ValueError(f"dy must have the output's shape {shape}, got {gradient.shape}")
+        return gradient * gradient.dtype.type(1 - p), gradient * gradient.dtype.type(p)
 
 
 def _mixed(new: npt.NDArray[Any], previous: npt.NDArray[Any], p: float, out: Any) -> npt.NDArray[Any]:
@@ -286,6 +288,7 @@ class DropBlock2d(DropoutLayer):
         inplace: bool = False,
     ) -> None:
         spatial_axes(2, 3, channels)
+        check_integer("block_size", block_size, 1)
         super().__init__(p, rng=rng, inplace=inplace)
         self.block_size, self.channels = block_size, channels
         self._keep: npt.NDArray[np.bool_] | None = None

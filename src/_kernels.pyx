@@ -331,7 +331,7 @@ cdef MaskCore new_mask(type mask_type, double p, tuple shape, tuple shared_axes,
     mask.shape = shape
     mask.shared_axes = shared_axes
     mask.words = stream.words
-    mask.first = stream.take(n)
+    mask.first = stream.take(n) if n else 0
     return mask
 
 

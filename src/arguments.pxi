@@ -56,6 +56,17 @@ def check_std(std):
 
 DTYPE_NAMES = "float16, bfloat16, float32 or float64"
 
+
+def check_dtype(dtype, names=DTYPE_NAMES):
+    """Return a dtype argument as a NumPy dtype; TypeError unless it is one of those named."""
+    try:
+        numpy_dtype = None if dtype is None else np.dtype(dtype)
+    except (TypeError, ValueError):
+        numpy_dtype = None
+    if numpy_dtype is None or numpy_dtype.name not in names or dtype_index(np.empty(0, numpy_dtype)) < 0:
+        raise TypeError(f"dtype must be {names}, got {dtype if numpy_dtype is None else numpy_dtype}")
+    return numpy_dtype
+
 # ml_dtypes gives bfloat16 a number when it is imported; -1 until an array of it has been seen.
 cdef int bfloat16_type_num = -1
 

@@ -1,4 +1,4 @@
-"""A long call in slices, between which the main thread handles signals: Ctrl-C ends it in a fraction of a second."""
+"""A long call in slices, between which the main thread handles signals: Ctrl-C ends it within a second."""
 
 # 30 ms where an element takes longest (float16 noise in plain C, 30 ns).
 cdef size_t max_elems_per_slice = 1 << 20

@@ -24,10 +24,11 @@ cdef class DrawnCore:
 cdef int place(DrawnCore drawn, object key, object start, object n_positions) except -1:
     """Sets where something was drawn, from a caller's arguments; its last position is start + n_positions - 1."""
     for name, value, limit in (("key", key, 1 << 128), ("start", start, LIMIT)):
-        if not isinstance(value, int) or isinstance(value, bool):
+        if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
             raise TypeError(f"{name} must be an int, got {value!r}")
         if not 0 <= value < limit:
-            raise ValueError(f"{name} must be in [0, {limit}), got {shown(value)}")
+            raise ValueError(f"{name} must be in [0, {limit}), got {shown(int(value))}")
+    key, start = int(key), int(start)
     if start + n_positions > LIMIT:
         raise OverflowError(f"the stream must hold what is drawn, got shape {shown(drawn.shape)} at start {start}")
     set_key(&drawn.words, key)
@@ -150,9 +151,7 @@ cdef class MaskCore(DrawnCore):
             The dtype of the result; TypeError for another.
 
         """
-        numpy_dtype = np.dtype(dtype)
-        if dtype is None or numpy_dtype.subdtype is not None or dtype_index(np.empty(0, numpy_dtype)) < 0:
-            raise TypeError(f"dtype must be {DTYPE_NAMES}, got {dtype}")
+        numpy_dtype = check_dtype(dtype)
         scaled = self.fill(OPERATE, numpy_dtype.newbyteorder("="), kept_scale(self.p))
         return scaled.astype(numpy_dtype, copy=False)
 

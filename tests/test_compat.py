@@ -47,6 +47,8 @@ def test_cs231n_has_both_meanings_of_p(forward, p):
     assert out == pytest.approx(np.where(kept, X / 0.8, 0), rel=1e-14)
     assert cache[0] is parameters
     assert np.asarray(cache[1]) == pytest.approx(kept / 0.8, rel=1e-14)
+    with pytest.raises(ValueError, match="copy=False cannot be had"):
+        np.array(cache[1], copy=False)
     assert DY * np.asarray(cache[1], np.float32) == pytest.approx(cs231n.dropout_backward(DY, cache), rel=1e-6)
     assert np.array_equal(forward(X, parameters)[0], out)
     unseeded = {"mode": "train", "p": p}
@@ -147,8 +149,10 @@ def test_numpy_mls_wrapper_scales_the_layers_output():
     layer, kept = numpy_ml.Dropout(inner, 0.2, rng=7), kept_of(0.2)
     y = layer.forward(X)
     assert y == pytest.approx(np.where(kept, X, 0) @ inner.parameters["W"] / 0.8, rel=1e-12)
+    layer.p = 0.9  # for the next pass
     dx = layer.backward(DY[:, :5])
     assert dx == pytest.approx(np.where(kept, DY[:, :5] @ inner.parameters["W"].T / 0.8, 0), rel=1e-12)
+    layer.p = 0.2
     assert np.array_equal(layer.derived_variables["wrappers"][0]["dropout_mask"], kept)
     assert layer.hyperparameters == {"layer": "FullyConnected", "wrappers": [{"wrapper": "Dropout", "p": 0.2}]}
     assert inner.hyperparameters == {"layer": "FullyConnected"}

@@ -25,6 +25,35 @@ def test_mean_and_spread_are_those_of_the_samples():
     assert layer.forward(X) is X
 
 
+def test_a_single_layer_is_a_sequence_of_one():
+    layer = cd.Dropout(0.5, rng=1).eval()
+    for found, expected in zip(cd.mc_predict(layer, X, 8, rng=2), cd.mc_predict([layer], X, 8, rng=2), strict=True):
+        assert found.any()
+        assert np.array_equal(found, expected)
+    assert not layer.training
+
+
+class Block:
+    """A container: its own layers are not to be seen from without."""
+
+    def __init__(self, layers):
+        self.inner = layers
+
+    def forward(self, x):
+        return self.inner.forward(x)
+
+
+@pytest.mark.parametrize("container", [list, tuple, lambda layers: dict(enumerate(layers)), lambda layers: layers[0]])
+def test_layers_that_hold_layers_are_refused(container):
+    with pytest.raises(TypeError, match=r"forward must be the layers themselves, got .*Block object"):
+        cd.mc_predict([Block(container([cd.Dropout(0.5)]))], X, 8)
+
+
+def test_complex_outputs_are_refused():
+    with pytest.raises(TypeError, match="forward must return real numbers, got complex128"):
+        cd.mc_predict(lambda x: x + 1j, X, 3)
+
+
 def test_a_function_is_given_the_stream():
     mean, std = cd.mc_predict(lambda x, rng: cd.dropout(x, 0.5, rng=rng), X, 10, rng=3)
     again, _ = cd.mc_predict(lambda x, rng: cd.dropout(x, 0.5, rng=rng), X, 10, rng=3)

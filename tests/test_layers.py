@@ -149,6 +149,10 @@ def test_the_layer_keeps_to_the_protocol_of_numpy_networks():
     assert repr(layer) == "Dropout(p=0.2)"
     options = cd.Dropout(0.2, inplace=True, shared_axes=(0,), rescale=None)
     assert repr(options) == "Dropout(p=0.2, inplace=True, shared_axes=(0,), rescale=None)"
+    # What has no default is shown always, and what is no argument never.
+    assert repr(cd.DropConnect(6, 3, 0.2, relu=True)) == "DropConnect(p=0.2, n_in=6, n_out=3, relu=True)"
+    assert repr(cd.DropPath(0.2)) == "DropPath(p=0.2)"
+    assert repr(cd.DropBlock2d(0.2, channels="last")) == "DropBlock2d(p=0.2, channels='last')"
 
 
 def test_calling_a_subclass_runs_its_own_forward():

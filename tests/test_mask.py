@@ -99,6 +99,41 @@ def test_keep_and_scaled_say_the_same():
     assert np.array_equal(mask.apply(x), x * mask.scaled(np.float64))
 
 
+def test_numpy_does_not_take_a_mask_for_an_array():
+    x, mask = np.ones((4, 6)), cd.draw_mask((4, 6), 0.5, rng=1)
+    for multiply in (lambda: x * mask, lambda: mask * x, lambda: mask * 2):
+        with pytest.raises(TypeError, match=r"a mask is applied by mask\.apply\(x\), not by \*"):
+            multiply()
+    for make in (np.asarray, np.array, np.mean):
+        with pytest.raises(TypeError, match=r"a mask is no array: mask\.apply\(x\) applies it"):
+            make(mask)
+    assert mask != x
+    assert (mask == x) is False
+
+
+def test_an_empty_mask_of_a_full_stream_is_a_mask_like_any_other():
+    stream = cd.Stream(1)
+    stream._place(stream.key, _kernels.POSITION_LIMIT)
+    mask = cd.draw_mask((0, 3), 0.5, rng=stream)
+    assert mask.start == 0
+    assert mask[:] == pickle.loads(pickle.dumps(mask)) == mask
+
+
+@pytest.mark.parametrize("integer", [np.uint64, np.int8, int])
+def test_a_mask_takes_any_integers(integer):
+    assert cd.Mask(integer(3), integer(64), 0.5, 5) == cd.Mask(3, 64, 0.5, 5)
+    assert type(cd.Mask(integer(3), integer(64), 0.5, 5).start) is int
+
+
+@pytest.mark.parametrize("dtype", ["foo", None, int, ("f4", 2), np.complex64])
+def test_a_dtype_that_is_none_is_named(dtype):
+    mask = cd.draw_mask(5, 0.5, rng=1)
+    with pytest.raises(TypeError, match=r"^dtype must be float16, bfloat16, float32 or float64, got "):
+        mask.scaled(dtype)
+    with pytest.raises(TypeError, match=r"^dtype must be float32 or float64, got "):
+        cd.DropConnect(3, 2, dtype=dtype)
+
+
 def test_keep_gives_a_new_writable_array_each_time():
     for axes in ((), 0):
         mask = cd.draw_mask((5, 7), 0.5, rng=4, shared_axes=axes)

@@ -242,6 +242,12 @@ def test_zoneouts_gradients_and_evaluation():
     assert dprevious == pytest.approx(0.3 * dy)
     with pytest.raises(ValueError, match="previous must have the shape of new"):
         cd.Zoneout(0.3).forward(new, previous[:2])
+    with pytest.raises(ValueError, match=re.escape("dy must have the output's shape (4, 5), got (4,)")):
+        layer.backward(dy[:, 0])
+    with pytest.raises(TypeError, match=r"dy must be an array of .*, got dtype int64"):
+        layer.backward(np.ones((4, 5), np.int64))
+    with pytest.raises(RuntimeError, match="backward must follow a forward pass"):
+        cd.Zoneout(0.3).eval().backward(dy)
 
 
 def test_dropped_blocks_are_squares_that_lie_in_the_image():
@@ -266,6 +272,12 @@ def test_drop_block_drops_about_p():
     # 200 images of 32 x 32 with 16 channels: the share of dropped elements is p less what squares share, about p^2 / 2.
     y = cd.drop_block2d(np.ones((200, 16, 32, 32), np.float32), 0.1, block_size=7, rng=1)
     assert 0.08 < np.mean(y == 0) < 0.105
+
+
+@pytest.mark.parametrize(("block_size", "error"), [(0, ValueError), (2.5, TypeError), (True, TypeError)])
+def test_a_layer_takes_no_block_size_that_fits_nowhere(block_size, error):
+    with pytest.raises(error, match=r"^block_size must be "):
+        cd.DropBlock2d(block_size=block_size)
 
 
 @pytest.mark.parametrize("block_size", [0, 9])
@@ -573,8 +585,7 @@ def test_zoneout_in_evaluation_is_exact_at_0_and_1_and_remembers_its_p():
     layer.p = 0.25
     assert isinstance(layer.forward(np.ones(()), np.ones(())), np.ndarray)
     layer.p = 0.9
-    dnew, dprevious = layer.backward(np.ones(2))
-    assert (dnew[0], dprevious[0]) == (0.75, 0.25)
+    assert layer.backward(np.ones(())) == (0.75, 0.25)
 
 
 # ---- beside PyTorch -------------------------------------------------------------------------------------------------

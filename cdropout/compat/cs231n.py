@@ -30,6 +30,8 @@ class CachedMask:
         self.shape = mask.shape
 
     def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> Array:
+        if copy is False:
+            raise ValueError("a mask in a cache must be made when it is asked for: copy=False cannot be had")
         return self.value.scaled(self.dtype).astype(dtype or self.dtype, copy=False)
 
 

@@ -26,7 +26,7 @@ class Dropout:
         A numpy-ml layer, or wrapper: `forward(X)`, `backward(dLdy)`, `trainable`, `hyperparameters` and
         `derived_variables`.
     p : float
-        The probability of dropping an element, in [0, 1).
+        The probability of dropping an element, in [0, 1]. May be changed at any time.
     rng
         As in `cdropout.dropout`.
 
@@ -78,7 +78,7 @@ class Dropout:
         """Return the gradient with respect to X; the layer collects those of its parameters."""
         if not self._base_layer.trainable:
             raise RuntimeError("backward must not be called on a frozen layer")
-        self._pass.of_training()
+        mask, *_ = self._pass.of_training()
         dy = np.asarray(dLdy)
-        scaled = dy * dy.dtype.type(_kernels.kept_scale(_kernels.check_p(self.p)))
+        scaled = dy * dy.dtype.type(_kernels.kept_scale(mask.p))  # of the forward pass, whatever p is now
         return self._pass.drop_again(self._base_layer.backward(scaled, *arguments, **keywords))
