@@ -73,6 +73,11 @@ class Stream(_kernels.StreamCore):
         list of Stream
             Each at position 0.
 
+        Raises
+        ------
+        TypeError, ValueError
+            For an n that is no such integer.
+
         """
         n = check_integer("n", n, 0, 1 << 32)  # as many as no machine holds
         with _lock:

@@ -180,7 +180,7 @@ def dropout(
     Raises
     ------
     ValueError
-        For a p outside [0, 1].
+        For a p outside [0, 1], and for a generator where input is given to PyTorch's own function, which takes none.
 
     """
     if not (training and _is_ours(p, generator, input)):
@@ -483,6 +483,14 @@ def scaled_dot_product_attention(
     Tensor
         (..., heads, queries, features of a value), of query's dtype. What is no plain tensor on the CPU, and what does
         not fit, is given to PyTorch's own function, as is all with a dropout_p of 0.
+
+    Raises
+    ------
+    ValueError
+        For a dropout_p outside [0, 1], and for a generator where the tensors are given to PyTorch's own function, which
+        takes none.
+    RuntimeError
+        PyTorch's own, for shapes or dtypes that do not go together.
 
     """
     if _is_ours(dropout_p, generator, query, key, value):

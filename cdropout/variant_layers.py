@@ -117,6 +117,11 @@ class LockedDropout(_AxesOfShape):
     time_axis : int
         The axis along which decisions are shared: 0 for (time, batch, features).
 
+    Raises
+    ------
+    TypeError, ValueError
+        For a p, rng or time_axis that is not one of the above.
+
     Notes
     -----
     Source: Gal & Ghahramani, "A theoretically grounded application of dropout in recurrent neural networks", NIPS 2016.
@@ -211,6 +216,11 @@ class Zoneout(DropoutLayer):
     p, rng, inplace
         As in `Dropout`; in place, `forward` writes into the new state.
 
+    Raises
+    ------
+    TypeError, ValueError
+        For a p or rng that is not one of the above.
+
     Notes
     -----
     Source: Krueger et al., "Zoneout: regularizing RNNs by randomly preserving hidden activations", ICLR 2017.
@@ -270,6 +280,12 @@ class DropBlock2d(DropoutLayer):
         The length of a square's side, in pixels.
     channels : {"first", "last"}
         Where the channels are.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For a p, rng, block_size or channels that is not one of the above; from `forward`, for a block_size above the
+        image's.
 
     Notes
     -----

@@ -155,6 +155,11 @@ cdef class StreamBitGenerator(BitGenerator):
         StreamBitGenerator
             The generator itself, without the half of an output that `next_uint32` may have kept.
 
+        Raises
+        ------
+        TypeError
+            For a delta that is no integer.
+
         """
         delta = check_integer("delta", delta)
         with self.lock:
@@ -176,6 +181,11 @@ cdef class StreamBitGenerator(BitGenerator):
         -------
         StreamBitGenerator
             Without the half of an output that `next_uint32` may have kept here.
+
+        Raises
+        ------
+        TypeError
+            For a number of jumps that is no integer.
 
         """
         cdef StreamBitGenerator ahead = type(self)()
