@@ -256,7 +256,7 @@ def hold():
     with cd.dropout_on([layer]):
         key()  # makes the default stream
 stream.seed_sequence = wait
-thread = threading.Thread(target=hold)
+thread = threading.Thread(target=hold, daemon=True)  # not to be waited for where something fails
 thread.start()
 is_held.wait()
 stream.seed_sequence = seed_sequence
