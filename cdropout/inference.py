@@ -1,7 +1,6 @@
 """Dropout at test time, and the modes of many layers at once."""
 
 import copy
-import os
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -48,28 +47,27 @@ def _turn_on(layer: Any, stream: Stream | None) -> None:
 
 _FOREIGN = object()
 
-# id(layer) -> the thread that has switched it: another one that did so too would put back what it must not.
-_switched_by: dict[int, int] = {}
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_switched_by.clear)
+# (process, id(layer)) -> the thread that has switched it: another one that did so too would put back what it must not.
+# A forked child has only one of its parent's threads, and none of the entries is about it.
+_switched_by: dict[tuple[int, int], int] = {}
 
 
 @contextmanager
 def _kept_from_other_threads(layers: list[Any]) -> Iterator[None]:
     """Raise RuntimeError where another thread is within a block like this with one of the layers; takes no lock."""
-    thread, ours = threading.get_ident(), []
+    process, thread, ours = _kernels.process_number(), threading.get_ident(), []
     try:
         for layer in layers:
-            is_first = id(layer) not in _switched_by
-            owner = _switched_by.setdefault(id(layer), thread)
+            key = process, id(layer)
+            is_first = key not in _switched_by
+            owner = _switched_by.setdefault(key, thread)
             if owner != thread:
                 raise RuntimeError(
                     f"layers must be switched by one thread at a time, got {layer!r} of a thread that still has them: "
                     "give each thread a network of its own, or give mc_predict the layers in the place of forward"
                 )
             if is_first:
-                ours.append(id(layer))
+                ours.append(key)
         yield
     finally:
         for key in ours:

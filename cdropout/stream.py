@@ -13,8 +13,13 @@ from cdropout.checks import check_integer, shown
 STATE_VERSION = 1
 
 # Held while a SeedSequence counts its children, which it does without a lock of its own, and while the default stream
-# is made. A fork waits for it: a child must not inherit either half done.
-_lock = threading.RLock()
+# is made. Python's fork waits for it: a child must not inherit either half done. C's asks nobody, and who holds the
+# lock may be in the parent alone: so each process has one of its own.
+_locks: dict[int, Any] = {}
+
+
+def _lock() -> Any:
+    return _locks.setdefault(_kernels.process_number(), threading.RLock())
 
 
 class Stream(_kernels.StreamCore):
@@ -58,6 +63,14 @@ class Stream(_kernels.StreamCore):
         self._place(low | high << 64, position)
         self._seed_sequence = seeds
 
+    def _renew(self) -> None:
+        """Give the default stream, which this process has of its parent, a key of its own."""
+        with _lock():
+            process = _kernels.process_number()  # first: who forks from here on has to do it again
+            if self._process != process:
+                self._reseed(np.random.SeedSequence(), position=0)
+                self._process = process
+
     def spawn(self, n: int) -> "list[Stream]":
         """Return n new streams, independent of this one and of each other.
 
@@ -80,7 +93,7 @@ class Stream(_kernels.StreamCore):
 
         """
         n = check_integer("n", n, 0, 1 << 32)  # as many as no machine holds
-        with _lock:
+        with _lock():
             children = self._seed_sequence.spawn(n)
         return [Stream(child) for child in children]
 
@@ -272,35 +285,22 @@ def as_stream(rng: "None | Rng") -> Stream:
     return _default_stream if _default_stream is not None else _make_default_stream()
 
 
-# What rng=None draws from, once something has. A forked child gets a new key, so that workers never repeat each other's
-# masks.
+# What rng=None draws from, once something has. Each process has a key of its own for it, so that workers never repeat
+# each other's masks.
 _default_stream: Stream | None = None
 
 
 def _make_default_stream() -> Stream:
     """Return the default stream, making it unless another thread was faster."""
     global _default_stream
-    with _lock:
+    with _lock():
         if _default_stream is None:
-            _default_stream = Stream()
+            process = _kernels.process_number()
+            stream = Stream()
+            stream._process = process
+            _default_stream = stream
         return _default_stream
 
 
-def _before_fork() -> None:
-    _lock.acquire()
-
-
-def _after_fork_in_parent() -> None:
-    _lock.release()
-
-
-def _after_fork_in_child() -> None:
-    global _lock
-    _lock = threading.RLock()
-    _kernels.after_fork_in_child()
-    if _default_stream is not None:
-        _default_stream._reseed(np.random.SeedSequence(), position=0)
-
-
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)
+    os.register_at_fork(before=lambda: _lock().acquire(), after_in_parent=lambda: _lock().release())

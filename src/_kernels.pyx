@@ -134,6 +134,7 @@ cdef extern from "threads.h" nogil:
     int max_threads()
     int n_cpus_of_thread()
     int team_to_be_had(int n_threads)
+    int call_in_forked_children(void (*function)() noexcept)
 
 
 cdef extern from "atomic.h" nogil:
@@ -264,6 +265,7 @@ cdef class StreamCore:
 
     cdef stream_key words
     cdef uint64_t next_elem
+    cdef int process
 
     @property
     def key(self):
@@ -281,9 +283,24 @@ cdef class StreamCore:
         set_key(&self.words, key)
         store_u64(&self.next_elem, next_elem)
 
-    cdef uint64_t take(self, uint64_t n_elems) except? 0:
-        """The first of n_elems positions that nobody else gets; the stream advances by whole blocks."""
+    @property
+    def _process(self):
+        """The process_number() that the key is for; 0, at first, where it is for every process that has it."""
+        return load_int(&self.process)
+
+    @_process.setter
+    def _process(self, int number):
+        store_int(&self.process, number)
+
+    cdef uint64_t take(self, uint64_t n_elems, stream_key *key) except? 0:
+        """The first of n_elems positions of the stream's key that nobody else gets; the stream advances by whole
+        blocks."""
         cdef uint64_t first = 0
+        cdef int process = load_int(&self.process)
+        while process != 0 and process != this_process:  # again, where the handler of a signal forks meanwhile
+            self._renew()
+            process = load_int(&self.process)
+        key[0] = self.words
         if not take_blocks(&self.next_elem, n_elems, &first):
             raise OverflowError(f"the stream must hold what is drawn, got {n_elems} elements at {self.position}")
         return first
@@ -330,8 +347,9 @@ cdef MaskCore new_mask(type mask_type, double p, tuple shape, tuple shared_axes,
     mask.p = p
     mask.shape = shape
     mask.shared_axes = shared_axes
-    mask.words = stream.words
-    mask.first = stream.take(n) if n else 0
+    mask.first = stream.take(n, &mask.words)
+    if n == 0:
+        mask.first = 0  # at its end a stream has no position left to name
     return mask
 
 
@@ -340,7 +358,9 @@ cdef object new_noise(object noise_type, tuple shape, object std, StreamCore str
     n = n_drawn(shape, ())
     if n > LIMIT:
         raise OverflowError(f"the stream must hold what is drawn, got {shown(n)} elements")
-    return noise_type(stream.key, stream.take(n) if n else 0, std, shape)
+    cdef stream_key key
+    cdef uint64_t first = stream.take(n, &key)
+    return noise_type(key_number(&key), first if n else 0, std, shape)
 
 
 def draw_mask(mask_type, shape, p, StreamCore stream not None, shared_axes):
@@ -377,9 +397,9 @@ def dropout(x, p, rng, out, shared_axes):
     cdef tuple strides = run_strides((<object>array).shape, axes) if axes else None
     memory = memory_for(result, array, None, strides)
     cdef StreamCore stream = checked_stream(rng)
-    cdef stream_key key = stream.words
+    cdef stream_key key
     cdef uint64_t first = stream.take(
-        n_drawn((<object>array).shape, axes) if axes else <uint64_t>cnp.PyArray_SIZE(array)
+        n_drawn((<object>array).shape, axes) if axes else <uint64_t>cnp.PyArray_SIZE(array), &key
     )
     cdef affine map
     map.scale, map.shift, map.fill = kept_scale(p_checked), 0.0, 0.0

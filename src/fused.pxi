@@ -19,6 +19,7 @@ def fused(mask_type, str name, x, bias, residual, p, rng, out):
     cdef job j
     cdef StreamCore stream
     cdef MaskCore mask
+    cdef stream_key key
     cdef uint64_t first
     cdef char bias_room[BIAS_ROOM_BYTES]
     x_name, residual_name = ("new", "previous") if operation == OPERATION_choose else ("x", "residual")
@@ -38,13 +39,13 @@ def fused(mask_type, str name, x, bias, residual, p, rng, out):
     memory = memory_for(result, array, added, None)
     stream = checked_stream(rng)
     if mask_type is None:
-        first = stream.take(cnp.PyArray_SIZE(array))
+        first = stream.take(cnp.PyArray_SIZE(array), &key)
     else:
         mask = new_mask(mask_type, p_checked, (<object>array).shape, (), stream, cnp.PyArray_SIZE(array))
-        first = mask.first
+        first, key = mask.first, mask.words
     if cnp.PyArray_SIZE(array) > 0:
         set_job(&j, operation, array, p_checked, kept_scale(p_checked))
-        j.rule.key = stream.words
+        j.rule.key = key
         j.first = first
         if plain_bias is not None:
             lay_bias(

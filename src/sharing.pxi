@@ -1,15 +1,29 @@
 """How many threads a call may use: OpenMP's limit, the thread's CPUs, the control group's quota, and what other calls
 leave."""
 
-# A forked child has none of its parent's OpenMP threads, and GNU's runtime waits for them forever.
-cdef int is_forked_child = 0
+# ---- forked children ------------------------------------------------------------------------------------------------
+
+cdef enum:
+    FIRST_PROCESS = 1
+
+# A forked child has none of its parent's OpenMP threads, and GNU's runtime waits for them forever: it keeps to one.
+cdef int this_process = FIRST_PROCESS
 
 
-def after_fork_in_child():
-    """Keeps this process to one thread from now on."""
-    global is_forked_child
-    is_forked_child = 1
+cdef void begin_in_child() noexcept nogil:
+    """What the system calls in a child, also in one that Python does not know of."""
+    global this_process
+    this_process += 1
     memset(&jobs, 0, sizeof(crowd))
+
+
+if call_in_forked_children(begin_in_child) != 0:
+    raise MemoryError("the system must have memory to note what is to be called in forked children")
+
+
+def process_number():
+    """1 in the process that has imported this, 2 in its forked children, 3 in theirs."""
+    return this_process
 
 
 cdef uint64_t microseconds_now() except? 0:
@@ -43,7 +57,7 @@ cdef size_t n_cpus_at_import = n_cpus_of_thread()
 
 cdef size_t allowed_threads(uint64_t now) except 0:
     """OpenMP's limit, called from here and now, and no more than the whole CPUs of the quota, but always one."""
-    cdef size_t n_threads = 1 if is_forked_child else max_threads()
+    cdef size_t n_threads = max_threads() if this_process == FIRST_PROCESS else 1
     if n_threads == 1:
         return 1
     cdef size_t n_cpus_now = n_cpus_of_thread()
@@ -73,7 +87,7 @@ cdef size_t share_of_threads(size_t n_wanted) except 0:
     cdef uint64_t now
     cdef int n_now
     # What a handler of a signal forks off leaves a job that it has not entered.
-    if n_wanted == 1 or is_forked_child:
+    if n_wanted == 1 or this_process != FIRST_PROCESS:
         enter_crowd(&jobs)
         return 1
     now = microseconds_now()

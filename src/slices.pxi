@@ -44,7 +44,7 @@ cdef bint run_all_until(const job *j, size_t *n_done, size_t n_slices, size_t n_
     """Each thread's part for so long; whether slices are left."""
     cdef Py_ssize_t thread
     # The handler of a signal may have forked since the job began.
-    if n_threads == 1 or is_forked_child:
+    if n_threads == 1 or this_process != FIRST_PROCESS:
         for thread in range(<Py_ssize_t>n_threads):
             run_until(j, thread, n_done, n_slices, n_threads, began, until)
     else:

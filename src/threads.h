@@ -1,4 +1,4 @@
-/* How many threads a call may use, and whether the system has so many. */
+/* How many threads a call may use, whether the system has so many, and what to do where they are gone. */
 #ifndef CDROPOUT_THREADS_H
 #define CDROPOUT_THREADS_H
 
@@ -6,8 +6,10 @@
 #include <sched.h>
 #endif
 #if defined(_OPENMP) && !defined(_MSC_VER)
-#include <pthread.h>
 #include <stdlib.h>
+#endif
+#if !defined(_WIN32) || defined(_OPENMP) && !defined(_MSC_VER)
+#include <pthread.h>
 #endif
 
 /* How many OpenMP would use from here: what OMP_NUM_THREADS, omp_set_num_threads (threadpoolctl) and the process's
@@ -39,6 +41,18 @@ static inline int n_cpus_of_thread(void)
     return sched_getaffinity(0, sizeof cpus, cpus) == 0 ? CPU_COUNT_S(sizeof cpus, cpus) : UNKNOWN;
 #else
     return UNKNOWN;
+#endif
+}
+
+/* Has a function called in every child from now on, before fork() returns there: it may do what the handler of a signal
+ * may. 0, or the number of an error. */
+static inline int call_in_forked_children(void (*function)(void))
+{
+#if defined(_WIN32) /* has no fork */
+    (void)function;
+    return 0;
+#else
+    return pthread_atfork(NULL, NULL, function);
 #endif
 }
 

@@ -135,7 +135,7 @@ seen, threads, imported, done = {}, [], threading.Event(), threading.Event()
 start("begun before", imported)
 start("begun before, looks last", done)
 n_before = n_threads()
-import cdropout
+import cdropout, cdropout.api, cdropout.bit_generator
 assert n_threads() == n_before
 imported.set()
 start("begun after", imported)
@@ -189,15 +189,17 @@ print(len(streams), len(set(map(id, streams))))
 
 
 FORKING = """
-import os, threading
+import ctypes, os, signal, threading
 import cdropout as cd
 from cdropout import stream
+fork = os.fork
 def key():
     return f"{cd.draw_mask(5, 0.5).key:032x}"
 def key_of_child():
     read_end, write_end = os.pipe()
-    child = os.fork()
+    child = fork()
     if child == 0:
+        signal.alarm(5)  # what waits for a lock hears of nothing else
         os.write(write_end, key().encode())
         os._exit(0)
     os.close(write_end)
@@ -209,8 +211,10 @@ def key_of_child():
 
 
 @fork
-def test_children_forked_before_the_first_draw_have_keys_of_their_own(run_python):
-    keys = run_python("-c", FORKING + "print(key_of_child(), key_of_child(), key(), key_of_child())").stdout.split()
+@pytest.mark.parametrize("whose", ["os.fork", "ctypes.PyDLL(None).fork"])
+def test_children_forked_before_the_first_draw_have_keys_of_their_own(run_python, whose):
+    code = f"fork = {whose}\nprint(key_of_child(), key_of_child(), key(), key_of_child())"
+    keys = run_python("-c", FORKING + code).stdout.split()
     assert [len(key) for key in keys] == [32] * 4
     assert len(set(keys)) == 4
 
@@ -237,3 +241,34 @@ print(child, key())
     keys = run_python("-W", "ignore::DeprecationWarning", "-c", FORKING + code).stdout.split()
     assert [len(key) for key in keys] == [32] * 2
     assert len(set(keys)) == 2
+
+
+@fork
+def test_a_child_that_python_does_not_know_of_waits_for_no_thread_of_its_parents(run_python):
+    code = """
+is_held, is_over = threading.Event(), threading.Event()
+seed_sequence, streams, layer = stream.seed_sequence, cd.Stream(1), cd.Dropout()
+def wait(seed):
+    is_held.set()
+    is_over.wait()
+    return seed_sequence(seed)
+def hold():
+    with cd.dropout_on([layer]):
+        key()  # makes the default stream
+stream.seed_sequence = wait
+thread = threading.Thread(target=hold, daemon=True)  # not to be waited for where something fails
+thread.start()
+is_held.wait()
+stream.seed_sequence = seed_sequence
+def key():
+    with cd.dropout_on([layer]):
+        return f"{cd.draw_mask(5, 0.5).key:032x} {streams.spawn(1)[0].key:032x}"
+fork = ctypes.PyDLL(None).fork
+print(key_of_child(), key_of_child())
+is_over.set()
+thread.join()
+print(key())
+"""
+    found = run_python("-c", FORKING + code).stdout.decode().split()
+    assert len(set(found[::2])) == 3
+    assert found[1::2] == [f"{cd.Stream(1).spawn(1)[0].key:032x}"] * 3

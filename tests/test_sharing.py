@@ -120,7 +120,7 @@ def test_the_quota_limits_the_threads_of_every_call(quota):
 
 
 COUNT_THREADS = """
-import os, sys
+import hashlib, os, sys
 from pathlib import Path
 group = sys.argv[1]
 if group:
@@ -129,7 +129,7 @@ import numpy as np
 import cdropout as cd
 from cdropout import _kernels
 y = cd.dropout(np.ones(3_000_000, np.float32), rng=1)
-print(_kernels.thread_limit(), len(os.listdir("/proc/self/task")))
+print(_kernels.thread_limit(), len(os.listdir("/proc/self/task")), hashlib.sha256(y).hexdigest())
 """
 
 
@@ -145,8 +145,11 @@ def test_a_real_quota_of_one_cpu_means_one_thread(run_python):
             inside = run_python("-c", COUNT_THREADS, str(group.folder), env=env).stdout.split()
     except (OSError, groups.NoControlGroupError) as error:
         pytest.skip(f"no control group with a CPU quota can be made here: {error}")
-    assert inside == [b"1", b"1"]
+    y = cd.dropout(np.ones(3_000_000, np.float32), rng=1)
+    digest = hashlib.sha256(y).hexdigest().encode()
+    assert inside == [b"1", b"1", digest]
     assert outside[0] == outside[1]
+    assert outside[2] == digest
 
 
 ONE_CPU = """
