@@ -7,12 +7,14 @@ A line each: what was called, a tab, bytes. With `control`, a list keeps somethi
 
 import gc
 import pickle
+import signal
 import sys
 from pathlib import Path
 
 import numpy as np
 
 import cdropout as cd
+from cdropout import _kernels
 from cdropout.value import restore
 
 
@@ -25,6 +27,8 @@ def resident():
 x, dy, columns = np.ones((10, 10), np.float32), np.ones((10, 10), np.float32), np.ones(10, np.float32)
 out, reversed_x, weight = np.empty_like(x), x[::-1], np.ones((10, 5), np.float32)
 image, view = np.ones((1, 3, 6, 6), np.float32), memoryview(bytearray(400)).cast("B").cast("f", (10, 10))
+sequence, volume = np.ones((1, 3, 8), np.float32), np.ones((1, 3, 2, 3, 4), np.float32)
+long, huge = np.ones(200_000, np.float32), np.broadcast_to(np.float32(1), (1 << 23, 1 << 22))
 stream, generator = cd.Stream(1), np.random.Generator(cd.StreamBitGenerator(1))
 mask, noise = cd.Mask(1, 0, 0.3, (10, 10)), cd.Noise(1, 0, 0.3, (10, 10))
 pickles = [pickle.dumps(value) for value in (mask, mask[2:], noise, stream, cd.Dropout(0.3, rng=1))]
@@ -35,7 +39,12 @@ layers = [
     cd.Dropout(0.3, rng=1, shared_axes=0, inplace=True),
 ]
 residual_layers = [cd.DropoutAdd(0.3, rng=1), cd.Zoneout(0.3, rng=1), cd.BiasDropoutAdd(columns, 0.3, rng=1)]
-image_layers = [cd.Dropout2d(rng=1), cd.FeatureAlphaDropout(rng=1), cd.DropBlock2d(block_size=2, rng=1)]
+image_layers = [
+    *(cls(rng=1) for cls in (cd.Dropout2d, cd.SpatialDropout2D, cd.FeatureAlphaDropout)),
+    cd.DropBlock2d(block_size=2, rng=1),
+]
+sequence_layers = [cls(rng=1) for cls in (cd.Dropout1d, cd.SpatialDropout1D)]
+volume_layers = [cls(rng=1) for cls in (cd.Dropout3d, cd.SpatialDropout3D)]
 linear_layers = [cls(10, 5, 0.3, rng=1) for cls in (cd.DropConnect, cd.FeatureDropoutLinear)]
 state, bits_state = stream.state, generator.bit_generator.state
 
@@ -60,9 +69,28 @@ def there_and_back(layer, *inputs):
 def fails(call):
     try:
         call()
-    except (TypeError, ValueError, OverflowError, RuntimeError, IndexError):
+    except (TypeError, ValueError, OverflowError, RuntimeError, IndexError, MemoryError):
         return
     raise AssertionError("no error")
+
+
+def with_dropout_on():
+    with cd.dropout_on(layers, rng=stream):
+        layers[0].forward(x)
+
+
+def interrupt():
+    """Let a signal end a call between two of its slices."""
+    before = _kernels.get_slices()
+    _kernels.set_slices(10_000, 0.0)
+    signal.signal(signal.SIGALRM, signal.default_int_handler)
+    try:
+        while True:
+            signal.setitimer(signal.ITIMER_REAL, 0.0002)
+            for _ in range(100):
+                cd.dropout(long, 0.3, rng=stream)
+    except KeyboardInterrupt:
+        _kernels.set_slices(*before)
 
 
 CALLS = {
@@ -94,6 +122,11 @@ CALLS = {
         cd.bias_dropout_add(x, columns, dy, 0.3, rng=stream),
     ),
     "functions of images": lambda: [f(image, 0.3, rng=stream) for f in (cd.dropout2d, cd.feature_alpha_dropout)],
+    "functions of sequences and volumes": lambda: (
+        cd.dropout1d(sequence, 0.3, rng=stream),
+        cd.dropout3d(volume, 0.3, rng=stream),
+    ),
+    "blocks of images": lambda: cd.drop_block2d(image, 0.3, block_size=2, rng=stream),
     "backward": lambda: cd.relu_dropout_backward(dy, x, 0.3),
     "linear": lambda: (
         cd.drop_connect(x, weight, None, 0.3, rng=stream),
@@ -112,8 +145,16 @@ CALLS = {
     "layers": lambda: [there_and_back(layer, x) for layer in layers],
     "layers of two": lambda: [layer.backward(layer.forward(x, dy)) for layer in residual_layers],
     "layers of images": lambda: [there_and_back(layer, image) for layer in image_layers],
+    "layers of sequences and volumes": lambda: (
+        [there_and_back(layer, sequence) for layer in sequence_layers],
+        [there_and_back(layer, volume) for layer in volume_layers],
+    ),
     "linear layers": lambda: [layer.backward(layer.forward(x)) for layer in linear_layers],
     "new layers": lambda: (cd.Dropout(0.3, rng=1), cd.AlphaDropout(0.3).eval().forward(x), repr(layers[0])),
+    "modes": lambda: (cd.eval(layers), cd.train(layers), with_dropout_on()),
+    "mc_predict": lambda: cd.mc_predict(layers, x, 3, rng=stream),
+    "mc_predict, rows": lambda: cd.mc_predict(cd.dropout, x, 4, rng=stream, samples_per_pass=2),
+    "get_include": cd.get_include,
     "layer's state": lambda: [setattr(layer, "state", layer.state) for layer in layers[:2]],
     "a bad p": lambda: fails(lambda: cd.dropout(x, 1.5, rng=stream)),
     "a bad x": lambda: fails(lambda: cd.dropout([None], 0.3, rng=stream)),
@@ -128,6 +169,10 @@ CALLS = {
     "a bad noise": lambda: fails(lambda: cd.Noise(1, 0, -1.0, 3)),
     "a bad pickle": lambda: fails(lambda: restore(cd.Mask, 9, 1, 0, 0.3, (3,))),
     "a bad layer": lambda: fails(lambda: cd.Dropout(0.3).backward(x)),
+    "a bad number of samples": lambda: fails(lambda: cd.mc_predict(layers, x, 0)),
+    "no memory": lambda: fails(lambda: cd.dropout(huge, 0.3, rng=stream)),
+    "no memory for a mask": lambda: fails(cd.Mask(1, 0, 0.3, 1 << 50).keep),
+    "KeyboardInterrupt": interrupt,
 }
 
 

@@ -181,7 +181,9 @@ def test_no_kernel_touches_a_guard_page_or_a_canary(run_program):
 @pytest.mark.parametrize("name", PROCESSORS)
 def test_no_kernel_touches_a_guard_page_at_any_distance_or_on_another_processor(run_program, name):
     distances = "all" if name == "native" else "touching"  # an emulator takes many times as long
-    assert re.fullmatch(IN_BOUNDS, run_program("guard_pages", PROCESSORS[name], distances).decode())
+    printed = run_program("guard_pages", PROCESSORS[name], distances).decode()
+    print(f"{name}, {distances}: {printed}")
+    assert re.fullmatch(IN_BOUNDS, printed)
 
 
 @pytest.mark.parametrize("isa", PROCESSORS["native"].isas)

@@ -74,8 +74,9 @@ def compiler():
 @pytest.fixture(scope="session")
 def packages(compiler, request, tmp_path_factory):
     """The folders that a program needs on its path to import an installed cdropout, which is never the checkout's."""
-    if Path(cd.__file__).resolve().parent != ROOT / "cdropout" and "CDROPOUT_WHEEL" not in os.environ:
-        return ()
+    site = Path(cd.__file__).resolve().parents[1]
+    if site != ROOT and "CDROPOUT_WHEEL" not in os.environ:
+        return (site,)
     folder = tmp_path_factory.mktemp("site")
     options = ("--no-deps", "--disable-pip-version-check", "--quiet", "--target")
     run("-m", "pip", "install", *options, folder, request.getfixturevalue("wheel"), folder=folder)

@@ -15,6 +15,7 @@ FROZEN = json.loads((VECTORS / "pickles.json").read_text())
 
 def check_mutations(printed, n_mutations):
     counts = {(way, outcome): int(n) for way, outcome, n in (line.rsplit(" ", 2) for line in rows(printed))}
+    print(*(f"{way} {outcome}: {n}" for (way, outcome), n in sorted(counts.items())), sep=", ")
     assert sum(counts.values()) == n_mutations
     for way in WAYS:
         assert counts[way, "refused"] > 0
