@@ -67,6 +67,7 @@ def check_dtype(dtype, names=DTYPE_NAMES):
         raise TypeError(f"dtype must be {names}, got {dtype if numpy_dtype is None else numpy_dtype}")
     return numpy_dtype
 
+
 # ml_dtypes gives bfloat16 a number when it is imported; -1 until an array of it has been seen.
 cdef int bfloat16_type_num = -1
 

@@ -19,7 +19,8 @@ THREAD_COUNTS = (1, 2, 3, 8)
 # pytest-run-parallel runs each test in several threads at once, but for these.
 switches_settings = pytest.mark.thread_unsafe(reason="switches settings that hold for the whole process")
 measures_the_process = pytest.mark.thread_unsafe(reason="measures the memory of the whole process")
-shares_files = pytest.mark.thread_unsafe(reason="writes files that a fixture gives to every thread")
+writes_what_is_shared = pytest.mark.thread_unsafe(reason="writes what a fixture gives to every thread")
+needs_the_main_thread = pytest.mark.thread_unsafe(reason="Python handles signals in the main thread alone")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 import train_mnist
 from checkpoint import CheckpointError, Checkpoints, digest_dataset, read_checkpoint, write_checkpoint
-from conftest import shares_files
+from conftest import writes_what_is_shared
 from threadpoolctl import threadpool_limits
 from train_mnist import DROPOUTS, Config, main, train
 
@@ -29,7 +29,7 @@ KINDS = sorted(DROPOUTS)
 CONFIG = Config(epochs=2, batch=128, hidden=24, relu=True, l2=1e-4, seed=7)
 N_STEPS = 6
 
-pytestmark = shares_files
+pytestmark = writes_what_is_shared
 
 
 class StoppedError(Exception):

@@ -6,6 +6,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from conftest import writes_what_is_shared
 
 import cdropout as cd
 from cdropout.display import HTML_COLUMNS, HTML_ROWS, corner
@@ -125,6 +126,7 @@ def drawn_picture(ax):
     return image.get_array()
 
 
+@writes_what_is_shared
 @pytest.mark.parametrize(("shape", "axes"), SHAPES_AND_AXES[1:7])
 def test_a_plot_shows_what_is_kept(ax, shape, axes):
     mask = cd.draw_mask(shape, 0.4, rng=1, shared_axes=axes)
@@ -135,6 +137,7 @@ def test_a_plot_shows_what_is_kept(ax, shape, axes):
     assert ax.get_ylabel() == ("axis 0" if len(shape) == 2 else "")
 
 
+@writes_what_is_shared
 def test_a_plot_of_a_huge_mask_shows_a_corner_and_says_so(ax):
     mask = cd.draw_mask((2**20, 2**30), 0.5, rng=1)
     mask.plot(ax, limit=100)
@@ -142,6 +145,7 @@ def test_a_plot_of_a_huge_mask_shows_a_corner_and_says_so(ax):
     assert "drawn: 100 x 100 of 1,048,576 x 1,073,741,824" in ax.get_title()
 
 
+@writes_what_is_shared
 def test_slices_of_more_dimensions_stand_side_by_side(ax):
     mask = cd.draw_mask((2, 3, 5, 7), 0.4, rng=1)
     mask.plot(ax)
@@ -154,12 +158,14 @@ def test_slices_of_more_dimensions_stand_side_by_side(ax):
     assert "drawn" not in ax.get_title()
 
 
+@writes_what_is_shared
 def test_of_many_slices_sixteen_are_drawn(ax):
     cd.draw_mask((128, 64, 28, 28), 0.4, rng=1).plot(ax)
     assert drawn_picture(ax).shape == (4 * 28 + 3, 4 * 28 + 3)
     assert "drawn: 16 of 8,192 slices" in ax.get_title()
 
 
+@writes_what_is_shared
 @pytest.mark.parametrize("limit", [1, 2, 3, 10, 50])
 @pytest.mark.parametrize("shape", [(1000,), (40, 60), (9, 40, 60), (3, 9, 40, 60)])
 def test_no_side_of_a_picture_is_longer_than_the_limit(ax, shape, limit):
@@ -167,6 +173,7 @@ def test_no_side_of_a_picture_is_longer_than_the_limit(ax, shape, limit):
     assert max(drawn_picture(ax).shape) <= limit
 
 
+@writes_what_is_shared
 def test_a_scalar_and_an_empty_mask_can_be_drawn(ax):
     cd.draw_mask((), 0.4, rng=1).plot(ax)
     assert drawn_picture(ax).shape == (1, 1)
@@ -187,6 +194,7 @@ def test_without_axes_a_new_figure_is_made():
         pyplot.close("all")
 
 
+@writes_what_is_shared
 @pytest.mark.parametrize(("limit", "error"), [(0, ValueError), (-1, ValueError), (1.5, TypeError), (True, TypeError)])
 def test_a_limit_that_is_no_number_of_elements_is_named(ax, limit, error):
     with pytest.raises(error, match="limit must be"):
@@ -202,6 +210,7 @@ def test_without_matplotlib_the_extra_is_named(monkeypatch):
         cd.draw_mask((3, 4), 0.4, rng=1).plot()
 
 
+@writes_what_is_shared
 def test_a_picture_takes_no_position_of_a_stream(ax):
     stream = cd.Stream(1)
     mask = cd.draw_mask((3, 4), 0.4, rng=stream)

@@ -10,6 +10,7 @@ import sys
 import ml_dtypes
 import numpy as np
 import pytest
+from conftest import writes_what_is_shared
 
 import cdropout as cd
 from cdropout import _kernels
@@ -170,6 +171,7 @@ def test_a_foreign_array_is_read_without_a_copy(foreign):
     assert np.array_equal(memory, VALUES)
 
 
+@writes_what_is_shared
 def test_a_result_goes_into_a_foreign_array_and_that_comes_back(foreign):
     out, memory = foreign
     memory[...] = 7
@@ -204,6 +206,7 @@ CALLS = {
 }
 
 
+@writes_what_is_shared
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
 def test_every_function_works_in_place_on_a_foreign_array(foreign, call):
     x, memory = foreign
@@ -235,6 +238,7 @@ LAYERS = {
 }
 
 
+@writes_what_is_shared
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("make", LAYERS.values(), ids=LAYERS)
 def test_a_layer_in_place_works_on_a_foreign_array(foreign, make, training):
@@ -255,6 +259,7 @@ RESIDUAL_LAYERS = {
 }
 
 
+@writes_what_is_shared
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("make", RESIDUAL_LAYERS.values(), ids=RESIDUAL_LAYERS)
 def test_a_layer_of_two_inputs_takes_both_from_elsewhere(foreign, make, training):

@@ -13,13 +13,16 @@ from contextlib import contextmanager
 
 import numpy as np
 import pytest
-from conftest import ISAS
+from conftest import ISAS, needs_the_main_thread
 from threadpoolctl import threadpool_limits
 
 import cdropout as cd
 from cdropout import _kernels
 
-pytestmark = pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs POSIX signals")
+pytestmark = [
+    pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs POSIX signals"),
+    needs_the_main_thread,
+]
 
 # ---- Ctrl-C on 1 GB -------------------------------------------------------------------------------------------------
 

@@ -6,8 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import writes_what_is_shared
 
 import cdropout as cd
+
+pytestmark = writes_what_is_shared
 
 MIB = 1 << 20
 VALUES = np.random.default_rng(0).standard_normal((300, 1000)).astype(np.float32)

@@ -10,13 +10,13 @@ from pathlib import Path
 import mnist_data
 import numpy as np
 import pytest
-from conftest import shares_files
+from conftest import writes_what_is_shared
 from mnist_data import DataError, load_dataset, load_idx, load_sample, pixels
 
 N_TRAIN, N_TEST, N_ROWS, N_COLS = 7, 5, 4, 3
 IMAGES_MAGIC, LABELS_MAGIC = 0x0803, 0x0801
 
-pytestmark = shares_files
+pytestmark = writes_what_is_shared
 
 
 def encode_idx(elements: np.ndarray, magic: int) -> bytes:

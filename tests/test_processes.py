@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ISAS
+from conftest import ISAS, writes_what_is_shared
 
 import cdropout as cd
 from cdropout import _kernels
@@ -220,6 +220,7 @@ def test_children_forked_before_the_first_draw_have_keys_of_their_own(run_python
 
 
 @fork
+@writes_what_is_shared
 def test_a_fork_waits_for_the_thread_that_makes_the_default_stream(run_python, tmp_path):
     # That thread may be importing numpy.random, and a child would wait for ever for a module that is half imported.
     (tmp_path / "slow.py").write_text("import time\nis_importing.set()\ntime.sleep(0.5)\n")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import shares_files, switches_settings
+from conftest import switches_settings, writes_what_is_shared
 from threadpoolctl import threadpool_limits
 
 import cdropout as cd
@@ -268,7 +268,7 @@ def test_calls_from_many_threads_at_once_give_the_same_bits(quota):
     assert results == [True] * 25
 
 
-@shares_files
+@writes_what_is_shared
 def test_the_last_level_cache_is_the_largest_that_holds_data(tmp_path):
     assert last_level_cache_bytes(tmp_path) is None
     for index, (level, kind, size) in enumerate(
