@@ -132,8 +132,8 @@ def relu_dropout(x: npt.ArrayLike, p: float = 0.5, *, rng: Rng | None = None, ou
     Returns
     -------
     ndarray
-        `dropout(maximum(x, 0), p)` for the same rng, to the last bit in float32 and float64, but that a -0.0 that is
-        kept stays -0.0; a NaN that is kept stays NaN. The 16-bit types are computed in float32 and rounded once.
+        `dropout(maximum(x, 0), p)` for the same rng, to the last bit in float32 and float64, except that a kept -0.0
+        stays -0.0; a kept NaN stays NaN. The 16-bit types are computed in float32 and rounded once.
 
     Raises
     ------

@@ -153,8 +153,8 @@ def mc_predict(
     ------
     TypeError, ValueError
         For an n_samples or samples_per_pass that is no integer of at least 1, a forward that is neither callable nor
-        all layers, one whose outputs are complex or change their shape, or a samples_per_pass above 1 with layers that
-        share decisions between rows.
+        made of layers and functions, layers beside one that is, one whose outputs are complex or change their shape, or
+        a samples_per_pass above 1 with layers that share decisions between rows.
     RuntimeError
         For layers that another thread is predicting with.
 
@@ -166,7 +166,8 @@ def mc_predict(
     """
     n_samples = check_integer("n_samples", n_samples, 1)
     samples_per_pass = check_integer("samples_per_pass", samples_per_pass, 1)
-    if isinstance(forward, DropoutLayer):
+    layers = list(layers)
+    if isinstance(forward, DropoutLayer) and not layers:
         forward = [forward]
     if not callable(forward):
         copies = [copy.copy(layer) if hasattr(layer, "forward") else layer for layer in _checked_steps(forward, layers)]
@@ -175,34 +176,49 @@ def mc_predict(
             if hasattr(layer, "training"):
                 _turn_on(layer, stream)
         return _moments(partial(_go_through, copies), x, n_samples, samples_per_pass, copies, progress)
-    layers = list(layers)
     if rng is not None and not layers:
         forward = partial(forward, rng=as_stream(rng))
     with dropout_on(layers, rng=rng):
         return _moments(forward, x, n_samples, samples_per_pass, layers, progress)
 
 
-def _checked_steps(steps: Any, layers: Iterable[Any]) -> list[Any]:
+def _checked_steps(steps: Any, layers: list[Any]) -> list[Any]:
     """Return the layers and functions that stand in the place of a callable."""
     if not isinstance(steps, Iterable):
         raise TypeError(f"forward must be callable or a sequence of layers, got {type(steps).__name__}")
-    if list(layers):
+    if layers:
         raise ValueError("layers must be left out where forward is a sequence of layers itself")
     checked = list(steps)
     for step in checked:
         if not hasattr(step, "forward") and not callable(step):
             raise TypeError(f"forward must be a sequence of layers and functions, got {step!r} in it")
-        if hasattr(step, "forward") and _holds_layers(step):
+    known = {id(step) for step in checked}
+    for step in checked:
+        if hasattr(step, "forward") and _holds_layers(step, known):
             raise TypeError(f"forward must be the layers themselves, got {step!r}, which holds others, in it")
     return checked
 
 
-def _holds_layers(step: Any) -> bool:
-    """Whether layers with modes are among an object's attributes, or in their lists and dicts."""
-    for value in getattr(step, "__dict__", {}).values():
-        values = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else (value,)
-        if any(hasattr(each, "forward") and hasattr(each, "training") for each in values):
-            return True
+def _holds_layers(step: Any, known: set[int]) -> bool:
+    """Whether layers with modes, other than those known, can be reached by way of an object's attributes, and by way of
+    lists, tuples and dicts, and of what has a `forward`, among these.
+    """
+    seen, left = {id(step)}, [step]
+    while left:
+        value = left.pop()
+        if isinstance(value, dict):
+            inner = list(value.values())
+        elif isinstance(value, list | tuple):
+            inner = list(value)
+        else:
+            slots = [name for each in type(value).__mro__ for name in getattr(each, "__slots__", ())]
+            inner = [getattr(value, name, None) for name in slots] + list(getattr(value, "__dict__", {}).values())
+        for each in inner:
+            if hasattr(each, "forward") and hasattr(each, "training") and id(each) not in known:
+                return True
+            if id(each) not in seen and (isinstance(each, list | tuple | dict) or hasattr(each, "forward")):
+                seen.add(id(each))
+                left.append(each)
     return False
 
 

@@ -140,20 +140,23 @@ class DropoutLayer:
         return self.forward(*inputs)  # type: ignore[attr-defined,no-any-return]
 
     def __repr__(self) -> str:
-        options = "".join(
-            f", {name}={getattr(self, name)!r}"
-            for name, default in self._options().items()
-            if getattr(self, name) != default
-        )
+        options = "".join(f", {name}={value!r}" for name, value in self._options().items())
         return f"{type(self).__name__}({self._rate}={getattr(self, self._rate)}{options})"
 
     def _options(self) -> dict[str, Any]:
-        """Return the constructor's arguments that are attributes, other than p and rng, with their defaults."""
+        """Return the constructor's arguments that are kept as plain values other than their defaults, but for p."""
         import inspect  # here, because it takes long to import
 
-        parameters = inspect.signature(type(self)).parameters
-        names = [name for name in parameters if name not in (self._rate, "rng") and hasattr(self, name)]
-        return {name: parameters[name].default for name in names}
+        options: dict[str, Any] = {}
+        for layer_type in type(self).__mro__[:-1]:
+            parameters = inspect.signature(layer_type).parameters
+            for name, parameter in parameters.items():
+                value = getattr(self, name, inspect)  # which is no plain value
+                if name not in (self._rate, "rng") and isinstance(value, bool | int | float | str | tuple | None):
+                    options.setdefault(name, (value, parameter.default))
+            if not any(each.kind is each.VAR_KEYWORD for each in parameters.values()):
+                break  # it takes no argument of the types above it
+        return {name: value for name, (value, default) in options.items() if value != default}
 
     def _through_mask(self, dy: npt.ArrayLike, out: Any, scale: float | None) -> npt.NDArray[Any] | None:
         """Carry a gradient through the last forward pass's mask; None where that pass was in evaluation."""

@@ -210,7 +210,7 @@ class _LinearLayer(DropoutLayer):
     ) -> None:
         for name, value in (("n_in", n_in), ("n_out", n_out)):
             check_integer(name, value, 1)
-        _kernels.check_dtype(dtype, "float32 or float64")
+        dtype = _kernels.check_dtype(dtype, ("float32", "float64")).newbyteorder("=")
         super().__init__(p, rng=rng)
         generator = np.random.default_rng(_weight_seed(self._rng))
         bound = np.sqrt(6 / n_in)
@@ -219,15 +219,9 @@ class _LinearLayer(DropoutLayer):
         self.grads = [np.zeros_like(param) for param in self.params]
         self._saved: tuple[Any, ...] | None = None
 
-    @property
-    def n_in(self) -> int:
-        """The width of the input."""
-        return self.params[0].shape[0]  # type: ignore[no-any-return]
-
-    @property
-    def n_out(self) -> int:
-        """The width of the output."""
-        return self.params[0].shape[1]  # type: ignore[no-any-return]
+    def _options(self) -> dict[str, Any]:
+        widths = zip(("n_in", "n_out"), self.params[0].shape if self.params else (), strict=False)
+        return {**dict(widths), **super()._options()}
 
     def _take_saved(self) -> tuple[Any, ...]:
         """Return what the last forward pass left for this backward pass."""

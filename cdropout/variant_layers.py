@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cdropout import _kernels
-from cdropout.checks import check_integer
+from cdropout.checks import check_integer, shown
 from cdropout.layers import Dropout, DropoutLayer, Rescale
 from cdropout.mask import Mask
 from cdropout.noise import Noise
@@ -159,6 +159,11 @@ class DropPath(_AxesOfShape):
     ) -> None:
         super().__init__(p, rng=rng, inplace=inplace, rescale="train" if scale_by_keep else None)
 
+    @property
+    def scale_by_keep(self) -> bool:
+        """Whether what is kept is divided by 1-p."""
+        return self.rescale == "train"
+
     def _axes(self, n_dims: int) -> tuple[int, ...]:
         return sample_axes(n_dims)
 
@@ -241,6 +246,14 @@ class Zoneout(DropoutLayer):
             y, self.mask = _mixed(*arrays, self._p, out), None
             self._evaluated = self._p, arrays[0].shape
         return y
+
+    def _check_fields(self, fields: dict[str, Any]) -> None:
+        super()._check_fields(fields)
+        evaluated = fields.get("_evaluated")
+        if evaluated is not None:
+            if not (isinstance(evaluated, tuple) and len(evaluated) == 2 and isinstance(evaluated[1], tuple)):
+                raise TypeError(f"_evaluated of a pickled Zoneout must not be {shown(evaluated)}")
+            self._checked_p(evaluated[0])
 
     def backward(self, dy: npt.ArrayLike) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
         """Return the gradients with respect to new and previous; RuntimeError where no forward pass came before."""

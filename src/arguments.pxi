@@ -54,17 +54,24 @@ def check_std(std):
 
 # ---- arrays ---------------------------------------------------------------------------------------------------------
 
-DTYPE_NAMES = "float16, bfloat16, float32 or float64"
+FLOATS = ("float16", "bfloat16", "float32", "float64")
 
 
-def check_dtype(dtype, names=DTYPE_NAMES):
+def names_of(names):
+    return " or ".join((", ".join(names[:-1]), names[-1]))
+
+
+DTYPE_NAMES = names_of(FLOATS)
+
+
+def check_dtype(dtype, names=FLOATS):
     """Return a dtype argument as a NumPy dtype; TypeError unless it is one of those named."""
     try:
         numpy_dtype = None if dtype is None else np.dtype(dtype)
-    except (TypeError, ValueError):
+    except (SyntaxError, TypeError, ValueError):  # what NumPy says of a string that it cannot read
         numpy_dtype = None
     if numpy_dtype is None or numpy_dtype.name not in names or dtype_index(np.empty(0, numpy_dtype)) < 0:
-        raise TypeError(f"dtype must be {names}, got {dtype if numpy_dtype is None else numpy_dtype}")
+        raise TypeError(f"dtype must be {names_of(names)}, got {shown(dtype) if numpy_dtype is None else numpy_dtype}")
     return numpy_dtype
 
 

@@ -3,7 +3,7 @@
 # 30 ms where an element takes longest (float16 noise in plain C, 30 ns).
 cdef size_t max_elems_per_slice = 1 << 20
 # Shorter calls are one parallel region, as if there were no signals: on a busy machine every further one can wait
-# milliseconds for a thread that has no CPU, and so long can it take to get the GIL while another thread computes.
+# milliseconds for a thread that has no CPU, and getting the GIL back can take as long while another thread computes.
 cdef uint64_t microseconds_between_checks = 100000
 cdef enum:
     MAX_THREADS = 1024  # of one call, whose progress is kept on the stack

@@ -236,10 +236,9 @@ def test_20_runs_killed_at_random_moments_resume_to_the_bits_of_runs_that_were_n
         time.sleep(moment)
         process.kill()
         process.communicate()
-        if process.returncode == 0:
-            continue  # it was faster
         n_steps = read_checkpoint(path)[0]["n_steps"]
-        assert n_steps < 1250
+        if n_steps == 1250:
+            continue  # it was faster
         end(start_program(path, "--dropout", kind, "--resume", "--checkpoint-every", "1000"))
         assert arrays_of(path) == arrays_of(uninterrupted)
         told.append(f"{kind}: killed {moment:.2f} s into training, with a checkpoint of {n_steps} of 1250 steps")

@@ -43,10 +43,35 @@ class Block:
         return self.inner.forward(x)
 
 
-@pytest.mark.parametrize("container", [list, tuple, lambda layers: dict(enumerate(layers)), lambda layers: layers[0]])
+class Slotted(Block):
+    """One whose attributes are in slots."""
+
+    __slots__ = ("inner",)
+
+
+@pytest.mark.parametrize(
+    "container",
+    [
+        list,
+        tuple,
+        lambda layers: dict(enumerate(layers)),
+        lambda layers: layers[0],
+        lambda layers: [("first", layers[0])],
+        lambda layers: {"first": [layers[0]]},
+        lambda layers: Block(layers),
+        lambda layers: Slotted(layers),
+    ],
+)
 def test_layers_that_hold_layers_are_refused(container):
     with pytest.raises(TypeError, match=r"forward must be the layers themselves, got .*Block object"):
         cd.mc_predict([Block(container([cd.Dropout(0.5)]))], X, 8)
+
+
+def test_a_layer_may_know_the_network_that_it_is_in():
+    layer, known = cd.Dropout(0.5, rng=1), Block(None)
+    known.network = Block([known, layer])
+    known.forward = lambda x: x
+    assert cd.mc_predict([known, layer], X, 8, rng=2)[1].any()
 
 
 def test_complex_outputs_are_refused():

@@ -152,6 +152,7 @@ def test_the_layer_keeps_to_the_protocol_of_numpy_networks():
     # What has no default is shown always, and what is no argument never.
     assert repr(cd.DropConnect(6, 3, 0.2, relu=True)) == "DropConnect(p=0.2, n_in=6, n_out=3, relu=True)"
     assert repr(cd.DropPath(0.2)) == "DropPath(p=0.2)"
+    assert repr(cd.DropPath(0.2, scale_by_keep=False)) == "DropPath(p=0.2, scale_by_keep=False)"
     assert repr(cd.DropBlock2d(0.2, channels="last")) == "DropBlock2d(p=0.2, channels='last')"
 
 
@@ -217,6 +218,22 @@ def test_a_layer_with_a_stream_shares_it_and_one_with_a_seed_has_its_own():
     assert not np.array_equal(layers[0].forward(X), layers[1].forward(X))
     assert np.array_equal(cd.Dropout(0.5, rng=1).forward(X), cd.Dropout(0.5, rng=1).forward(X))
     assert not np.array_equal(cd.Dropout(0.5).forward(X), cd.Dropout(0.5).forward(X))
+
+
+class Strange(cd.Dropout):
+    """An array, an argument that is called like a method, and the arguments of its base."""
+
+    def __init__(self, weights, train=True, **others):
+        super().__init__(**others)
+        self.weights = weights
+
+
+def test_a_layer_of_somebody_elses_has_a_repr_whatever_it_keeps():
+    layer = Strange(np.ones(3), p=0.2, inplace=True, shared_axes=1)
+    assert repr(layer) == "Strange(p=0.2, inplace=True, shared_axes=1)"
+    linear = cd.DropConnect(6, 3, 0.2)
+    linear.params = []
+    assert repr(linear) == "DropConnect(p=0.2)"
 
 
 @switches_settings

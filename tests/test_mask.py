@@ -125,7 +125,7 @@ def test_a_mask_takes_any_integers(integer):
     assert type(cd.Mask(integer(3), integer(64), 0.5, 5).start) is int
 
 
-@pytest.mark.parametrize("dtype", ["foo", None, int, ("f4", 2), np.complex64])
+@pytest.mark.parametrize("dtype", ["foo", None, int, ("f4", 2), np.complex64, "f4,(", "f" * 1000])
 def test_a_dtype_that_is_none_is_named(dtype):
     mask = cd.draw_mask(5, 0.5, rng=1)
     with pytest.raises(TypeError, match=r"^dtype must be float16, bfloat16, float32 or float64, got "):

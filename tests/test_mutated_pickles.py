@@ -59,6 +59,9 @@ def test_every_version_of_a_pickle_is_frozen():
     assert names == {
         *("mask, version 1", "mask, version 2", "mask of a part, version 2", "noise, version 1", "stream, version 1"),
         *("layer, without a version", "layer, version 1"),
-        *(f"layer {name}, version 1" for name in ("DropConnect", "DropBlock2d", "BiasReLUDropout", "GaussianNoise")),
+        *(
+            f"layer {name}, version 1"
+            for name in ("DropConnect", "DropBlock2d", "BiasReLUDropout", "GaussianNoise", "Zoneout")
+        ),
         "bit generator, version 1",
     }

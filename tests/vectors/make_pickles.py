@@ -30,6 +30,8 @@ def originals() -> dict[str, tuple[int, Any]]:
     bit_generator = cd.StreamBitGenerator(5)
     np.random.Generator(bit_generator).integers(0, 9, 3, dtype=np.uint32)  # half of an output is left
     bias = np.linspace(-1, 1, 6, dtype=np.float32)
+    zoneout = cd.Zoneout(0.25, rng=7).eval()
+    zoneout.forward(bias, bias)
     return {
         "mask": (cd.Mask.PICKLE_VERSION, whole),
         "mask of a part": (cd.Mask.PICKLE_VERSION, whole[5:, :, 3:7]),
@@ -43,6 +45,7 @@ def originals() -> dict[str, tuple[int, Any]]:
                 cd.DropBlock2d(block_size=3, rng=7),
                 cd.BiasReLUDropout(bias, 0.25, rng=7),
                 cd.GaussianNoise(0.5, rng=7),
+                zoneout,
             )
         },
         # Its class's name is the version.
@@ -61,6 +64,8 @@ def digest(loaded: Any) -> str:
     elif isinstance(loaded, cd.StreamBitGenerator):
         generator = np.random.Generator(loaded)
         made = generator.integers(0, 1 << 32, 100, np.uint32)
+    elif isinstance(loaded, cd.Zoneout):
+        made = np.stack(loaded.backward(np.ones(6, np.float32)))
     elif not isinstance(loaded, cd.AlphaDropout):  # a layer as it is made
         x = np.linspace(-1, 1, 2 * 3 * 7 * 6, dtype=np.float32).reshape(2, 3, 7, 6)
         # The signs, because matrix products and means are rounded as NumPy likes.
