@@ -136,14 +136,10 @@ INLINE = [
 
 @pytest.mark.parametrize(("line", "output"), [param for param in LINES if is_quick(param.values[0])])
 def test_quick_commands_print_what_the_page_shows(line, output, tmp_path):
-    folder = tmp_path / "bin"
-    folder.mkdir()
-    (folder / "python").write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
-    (folder / "python").chmod(0o755)
     run = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", line],
+        ["bash", "-euo", "pipefail", "-c", f'python() {{ "$THIS_PYTHON" "$@"; }}\n{line}'],
         cwd=tmp_path,
-        env={**os.environ, "PATH": f"{folder}:{os.environ['PATH']}"},
+        env={**os.environ, "THIS_PYTHON": sys.executable},
         capture_output=True,
         text=True,
         check=False,
