@@ -27,12 +27,13 @@ pytestmark = [
 # ---- Ctrl-C on 1 GB -------------------------------------------------------------------------------------------------
 
 CALL_ON_A_GIGABYTE = """
-import hashlib, sys, time
+import hashlib, signal, sys, time
 import numpy as np
 import cdropout as cd
 from cdropout import _kernels
 from cdropout.stream import as_stream
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell has what it runs in the background ignore it
 N_BYTES = 1 << 30
 
 def flat(dtype):
