@@ -144,7 +144,7 @@ def scaled(mask: Mask, dtype: npt.DTypeLike = np.float32, chunks: Any = "auto") 
 
     """
     check_mask(mask)
-    result_dtype = Mask(0, 0, 0.5, 0).scaled(dtype).dtype
+    result_dtype = _kernels.check_dtype(dtype)
     return from_chunks(scaled_of_chunk, (mask, result_dtype), mask.shape, chunks, result_dtype)
 
 
