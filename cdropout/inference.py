@@ -189,11 +189,10 @@ def _checked_steps(steps: Any, layers: list[Any]) -> list[Any]:
     if layers:
         raise ValueError("layers must be left out where forward is a sequence of layers itself")
     checked = list(steps)
+    known = set(map(id, checked))
     for step in checked:
         if not hasattr(step, "forward") and not callable(step):
             raise TypeError(f"forward must be a sequence of layers and functions, got {step!r} in it")
-    known = {id(step) for step in checked}
-    for step in checked:
         if hasattr(step, "forward") and _holds_layers(step, known):
             raise TypeError(f"forward must be the layers themselves, got {step!r}, which holds others, in it")
     return checked
