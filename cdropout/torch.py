@@ -564,14 +564,16 @@ class FeatureAlphaDropout(_OnEngine, nn.FeatureAlphaDropout):
 
 
 def _rebound(function: Any, **names: Any) -> Any:
-    """Return a function of PyTorch's that finds these under their global names; nobody else's does."""
-    missing = set(names) - set(function.__code__.co_names)
-    if missing:  # it would go on as before, and nobody would know
+    """Return a copy of a PyTorch function that finds these objects under the given global names."""
+    code = function.__code__
+    if not isinstance(code, types.CodeType):
+        # Documentation tools import this module with stand-ins for PyTorch, whose attributes are stand-ins too.
+        return function
+    missing = set(names) - set(code.co_names)
+    if missing:  # the copy would call PyTorch's own dropout without a sign of it
         raise ImportError(f"cdropout.torch needs a PyTorch whose {function.__qualname__} uses {missing}")
     copied = {**function.__globals__, **names}
-    rebound = types.FunctionType(
-        function.__code__, copied, function.__name__, function.__defaults__, function.__closure__
-    )
+    rebound = types.FunctionType(code, copied, function.__name__, function.__defaults__, function.__closure__)
     rebound.__kwdefaults__ = function.__kwdefaults__
     return rebound
 
