@@ -21,19 +21,19 @@ SIZES = (1 << 23, 1 << 24, 1 << 26)
 def measure(n_elems: int, n_threads: int, rounds: int) -> tuple[float, float]:
     """Return ns an element of a call in one piece, and the ratio of one in slices to it."""
     x = np.random.default_rng(0).standard_normal(n_elems, dtype=np.float32)
-    y, mask, slices = np.empty_like(x), cd.draw_mask(x.shape, 0.1, rng=1), _kernels.get_slices()
+    y, mask, limits = np.empty_like(x), cd.draw_mask(x.shape, 0.1, rng=1), _kernels.get_limits()
 
     def apply(elems_of_a_slice: int) -> None:
-        _kernels.set_slices(elems_of_a_slice, slices[1])
+        _kernels.set_limits(max_elems_per_slice=elems_of_a_slice)
         mask.apply(x, out=y)
 
     try:
         with threadpool_limits(n_threads):
             medians = interleaved_medians(
-                {"whole": lambda: apply(n_elems), "sliced": lambda: apply(slices[0])}, rounds=rounds
+                {"whole": lambda: apply(n_elems), "sliced": lambda: apply(limits["max_elems_per_slice"])}, rounds=rounds
             )
     finally:
-        _kernels.set_slices(*slices)
+        _kernels.set_limits(**limits)
     return medians["whole"] / n_elems * 1e9, medians["sliced"] / medians["whole"]
 
 

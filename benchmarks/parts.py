@@ -19,7 +19,7 @@ import cdropout as cd
 from cdropout import _kernels
 
 N_ELEMS = 1 << 20
-MAX_GATHERED_STRIDE = _kernels.get_max_gathered_stride()
+MAX_GATHERED_STRIDE = _kernels.get_limits()["max_gathered_stride"]
 STRIDES = (16, 64, 256, 1024, 2048, 4096, 16_384, 65_536)
 
 
@@ -31,7 +31,7 @@ def measure(stride: int, columns: int, rounds: int) -> dict[str, float]:
     part = cd.Mask(1, 0, 0.1, (n_rows, stride))[:, :columns]
 
     def apply(max_gathered_stride: int) -> None:
-        _kernels.set_max_gathered_stride(max_gathered_stride)
+        _kernels.set_limits(max_gathered_stride=max_gathered_stride)
         part.apply(x, out=y)
 
     contenders = {
@@ -43,7 +43,7 @@ def measure(stride: int, columns: int, rounds: int) -> dict[str, float]:
     try:
         return interleaved_medians(contenders, rounds=rounds)
     finally:
-        _kernels.set_max_gathered_stride(MAX_GATHERED_STRIDE)
+        _kernels.set_limits(max_gathered_stride=MAX_GATHERED_STRIDE)
 
 
 def main() -> int:

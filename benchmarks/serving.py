@@ -324,7 +324,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     thread_counts = (1, *(n for n in dict.fromkeys(args.threads) if n != 1))
     if args.without_gil_from is not None:
-        _kernels.set_min_elems_without_gil(args.without_gil_from)
+        _kernels.set_limits(min_elems_without_gil=args.without_gil_from)
     with threadpool_limits(1):
         print(machine())
         data = load_dataset()

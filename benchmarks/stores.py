@@ -29,7 +29,7 @@ def main() -> int:
     arguments = parser.parse_args()
     print(machine())
     print(f"{arguments.dtype}, p = 0.1, one thread, medians of {arguments.rounds} interleaved rounds, ratio to the")
-    print("multiplication; last-level cache", _kernels.get_max_cached_bytes() >> 20, "MiB\n")
+    print("multiplication; last-level cache", _kernels.get_limits()["max_cached_bytes"] >> 20, "MiB\n")
     print(f"{'':>10} {'read and':>13}  {'alone':^20}  {'with y.sum() behind':^20}")
     print(
         f"{'elements':>10} {'written, MiB':>13}  {'ordinary':>9} {'streaming':>10}  {'ordinary':>9} {'streaming':>10}"
@@ -39,7 +39,7 @@ def main() -> int:
         y, scale, mask = np.ones_like(x), x.dtype.type(1 / 0.9), cd.draw_mask(n_elems, 0.1, rng=1)
 
         def apply(limit: int, x=x, y=y, mask=mask) -> None:
-            _kernels.set_max_cached_bytes(limit)
+            _kernels.set_limits(max_cached_bytes=limit)
             mask.apply(x, out=y)
 
         def multiply(x=x, y=y, scale=scale) -> None:

@@ -83,11 +83,11 @@ def main() -> int:
         mask = cd.draw_mask(x.shape, 0.1, rng=1)
 
         def serial(a=x, out=y, mask=mask):
-            _kernels.set_min_elems_per_thread(1 << 62)
+            _kernels.set_limits(min_elems_per_thread=1 << 62)
             mask.apply(a, out=out, scale=1.0)
 
         def parallel(a=x, out=y, mask=mask):
-            _kernels.set_min_elems_per_thread(1)
+            _kernels.set_limits(min_elems_per_thread=1)
             mask.apply(a, out=out, scale=1.0)
 
         with threadpool_limits(2):

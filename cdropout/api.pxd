@@ -1,4 +1,4 @@
-"""cdropout in somebody else's Cython: `from cdropout.api cimport apply, draw_mask ...`, without an import call and
+"""cdropout in another package's Cython: `from cdropout.api cimport apply, draw_mask ...`, without an import call and
 without a header. What each of these is, and the rules, stand in include/cdropout_table.h, where the names begin with
 cdropout_; docs/embedding.md shows how to use them."""
 
@@ -34,6 +34,15 @@ ctypedef struct Mask:
     uint64_t start
     double p
     double scale
+
+cdef enum:
+    MAX_AXES = 64
+
+ctypedef struct StridedMask:
+    Mask mask
+    int n_axes
+    size_t lens[64]
+    uint64_t strides[64]
 
 ctypedef struct Noise:
     Key key
@@ -72,3 +81,8 @@ cdef int fill_keep(uint8_t *out, const Mask *mask, size_t begin, size_t end) noe
 cdef void fill_raw(uint8_t *out, const Key *key, uint64_t first_block, size_t n_blocks) noexcept nogil
 
 cdef size_t cached_bytes() noexcept nogil
+
+cdef int strided_mask_of(object mask, StridedMask *c_mask) except -1
+cdef int apply_strided(int operation, int dtype, const Arrays *arrays, const StridedMask *mask, size_t begin,
+                       size_t end) noexcept nogil
+cdef int fill_keep_strided(uint8_t *out, const StridedMask *mask, size_t begin, size_t end) noexcept nogil

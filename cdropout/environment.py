@@ -40,7 +40,7 @@ def facts() -> dict[str, Any]:
             "openmp": _openmp() if _kernels.has_openmp() else None,
         },
         "cache_bytes": {f"L{level}": n_bytes for level, n_bytes in machine.cache_bytes().items()},
-        "streaming_above_bytes": _kernels.get_max_cached_bytes(),
+        "streaming_above_bytes": _kernels.get_limits()["max_cached_bytes"],
         "packages": extras.installed_versions(),
     }
 

@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from cdropout import _kernels
 from cdropout.mask import Mask
-from cdropout.stream import Rng, Stream, as_stream
+from cdropout.stream import Rng, as_stream
 
 
 def dropout(
@@ -63,7 +63,7 @@ def dropout(
     "Dropout: a simple way to prevent neural networks from overfitting", JMLR 15, 2014.
 
     """
-    return _kernels.dropout(x, p, as_stream(None) if rng is None else rng, out, shared_axes)
+    return _kernels.dropout(x, p, rng, out, shared_axes)
 
 
 def draw_mask(
@@ -93,11 +93,6 @@ def draw_mask(
         As in `dropout`, before rng moves on.
 
     """
-    if rng is None:
-        rng = as_stream(None)
-    elif type(rng) is not Stream:
-        Mask(0, 0, p, shape, shared_axes)
-        rng = as_stream(rng)
     return _kernels.draw_mask(Mask, shape, p, rng, shared_axes)
 
 
@@ -208,7 +203,7 @@ def relu_dropout_backward(dy: npt.ArrayLike, y: npt.ArrayLike, p: float, *, out:
         As in `dropout`, or for arrays that do not fit each other.
 
     """
-    return _kernels.scale_where_positive(dy, y, p, out)
+    return _kernels.relu_dropout_backward(dy, y, p, out)
 
 
 def dropout_add(
@@ -283,4 +278,4 @@ def bias_dropout_add(
 
 def fuse(name: str, x: Any, bias: Any, residual: Any, p: float, rng: Rng | None, out: Any) -> npt.NDArray[Any]:
     """Run a fused operation by its name; bias and residual are None where it has none."""
-    return _kernels.fused(None, name, x, bias, residual, p, as_stream(None) if rng is None else rng, out)
+    return _kernels.fused(name, x, bias, residual, p, rng, out)

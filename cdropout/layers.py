@@ -262,15 +262,12 @@ class Dropout(DropoutLayer):
             y = self._evaluated(x)
             self.mask = None
             return y
-        stream = self._rng
-        if stream is None:
-            stream = as_stream(None)
         axes = self.shared_axes
         if axes is None:
             axes = self._axes(_kernels.as_array(x, "x").ndim)
         scale, shift, fill = self._train_effect
         out = x if self.inplace else None
-        y, self.mask = _kernels.forward(Mask, x, self._p, stream, out, axes, scale, shift, fill)
+        y, self.mask = _kernels.forward(Mask, x, self._p, self._rng, out, axes, scale, shift, fill)
         self._scale = scale
         return y
 
@@ -362,10 +359,9 @@ class ReLUDropout(DropoutLayer):
     def _forward(self, x: Any, bias: npt.NDArray[Any] | None) -> npt.NDArray[Any]:
         out = x if self.inplace else None
         if self.training:
-            stream = as_stream(self._rng)
-            y, self.mask = _kernels.fused(Mask, self._operation, x, bias, None, self._p, stream, out)
+            y, self.mask = _kernels.forward_fused(Mask, self._operation, x, bias, None, self._p, self._rng, out)
         else:
-            _kernels.fused(Mask, self._operation, x, bias, None, self._p, None, out)  # checks, draws nothing
+            _kernels.check_fused(self._operation, x, bias, None, self._p, out)
             y, result = _biased(x, bias, out)
             np.maximum(y, 0, out=result)
             y = result if out is None else out
@@ -439,10 +435,11 @@ class DropoutAdd(DropoutLayer):
     def _forward(self, x: Any, bias: npt.NDArray[Any] | None, residual: Any) -> npt.NDArray[Any]:
         out = x if self.inplace else None
         if self.training:
-            stream = as_stream(self._rng)
-            dropped, self.mask = _kernels.fused(Mask, self._operation, x, bias, residual, self._p, stream, out)
+            dropped, self.mask = _kernels.forward_fused(
+                Mask, self._operation, x, bias, residual, self._p, self._rng, out
+            )
             return dropped
-        _kernels.fused(Mask, self._operation, x, bias, residual, self._p, None, out)  # checks, draws nothing
+        _kernels.check_fused(self._operation, x, bias, residual, self._p, out)
         residual = _kernels.as_array(residual, "residual")
         if bias is not None and out is not None and np.may_share_memory(out, residual):
             residual = residual.copy()  # x + bias is about to be written there

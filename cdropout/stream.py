@@ -3,18 +3,19 @@
 import os
 import struct
 import threading
-from typing import TYPE_CHECKING, Any, ForwardRef, NoReturn, TypeAlias
+from typing import TYPE_CHECKING, Any, ForwardRef, TypeAlias
 
 import numpy as np
 
 from cdropout import _kernels
+from cdropout._kernels import plain_entropy, seed_sequence
 from cdropout.checks import check_integer, shown
 
 STATE_VERSION = 1
 
-# Held while a SeedSequence counts its children, which it does without a lock of its own, and while the default stream
-# is made. Python's fork waits for it: a child must not inherit either half done. C's asks nobody, and who holds the
-# lock may be in the parent alone: so each process has one of its own.
+# Held while a SeedSequence counts its children, which NumPy does without a lock, and while the default stream gets its
+# key. Python's fork waits for it: a child must not inherit either half done. A fork from C bypasses Python's hooks, and
+# in the child the lock's owner may not exist: so each process has its own lock.
 _locks: dict[int, Any] = {}
 
 
@@ -58,13 +59,11 @@ class Stream(_kernels.StreamCore):
         self._reseed(seed_sequence(seed), position=0)
 
     def _reseed(self, seeds: "np.random.SeedSequence", position: int) -> None:
-        plain_entropy(seeds)  # what state cannot tell again must not become a stream
-        low, high = (int(word) for word in seeds.generate_state(2, np.uint64))
-        self._place(low | high << 64, position)
+        self._place(_kernels.key_of_seeds(seeds), position)
         self._seed_sequence = seeds
 
     def _renew(self) -> None:
-        """Give the default stream, which this process has of its parent, a key of its own."""
+        """Give the default stream a key of this process, unless it has one."""
         with _lock():
             process = _kernels.process_number()  # first: who forks from here on has to do it again
             if self._process != process:
@@ -209,15 +208,6 @@ def restore_stream(state: dict[str, Any]) -> Stream:
     return stream
 
 
-def plain_entropy(seeds: "np.random.SeedSequence") -> int | list[int]:
-    """Return a SeedSequence's entropy as an int or a list of ints; TypeError where it is neither."""
-    entropy: Any = seeds.entropy
-    words = [entropy] if isinstance(entropy, int | np.integer) else list(entropy)
-    if not all(isinstance(word, int | np.integer) for word in words):
-        raise TypeError(f"the entropy of a SeedSequence must be an int or a sequence of ints, got {entropy!r}")
-    return int(entropy) if isinstance(entropy, int | np.integer) else [int(word) for word in words]
-
-
 # In the place where a child's number stands in a spawn_key: more children than spawn could have numbered.
 FOLD_IN_WORD = 2**32 - 1
 
@@ -253,54 +243,21 @@ def check_count(name: str, value: object) -> None:
         raise ValueError(f"{name} must be 0 or greater, got {shown(value)}")
 
 
-def seed_sequence(seed: "None | Rng") -> "np.random.SeedSequence":
-    """Turn any SPEC 7 rng but a Stream into a SeedSequence; a generator is advanced by 128 bits."""
-    if seed is None or isinstance(seed, np.random.SeedSequence):
-        return seed if seed is not None else np.random.SeedSequence()
-    if isinstance(seed, int | np.integer) and not isinstance(seed, bool):
-        if seed < 0:
-            raise ValueError(f"rng must be 0 or greater where it is a seed, got {shown(int(seed))}")
-        return np.random.SeedSequence(int(seed))
-    if isinstance(seed, np.random.BitGenerator):
-        seed = np.random.Generator(seed)
-    if isinstance(seed, np.random.Generator):
-        low, high = (int(word) for word in seed.integers(0, 2**64 - 1, size=2, dtype=np.uint64, endpoint=True))
-        return np.random.SeedSequence(low | high << 64)
-    return refuse_rng(seed)
-
-
-def refuse_rng(rng: object) -> NoReturn:
-    """Raise for an rng of a foreign type."""
-    raise TypeError(
-        f"rng must be None, an int, a SeedSequence, a BitGenerator, a Generator or a Stream, got {type(rng).__name__}"
-    )
-
-
 def as_stream(rng: "None | Rng") -> Stream:
     """Return the stream that rng stands for: the default stream for None, rng itself where it is a Stream."""
     if isinstance(rng, Stream):
         return rng
     if rng is not None:
         return Stream(rng)
-    return _default_stream if _default_stream is not None else _make_default_stream()
+    _default_stream._renew()
+    return _default_stream
 
 
-# What rng=None draws from, once something has. Each process has a key of its own for it, so that workers never repeat
-# each other's masks.
-_default_stream: Stream | None = None
-
-
-def _make_default_stream() -> Stream:
-    """Return the default stream, making it unless another thread was faster."""
-    global _default_stream
-    with _lock():
-        if _default_stream is None:
-            process = _kernels.process_number()
-            stream = Stream()
-            stream._process = process
-            _default_stream = stream
-        return _default_stream
-
+# What rng=None draws from. Each process has a key of its own for it, so that workers never repeat each other's masks:
+# it is seeded by the first draw that finds it without a key of this process.
+_default_stream = Stream.__new__(Stream)
+_default_stream._process = _kernels.NO_PROCESS
+_kernels.set_default_stream(_default_stream)
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(before=lambda: _lock().acquire(), after_in_parent=lambda: _lock().release())

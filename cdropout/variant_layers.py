@@ -10,7 +10,7 @@ from cdropout.checks import check_integer, shown
 from cdropout.layers import Dropout, DropoutLayer, Rescale
 from cdropout.mask import Mask
 from cdropout.noise import Noise
-from cdropout.stream import Rng, as_stream
+from cdropout.stream import Rng
 from cdropout.variants import (
     Channels,
     apply_blocks,
@@ -238,10 +238,9 @@ class Zoneout(DropoutLayer):
         """Return the state, of new's shape and dtype; errors as in `zoneout`."""
         out = new if self.inplace else None
         if self.training:
-            stream = as_stream(self._rng)
-            y, self.mask = _kernels.fused(Mask, "choose", new, None, previous, self._p, stream, out)
+            y, self.mask = _kernels.forward_fused(Mask, "choose", new, None, previous, self._p, self._rng, out)
         else:
-            _kernels.fused(None, "choose", new, None, previous, self._p, None, out)  # checks, draws nothing
+            _kernels.check_fused("choose", new, None, previous, self._p, out)
             arrays = _kernels.as_array(new, "new"), _kernels.as_array(previous, "previous")
             y, self.mask = _mixed(*arrays, self._p, out), None
             self._evaluated = self._p, arrays[0].shape

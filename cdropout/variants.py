@@ -12,7 +12,7 @@ from cdropout.checks import check_integer
 from cdropout.functional import drawing, dropout, fuse
 from cdropout.mask import Mask
 from cdropout.noise import Noise
-from cdropout.stream import Rng, Stream, as_stream
+from cdropout.stream import Rng
 
 Channels = Literal["first", "last"]
 
@@ -263,9 +263,7 @@ def draw_noise(shape: int | tuple[int, ...], std: float, *, rng: Rng | None = No
         As in `dropout`, before rng moves on.
 
     """
-    if rng is not None and type(rng) is not Stream:
-        Noise(0, 0, std, shape)
-    return _kernels.draw_noise(Noise, shape, std, as_stream(rng))
+    return _kernels.draw_noise(Noise, shape, std, rng)
 
 
 def gaussian_dropout(x: npt.ArrayLike, p: float = 0.5, *, rng: Rng | None = None, out: Any = None) -> npt.NDArray[Any]:

@@ -1,8 +1,9 @@
 # cython: language_level=3, cdivision=True, freethreading_compatible=True
-"""The only border between Python and the C core.
+"""The border between Python and the C core.
 
-Everything is checked here, once: dtype, layout, aliasing, p. Then p becomes a threshold and a scale, and the blocks are
-shared out among threads with the GIL released. Nothing below this file can fail.
+Arguments are checked here, once: dtype, layout, aliasing, p, axes. Then memory is allocated, the stream advances, and a
+job_request goes to the planner (core/job.c). The parallel loop (parallel_run.pxi) runs the parts of the planned job with
+the GIL released. The C core cannot fail.
 """
 
 from cython.parallel cimport prange
@@ -15,6 +16,9 @@ from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memset
 cimport numpy as cnp
 
+from c_api cimport *
+from core cimport *
+
 import os
 import sys
 import threading
@@ -24,161 +28,19 @@ from numbers import Real
 import numpy as np
 
 from cdropout import machine
-from cdropout.checks import shown
+from cdropout.checks import check_integer, shown
 
 cnp.import_array()
 
 
-cdef extern from "catalog.h" nogil:
-    enum:
-        ELEMS_PER_BLOCK
-        RAW_BYTES_PER_BLOCK
-        ELEMS_PER_GROUP
-        DTYPE_f32
-        DTYPE_f64
-        DTYPE_f16
-        DTYPE_bf16
-        N_DTYPES
-        OPERATION_apply_mask
-        OPERATION_fill_scaled
-        OPERATION_relu_dropout
-        OPERATION_bias_relu_dropout
-        OPERATION_dropout_add
-        OPERATION_bias_dropout_add
-        OPERATION_alpha_dropout
-        OPERATION_choose
-        N_OPERATIONS
-
-    ctypedef struct stream_key:
-        uint64_t word[2]
-
-    ctypedef struct mask_rule:
-        stream_key key
-        int32_t threshold
-        uint64_t tie_threshold
-
-    ctypedef struct operands:
-        char *out
-        const char *x
-        const char *residual
-        const char *bias
-        const char *bias_seam
-        size_t bias_period
-        size_t bias_at
-        size_t n_repeats
-        double scale
-        double shift
-        double fill
-
-    operands operands_at(const operands *ops, size_t i, size_t elem_bytes)
-
-    ctypedef const char *range_fn(const operands *, const mask_rule *, uint64_t, size_t) noexcept
-    ctypedef const char *repeat_fn(const operands *, const mask_rule *, uint64_t, size_t) noexcept
-    ctypedef const char *words_fn(const operands *, const uint64_t *, size_t) noexcept
-    ctypedef const char *positive_fn(const operands *, size_t) noexcept
-    ctypedef const char *noise_fn(const operands *, const stream_key *, uint64_t, size_t) noexcept
-    ctypedef const char *fill_keep_fn(uint8_t *, const mask_rule *, uint64_t, size_t) noexcept
-    ctypedef const char *fill_words_fn(uint64_t *, const mask_rule *, uint64_t, size_t) noexcept
-    ctypedef const char *fill_raw_fn(uint8_t *, const stream_key *, uint64_t, size_t) noexcept
-
-    ctypedef struct dtype_row:
-        range_fn *operation[8]
-        repeat_fn *apply_mask_repeat
-        repeat_fn *alpha_dropout_repeat
-        words_fn *apply_mask_words
-        words_fn *alpha_dropout_words
-        positive_fn *scale_where_positive
-        noise_fn *multiply_by_noise
-        noise_fn *add_noise
-
-    ctypedef struct kernel_table:
-        const char *isa
-        int (*is_supported)() noexcept
-        const dtype_row *dtype[4]
-        const dtype_row *streaming_dtype[4]
-        fill_keep_fn *fill_keep
-        fill_words_fn *fill_words
-        fill_raw_fn *fill_raw
-
-    const kernel_table *kernels
-    const kernel_table *choose_kernels(const char *name, int *is_known)
-    const kernel_table *kernels_at(size_t i)
-    void philox4x32(uint32_t *counter, uint64_t key)
-
-
-cdef extern from "Python.h":
-    int run_handlers_of_signals "PyErr_CheckSignals"() noexcept
-
-
-cdef extern from "numpy/arrayobject.h":
-    enum:
-        NPY_HALF
-        NPY_USERDEF
-
-
-cdef extern from "cache.h" nogil:
-    size_t cache_bytes_by_sysconf()
-
-
-cdef extern from "clock.h" nogil:
-    uint64_t clock_microseconds()
-
-
-cdef extern from "pages.h" nogil:
-    void ask_for_huge_pages(char *first, size_t n_bytes)
-
-
-cdef extern from "threads.h" nogil:
-    enum:
-        HAS_OPENMP
-    int max_threads()
-    int n_cpus_of_thread()
-    int team_to_be_had(int n_threads)
-    int call_in_forked_children(void (*function)() noexcept)
-
-
-cdef extern from "atomic.h" nogil:
-    int load_int "ATOMIC_LOAD"(int *number)
-    void store_int "ATOMIC_STORE"(int *number, int value)
-    uint64_t load_u64 "ATOMIC_LOAD"(uint64_t *number)
-    void store_u64 "ATOMIC_STORE"(uint64_t *number, uint64_t value)
-
-
-cdef extern from "parameters.h" nogil:
-    enum:
-        BIAS_ROOM_BYTES
-    const double MAX_STD
-    size_t bytes_of_dtype(int dtype)
-    void set_threshold(mask_rule *rule, double p)
-    double kept_scale_of "kept_scale"(double p)
-    double scale_in(int dtype, double scale)
-    void alpha_dropout_map(double p, double *scale, double *shift, double *fill)
-    void lay_bias(operands *ops, char *room, const char *bias, size_t n_bias, size_t elem_bytes)
-    int may_stream(const char *out, size_t n_to_group, size_t n_repeats, size_t elem_bytes)
-
-
-cdef extern from "position.h" nogil:
-    const uint64_t LIMIT "POSITION_LIMIT"
-    int take_blocks(uint64_t *next_elem, uint64_t n_elems, uint64_t *first)
-    void return_blocks(uint64_t *next_elem, uint64_t n_elems, uint64_t first)
-
-
-cdef extern from "crowd.h" nogil:
-    ctypedef struct crowd:
-        pass
-
-    int enter_crowd(crowd *jobs)
-    void leave_crowd(crowd *jobs)
-    int most_in_crowd(crowd *jobs, int n_now, uint64_t now_microseconds)
-
-
-cdef extern from "float_mode.h" nogil:
-    ctypedef struct float_mode:
-        pass
-
-    float_mode enter_default_mode()
-    void leave_default_mode(float_mode before)
-    bint is_zero(double value)
+include "dlpack.pxi"
+include "arguments.pxi"
+include "thread_budget.pxi"
+include "parallel_run.pxi"
+include "scratch.pxi"
+include "stream.pxi"
+include "values.pxi"
+include "c_api.pxi"
 
 
 # ---- which kernels run ----------------------------------------------------------------------------------------------
@@ -238,16 +100,43 @@ def has_openmp():
     return bool(HAS_OPENMP)
 
 
-include "exchange.pxi"
-include "arguments.pxi"
-include "sharing.pxi"
-include "job.pxi"
-include "slices.pxi"
-include "stream.pxi"
-include "values.pxi"
+# ---- limits ---------------------------------------------------------------------------------------------------------
+
+limits.max_cached_bytes = machine.last_level_cache_bytes() or cache_bytes_by_sysconf()
 
 
-# ---- what functional.py and layers.py call ---------------------------------------------------------------------------
+def get_limits():
+    """The numbers that decide how calls are laid out and shared among threads, as a dict; core/job.h says what each
+    is."""
+    return limits
+
+
+# A thread's share and a slice have at least one element.
+LEAST_LIMITS = {"min_elems_per_thread": 1, "max_elems_per_slice": 1}
+
+
+def set_limits(**changes):
+    """Changes some of the numbers that get_limits gives, for benchmarks and tests; returns those of before.
+
+    Raises TypeError for a name that is not among them or a number that is no integer, ValueError for one that is too
+    small; then nothing changes."""
+    global limits
+    before = get_limits()
+    for name, number in changes.items():
+        if name not in before:
+            raise TypeError(f"limits must be among {', '.join(before)}, got {name!r}")
+        check_integer(name, number, LEAST_LIMITS.get(name, 0), (1 << 64) - 1)
+    limits = {**before, **changes}
+    return before
+
+
+# ---- the catalog ----------------------------------------------------------------------------------------------------
+
+# The numbers of the operations, by their names.
+OPERATIONS = dict([(operation_table[i].name.decode(), i) for i in range(N_OPERATIONS)])
+
+
+# ---- draws: masks and noise -----------------------------------------------------------------------------------------
 
 cdef MaskCore new_mask(type mask_type, double p, tuple shape, tuple shared_axes, StreamCore stream, object n):
     """A new mask_type (a MaskCore) for the stream's next n positions; the other arguments have been checked."""
@@ -271,30 +160,25 @@ cdef object new_noise(object noise_type, tuple shape, object std, StreamCore str
     return noise_type(key_number(&key), first, std, shape)
 
 
-def draw_mask(mask_type, shape, p, StreamCore stream not None, shared_axes):
+def draw_mask(mask_type, shape, p, rng, shared_axes):
     """The mask of cdropout.draw_mask."""
     cdef double p_checked = checked_p(p)
     cdef tuple lengths = checked_shape(shape)
     cdef tuple axes = checked_axes(shared_axes, len(lengths))
-    return new_mask(mask_type, p_checked, lengths, axes, stream, n_drawn(lengths, axes))
+    n = n_drawn(lengths, axes)
+    if n > LIMIT:
+        raise OverflowError(f"the stream must hold what is drawn, got {shown(n)} elements")
+    return new_mask(mask_type, p_checked, lengths, axes, stream_of_rng(rng), n)
 
 
-def draw_noise(noise_type, shape, std, StreamCore stream not None):
+def draw_noise(noise_type, shape, std, rng):
     """The noise of cdropout.draw_noise."""
     checked_std(std)
     cdef tuple lengths = checked_shape(shape)
-    return new_noise(noise_type, lengths, std, stream)
+    return new_noise(noise_type, lengths, std, stream_of_rng(rng))
 
 
-cdef StreamCore checked_stream(object rng):
-    """The stream that rng stands for: asked for when all is checked and all memory is there, because a generator moves
-    on."""
-    if isinstance(rng, StreamCore):
-        return rng
-    from cdropout.stream import as_stream
-
-    return as_stream(rng)
-
+# ---- dropout, and what the layers share -----------------------------------------------------------------------------
 
 def dropout(x, p, rng, out, shared_axes):
     """The result of cdropout.dropout."""
@@ -303,15 +187,15 @@ def dropout(x, p, rng, out, shared_axes):
     cdef tuple axes = checked_axes(shared_axes, cnp.PyArray_NDIM(array))
     cdef cnp.ndarray result = checked_out(out, array, "x")
     cdef tuple strides = run_strides((<object>array).shape, axes) if axes else None
-    memory = memory_for(result, array, None, strides)
-    cdef StreamCore stream = checked_stream(rng)
+    cdef Scratch scratch = scratch_for(result, array, None, strides is not None)
+    cdef StreamCore stream = stream_of_rng(rng)
     cdef stream_key key
     cdef uint64_t first = stream.take(
         n_drawn((<object>array).shape, axes) if axes else <uint64_t>cnp.PyArray_SIZE(array), &key
     )
     cdef affine map
     map.scale, map.shift, map.fill = kept_scale(p_checked), 0.0, 0.0
-    apply_mask(&key, first, p_checked, &map, strides, result, array, memory)
+    apply_mask(&key, first, p_checked, &map, strides, result, array, scratch)
     return result if out is None else out
 
 
@@ -322,13 +206,13 @@ def forward(mask_type, x, double p, rng, out, shared_axes, double scale, double 
     cdef tuple axes = checked_axes(shared_axes, cnp.PyArray_NDIM(array))
     cdef tuple shape = (<object>array).shape
     cdef tuple strides = run_strides(shape, axes) if axes else None
-    memory = memory_for(result, array, None, strides)
+    cdef Scratch scratch = scratch_for(result, array, None, strides is not None)
     cdef MaskCore mask = new_mask(
-        mask_type, p, shape, axes, checked_stream(rng), n_drawn(shape, axes) if axes else cnp.PyArray_SIZE(array)
+        mask_type, p, shape, axes, stream_of_rng(rng), n_drawn(shape, axes) if axes else cnp.PyArray_SIZE(array)
     )
     cdef affine map
     map.scale, map.shift, map.fill = scale, shift, fill
-    apply_mask(&mask.words, mask.first, p, &map, strides, result, array, memory)
+    apply_mask(&mask.words, mask.first, p, &map, strides, result, array, scratch)
     return result if out is None else out, mask
 
 
@@ -337,14 +221,97 @@ def with_noise(noise_type, bint is_factor, x, std, rng, out):
     cdef cnp.ndarray array = checked_array(x, "x")
     checked_std(std)
     cdef cnp.ndarray result = checked_out(out, array, "x")
-    memory = memory_for(result, array, None, None)
-    cdef NoiseCore noise = new_noise(noise_type, (<object>array).shape, std, checked_stream(rng))
-    apply_noise(noise, is_factor, result, array, memory)
+    cdef Scratch scratch = scratch_for(result, array, None, False)
+    cdef NoiseCore noise = new_noise(noise_type, (<object>array).shape, std, stream_of_rng(rng))
+    apply_noise(noise, is_factor, result, array, scratch)
     return result if out is None else out, noise
 
 
-include "fused.pxi"
-include "embedding.pxi"
+# ---- fused operations: dropout with a bias, ReLU or residual in the same pass over memory ---------------------------
+
+cdef class FusedCall:
+    """The checked arguments of a fused operation; bias and residual are None where it has none."""
+
+    cdef int operation
+    cdef double p
+    cdef cnp.ndarray x, bias, residual, out
+
+
+cdef FusedCall checked_fused(str name, x, bias, residual, p, out):
+    """Check the arguments of a fused operation; bias and residual are ignored where it has none."""
+    cdef FusedCall call = FusedCall.__new__(FusedCall)
+    call.operation = OPERATIONS[name]
+    cdef int parts = operation_table[call.operation].parts
+    x_name, residual_name = ("new", "previous") if name == "choose" else ("x", "residual")
+    call.x = checked_array(x, x_name)
+    call.p = checked_p(p)
+    if parts & WITH_BIAS:
+        call.bias = checked_bias(bias, call.x)
+    if parts & READS_RESIDUAL:
+        call.residual = checked_partner(residual, call.x, residual_name, x_name)
+    call.out = checked_out(out, call.x, x_name)
+    if out is not None and call.residual is not None:
+        checked_out(out, call.residual, residual_name)
+    if out is not None and call.bias is not None and cnp.PyArray_SIZE(call.out) > 0:
+        check_bias_is_apart(call.bias, call.out)
+    return call
+
+
+cdef int run_fused(FusedCall call, const stream_key *key, uint64_t first, Scratch scratch) except -1:
+    cdef job_request request
+    memset(&request, 0, sizeof(request))
+    request.kernel = call.operation
+    request.dtype = dtype_index(call.x)
+    request.key = key[0]
+    request.first = first
+    request.p = call.p
+    request.scale = kept_scale(call.p)
+    if call.bias is not None:
+        request.bias = cnp.PyArray_BYTES(call.bias)
+        request.n_bias = cnp.PyArray_SIZE(call.bias)
+    return run_on_arrays(&request, call.out, call.x, call.residual, scratch)
+
+
+def check_fused(str name, x, bias, residual, p, out):
+    """Checks the arguments of a fused operation and draws nothing; errors as in `fused`."""
+    checked_fused(name, x, bias, residual, p, out)
+
+
+def fused(str name, x, bias, residual, p, rng, out):
+    """The result of a fused operation, by its name in the catalog; bias and residual are ignored where it has none."""
+    cdef FusedCall call = checked_fused(name, x, bias, residual, p, out)
+    cdef Scratch scratch = scratch_for(call.out, call.x, call.residual, False)
+    cdef stream_key key
+    cdef uint64_t first = stream_of_rng(rng).take(cnp.PyArray_SIZE(call.x), &key)
+    run_fused(call, &key, first, scratch)
+    return call.out if out is None else out
+
+
+def forward_fused(mask_type, str name, x, bias, residual, p, rng, out):
+    """A layer's forward pass: (y, mask) of a fused operation; the rest as in `fused`."""
+    cdef FusedCall call = checked_fused(name, x, bias, residual, p, out)
+    cdef Scratch scratch = scratch_for(call.out, call.x, call.residual, False)
+    cdef MaskCore mask = new_mask(
+        mask_type, call.p, (<object>call.x).shape, (), stream_of_rng(rng), cnp.PyArray_SIZE(call.x)
+    )
+    run_fused(call, &mask.words, mask.first, scratch)
+    return call.out if out is None else out, mask
+
+
+def relu_dropout_backward(dy, y, p, out):
+    """out = dy / (1-p) where y > 0, 0 elsewhere."""
+    cdef job_request request
+    cdef cnp.ndarray gradient = checked_array(dy, "dy")
+    cdef double p_checked = checked_p(p)
+    cdef cnp.ndarray output = checked_partner(y, gradient, "y", "dy")
+    cdef cnp.ndarray result = checked_out(out, gradient, "dy")
+    checked_out(result, output, "y")
+    memset(&request, 0, sizeof(request))
+    request.kernel = OPERATION_relu_dropout_backward
+    request.dtype = dtype_index(gradient)
+    request.scale = kept_scale(p_checked)
+    run_on_arrays(&request, result, gradient, output, scratch_for(result, gradient, output, False))
+    return result if out is None else out
 
 
 # ---- what the integrations ask --------------------------------------------------------------------------------------
@@ -358,60 +325,5 @@ def expect_writing(cnp.ndarray fresh not None):
     ask_for_huge_pages(cnp.PyArray_BYTES(fresh), cnp.PyArray_NBYTES(fresh))
 
 
-# ---- what the tests and benchmarks ask ------------------------------------------------------------------------------
-
-def repeat_kernel(cnp.ndarray out, cnp.ndarray x, MaskCore mask not None, size_t n_calls):
-    """Calls the kernel of mask.apply(x, out=out), and nothing else, n_calls times, on plain arrays that fit."""
-    cdef job j
-    cdef size_t _call
-    set_job(&j, OPERATION_apply_mask, x, mask.p, kept_scale(mask.p))
-    j.rule.key = mask.words
-    j.arrays.out = cnp.PyArray_BYTES(out)
-    j.arrays.x = cnp.PyArray_BYTES(x)
-    cdef range_fn *kernel = kernels.dtype[j.dtype].operation[j.operation]
-    with nogil:
-        for _call in range(n_calls):
-            kernel(&j.arrays, &j.rule, mask.first, j.n_elems)
-
-
-def thresholds(p):
-    """What the kernels compare with to drop at probability p in [0, 1): the signed 16-bit threshold, and the 32 bits
-    that decide its ties."""
-    cdef mask_rule rule
-    set_threshold(&rule, checked_p(p))
-    return rule.threshold, rule.tie_threshold
-
-
-def isas_that_ran():
-    """Calls every kernel of the active table: the instruction sets that they say they were compiled for."""
-    cdef mask_rule rule
-    cdef operands arrays
-    cdef double numbers[130]
-    cdef uint64_t words[2]
-    cdef uint8_t raw[RAW_BYTES_PER_BLOCK]
-    cdef const dtype_row *row
-    cdef int i, operation
-    memset(numbers, 0, sizeof(numbers))
-    memset(&arrays, 0, sizeof(operands))
-    arrays.out = arrays.x = arrays.residual = arrays.bias = arrays.bias_seam = <char *>numbers
-    arrays.bias_period = 64
-    arrays.n_repeats = 1
-    rule.key.word[0] = rule.key.word[1] = 0
-    set_threshold(&rule, 0.5)
-    names = {
-        kernels.fill_keep(raw, &rule, 0, 2),
-        kernels.fill_words(words, &rule, 0, 2),
-        kernels.fill_raw(raw, &rule.key, 0, 1),
-    }
-    for i in range(2 * N_DTYPES):
-        row = kernels.dtype[i] if i < N_DTYPES else kernels.streaming_dtype[i - N_DTYPES]
-        for operation in range(N_OPERATIONS):
-            names.add(row.operation[operation](&arrays, &rule, 0, 2))
-        names.add(row.apply_mask_repeat(&arrays, &rule, 0, 2))
-        names.add(row.alpha_dropout_repeat(&arrays, &rule, 0, 2))
-        names.add(row.apply_mask_words(&arrays, words, 2))
-        names.add(row.alpha_dropout_words(&arrays, words, 2))
-        names.add(row.scale_where_positive(&arrays, 2))
-        names.add(row.multiply_by_noise(&arrays, &rule.key, 0, 2))
-        names.add(row.add_noise(&arrays, &rule.key, 0, 2))
-    return {(<bytes>name).decode() for name in names}
+# For programs that inspect this build, such as the tests: a pointer to the kernel table that runs.
+KERNEL_TABLE = PyCapsule_New(&kernels, "cdropout._kernels.KERNEL_TABLE", NULL)

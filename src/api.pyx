@@ -3,47 +3,20 @@
 
 from cpython.pycapsule cimport PyCapsule_GetPointer
 
+from c_api cimport (
+    cdropout_arrays, cdropout_key, cdropout_mask, cdropout_noise, cdropout_stream, cdropout_strided_mask,
+    cdropout_table,
+)
+
 from cdropout._kernels import C_API
-
-
-cdef extern from "../cdropout/include/cdropout_table.h" nogil:
-    ctypedef struct cdropout_key:
-        pass
-
-    ctypedef struct cdropout_mask:
-        pass
-
-    ctypedef struct cdropout_noise:
-        pass
-
-    ctypedef struct cdropout_stream:
-        pass
-
-    ctypedef struct cdropout_arrays:
-        pass
-
-    ctypedef struct cdropout_table:
-        int (*mask_of)(object, cdropout_mask *) except -1
-        int (*noise_of)(object, cdropout_noise *) except -1
-        int (*stream_of)(object, cdropout_stream *) except -1
-        int (*draw_mask)(cdropout_mask *, const cdropout_stream *, uint64_t, double) noexcept nogil
-        int (*draw_noise)(cdropout_noise *, const cdropout_stream *, uint64_t, double) noexcept nogil
-        int (*define_mask)(cdropout_mask *, const cdropout_key *, uint64_t, double) noexcept nogil
-        int (*set_alpha_dropout)(cdropout_arrays *, cdropout_mask *) noexcept nogil
-        int (*apply)(int, int, const cdropout_arrays *, const cdropout_mask *, size_t, size_t) noexcept nogil
-        int (*multiply_by_noise)(int, const cdropout_arrays *, const cdropout_noise *, size_t, size_t) noexcept nogil
-        int (*add_noise)(int, const cdropout_arrays *, const cdropout_noise *, size_t, size_t) noexcept nogil
-        int (*fill_keep)(uint8_t *, const cdropout_mask *, size_t, size_t) noexcept nogil
-        void (*fill_raw)(uint8_t *, const cdropout_key *, uint64_t, size_t) noexcept nogil
-        size_t (*cached_bytes)() noexcept nogil
 
 
 cdef const cdropout_table *table = <const cdropout_table *>PyCapsule_GetPointer(C_API, "cdropout.api.C_API")
 
 # The types of api.pxd are those of the header, without the name that C needs.
-if (sizeof(Key), sizeof(Mask), sizeof(Noise), sizeof(Stream), sizeof(Arrays)) != (
-    sizeof(cdropout_key), sizeof(cdropout_mask), sizeof(cdropout_noise), sizeof(cdropout_stream),
-    sizeof(cdropout_arrays)
+if (sizeof(Key), sizeof(Mask), sizeof(StridedMask), sizeof(Noise), sizeof(Stream), sizeof(Arrays)) != (
+    sizeof(cdropout_key), sizeof(cdropout_mask), sizeof(cdropout_strided_mask), sizeof(cdropout_noise),
+    sizeof(cdropout_stream), sizeof(cdropout_arrays)
 ):
     raise ImportError("cdropout/api.pxd and cdropout_table.h must have the same types: the build is broken")
 
@@ -104,3 +77,18 @@ cdef void fill_raw(uint8_t *out, const Key *key, uint64_t first_block, size_t n_
 
 cdef size_t cached_bytes() noexcept nogil:
     return table.cached_bytes()
+
+
+cdef int strided_mask_of(object mask, StridedMask *c_mask) except -1:
+    return table.strided_mask_of(mask, <cdropout_strided_mask *>c_mask)
+
+
+cdef int apply_strided(int operation, int dtype, const Arrays *arrays, const StridedMask *mask, size_t begin,
+                       size_t end) noexcept nogil:
+    return table.apply_strided(
+        operation, dtype, <const cdropout_arrays *>arrays, <const cdropout_strided_mask *>mask, begin, end
+    )
+
+
+cdef int fill_keep_strided(uint8_t *out, const StridedMask *mask, size_t begin, size_t end) noexcept nogil:
+    return table.fill_keep_strided(out, <const cdropout_strided_mask *>mask, begin, end)

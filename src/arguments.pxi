@@ -54,13 +54,15 @@ def check_std(std):
 
 # ---- arrays ---------------------------------------------------------------------------------------------------------
 
-FLOATS = ("float16", "bfloat16", "float32", "float64")
-
-
 def names_of(names):
     return " or ".join((", ".join(names[:-1]), names[-1]))
 
 
+# The catalog's dtypes by NumPy's names, the smallest first.
+FLOATS = tuple([
+    dtype_table[dtype].numpy_name.decode()
+    for dtype in sorted(range(N_DTYPES), key=lambda dtype: (dtype_table[dtype].n_bytes, dtype))
+])
 DTYPE_NAMES = names_of(FLOATS)
 
 
@@ -75,31 +77,41 @@ def check_dtype(dtype, names=FLOATS):
     return numpy_dtype
 
 
-# ml_dtypes gives bfloat16 a number when it is imported; -1 until an array of it has been seen.
-cdef int bfloat16_type_num = -1
+# NumPy's number of each dtype of the catalog. -1 for one that ml_dtypes defines, until an array of it has been seen:
+# ml_dtypes gets its numbers from NumPy when it is imported.
+cdef int numpy_type_nums[N_DTYPES]
 
 
-cdef bint is_bfloat16(cnp.ndarray a):
-    """Whether the dtype is ml_dtypes.bfloat16, found without importing ml_dtypes: who has such an array has done so."""
+cdef object set_type_nums():
+    cdef int dtype
+    for dtype in range(N_DTYPES):
+        name = dtype_table[dtype].numpy_name.decode()
+        numpy_type_nums[dtype] = np.dtype(name).num if hasattr(np, name) else -1
+
+
+set_type_nums()
+
+
+cdef int index_of_user_dtype(cnp.ndarray a):
+    """The catalog's number of a dtype of ml_dtypes, which is not imported for it: whoever has such an array has done
+    so. -1 for another."""
+    cdef int dtype
     ml_dtypes = sys.modules.get("ml_dtypes")
-    if ml_dtypes is None or a.dtype.newbyteorder("=") != np.dtype(ml_dtypes.bfloat16):
-        return False
-    store_int(&bfloat16_type_num, cnp.PyArray_TYPE(a))
-    return True
+    for dtype in range(N_DTYPES):
+        defined = getattr(ml_dtypes, dtype_table[dtype].numpy_name.decode(), None)
+        if defined is not None and a.dtype.newbyteorder("=") == np.dtype(defined):
+            store_int(&numpy_type_nums[dtype], cnp.PyArray_TYPE(a))
+            return dtype
+    return -1
 
 
 cdef inline int dtype_index(cnp.ndarray a):
-    """The row of the kernel table, -1 for a dtype without one. Byte order is not looked at."""
-    cdef int type_num = cnp.PyArray_TYPE(a)
-    if type_num == cnp.NPY_FLOAT:
-        return DTYPE_f32
-    if type_num == cnp.NPY_DOUBLE:
-        return DTYPE_f64
-    if type_num == NPY_HALF:
-        return DTYPE_f16
-    if type_num == load_int(&bfloat16_type_num) or (type_num >= NPY_USERDEF and is_bfloat16(a)):
-        return DTYPE_bf16
-    return -1
+    """The catalog's number of the array's dtype, -1 for one that is not in it. Byte order is ignored."""
+    cdef int dtype, type_num = cnp.PyArray_TYPE(a)
+    for dtype in range(N_DTYPES):
+        if load_int(&numpy_type_nums[dtype]) == type_num:
+            return dtype
+    return index_of_user_dtype(a) if cnp.PyTypeNum_ISUSERDEF(type_num) else -1
 
 
 cdef inline bint is_plain(cnp.ndarray a) noexcept:
@@ -235,8 +247,8 @@ cdef tuple checked_shape(object shape):
         lengths = tuple([n.__index__() for n in shape]) if isinstance(shape, (tuple, list)) else (shape.__index__(),)
     except (AttributeError, TypeError):
         raise TypeError(f"shape must be an integer or a tuple of integers, got {shape!r}") from None
-    if any(n < 0 for n in lengths) or len(lengths) > MAX_DIMS:
-        raise ValueError(f"shape must be at most {MAX_DIMS} non-negative integers, got {shown(shape)}")
+    if any(n < 0 for n in lengths) or len(lengths) > MAX_AXES:
+        raise ValueError(f"shape must be at most {MAX_AXES} non-negative integers, got {shown(shape)}")
     return lengths
 
 

@@ -1,8 +1,13 @@
 # cython: language_level=3, cdivision=True, freethreading_compatible=True
 """The raw stream as one of NumPy's bit generators."""
 
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport uint32_t
 from numpy.random.bit_generator cimport BitGenerator
+
+from word_stream cimport (
+    BLOCK_BITS, BLOCKS_AT_ONCE, N_WORDS, cdropout_import, next_double, next_uint32, next_uint64, read_blocks,
+    word_stream,
+)
 
 from threading import RLock
 
@@ -10,29 +15,6 @@ import numpy as np
 
 from cdropout.checks import check_integer, shown
 from cdropout.stream import Stream, seed_sequence
-
-
-cdef extern from "word_stream.h" nogil:
-    enum:
-        BLOCKS_AT_ONCE
-        N_WORDS
-        BLOCK_BITS
-
-    ctypedef struct cdropout_key:
-        uint64_t word[2]
-
-    ctypedef struct word_stream:
-        size_t at
-        uint32_t uinteger
-        bint has_uint32
-        cdropout_key key
-        uint64_t first_block
-
-    int cdropout_import() except -1 with gil
-    void read_blocks(word_stream *stream)
-    uint64_t next_uint64(void *state) noexcept
-    uint32_t next_uint32(void *state) noexcept
-    double next_double(void *state) noexcept
 
 
 cdropout_import()

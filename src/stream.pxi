@@ -1,5 +1,6 @@
-"""Streams: a key and the next position, and the raw output that they name."""
+"""Streams: a key and the next position; which stream an rng argument stands for; and the generator's raw output."""
 
+NO_PROCESS = -1  # what process_number() never gives
 BLOCK = ELEMS_PER_BLOCK
 POSITION_LIMIT = LIMIT
 
@@ -65,6 +66,69 @@ cdef class StreamCore:
         return_blocks(&self.next_elem, n_drawn(mask.shape, mask.shared_axes), mask.first)
 
 
+# ---- which stream an rng argument stands for ------------------------------------------------------------------------
+
+def plain_entropy(seeds):
+    """Return a SeedSequence's entropy as an int or a list of ints; TypeError where it is neither."""
+    entropy = seeds.entropy
+    words = [entropy] if isinstance(entropy, (int, np.integer)) else list(entropy)
+    if not all([isinstance(word, (int, np.integer)) for word in words]):
+        raise TypeError(f"the entropy of a SeedSequence must be an int or a sequence of ints, got {entropy!r}")
+    return int(entropy) if isinstance(entropy, (int, np.integer)) else [int(word) for word in words]
+
+
+def seed_sequence(seed):
+    """Turn any SPEC 7 rng but a Stream into a SeedSequence; a generator is advanced by 128 bits."""
+    random = np.random
+    if seed is None or isinstance(seed, random.SeedSequence):
+        return seed if seed is not None else random.SeedSequence()
+    if isinstance(seed, (int, np.integer)) and not isinstance(seed, bool):
+        if seed < 0:
+            raise ValueError(f"rng must be 0 or greater where it is a seed, got {shown(int(seed))}")
+        return random.SeedSequence(int(seed))
+    if isinstance(seed, random.BitGenerator):
+        seed = random.Generator(seed)
+    if isinstance(seed, random.Generator):
+        low, high = [int(word) for word in seed.integers(0, 2**64 - 1, size=2, dtype=np.uint64, endpoint=True)]
+        return random.SeedSequence(low | high << 64)
+    raise TypeError(
+        f"rng must be None, an int, a SeedSequence, a BitGenerator, a Generator or a Stream, got {type(seed).__name__}"
+    )
+
+
+def key_of_seeds(seeds):
+    """Return the 128 bits of the stream that a SeedSequence seeds; TypeError for an entropy that no state can hold."""
+    plain_entropy(seeds)
+    low, high = [int(word) for word in seeds.generate_state(2, np.uint64)]
+    return low | high << 64
+
+
+# What rng=None draws from: a cdropout.Stream, which cdropout/stream.py makes.
+cdef StreamCore default_stream = None
+
+
+def set_default_stream(StreamCore stream not None):
+    """Sets the stream that rng=None stands for."""
+    global default_stream
+    default_stream = stream
+
+
+cdef StreamCore stream_of_rng(object rng):
+    """The stream that rng stands for. Called when all arguments are checked and all memory is allocated, because a
+    generator advances."""
+    cdef StreamCore stream
+    if isinstance(rng, StreamCore):
+        return rng
+    if rng is None:
+        return default_stream
+    key = key_of_seeds(seed_sequence(rng))
+    stream = StreamCore.__new__(StreamCore)
+    set_key(&stream.words, key)
+    return stream
+
+
+# ---- raw output -----------------------------------------------------------------------------------------------------
+
 def raw_blocks(key, first_block, n_blocks):
     """The generator's own output, 8192 bytes a block: uint8 of shape (n_blocks * 8192,)."""
     cdef stream_key words
@@ -78,12 +142,3 @@ def raw_blocks(key, first_block, n_blocks):
     with nogil:
         kernels.fill_raw(out, &words, block, n)
     return raw
-
-
-def philox(counter, key):
-    """Philox4x32-10 as the C core computes it: four uint32 for a counter of four and a 64-bit key."""
-    cdef uint32_t words[4]
-    for i in range(4):
-        words[i] = counter[i]
-    philox4x32(words, key)
-    return [words[i] for i in range(4)]

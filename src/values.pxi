@@ -105,33 +105,35 @@ cdef class MaskCore(DrawnCore):
         map.fill = checked_finite(fill, "fill")
         cdef cnp.ndarray result = checked_out(out, x, "a")
         strides = self.strides if self.shared_axes else self.part_strides
-        apply_mask(&self.words, self.first, self.p, &map, strides, result, x, memory_for(result, x, None, strides))
+        cdef Scratch scratch = scratch_for(result, x, None, strides is not None)
+        apply_mask(&self.words, self.first, self.p, &map, strides, result, x, scratch)
         return result if out is None else out
 
-    cdef object fill(self, job_kind kind, object dtype, double scale):
-        """A new array of the mask's shape, filled by a kernel that reads no input."""
-        cdef job j
+    cdef object fill(self, int kernel, object dtype, double scale):
+        """A new array of the mask's shape, filled by a kernel that reads no input; scale is that of fill_scaled."""
+        cdef job_request request
+        cdef mask_axes axes
         cdef cnp.ndarray drawn
         drawn_shape = tuple([1 if axis in self.shared_axes else n for axis, n in enumerate(self.shape)])
         if is_zero(self.p) or self.p == 1.0:
             drawn = np.full(drawn_shape, scale if is_zero(self.p) else 0, dtype)
         else:
             drawn = np.empty(drawn_shape, dtype)
-            set_job(&j, OPERATION_fill_scaled, drawn, self.p, scale)
-            j.kind = kind
-            j.dtype = max(j.dtype, 0)
-            j.rule.key = self.words
-            j.first = self.first
-            j.arrays.out = cnp.PyArray_BYTES(drawn)
+            memset(&request, 0, sizeof(request))
+            request.kernel = kernel
+            request.dtype = dtype_index(drawn)
+            request.key = self.words
+            request.first = self.first
+            request.p = self.p
+            request.scale = scale
+            request.out = cnp.PyArray_BYTES(drawn)
+            request.n_elems = cnp.PyArray_SIZE(drawn)
             if self.part_strides is not None:
-                lay_rows(&j, drawn_shape, self.part_strides)
-            if kind == OPERATE and j.is_gathered:
-                # Keep words go to the kernel that scales what is there.
-                drawn.fill(1)
-                j.arrays.x = j.arrays.out
-            if kind == OPERATE:
-                choose_stores(&j, 1)
-            run(&j)
+                set_axes(&axes, drawn_shape, self.part_strides)
+                request.n_axes = axes.n
+                request.lens = axes.lens
+                request.strides = axes.strides
+            run_request(&request)
         if not self.shared_axes:
             return drawn
         filled = np.empty(self.shape, dtype)
@@ -140,7 +142,7 @@ cdef class MaskCore(DrawnCore):
 
     def keep(self):
         """Return a new bool array of the mask's shape: True where an element is kept."""
-        return self.fill(FILL_KEEP, np.bool_, 1.0)
+        return self.fill(JOB_FILL_KEEP, np.bool_, 1.0)
 
     def scaled(self, dtype=np.float32):
         """Return what other libraries call the mask: a new array of 0 where dropped and 1/(1-p) where kept.
@@ -152,7 +154,7 @@ cdef class MaskCore(DrawnCore):
 
         """
         numpy_dtype = check_dtype(dtype)
-        scaled = self.fill(OPERATE, numpy_dtype.newbyteorder("="), kept_scale(self.p))
+        scaled = self.fill(OPERATION_fill_scaled, numpy_dtype.newbyteorder("="), kept_scale(self.p))
         return scaled.astype(numpy_dtype, copy=False)
 
 
@@ -177,7 +179,7 @@ cdef class NoiseCore(DrawnCore):
         if (<object>x).shape != self.shape:
             raise ValueError(f"a must have the noise's shape {self.shape}, got {(<object>x).shape}")
         cdef cnp.ndarray result = checked_out(out, x, "a")
-        apply_noise(self, is_factor, result, x, memory_for(result, x, None, None))
+        apply_noise(self, is_factor, result, x, scratch_for(result, x, None, False))
         return result if out is None else out
 
     def multiply(self, a, out=None):
@@ -209,17 +211,16 @@ cdef class NoiseCore(DrawnCore):
         return self.run(False, a, out)
 
 
-cdef int apply_noise(NoiseCore noise, bint is_factor, cnp.ndarray out, cnp.ndarray x, object memory) except -1:
-    """out = x, with noise; every argument has been checked, and memory is what memory_for gave for them."""
-    cdef job j
-    if cnp.PyArray_SIZE(x) == 0:
-        return 0
-    set_job(&j, 0, x, 0.0, 0.0)
-    j.kind = MULTIPLY_NOISE if is_factor else ADD_NOISE
-    j.arrays.scale = noise.std
-    j.rule.key = noise.words
-    j.first = noise.first
-    return run_on_arrays(&j, out, x, None, memory)
+cdef int apply_noise(NoiseCore noise, bint is_factor, cnp.ndarray out, cnp.ndarray x, Scratch scratch) except -1:
+    """out = x, with noise; every argument has been checked."""
+    cdef job_request request
+    memset(&request, 0, sizeof(request))
+    request.kernel = OPERATION_multiply_by_noise if is_factor else OPERATION_add_noise
+    request.dtype = dtype_index(x)
+    request.key = noise.words
+    request.first = noise.first
+    request.scale = noise.std
+    return run_on_arrays(&request, out, x, None, scratch)
 
 
 cpdef double kept_scale(double p) noexcept:

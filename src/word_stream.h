@@ -27,7 +27,7 @@ typedef struct {
 #define IS_UNLIKELY(condition) (condition)
 #endif
 
-static void read_blocks(word_stream *stream)
+static inline void read_blocks(word_stream *stream)
 {
     cdropout_fill_raw((uint8_t *)stream->words, &stream->key, stream->first_block, BLOCKS_AT_ONCE);
 #if defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
@@ -37,7 +37,7 @@ static void read_blocks(word_stream *stream)
 }
 
 /* Behind a key's last block comes the first one of the key with the next upper half. */
-static void read_next_blocks(word_stream *stream)
+static inline void read_next_blocks(word_stream *stream)
 {
     stream->first_block = (stream->first_block + BLOCKS_AT_ONCE) & (((uint64_t)1 << BLOCK_BITS) - 1);
     stream->key.word[1] += stream->first_block == 0;
@@ -66,7 +66,7 @@ static OUT_OF_LINE double last_double(word_stream *stream, uint64_t word)
 /* Each reads the index once, and takes it modulo N_WORDS: threads that break NumPy's rule to hold the lock see words
  * twice, and no other memory. The next blocks are read behind the last word of these: to ask ahead of each word whether
  * there is one was slower. */
-static uint64_t next_uint64(void *state)
+static inline uint64_t next_uint64(void *state)
 {
     word_stream *stream = (word_stream *)state;
     const size_t at = stream->at;
@@ -75,7 +75,7 @@ static uint64_t next_uint64(void *state)
     return IS_UNLIKELY(at >= N_WORDS - 1) ? last_word(stream, word) : word;
 }
 
-static double next_double(void *state)
+static inline double next_double(void *state)
 {
     word_stream *stream = (word_stream *)state;
     const size_t at = stream->at;
@@ -85,7 +85,7 @@ static double next_double(void *state)
 }
 
 /* The lower half of a word, and then the upper one. */
-static uint32_t next_uint32(void *state)
+static inline uint32_t next_uint32(void *state)
 {
     word_stream *stream = (word_stream *)state;
     if (stream->has_uint32) {

@@ -5,13 +5,15 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from core_probe import ProbeError, probe
 
-from cdropout import _kernels
+from cdropout import _kernels, machine
 
 ISAS = _kernels.known_isas()
 THREAD_COUNTS = (1, 2, 3, 8)
@@ -26,6 +28,34 @@ needs_the_main_thread = pytest.mark.thread_unsafe(reason="Python handles signals
 def pytest_configure(config: pytest.Config) -> None:
     """Name the marks of NumPy's own tests, which test_bit_generator.py runs."""
     config.addinivalue_line("markers", "thread_unsafe: a test of NumPy's that must not run beside itself")
+
+
+def _has_core_probe() -> bool:
+    try:
+        probe()
+    except ProbeError:
+        return False
+    return True
+
+
+needs_core_probe = pytest.mark.skipif(not _has_core_probe(), reason="needs a C compiler and the checkout")
+
+
+class FixedQuota:
+    """Stands in for this machine's CPU quota, which is not what is tested; none at first."""
+
+    value: float | None = None
+
+
+@pytest.fixture
+def fixed_quota(monkeypatch: pytest.MonkeyPatch) -> Iterator[FixedQuota]:
+    """A CPU quota to be set in a test; every call asks for it anew."""
+    fixed = FixedQuota()
+    monkeypatch.setattr(machine.CpuQuota, "n_cpus", lambda self: fixed.value)
+    before = _kernels.set_limits(microseconds_of_quota=0)
+    time.sleep(before["microseconds_of_quota"] * 1.2e-6)  # so long an answer of before holds
+    yield fixed
+    _kernels.set_limits(**before)
 
 
 @pytest.fixture(params=ISAS)

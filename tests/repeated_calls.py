@@ -81,8 +81,7 @@ def with_dropout_on():
 
 def interrupt():
     """Let a signal end a call between two of its slices."""
-    before = _kernels.get_slices()
-    _kernels.set_slices(10_000, 0.0)
+    before = _kernels.set_limits(max_elems_per_slice=10_000, microseconds_between_checks=0)
     signal.signal(signal.SIGALRM, signal.default_int_handler)
     try:
         while True:
@@ -90,7 +89,7 @@ def interrupt():
             for _ in range(100):
                 cd.dropout(long, 0.3, rng=stream)
     except KeyboardInterrupt:
-        _kernels.set_slices(*before)
+        _kernels.set_limits(**before)
 
 
 CALLS = {

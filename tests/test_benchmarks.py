@@ -632,10 +632,10 @@ def test_import_time_program_runs(capsys):
 
 def test_parts_program_runs_and_leaves_the_library_as_it_was(monkeypatch, capsys):
     parts = importlib.import_module("parts")
-    before = _kernels.get_max_gathered_stride()
+    before = _kernels.get_limits()["max_gathered_stride"]
     monkeypatch.setattr(parts, "N_ELEMS", 4096)
     monkeypatch.setattr(parts, "STRIDES", (16, 2048))
     monkeypatch.setattr(sys, "argv", ["parts.py", "--rounds", "2"])
     assert parts.main() == 0
     assert "seeded gathered" in capsys.readouterr().out
-    assert _kernels.get_max_gathered_stride() == before
+    assert _kernels.get_limits()["max_gathered_stride"] == before

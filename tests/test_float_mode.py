@@ -173,10 +173,9 @@ set_register = ctypes.CFUNCTYPE(None, ctypes.c_uint64)(ctypes.addressof(ctypes.c
 import numpy as np
 import cdropout as cd
 from cdropout import _kernels
-class Unlimited:
-    n_cpus = staticmethod(lambda: None)
-_kernels.set_quota(Unlimited)
-_kernels.set_min_elems_per_thread(4096)
+from cdropout.machine import CpuQuota
+CpuQuota.n_cpus = lambda self: None
+_kernels.set_limits(min_elems_per_thread=4096)
 x = np.load(sys.argv[3])
 mask = cd.draw_mask(x.shape, 0.3, rng=1)
 set_register(mode)

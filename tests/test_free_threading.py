@@ -79,21 +79,21 @@ def test_limits_that_change_in_the_middle_change_no_bit():
     mask = cd.draw_mask(100_000, 0.3, rng=1)
     x = np.random.default_rng(0).standard_normal(mask.shape, dtype=np.float32)
     expected = mask.apply(x).tobytes()
-    cache_bytes = _kernels.get_max_cached_bytes()
+    cache_bytes = _kernels.get_limits()["max_cached_bytes"]
 
     def work(i):
         if i == 0:
             for n in range(200):
-                _kernels.set_min_elems_per_thread(1 if n % 2 else 262144)
-                _kernels.set_max_cached_bytes(0 if n % 3 else cache_bytes)
+                _kernels.set_limits(min_elems_per_thread=1 if n % 2 else 262144)
+                _kernels.set_limits(max_cached_bytes=0 if n % 3 else cache_bytes)
             return True
         return all(mask.apply(x).tobytes() == expected for _ in range(20))
 
     try:
         assert all(in_threads(4, work))
     finally:
-        _kernels.set_min_elems_per_thread(262144)
-        _kernels.set_max_cached_bytes(cache_bytes)
+        _kernels.set_limits(min_elems_per_thread=262144)
+        _kernels.set_limits(max_cached_bytes=cache_bytes)
 
 
 def test_a_bit_generators_state_is_whole_while_others_draw():

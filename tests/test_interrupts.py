@@ -168,10 +168,14 @@ def test_ctrl_c_at_any_moment_of_any_call_on_a_gigabyte_comes_within_a_second(is
 
 @pytest.fixture
 def slices():
-    """set_slices, undone behind the test."""
-    before = _kernels.get_slices()
-    yield _kernels.set_slices
-    _kernels.set_slices(*before)
+    """Set the most elements of a slice and the seconds between checks for signals; undone after the test."""
+    before = _kernels.get_limits()
+
+    def set_slices(n_elems, seconds):
+        _kernels.set_limits(max_elems_per_slice=n_elems, microseconds_between_checks=int(seconds * 1e6))
+
+    yield set_slices
+    _kernels.set_limits(**before)
 
 
 @contextmanager
@@ -231,14 +235,14 @@ def results():
 def test_a_call_in_many_slices_gives_the_same_bits(slices, n_threads):
     with threadpool_limits(1, user_api="openmp"):
         whole = [result.tobytes() for result in results()]
-    _kernels.set_min_elems_per_thread(10_000)
+    _kernels.set_limits(min_elems_per_thread=10_000)
     try:
         with threadpool_limits(n_threads, user_api="openmp"):
             for n_elems in (100_003, 9_999):
                 slices(n_elems, 0.0)
                 assert [result.tobytes() for result in results()] == whole
     finally:
-        _kernels.set_min_elems_per_thread(262_144)
+        _kernels.set_limits(min_elems_per_thread=262_144)
 
 
 def test_a_position_that_repeats_very_often_is_decided_once_for_all_of_it():
@@ -336,11 +340,10 @@ import os, signal, time
 import numpy as np
 import cdropout as cd
 from cdropout import _kernels
-class Unlimited:
-    n_cpus = staticmethod(lambda: None)
-_kernels.set_quota(Unlimited)
-_kernels.set_slices(10_000, 0.0)
-_kernels.set_min_elems_per_thread(1 << 40)  # the calls that are interrupted start no threads
+from cdropout.machine import CpuQuota
+CpuQuota.n_cpus = lambda self: None
+_kernels.set_limits(max_elems_per_slice=10_000, microseconds_between_checks=0)
+_kernels.set_limits(min_elems_per_thread=1 << 40)  # the calls that are interrupted start no threads
 x = np.ones(3_000_000, np.float32)
 cd.dropout(x, out=x)  # the default stream imports numpy.random, which may swallow what a handler raises
 signal.signal(signal.SIGALRM, signal.default_int_handler)
@@ -353,7 +356,7 @@ for _ in range(5):
         pass
 time.sleep(0.15)  # what ran at once lately counts no more
 n_before = len(os.listdir("/proc/self/task"))
-_kernels.set_min_elems_per_thread(262_144)
+_kernels.set_limits(min_elems_per_thread=262_144)
 cd.dropout(x, out=x)
 print(n_before, len(os.listdir("/proc/self/task")))
 """

@@ -9,7 +9,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 import reference
-from conftest import ISAS, THREAD_COUNTS, switches_settings
+from conftest import ISAS, THREAD_COUNTS, needs_core_probe, switches_settings
+from core_probe import isas_that_ran
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -22,7 +23,7 @@ BLOCK = _kernels.BLOCK
 SIZES = (0, 1, 63, 64, 65, BLOCK - 1, BLOCK, BLOCK + 1, 3 * BLOCK + 7, 1_000_003)
 DTYPES = (np.float32, np.float64, np.float16, ml_dtypes.bfloat16)
 KEY = cd.Stream(2024).key
-CACHE_BYTES = _kernels.get_max_cached_bytes()
+CACHE_BYTES = _kernels.get_limits()["max_cached_bytes"]
 
 
 def bits(a):
@@ -40,9 +41,10 @@ def kept_of_every_size():
     return {p: reference.keep(KEY, 0, max(SIZES), p) for p in (0.1, 0.5)}
 
 
+@needs_core_probe
 def test_every_kernel_that_ran_was_compiled_for_the_forced_isa(isa):
     assert _kernels.active_isa() == isa
-    assert _kernels.isas_that_ran() == {isa}
+    assert isas_that_ran() == {isa}
 
 
 @pytest.mark.parametrize("n_elems", SIZES)
@@ -187,22 +189,12 @@ def test_a_p_too_small_to_drop_multiplies_by_one(isa, dtype, p):
     assert np.all(y[is_nan] & (np.iinfo(integers.dtype).max >> 1) > infinity)
 
 
-class Unlimited:
-    """A quota that allows any number of CPUs: this machine's, if it has one, is not what is tested."""
-
-    @staticmethod
-    def n_cpus():
-        return None
-
-
 @pytest.fixture
-def shared_out():
+def shared_out(fixed_quota):
     """Share any job out among as many threads as OpenMP has, however small it is."""
-    _kernels.set_min_elems_per_thread(1)
-    _kernels.set_quota(Unlimited)
+    before = _kernels.set_limits(min_elems_per_thread=1)
     yield
-    _kernels.set_min_elems_per_thread(262144)
-    _kernels.set_quota(None)
+    _kernels.set_limits(**before)
 
 
 MISALIGNMENTS = ((0, 0), (1, 1), (0, 7), (2, 6), (4, 4), (16, 8), (31, 33), (63, 1))  # bytes, of x and of out
@@ -504,14 +496,14 @@ def test_streaming_stores_change_no_bit(isa):
         out = memory[out_offset : out_offset + x.nbytes].view(dtype)
         mask = cd.Mask(KEY, 99, 0.1, n_elems)
         expected = bits(mask.apply(x))
-        _kernels.set_max_cached_bytes(0)
+        _kernels.set_limits(max_cached_bytes=0)
         try:
             assert bits(mask.apply(x, out=out)) == expected
             assert bits(mask.scaled(dtype)) == bits(mask.apply(np.ones_like(x)))
             rows = cd.Mask(KEY, 0, 0.1, (5, n_elems), 0)
             assert bits(rows.apply(np.tile(x, (5, 1)))) == bits(np.tile(cd.Mask(KEY, 0, 0.1, n_elems).apply(x), (5, 1)))
         finally:
-            _kernels.set_max_cached_bytes(CACHE_BYTES)
+            _kernels.set_limits(max_cached_bytes=CACHE_BYTES)
         assert np.all(memory[:out_offset] == 0xA5)
         assert np.all(memory[out_offset + x.nbytes :] == 0xA5)
 

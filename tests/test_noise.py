@@ -47,17 +47,17 @@ def test_threads_streaming_stores_and_layouts_change_no_bit(isa, dtype):
     in_place = x.copy()
     assert noise.multiply(in_place, out=in_place) is in_place
     assert in_place.tobytes() == expected
-    cache_bytes = _kernels.get_max_cached_bytes()
+    cache_bytes = _kernels.get_limits()["max_cached_bytes"]
     try:
         for limit in (cache_bytes, 0):
-            _kernels.set_max_cached_bytes(limit)
-            _kernels.set_min_elems_per_thread(1)
+            _kernels.set_limits(max_cached_bytes=limit)
+            _kernels.set_limits(min_elems_per_thread=1)
             for n_threads in THREAD_COUNTS:
                 with threadpool_limits(n_threads, user_api="openmp"):
                     assert noise.multiply(x).tobytes() == expected
     finally:
-        _kernels.set_max_cached_bytes(cache_bytes)
-        _kernels.set_min_elems_per_thread(262144)
+        _kernels.set_limits(max_cached_bytes=cache_bytes)
+        _kernels.set_limits(min_elems_per_thread=262144)
 
 
 def test_the_numbers_are_normal():

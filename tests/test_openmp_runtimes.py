@@ -22,9 +22,8 @@ import numpy as np
 import cdropout as cd
 from cdropout import _kernels
 from threadpoolctl import threadpool_info
-class Unlimited:
-    n_cpus = staticmethod(lambda: None)
-_kernels.set_quota(Unlimited)
+from cdropout.machine import CpuQuota
+CpuQuota.n_cpus = lambda self: None
 
 def with_cdropout():
     return hashlib.sha256(cd.Mask(5, 0, 0.1, x.shape).apply(x)).hexdigest()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ISAS, writes_what_is_shared
+from conftest import ISAS, needs_core_probe, writes_what_is_shared
 
 import cdropout as cd
 from cdropout import _kernels
@@ -20,9 +20,8 @@ APPLY_PICKLED = """
 import hashlib, pickle, sys
 import numpy as np
 from cdropout import _kernels
-class Unlimited:
-    n_cpus = staticmethod(lambda: None)
-_kernels.set_quota(Unlimited)  # this machine's quota, if it has one, is not what is tested
+from cdropout.machine import CpuQuota
+CpuQuota.n_cpus = lambda self: None  # this machine's quota, if it has one, is not what is tested
 mask = pickle.loads(sys.stdin.buffer.read())
 x = np.random.default_rng(0).standard_normal(mask.shape, dtype=np.float32)
 y = mask.apply(x)
@@ -49,11 +48,17 @@ def test_a_pickled_mask_gives_the_same_bytes_in_another_process(run_python, isa_
         assert int(threads_alive) == n_threads
 
 
+@needs_core_probe
 @pytest.mark.parametrize("isa_name", ISAS)
 def test_the_environment_forces_an_isa(run_python, isa_name):
     if isa_name not in _kernels.supported_isas():
         pytest.skip(f"this machine has no {isa_name}")
-    code = "from cdropout import _kernels; print(_kernels.active_isa(), *_kernels.isas_that_ran())"
+    code = f"""
+import sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from core_probe import _kernels, isas_that_ran
+print(_kernels.active_isa(), *isas_that_ran())
+"""
     result = run_python("-c", code, env={"CDROPOUT_ISA": isa_name})
     assert result.stdout.decode().split() == [isa_name, isa_name]
 
@@ -172,20 +177,20 @@ def test_threads_that_draw_first_at_the_same_time_share_one_default_stream(run_p
     code = """
 import sys, threading
 sys.setswitchinterval(1e-6)
-from cdropout.stream import as_stream
+import cdropout as cd
 n_threads = 16
-barrier, streams = threading.Barrier(n_threads), []
+barrier, masks = threading.Barrier(n_threads), []
 def draw():
     barrier.wait()
-    streams.append(as_stream(None))
+    masks.append(cd.draw_mask(5, 0.5))
 threads = [threading.Thread(target=draw) for _ in range(n_threads)]
 for thread in threads:
     thread.start()
 for thread in threads:
     thread.join()
-print(len(streams), len(set(map(id, streams))))
+print(len(masks), len({mask.key for mask in masks}), len({mask.start for mask in masks}))
 """
-    assert run_python("-c", code).stdout.split() == [b"16", b"1"]
+    assert run_python("-c", code).stdout.split() == [b"16", b"1", b"16"]
 
 
 FORKING = """
@@ -227,11 +232,11 @@ def test_a_fork_waits_for_the_thread_that_makes_the_default_stream(run_python, t
     code = """
 import builtins
 builtins.is_importing = threading.Event()
-seed_sequence = stream.seed_sequence
-def after_import(seed):
+reseed = cd.Stream._reseed
+def after_import(*arguments, **keywords):
     import slow
-    return seed_sequence(seed)
-stream.seed_sequence = after_import
+    return reseed(*arguments, **keywords)
+cd.Stream._reseed = after_import
 thread = threading.Thread(target=key)
 thread.start()
 is_importing.wait()
@@ -248,19 +253,19 @@ print(child, key())
 def test_a_child_that_python_does_not_know_of_waits_for_no_thread_of_its_parents(run_python):
     code = """
 is_held, is_over = threading.Event(), threading.Event()
-seed_sequence, streams, layer = stream.seed_sequence, cd.Stream(1), cd.Dropout()
-def wait(seed):
+reseed, streams, layer = cd.Stream._reseed, cd.Stream(1), cd.Dropout()
+def wait(*arguments, **keywords):
     is_held.set()
     is_over.wait()
-    return seed_sequence(seed)
+    return reseed(*arguments, **keywords)
 def hold():
     with cd.dropout_on([layer]):
-        key()  # makes the default stream
-stream.seed_sequence = wait
+        key()  # seeds the default stream
+cd.Stream._reseed = wait
 thread = threading.Thread(target=hold, daemon=True)  # not to be waited for where something fails
 thread.start()
 is_held.wait()
-stream.seed_sequence = seed_sequence
+cd.Stream._reseed = reseed
 def key():
     with cd.dropout_on([layer]):
         return f"{cd.draw_mask(5, 0.5).key:032x} {streams.spawn(1)[0].key:032x}"

@@ -5,7 +5,6 @@ import os
 import shutil
 import subprocess
 import threading
-import time
 from pathlib import Path
 
 import numpy as np
@@ -18,26 +17,6 @@ from cdropout import _kernels
 from cdropout.machine import CpuQuota, cache_bytes, last_level_cache_bytes
 
 needs_openmp = pytest.mark.skipif(not _kernels.has_openmp(), reason="this build has no OpenMP")
-
-
-class FixedQuota:
-    """Stands in for CpuQuota."""
-
-    def __init__(self, n_cpus):
-        self.value = n_cpus
-
-    def n_cpus(self):
-        """Return the quota."""
-        return self.value
-
-
-@pytest.fixture
-def quota():
-    """A quota to be set in a test, none at first."""
-    fixed = FixedQuota(None)
-    _kernels.set_quota(fixed)
-    yield fixed
-    _kernels.set_quota(None)
 
 
 def write(path, text):
@@ -109,11 +88,10 @@ def test_a_machine_without_control_groups_has_no_quota(tmp_path):
 
 @switches_settings
 @needs_openmp
-def test_the_quota_limits_the_threads_of_every_call(quota):
+def test_the_quota_limits_the_threads_of_every_call(fixed_quota):
     with threadpool_limits(8, user_api="openmp"):
         for n_cpus, expected in ((None, 8), (100, 8), (3.9, 3), (1.5, 1), (0.2, 1), (0.0, 1), (8, 8)):
-            quota.value = n_cpus
-            time.sleep(_kernels.QUOTA_SECONDS * 1.2)  # a quota is asked for again after that
+            fixed_quota.value = n_cpus
             assert _kernels.thread_limit() == expected
     with threadpool_limits(1, user_api="openmp"):
         assert _kernels.thread_limit() == 1
@@ -160,9 +138,8 @@ if "before" in sys.argv:
 import numpy as np
 import cdropout as cd
 from cdropout import _kernels
-class Unlimited:
-    n_cpus = staticmethod(lambda: None)
-_kernels.set_quota(Unlimited)
+from cdropout.machine import CpuQuota
+CpuQuota.n_cpus = lambda self: None
 n_at_import = len(os.listdir("/proc/self/task"))
 if "after" in sys.argv:
     os.sched_setaffinity(0, cpus[:1])
@@ -210,9 +187,8 @@ import ctypes, hashlib, os, sys
 import numpy as np
 import cdropout as cd
 from cdropout import _kernels
-class Unlimited:
-    n_cpus = staticmethod(lambda: None)
-_kernels.set_quota(Unlimited)
+from cdropout.machine import CpuQuota
+CpuQuota.n_cpus = lambda self: None
 mask = cd.draw_mask(3_000_000, 0.1, rng=1)
 x = np.ones(mask.shape, np.float32)
 digests, n_threads, limits = [], [], []
@@ -248,7 +224,7 @@ def test_calls_from_a_parallel_region_of_somebody_elses_start_no_more_threads(tm
     assert list(map(int, found)) == [8, 1, 1, 4, 4]
 
 
-def test_calls_from_many_threads_at_once_give_the_same_bits(quota):
+def test_calls_from_many_threads_at_once_give_the_same_bits(fixed_quota):
     mask = cd.draw_mask(1_500_000, 0.3, rng=1)
     x = np.random.default_rng(0).standard_normal(mask.shape, dtype=np.float32)
     expected = mask.apply(x).tobytes()
@@ -283,4 +259,4 @@ def test_the_last_level_cache_is_the_largest_that_holds_data(tmp_path):
     assert last_level_cache_bytes(tmp_path) == 1 << 20
     (tmp_path / "index2/type").unlink()
     assert last_level_cache_bytes(tmp_path) == 48 << 10
-    assert _kernels.get_max_cached_bytes() > 0
+    assert _kernels.get_limits()["max_cached_bytes"] > 0

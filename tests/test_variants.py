@@ -151,17 +151,17 @@ def test_an_affine_map_has_the_same_bits_by_every_path(isa, dtype, shape, axes):
     assert mask.apply(np.asfortranarray(x), **keywords).tobytes() == expected
     in_place = x.copy()
     assert mask.apply(in_place, out=in_place, **keywords).tobytes() == expected
-    cache_bytes = _kernels.get_max_cached_bytes()
+    cache_bytes = _kernels.get_limits()["max_cached_bytes"]
     try:
         for limit in (cache_bytes, 0):
-            _kernels.set_max_cached_bytes(limit)
-            _kernels.set_min_elems_per_thread(1)
+            _kernels.set_limits(max_cached_bytes=limit)
+            _kernels.set_limits(min_elems_per_thread=1)
             for n_threads in THREAD_COUNTS:
                 with threadpool_limits(n_threads, user_api="openmp"):
                     assert mask.apply(x, **keywords).tobytes() == expected
     finally:
-        _kernels.set_max_cached_bytes(cache_bytes)
-        _kernels.set_min_elems_per_thread(262144)
+        _kernels.set_limits(max_cached_bytes=cache_bytes)
+        _kernels.set_limits(min_elems_per_thread=262144)
 
 
 def test_a_fill_stands_also_where_everything_or_nothing_is_dropped():
@@ -447,7 +447,7 @@ def test_every_layer_has_the_same_bits_on_every_isa_and_number_of_threads(name):
     make, shape = LAYERS[name]
     x = normals((30, *shape), dtype=np.float32).reshape(-1, *shape[1:])
     digests, before = set(), _kernels.active_isa()
-    _kernels.set_min_elems_per_thread(1)
+    _kernels.set_limits(min_elems_per_thread=1)
     try:
         for isa_name in _kernels.supported_isas():
             _kernels.use_isa(isa_name)
@@ -458,7 +458,7 @@ def test_every_layer_has_the_same_bits_on_every_isa_and_number_of_threads(name):
                     digests.add(y.tobytes() + layer.backward(y).tobytes())
     finally:
         _kernels.use_isa(before)
-        _kernels.set_min_elems_per_thread(262144)
+        _kernels.set_limits(min_elems_per_thread=262144)
     assert len(digests) == 1
 
 

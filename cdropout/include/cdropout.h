@@ -1,4 +1,4 @@
-/* cdropout for extension modules in C11 and C++17: include this after Python.h's own demands (or in its place), call
+/* cdropout for extension modules in C11 and C++17: include this where Python.h would stand, or after it, call
  * cdropout_import() once in each source file, as its module is initialised, and then call the functions below from any
  * thread. Their types and what they do: cdropout_table.h. The folder of both is cdropout.get_include(). */
 #ifndef CDROPOUT_H
@@ -112,6 +112,22 @@ static inline void cdropout_fill_raw(uint8_t *out, const cdropout_key *key, uint
 static inline size_t cdropout_cached_bytes(void)
 {
     return cdropout_functions->cached_bytes();
+}
+
+static inline int cdropout_strided_mask_of(PyObject *mask, cdropout_strided_mask *c_mask)
+{
+    return cdropout_functions->strided_mask_of(mask, c_mask);
+}
+
+static inline int cdropout_apply_strided(int operation, int dtype, const cdropout_arrays *arrays,
+                                         const cdropout_strided_mask *mask, size_t begin, size_t end)
+{
+    return cdropout_functions->apply_strided(operation, dtype, arrays, mask, begin, end);
+}
+
+static inline int cdropout_fill_keep_strided(uint8_t *out, const cdropout_strided_mask *mask, size_t begin, size_t end)
+{
+    return cdropout_functions->fill_keep_strided(out, mask, begin, end);
 }
 
 #endif

@@ -10,7 +10,7 @@
 #include <stdint.h>
 
 #define CDROPOUT_ABI_MAJOR 1
-#define CDROPOUT_ABI_MINOR 0
+#define CDROPOUT_ABI_MINOR 1
 
 #ifdef __cplusplus
 extern "C" {
@@ -65,6 +65,18 @@ typedef struct {
     double scale; /* of what is kept: 1/(1-p) unless the caller sets another */
 } cdropout_mask;
 
+enum { CDROPOUT_MAX_AXES = 64 }; /* as many as NumPy's arrays may have */
+
+/* Any mask that Python can make, with its shape: a part of another mask, with shared axes, or a whole one. The element
+ * with the index (i, k ...) takes position mask.start + i * strides[0] + k * strides[1] ...; strides are in positions,
+ * 0 along axes that share one. Since version 1.1 of the interface. */
+typedef struct {
+    cdropout_mask mask;
+    int n_axes;
+    size_t lens[CDROPOUT_MAX_AXES];
+    uint64_t strides[CDROPOUT_MAX_AXES];
+} cdropout_strided_mask;
+
 /* Normal numbers n of a stream, times std. */
 typedef struct {
     cdropout_key key;
@@ -86,7 +98,8 @@ typedef struct {
     const void *residual;
     const void *bias; /* element i takes bias[i % n_bias] */
     size_t n_bias;
-    size_t n_repeats; /* APPLY_MASK: so many neighbouring elements share a position; 0 means 1 */
+    size_t n_repeats; /* of `apply` with a mask: so many neighbouring elements share a position; 0 means 1. In version
+                       * 1.0 of APPLY_MASK alone */
     double shift;
     double fill;
     int past_caches; /* not 0: write past the caches, where alignment allows; see cached_bytes */
@@ -112,8 +125,8 @@ typedef struct {
 
     /* ---- without it ---- */
 
-    /* The mask of the stream's next n_elems positions, which nobody else gets; the stream moves on by whole blocks. -1,
-     * and nothing is taken, where p is not in [0, 1] or the stream's 2^64 positions do not suffice. */
+    /* The mask of the stream's next n_elems positions, which no other draw gets; the stream moves on by whole blocks.
+     * -1, and nothing is taken, where p is not in [0, 1] or the stream's 2^64 positions do not suffice. */
     int (*draw_mask)(cdropout_mask *mask, const cdropout_stream *stream, uint64_t n_elems, double p);
     int (*draw_noise)(cdropout_noise *noise, const cdropout_stream *stream, uint64_t n_elems, double std);
     /* A mask from its parts, with scale 1/(1-p). -1 where p is not in [0, 1]. */
@@ -135,6 +148,17 @@ typedef struct {
 
     /* How many bytes read and written outgrow the caches, so that past_caches pays. */
     size_t (*cached_bytes)(void);
+
+    /* ---- since version 1.1 ---- */
+
+    /* Of any cdropout.Mask; needs the GIL. */
+    int (*strided_mask_of)(struct _object *mask, cdropout_strided_mask *c_mask);
+    /* `apply` and `fill_keep` on C-contiguous arrays of the mask's shape: elements begin .. end - 1, in C order.
+     * n_repeats is not looked at, and RELU_DROPOUT_BACKWARD, which has no mask, is for `apply`. -1 also where end is
+     * beyond the mask's elements, n_axes not in [0, CDROPOUT_MAX_AXES], or the product of lens no size_t. */
+    int (*apply_strided)(int operation, int dtype, const cdropout_arrays *arrays, const cdropout_strided_mask *mask,
+                         size_t begin, size_t end);
+    int (*fill_keep_strided)(uint8_t *out, const cdropout_strided_mask *mask, size_t begin, size_t end);
 } cdropout_table;
 
 #ifdef __cplusplus

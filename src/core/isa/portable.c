@@ -1,6 +1,6 @@
 /* Plain C11, for any processor and byte order: a "vector" is one lane of 64 bits, and each verb works by value. */
-#include "../catalog.h"
 #include "../half.h"
+#include "../kernel_table.h"
 
 #include <math.h>
 #include <string.h>
@@ -237,7 +237,7 @@ static inline halves bf16_halves(vf32 v)
     return (halves){{bf16_of_float(v.elem[0]), bf16_of_float(v.elem[1])}};
 }
 
-#include "../block_kernels.inc.h"
+#include "../kernels/block_kernels.inc.h"
 
 static int is_supported(void)
 {

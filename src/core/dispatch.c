@@ -1,7 +1,19 @@
-/* Picks the table of kernels. */
-#include "catalog.h"
+/* The catalog's tables, and the choice of the instruction set whose kernels run. */
+#include "kernel_table.h"
 
 #include <string.h>
+
+const dtype_properties dtype_table[N_DTYPES] = {
+#define X(name, n_bytes, scale_bits, numpy_name) {#name, n_bytes, scale_bits, numpy_name},
+    CDROPOUT_DTYPES(X)
+#undef X
+};
+
+const operation_properties operation_table[N_OPERATIONS] = {
+#define X(name, number, parts) {#name, parts},
+    CDROPOUT_OPERATIONS(X)
+#undef X
+};
 
 const kernel_table *kernels = NULL;
 

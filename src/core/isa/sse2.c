@@ -1,5 +1,5 @@
 /* SSE2, which every x86-64 has: 2 lanes of 64 bits a vector, masks as vectors of all-ones and all-zeros. */
-#include "../catalog.h"
+#include "../kernel_table.h"
 
 #if defined(__x86_64__) && defined(__GNUC__)
 
@@ -150,14 +150,14 @@ static inline void halves_stream(char *p, __m128i halves)
     _mm_stream_si64((long long *)(void *)p, _mm_cvtsi128_si64(halves));
 }
 
-/* float16 has no instructions here. */
-static inline vf32 f16_load(const char *p)
+/* float16 has no instructions here: its conversions take so long that calling them costs nothing beside. */
+static __attribute__((noinline)) vf32 f16_load(const char *p)
 {
     uint16_t elem[4];
     memcpy(elem, p, sizeof elem);
     return _mm_setr_ps(float_of_f16(elem[0]), float_of_f16(elem[1]), float_of_f16(elem[2]), float_of_f16(elem[3]));
 }
-static inline __m128i f16_halves(vf32 v)
+static __attribute__((noinline)) __m128i f16_halves(vf32 v)
 {
     float value[4];
     _mm_storeu_ps(value, v);
@@ -179,7 +179,7 @@ static inline __m128i bf16_halves(vf32 v) /* rounds as bf16_of_float does */
     return _mm_packs_epi32(halves, halves);
 }
 
-#include "../block_kernels.inc.h"
+#include "../kernels/block_kernels.inc.h"
 
 static int is_supported(void)
 {

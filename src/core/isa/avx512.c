@@ -1,5 +1,5 @@
 /* AVX-512 (F, BW, DQ, VL): 8 lanes of 64 bits a vector, masks in mask registers. */
-#include "../catalog.h"
+#include "../kernel_table.h"
 
 #if defined(__x86_64__) && defined(__GNUC__)
 
@@ -168,7 +168,7 @@ static inline __m256i bf16_halves(vf32 v) /* rounds as bf16_of_float does */
     return _mm512_cvtepi32_epi16(_mm512_srli_epi32(rounded, 16));
 }
 
-#include "../block_kernels.inc.h"
+#include "../kernels/block_kernels.inc.h"
 
 TARGET_REGION_END
 

@@ -1,5 +1,5 @@
-"""How many threads a call may use: OpenMP's limit, the thread's CPUs, the control group's quota, and what other calls
-leave."""
+"""How many threads a call may use: OpenMP's limit, the thread's CPUs, the control group's CPU quota, and the number of
+other calls that compute at the same time."""
 
 # ---- forked children ------------------------------------------------------------------------------------------------
 
@@ -14,7 +14,7 @@ cdef void begin_in_child() noexcept nogil:
     """What the system calls in a child, also in one that Python does not know of."""
     global this_process
     this_process += 1
-    memset(&jobs, 0, sizeof(crowd))
+    memset(&calls, 0, sizeof(active_calls))
 
 
 if call_in_forked_children(begin_in_child) != 0:
@@ -32,22 +32,13 @@ cdef uint64_t microseconds_now() except? 0:
 
 # ---- the quota ------------------------------------------------------------------------------------------------------
 
-# It is read again after this long: a fifth of the period that the kernel usually spreads a quota over, and 300 times
-# what reading takes.
-QUOTA_SECONDS = 0.02
-cdef uint64_t QUOTA_MICROSECONDS = <uint64_t>(<double>QUOTA_SECONDS * 1e6)
-ANY_NUMBER = 1 << 20
-# Threads that find it out of date at the same time each read it, and each store an answer that is good.
+cdef enum:
+    ANY_NUMBER = 1 << 20  # of threads, where there is no quota
+
+# Threads that find the answer out of date at the same time each read the quota, and each store a valid answer.
 cdef uint64_t quota_threads = 1
 cdef uint64_t quota_is_good_until = 0
-quota = machine.CpuQuota()
-
-
-def set_quota(cpu_quota):
-    """For tests: what gives n_cpus() in the place of this process's machine.CpuQuota; asked anew from now on."""
-    global quota
-    quota = machine.CpuQuota() if cpu_quota is None else cpu_quota
-    store_u64(&quota_is_good_until, 0)
+cdef object quota = machine.CpuQuota()
 
 
 # OpenMP looks at the affinity when it is loaded. Who narrows it afterwards wants fewer threads; who had it narrow and
@@ -66,7 +57,7 @@ cdef size_t allowed_threads(uint64_t now) except 0:
     if n_threads > 1 and now >= load_u64(&quota_is_good_until):
         n_cpus = quota.n_cpus()
         store_u64(&quota_threads, max(1, int(min(n_cpus, ANY_NUMBER))) if n_cpus is not None else ANY_NUMBER)
-        store_u64(&quota_is_good_until, now + QUOTA_MICROSECONDS)
+        store_u64(&quota_is_good_until, now + limits.microseconds_of_quota)
     return min(n_threads, load_u64(&quota_threads))
 
 
@@ -76,22 +67,22 @@ def thread_limit():
 
 
 # ---- calls from several threads of Python at once -------------------------------------------------------------------
-# Jobs that run at the same moment share the CPUs, and the most that did within the last tenth of a second counts,
+# Calls that compute at the same moment share the CPUs, and the most that did within the last tenth of a second counts,
 # because OpenMP's threads go on spinning for a millisecond after their work, at the cost of the others: a call that
 # happens to be alone for a moment must not wake them.
-cdef crowd jobs
+cdef active_calls calls
 
 
 cdef size_t share_of_threads(size_t n_wanted) except 0:
-    """Counts a job in, which leave_crowd(&jobs) takes out again, and gives it its share of the threads."""
+    """Count a call in, which leave_active_calls(&calls) takes out again, and return its share of the threads."""
     cdef uint64_t now
     cdef int n_now
-    # What a handler of a signal forks off leaves a job that it has not entered.
+    # A child that the handler of a signal forks leaves a call that it has not entered.
     if n_wanted == 1 or this_process != FIRST_PROCESS:
-        enter_crowd(&jobs)
+        enter_active_calls(&calls)
         return 1
     now = microseconds_now()
     n_wanted = min(n_wanted, allowed_threads(now))
-    n_now = enter_crowd(&jobs)
-    n_wanted = max(<size_t>1, n_wanted // <size_t>most_in_crowd(&jobs, n_now, now))
-    return team_to_be_had(<int>n_wanted)
+    n_now = enter_active_calls(&calls)
+    n_wanted = max(<size_t>1, n_wanted // <size_t>most_active_calls(&calls, n_now, now))
+    return available_team(<int>n_wanted)

@@ -1,32 +1,4 @@
-"""The C interface: the functions on Python's objects that src/embedding.c cannot have, and the capsule of the table."""
-
-cdef extern from "embedding.h" nogil:
-    ctypedef struct cdropout_key:
-        uint64_t word[2]
-
-    ctypedef struct cdropout_mask:
-        cdropout_key key
-        uint64_t start
-        double p
-        double scale
-
-    ctypedef struct cdropout_noise:
-        cdropout_key key
-        uint64_t start
-        double std
-
-    ctypedef struct cdropout_stream:
-        const cdropout_key *key
-        uint64_t *position
-
-    ctypedef struct cdropout_table:
-        int (*mask_of)(object, cdropout_mask *) except -1
-        int (*noise_of)(object, cdropout_noise *) except -1
-        int (*stream_of)(object, cdropout_stream *) except -1
-        size_t (*cached_bytes)() noexcept nogil
-
-    cdropout_table embedding_table
-
+"""The C interface: the functions on Python's objects, which src/c_api.c cannot have, and the capsule of the table."""
 
 cdef inline void set_c_key(cdropout_key *c_key, const stream_key *key) noexcept:
     c_key.word[0] = key.word[0]
@@ -43,6 +15,23 @@ cdef int mask_of(object mask, cdropout_mask *c_mask) except -1:
     c_mask.start = core.first
     c_mask.p = core.p
     c_mask.scale = kept_scale(core.p)
+    return 0
+
+
+cdef int strided_mask_of(object mask, cdropout_strided_mask *c_mask) except -1:
+    if not isinstance(mask, MaskCore):
+        raise TypeError(f"mask must be a cdropout.Mask, got {type(mask).__name__}")
+    cdef MaskCore core = <MaskCore>mask
+    cdef tuple strides = core.strides
+    cdef int axis
+    set_c_key(&c_mask.mask.key, &core.words)
+    c_mask.mask.start = core.first
+    c_mask.mask.p = core.p
+    c_mask.mask.scale = kept_scale(core.p)
+    c_mask.n_axes = <int>len(core.shape)
+    for axis in range(c_mask.n_axes):
+        c_mask.lens[axis] = core.shape[axis]
+        c_mask.strides[axis] = strides[axis]
     return 0
 
 
@@ -64,14 +53,10 @@ cdef int stream_of(object stream, cdropout_stream *c_stream) except -1:
     return 0
 
 
-cdef size_t cached_bytes() noexcept nogil:
-    return max_cached_bytes
-
-
-embedding_table.mask_of = mask_of
-embedding_table.noise_of = noise_of
-embedding_table.stream_of = stream_of
-embedding_table.cached_bytes = cached_bytes
+c_api_table.mask_of = mask_of
+c_api_table.noise_of = noise_of
+c_api_table.stream_of = stream_of
+c_api_table.strided_mask_of = strided_mask_of
 
 # What cdropout.api passes on under its own name.
-C_API = PyCapsule_New(&embedding_table, "cdropout.api.C_API", NULL)
+C_API = PyCapsule_New(&c_api_table, "cdropout.api.C_API", NULL)

@@ -85,7 +85,7 @@ static inline int can_start(int n_threads)
 }
 
 /* A team of n_threads, the caller included, or as many as the last one had where the system refuses the others. */
-static inline int team_to_be_had(int n_threads)
+static inline int available_team(int n_threads)
 {
     static _Thread_local int n_in_last_team = 1; /* OpenMP keeps a team for each thread that has called it */
     if (n_threads > n_in_last_team && !can_start(n_threads - n_in_last_team))
@@ -94,7 +94,7 @@ static inline int team_to_be_had(int n_threads)
     return n_threads;
 }
 #else
-static inline int team_to_be_had(int n_threads)
+static inline int available_team(int n_threads)
 {
     return n_threads;
 }

@@ -1,5 +1,5 @@
 /* AVX2 and F16C: 4 lanes of 64 bits a vector, masks as vectors of all-ones and all-zeros. */
-#include "../catalog.h"
+#include "../kernel_table.h"
 
 #if defined(__x86_64__) && defined(__GNUC__)
 
@@ -178,7 +178,7 @@ static inline __m128i bf16_halves(vf32 v) /* rounds as bf16_of_float does */
     return _mm_packus_epi32(_mm256_castsi256_si128(halves), _mm256_extracti128_si256(halves, 1));
 }
 
-#include "../block_kernels.inc.h"
+#include "../kernels/block_kernels.inc.h"
 
 TARGET_REGION_END
 

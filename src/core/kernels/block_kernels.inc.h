@@ -24,17 +24,21 @@
  * those of elements 32 to 63. A 32-bit compare then decides the upper halves as they are and the lower halves after one
  * shift, and its result is the mask a float32 vector wants: nothing is unpacked on any instruction set.
  */
-#include "half.h"
+#include "../half.h"
 
 #include <string.h>
 
 enum { N_VECS = STREAM_LANES / V64_LANES, V32_LANES = 2 * V64_LANES };
 
+/* The parts of kernels that run once for many elements are OUT_OF_LINE: compiled once for an instruction set and not
+ * once for each kernel. */
 #if defined(__GNUC__)
 #define ALWAYS_INLINE inline __attribute__((always_inline))
+#define OUT_OF_LINE __attribute__((noinline))
 #define UNLIKELY(condition) __builtin_expect(!!(condition), 0)
 #else
 #define ALWAYS_INLINE inline
+#define OUT_OF_LINE
 #define UNLIKELY(condition) (condition)
 #endif
 
@@ -44,9 +48,10 @@ typedef struct {
     v64 s0[N_VECS], s1[N_VECS];
 } lanes;
 
-/* Philox for all the lanes at once, each 32-bit counter word in a 64-bit lane. The upper halves collect rubbish, which
- * the multiplication never looks at and the last two lines cut off. */
-static ALWAYS_INLINE void seed_block(lanes *gen, const stream_key *key, uint64_t block, uint64_t first_tag)
+/* Philox for all the lanes at once, each 32-bit counter word in a 64-bit lane. The upper halves collect bits that the
+ * multiplication ignores and the last two lines cut off. Callers copy what it gives: lanes whose address a function has
+ * seen would be kept in memory. */
+static OUT_OF_LINE void seed_block(lanes *gen, const stream_key *key, uint64_t block, uint64_t first_tag)
 {
     static const uint64_t lane_tags[STREAM_LANES] = {
 #define TAG(lane) (uint64_t)(lane) << TAG_SHIFT
@@ -105,14 +110,10 @@ static ALWAYS_INLINE uint64_t keep_word(const v64 numbers[N_VECS], v64 threshold
     return keep_u64;
 }
 
-/* The keep word without the tied elements that a further number drops. One group in 1024 has a tie. */
-static ALWAYS_INLINE uint64_t resolve_ties(uint64_t keep_u64, const v64 numbers[N_VECS], const mask_rule *rule,
-                                           uint64_t block, unsigned first_elem)
+/* The keep word without the tied elements that a further number drops; bytes are a step's numbers. */
+static OUT_OF_LINE uint64_t drop_ties(uint64_t keep_u64, const uint8_t bytes[STREAM_LANES * 8], const mask_rule *rule,
+                                      uint64_t block, unsigned first_elem)
 {
-    /* A copy, so that the numbers of the fast loop need not live in memory. */
-    uint8_t bytes[STREAM_LANES * 8];
-    for (int v = 0; v < N_VECS; v++)
-        v64_store_le(bytes + v * V64_LANES * 8, numbers[v]);
     const unsigned tied = (uint32_t)rule->threshold & 0xFFFFu;
     for (unsigned elem = 0; elem < ELEMS_PER_GROUP; elem++) {
         const uint8_t *half = bytes + elem % 32 * 4 + (elem < 32 ? 2 : 0);
@@ -122,6 +123,17 @@ static ALWAYS_INLINE uint64_t resolve_ties(uint64_t keep_u64, const v64 numbers[
             keep_u64 &= ~((uint64_t)1 << elem);
     }
     return keep_u64;
+}
+
+/* The same of numbers in registers, by way of a copy, so that the fast loop's need not live in memory. One group in
+ * 1024 has a tie. */
+static ALWAYS_INLINE uint64_t resolve_ties(uint64_t keep_u64, const v64 numbers[N_VECS], const mask_rule *rule,
+                                           uint64_t block, unsigned first_elem)
+{
+    uint8_t bytes[STREAM_LANES * 8];
+    for (int v = 0; v < N_VECS; v++)
+        v64_store_le(bytes + v * V64_LANES * 8, numbers[v]);
+    return drop_ties(keep_u64, bytes, rule, block, first_elem);
 }
 
 /* ---- from numbers or keep words to operations ---- */
@@ -144,26 +156,27 @@ static ALWAYS_INLINE keep32 keep_of_vec(const group_keep *group, int v, int is_u
 }
 
 /* An operation on one whole group; i counts elements from the range's first, bias_at where the bias stands there. */
-typedef void group_fn(const operands *ops, size_t i, size_t bias_at, const group_keep *group, int parts);
+typedef void group_fn(const operands *ops, size_t i, size_t bias_at, const group_keep *group, int operation);
 /* The same on 1 to 64 elements by keep word: the ends of a range, and groups with a tie. */
-typedef void word_fn(const operands *ops, size_t i, size_t bias_at, uint64_t keep_u64, size_t n_elems, int parts);
+typedef void word_fn(const operands *ops, size_t i, size_t bias_at, uint64_t keep_u64, size_t n_elems, int operation);
 
 /* The one loop: positions first .. first + n_elems - 1, block by block, group by group. */
 static ALWAYS_INLINE void for_each_group(const operands *ops, const mask_rule *rule, uint64_t first, size_t n_elems,
-                                         group_fn *on_group, word_fn *on_word, int parts)
+                                         group_fn *on_group, word_fn *on_word, int operation, int has_bias)
 {
     const uint32_t threshold = (uint32_t)rule->threshold;
     const v64 threshold32 = v64_set1((uint64_t)(threshold << 16) * 0x100000001u);
     const v64 threshold16 = v64_set1((uint64_t)(threshold & 0xFFFFu) * 0x1000100010001u);
-    const size_t period = parts & WITH_BIAS ? ops->bias_period : 1;
-    size_t i = 0, bias_at = parts & WITH_BIAS ? ops->bias_at : 0;
+    const size_t period = has_bias ? ops->bias_period : 1;
+    size_t i = 0, bias_at = has_bias ? ops->bias_at : 0;
     while (i < n_elems) {
         const uint64_t block = (first + i) / ELEMS_PER_BLOCK;
         unsigned elem = (unsigned)((first + i) % ELEMS_PER_BLOCK);
         const unsigned end = n_elems - i < ELEMS_PER_BLOCK - elem ? elem + (unsigned)(n_elems - i) : ELEMS_PER_BLOCK;
-        lanes gen;
+        lanes seeded;
         v64 numbers[N_VECS];
-        seed_block(&gen, &rule->key, block, MASK_TAG);
+        seed_block(&seeded, &rule->key, block, MASK_TAG);
+        lanes gen = seeded;
         for (unsigned group = 0; group < elem / ELEMS_PER_GROUP; group++)
             step(&gen, numbers);
         while (elem < end) {
@@ -176,8 +189,8 @@ static ALWAYS_INLINE void for_each_group(const operands *ops, const mask_rule *r
                     if (UNLIKELY(has_tie))
                         break;
                     const group_keep group = {.numbers = numbers, .threshold32 = threshold32};
-                    on_group(ops, i, bias_at, &group, parts);
-                    if (parts & WITH_BIAS) /* a period is no shorter than a group */
+                    on_group(ops, i, bias_at, &group, operation);
+                    if (has_bias) /* a period is no shorter than a group */
                         bias_at = bias_at + ELEMS_PER_GROUP < period ? bias_at + ELEMS_PER_GROUP
                                                                      : bias_at + ELEMS_PER_GROUP - period;
                 }
@@ -193,10 +206,10 @@ static ALWAYS_INLINE void for_each_group(const operands *ops, const mask_rule *r
             uint64_t keep_u64 = keep_word(numbers, threshold32);
             if (has_tie)
                 keep_u64 = resolve_ties(keep_u64, numbers, rule, block, elem - skip);
-            on_word(ops, i, bias_at, keep_u64 >> skip, n_here, parts);
+            on_word(ops, i, bias_at, keep_u64 >> skip, n_here, operation);
             elem += n_here;
             i += n_here;
-            if (parts & WITH_BIAS)
+            if (has_bias)
                 bias_at = bias_at + n_here < period ? bias_at + n_here : bias_at + n_here - period;
         }
     }
@@ -209,31 +222,10 @@ static ALWAYS_INLINE uint64_t word_of_group(const group_keep *group)
     return group->numbers == NULL ? group->keep_u64 : keep_word(group->numbers, group->threshold32);
 }
 
-static ALWAYS_INLINE void keep_on_word(const operands *ops, size_t i, size_t bias_at, uint64_t keep_u64, size_t n_elems,
-                                       int parts)
-{
-    (void)bias_at, (void)parts;
-    for (size_t e = 0; e < n_elems; e++)
-        ops->out[i + e] = (char)(keep_u64 >> e & 1);
-}
-
-static ALWAYS_INLINE void keep_on_group(const operands *ops, size_t i, size_t bias_at, const group_keep *group,
-                                        int parts)
-{
-    keep_on_word(ops, i, bias_at, word_of_group(group), ELEMS_PER_GROUP, parts);
-}
-
-static const char *fill_keep(uint8_t *out, const mask_rule *rule, uint64_t first, size_t n_elems)
-{
-    const operands ops = {.out = (char *)out};
-    for_each_group(&ops, rule, first, n_elems, keep_on_group, keep_on_word, 0);
-    return ISA_NAME;
-}
-
 static ALWAYS_INLINE void words_on_word(const operands *ops, size_t i, size_t bias_at, uint64_t keep_u64,
-                                        size_t n_elems, int parts)
+                                        size_t n_elems, int operation)
 {
-    (void)bias_at, (void)parts;
+    (void)bias_at, (void)operation;
     uint64_t *words = (uint64_t *)(void *)ops->out + i / 64;
     const unsigned at = i % 64;
     if (n_elems < 64)
@@ -248,24 +240,44 @@ static ALWAYS_INLINE void words_on_word(const operands *ops, size_t i, size_t bi
 }
 
 static ALWAYS_INLINE void words_on_group(const operands *ops, size_t i, size_t bias_at, const group_keep *group,
-                                         int parts)
+                                         int operation)
 {
-    words_on_word(ops, i, bias_at, word_of_group(group), ELEMS_PER_GROUP, parts);
+    words_on_word(ops, i, bias_at, word_of_group(group), ELEMS_PER_GROUP, operation);
 }
 
 static const char *fill_words(uint64_t *out, const mask_rule *rule, uint64_t first, size_t n_elems)
 {
     const operands ops = {.out = (char *)out};
-    for_each_group(&ops, rule, first, n_elems, words_on_group, words_on_word, 0);
+    for_each_group(&ops, rule, first, n_elems, words_on_group, words_on_word, 0, 0);
+    return ISA_NAME;
+}
+
+/* A block's words at a time, on the stack, and then a byte for each of their bits. */
+static const char *fill_keep(uint8_t *out, const mask_rule *rule, uint64_t first, size_t n_elems)
+{
+    uint64_t words[ELEMS_PER_BLOCK / 64];
+    while (n_elems > 0) {
+        const size_t n_left = ELEMS_PER_BLOCK - (size_t)(first % ELEMS_PER_BLOCK);
+        const size_t n_here = n_elems < n_left ? n_elems : n_left;
+        fill_words(words, rule, first, n_here);
+        for (size_t i = 0; i < n_here; i += 64)
+            for (size_t e = 0; e < 64 && i + e < n_here; e++)
+                out[i + e] = (uint8_t)(words[i / 64] >> e & 1);
+        out += n_here;
+        first += n_here;
+        n_elems -= n_here;
+    }
     return ISA_NAME;
 }
 
 /* Two blocks side by side, where there are two: a step waits for the one before it, but not for another block's. */
 static ALWAYS_INLINE void fill_raw_blocks(uint8_t *out, const stream_key *key, uint64_t first_block, int n_blocks)
 {
-    lanes gen[2];
-    for (int b = 0; b < n_blocks; b++)
-        seed_block(&gen[b], key, first_block + (uint64_t)b, MASK_TAG);
+    lanes seeded[2], gen[2];
+    for (int b = 0; b < n_blocks; b++) {
+        seed_block(&seeded[b], key, first_block + (uint64_t)b, MASK_TAG);
+        gen[b] = seeded[b];
+    }
     for (int group = 0; group < ELEMS_PER_BLOCK / ELEMS_PER_GROUP; group++, out += STREAM_LANES * 8)
         for (int b = 0; b < n_blocks; b++) {
             v64 numbers[N_VECS];
@@ -333,80 +345,86 @@ static ALWAYS_INLINE void normal_pair(v64 radius_word, v64 angle_word, vf32 *cos
     *sine = f32_mul(radius, w32_as_f32(v64_xor3(s, swapped, sin_sign)));
 }
 
-typedef void noise_vec_fn(const operands *ops, size_t i, vf32 noise, int is_factor);
-typedef void noise_elems_fn(const operands *ops, size_t i, const float *noise, size_t n_elems, int is_factor);
+enum { NOISE_GROUPS = 16 }; /* that are made at a time: 4 KiB of numbers */
 
-/* The loop of for_each_group, for noise: two steps give the words of 64 normal numbers. */
-static ALWAYS_INLINE void for_each_noise_group(const operands *ops, const stream_key *key, uint64_t first,
-                                               size_t n_elems, noise_vec_fn *on_vec, noise_elems_fn *on_elems,
-                                               int is_factor)
+/* The normal numbers of the next n_groups groups, in the order of their elements: two steps give the words of 64. */
+static OUT_OF_LINE void next_normals(lanes *gen, unsigned n_groups, float *normals)
 {
-    const vf32 std = f32_set1((float)ops->scale), one = f32_set1(1.0f);
+    lanes mine = *gen;
+    for (unsigned group = 0; group < n_groups; group++, normals += ELEMS_PER_GROUP) {
+        v64 radius_words[N_VECS], angle_words[N_VECS];
+        step(&mine, radius_words);
+        step(&mine, angle_words);
+        for (int v = 0; v < N_VECS; v++) {
+            vf32 cosine, sine;
+            normal_pair(radius_words[v], angle_words[v], &cosine, &sine);
+            f32_store((char *)(normals + v * V32_LANES), cosine);
+            f32_store((char *)(normals + v * V32_LANES + ELEMS_PER_GROUP / 2), sine);
+        }
+    }
+    *gen = mine;
+}
+
+/* An operation with noise on n_elems elements, i from the range's first; may_stream where they are whole groups. */
+typedef void noise_fn(const operands *ops, size_t i, const float *normals, size_t n_elems, int operation,
+                      int may_stream);
+
+/* The loop of for_each_group, for noise. */
+static ALWAYS_INLINE void for_each_noise_group(const operands *ops, const stream_key *key, uint64_t first,
+                                               size_t n_elems, noise_fn *on_normals, int operation)
+{
+    float normals[NOISE_GROUPS * ELEMS_PER_GROUP];
     for (size_t i = 0; i < n_elems;) {
         unsigned elem = (unsigned)((first + i) % ELEMS_PER_BLOCK);
         const unsigned end = n_elems - i < ELEMS_PER_BLOCK - elem ? elem + (unsigned)(n_elems - i) : ELEMS_PER_BLOCK;
         lanes gen;
-        v64 radius_words[N_VECS], angle_words[N_VECS];
+        v64 skipped[N_VECS];
         seed_block(&gen, key, (first + i) / ELEMS_PER_BLOCK, NOISE_TAG);
         for (unsigned n_steps = 0; n_steps < 2 * (elem / ELEMS_PER_GROUP); n_steps++)
-            step(&gen, radius_words);
+            step(&gen, skipped);
         while (elem < end) {
-            const unsigned skip = elem % ELEMS_PER_GROUP;
-            const unsigned n_here = end - elem < ELEMS_PER_GROUP - skip ? end - elem : ELEMS_PER_GROUP - skip;
-            float buffer[ELEMS_PER_GROUP];
-            step(&gen, radius_words);
-            step(&gen, angle_words);
-            for (int v = 0; v < N_VECS; v++) {
-                vf32 halves[2];
-                normal_pair(radius_words[v], angle_words[v], &halves[0], &halves[1]);
-                for (int half = 0; half < 2; half++) {
-                    const size_t at = (size_t)(v * V32_LANES + half * (ELEMS_PER_GROUP / 2));
-                    vf32 noise = f32_mul(halves[half], std);
-                    if (is_factor)
-                        noise = f32_add(noise, one);
-                    if (n_here == ELEMS_PER_GROUP)
-                        on_vec(ops, i + at, noise, is_factor);
-                    else
-                        f32_store((char *)(buffer + at), noise);
-                }
-            }
-            if (n_here < ELEMS_PER_GROUP)
-                on_elems(ops, i, buffer + skip, n_here, is_factor);
+            const unsigned skip = elem % ELEMS_PER_GROUP, n_whole = (end - elem) / ELEMS_PER_GROUP;
+            const int is_whole = skip == 0 && n_whole > 0;
+            const unsigned n_groups = !is_whole ? 1 : n_whole < NOISE_GROUPS ? n_whole : NOISE_GROUPS;
+            const unsigned n_made = n_groups * ELEMS_PER_GROUP - skip,
+                           n_here = n_made < end - elem ? n_made : end - elem;
+            next_normals(&gen, n_groups, normals);
+            on_normals(ops, i, normals + skip, n_here, operation, is_whole);
             elem += n_here;
             i += n_here;
         }
     }
 }
 
-/* ---- kernels of each dtype, once with ordinary stores and once with streaming ones ---- */
+/* ---- kernels of each dtype ---- */
+
+#ifdef HAS_STREAMING_STORES
+#define AFTER_STREAMING() stream_fence()
+#else
+#define AFTER_STREAMING() ((void)0)
+#define f32_stream f32_store
+#define f64_stream f64_store
+#define halves_stream halves_store
+#endif
 
 #define f16_store(p, v) halves_store(p, f16_halves(v))
 #define f16_stream(p, v) halves_stream(p, f16_halves(v))
 #define bf16_store(p, v) halves_store(p, bf16_halves(v))
 #define bf16_stream(p, v) halves_stream(p, bf16_halves(v))
+#define f32_of_f32(v) (v)
+typedef vf32 f32_vec, bf16_vec;
+typedef vf64 f64_vec;
+typedef float f32_scalar;
+typedef double f64_scalar;
 
-#define STORE_VERB(dtype_name) dtype_name##_store
-#define AFTER_STORES() ((void)0)
-#define OF_STORES(name) name
 #include "all_dtypes.inc.h"
-
-#ifdef HAS_STREAMING_STORES
-#define STORE_VERB(dtype_name) dtype_name##_stream
-#define AFTER_STORES() stream_fence()
-#define OF_STORES(name) streaming_##name
-#include "all_dtypes.inc.h"
-#define STREAMING_ROW(dtype_name) [DTYPE_##dtype_name] = &streaming_row_##dtype_name,
-#else
-#define STREAMING_ROW(dtype_name) [DTYPE_##dtype_name] = &row_##dtype_name,
-#endif
 
 /* The table, for the isa file to export under its name. */
-#define DTYPE_ROW(dtype_name) [DTYPE_##dtype_name] = &row_##dtype_name,
-#define KERNEL_TABLE(is_supported_fn)                     \
-    {.isa = ISA_NAME,                                     \
-     .is_supported = (is_supported_fn),                   \
-     .dtype = {CDROPOUT_DTYPES(DTYPE_ROW)},               \
-     .streaming_dtype = {CDROPOUT_DTYPES(STREAMING_ROW)}, \
-     .fill_keep = fill_keep,                              \
-     .fill_words = fill_words,                            \
+#define DTYPE_ROW(name, n_bytes, scale_bits, numpy_name) [DTYPE_##name] = &row_##name,
+#define KERNEL_TABLE(is_supported_fn)       \
+    {.isa = ISA_NAME,                       \
+     .is_supported = (is_supported_fn),     \
+     .dtype = {CDROPOUT_DTYPES(DTYPE_ROW)}, \
+     .fill_keep = fill_keep,                \
+     .fill_words = fill_words,              \
      .fill_raw = fill_raw}

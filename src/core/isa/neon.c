@@ -1,5 +1,5 @@
 /* NEON, which every AArch64 has: 2 lanes of 64 bits a vector, masks as vectors of all-ones and all-zeros. */
-#include "../catalog.h"
+#include "../kernel_table.h"
 
 #if defined(__aarch64__) && defined(__ARM_NEON) && defined(__GNUC__) && !defined(__AARCH64EB__)
 
@@ -146,7 +146,7 @@ static inline uint8x8_t bf16_halves(vf32 v) /* rounds as bf16_of_float does */
     return vreinterpret_u8_u16(vshrn_n_u32(rounded, 16));
 }
 
-#include "../block_kernels.inc.h"
+#include "../kernels/block_kernels.inc.h"
 
 static int is_supported(void)
 {

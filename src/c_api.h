@@ -1,0 +1,9 @@
+/* The C interface's table without the functions on Python's objects, which c_api.pxi adds. */
+#ifndef CDROPOUT_C_API_H
+#define CDROPOUT_C_API_H
+
+#include "../cdropout/include/cdropout_table.h"
+
+extern cdropout_table c_api_table;
+
+#endif

@@ -1,0 +1,149 @@
+"""What the C core and the system's headers declare, for Cython. Nothing else declares these."""
+
+from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
+
+
+cdef extern from "core/stream.h" nogil:
+    enum:
+        ELEMS_PER_BLOCK
+        RAW_BYTES_PER_BLOCK
+
+    ctypedef struct stream_key:
+        uint64_t word[2]
+
+
+cdef extern from "core/kernel_table.h" nogil:
+    enum:
+        N_DTYPES
+        N_OPERATIONS
+        OPERATION_apply_mask
+        OPERATION_fill_scaled
+        OPERATION_relu_dropout_backward
+        OPERATION_multiply_by_noise
+        OPERATION_add_noise
+        WITH_BIAS
+        READS_RESIDUAL
+        WITHOUT_MASK
+
+    ctypedef struct dtype_properties:
+        const char *name
+        size_t n_bytes
+        int scale_bits
+        const char *numpy_name
+
+    ctypedef struct operation_properties:
+        const char *name
+        int parts
+
+    ctypedef struct kernel_table:
+        const char *isa
+        int (*is_supported)() noexcept nogil
+        void (*fill_raw)(uint8_t *, const stream_key *, uint64_t, size_t) noexcept nogil
+
+    const dtype_properties dtype_table[]
+    const operation_properties operation_table[]
+    const kernel_table *kernels
+    const kernel_table *choose_kernels(const char *name, int *is_known)
+    const kernel_table *kernels_at(size_t i)
+
+
+cdef extern from "core/float_mode.h" nogil:
+    bint is_zero(double value)
+
+
+cdef extern from "core/rule.h" nogil:
+    const double MAX_STD
+    double kept_scale_of "kept_scale"(double p)
+    void alpha_dropout_map(double p, double *scale, double *shift, double *fill)
+
+
+cdef extern from "core/job.h" nogil:
+    enum:
+        JOB_FILL_KEEP
+        MAX_AXES
+
+    ctypedef struct job_request:
+        int kernel
+        int dtype
+        stream_key key
+        uint64_t first
+        double p
+        double scale
+        double shift
+        double fill
+        char *out
+        const char *x
+        const char *residual
+        const char *bias
+        size_t n_bias
+        size_t bias_first
+        size_t n_elems
+        int n_axes
+        const size_t *lens
+        const uint64_t *strides
+
+    ctypedef struct job:
+        size_t n_elems
+
+    ctypedef struct job_limits:
+        size_t max_cached_bytes
+        uint64_t max_gathered_stride
+        size_t min_elems_per_thread
+        size_t min_elems_without_gil
+        size_t max_elems_per_slice
+        uint64_t microseconds_between_checks
+        uint64_t microseconds_of_quota
+
+    job_limits limits
+    int job_plan(job *j, const job_request *request)
+    bint job_is_copy(const job_request *request)
+    void job_run(const job *j, size_t begin, size_t end)
+    size_t job_cut(const job *j, size_t part, size_t n_parts)
+
+
+cdef extern from "core/position.h" nogil:
+    const uint64_t LIMIT "POSITION_LIMIT"
+    int take_blocks(uint64_t *next_elem, uint64_t n_elems, uint64_t *first)
+    void return_blocks(uint64_t *next_elem, uint64_t n_elems, uint64_t first)
+
+
+cdef extern from "core/atomic.h" nogil:
+    int load_int "ATOMIC_LOAD"(int *number)
+    void store_int "ATOMIC_STORE"(int *number, int value)
+    uint64_t load_u64 "ATOMIC_LOAD"(uint64_t *number)
+    void store_u64 "ATOMIC_STORE"(uint64_t *number, uint64_t value)
+
+
+cdef extern from "core/active_calls.h" nogil:
+    ctypedef struct active_calls:
+        pass
+
+    int enter_active_calls(active_calls *calls)
+    void leave_active_calls(active_calls *calls)
+    int most_active_calls(active_calls *calls, int n_now, uint64_t now_microseconds)
+
+
+cdef extern from "system/cache.h" nogil:
+    size_t cache_bytes_by_sysconf()
+
+
+cdef extern from "system/clock.h" nogil:
+    uint64_t clock_microseconds()
+
+
+cdef extern from "system/pages.h" nogil:
+    void ask_for_huge_pages(char *first, size_t n_bytes)
+
+
+cdef extern from "system/threads.h" nogil:
+    enum:
+        HAS_OPENMP
+    int max_threads()
+    int n_cpus_of_thread()
+    int available_team(int n_threads)
+    int call_in_forked_children(void (*function)() noexcept)
+
+
+cdef extern from "Python.h":
+    # Leaves Python's error set instead of raising, for functions that cannot raise.
+    int run_signal_handlers "PyErr_CheckSignals"() noexcept

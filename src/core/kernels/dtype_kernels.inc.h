@@ -1,0 +1,390 @@
+/* The kernels of one dtype. Included by all_dtypes.inc.h once for each, with DTYPE, COMPUTED and COPIED defined; it
+ * undefines them for the next. Arrays are addressed in bytes and by unaligned loads, because they need not be aligned.
+ *
+ * An operation on a range that is written past the caches goes through one loop for all operations, chosen group by
+ * group: memory is slower than the choice. Every other operation has a loop with its parts compiled in. */
+
+#define JOIN_TOKENS(a, b) a##_##b
+#define JOIN(a, b) JOIN_TOKENS(a, b)
+#define OF_DTYPE(name) JOIN(name, DTYPE)
+#define LOAD JOIN(DTYPE, load)
+#define STORE JOIN(DTYPE, store)
+#define STREAM JOIN(DTYPE, stream)
+#define VEC JOIN(COMPUTED, vec)
+#define VERB(verb) JOIN(COMPUTED, verb)
+#define BYTES JOIN(BYTES_OF, DTYPE)
+
+/* ---- one vector, one group ---- */
+
+static ALWAYS_INLINE void OF_DTYPE(store_vec)(char *p, VEC v, int is_streamed)
+{
+    if (is_streamed)
+        STREAM(p, v);
+    else
+        STORE(p, v);
+}
+
+/* The bias of the elements that begin at bias_at, a group of them one after the other. */
+static ALWAYS_INLINE const char *OF_DTYPE(bias_from)(const operands *ops, size_t bias_at, int parts)
+{
+    if (!(parts & WITH_BIAS))
+        return NULL;
+    if (bias_at + ELEMS_PER_GROUP <= ops->bias_period)
+        return ops->bias + bias_at * BYTES;
+    return ops->bias_seam + (bias_at + ELEMS_PER_GROUP - ops->bias_period) * BYTES;
+}
+
+/* What kernel_table.h says of an operation's parts, for one vector, i elements from the range's first. */
+static ALWAYS_INLINE void OF_DTYPE(operate_on_vec)(const operands *ops, size_t i, const char *bias, keep32 keep,
+                                                   int parts, int is_streamed)
+{
+    char *out = ops->out + i * BYTES;
+    if (parts & WITH_CHOICE) {
+        const JOIN(COPIED, vec) x = JOIN(COPIED, load)(ops->x + i * BYTES);
+        const JOIN(COPIED, vec) other = JOIN(COPIED, load)(ops->residual + i * BYTES);
+        const JOIN(COPIED, vec) chosen = JOIN(COMPUTED, blend)(keep, x, other);
+        if (is_streamed)
+            JOIN(COPIED, stream)(out, chosen);
+        else
+            JOIN(COPIED, store)(out, chosen);
+        return;
+    }
+    const VEC scale = VERB(set1)((VERB(scalar))ops->scale);
+    VEC value = scale;
+    if (!(parts & WITHOUT_X)) {
+        value = LOAD(ops->x + i * BYTES);
+        if (parts & WITH_BIAS)
+            value = VERB(add)(value, LOAD(bias));
+        if (parts & WITH_RELU)
+            value = VERB(relu)(value);
+        value = VERB(mul)(value, scale);
+    }
+    if (parts & WITH_GRADIENT)
+        keep = VERB(positive)(LOAD(ops->residual + i * BYTES));
+    if (parts & WITH_FILL)
+        value = VERB(blend)(keep, VERB(add)(value, VERB(set1)((VERB(scalar))ops->shift)),
+                            VERB(set1)((VERB(scalar))ops->fill));
+    else
+        value = VERB(select)(keep, value);
+    if (parts & WITH_RESIDUAL)
+        value = VERB(add)(value, LOAD(ops->residual + i * BYTES));
+    OF_DTYPE(store_vec)(out, value, is_streamed);
+}
+
+static ALWAYS_INLINE void OF_DTYPE(operate_on_group)(const operands *ops, size_t i, size_t bias_at,
+                                                     const group_keep *group, int parts, int is_streamed)
+{
+    const char *bias = OF_DTYPE(bias_from)(ops, bias_at, parts);
+    for (int v = 0; v < N_VECS; v++) {
+        const size_t upper = (size_t)(v * V32_LANES), lower = upper + ELEMS_PER_GROUP / 2;
+        const char *upper_bias = parts & WITH_BIAS ? bias + upper * BYTES : NULL;
+        const char *lower_bias = parts & WITH_BIAS ? bias + lower * BYTES : NULL;
+        OF_DTYPE(operate_on_vec)(ops, i + upper, upper_bias, keep_of_vec(group, v, 1), parts, is_streamed);
+        OF_DTYPE(operate_on_vec)(ops, i + lower, lower_bias, keep_of_vec(group, v, 0), parts, is_streamed);
+    }
+}
+
+/* ---- 1 to 64 elements by keep word ---- */
+
+/* Up to a group of elements of each array, for operations that work on whole groups. */
+typedef struct {
+    _Alignas(64) char out[ELEMS_PER_GROUP * BYTES];
+    char x[ELEMS_PER_GROUP * BYTES];
+    char residual[ELEMS_PER_GROUP * BYTES];
+} OF_DTYPE(padded);
+
+static ALWAYS_INLINE operands OF_DTYPE(pad)(OF_DTYPE(padded) * room, const operands *ops, size_t i, size_t n_elems)
+{
+    operands at = *ops;
+    memset(room, 0, sizeof *room);
+    if (ops->x != NULL)
+        memcpy(room->x, ops->x + i * BYTES, n_elems * BYTES);
+    if (ops->residual != NULL)
+        memcpy(room->residual, ops->residual + i * BYTES, n_elems * BYTES);
+    at.out = room->out;
+    at.x = room->x;
+    at.residual = room->residual;
+    return at;
+}
+
+static OUT_OF_LINE void OF_DTYPE(operate_on_word)(const operands *ops, size_t i, size_t bias_at, uint64_t keep_u64,
+                                                  size_t n_elems, int operation)
+{
+    OF_DTYPE(padded) room;
+    operands at = *ops;
+    const group_keep group = {.numbers = NULL, .keep_u64 = keep_u64};
+    const int is_whole = n_elems == ELEMS_PER_GROUP;
+    if (!is_whole)
+        at = OF_DTYPE(pad)(&room, ops, i, n_elems);
+    const size_t i_at = is_whole ? i : 0;
+    switch (operation) {
+#define X(name, number, parts)                                                \
+    case OPERATION_##name:                                                    \
+        if (!((parts) & WITH_NOISE))                                          \
+            OF_DTYPE(operate_on_group)(&at, i_at, bias_at, &group, parts, 0); \
+        break;
+        CDROPOUT_OPERATIONS(X)
+#undef X
+    default:
+        break;
+    }
+    if (!is_whole)
+        memcpy(ops->out + i * BYTES, room.out, n_elems * BYTES);
+}
+
+/* ---- ranges ---- */
+
+#ifdef HAS_STREAMING_STORES
+static ALWAYS_INLINE void OF_DTYPE(stream_group)(const operands *ops, size_t i, size_t bias_at, const group_keep *group,
+                                                 int operation)
+{
+    switch (operation) {
+#define X(name, number, parts)                                            \
+    case OPERATION_##name:                                                \
+        if (!((parts) & WITH_NOISE))                                      \
+            OF_DTYPE(operate_on_group)(ops, i, bias_at, group, parts, 1); \
+        break;
+        CDROPOUT_OPERATIONS(X)
+#undef X
+    default:
+        break;
+    }
+}
+
+static OUT_OF_LINE void OF_DTYPE(stream_range)(const operands *ops, const mask_rule *rule, uint64_t first,
+                                               size_t n_elems, int operation)
+{
+    for_each_group(ops, rule, first, n_elems, OF_DTYPE(stream_group), OF_DTYPE(operate_on_word), operation,
+                   ops->bias_period != 0);
+    stream_fence();
+}
+#endif
+
+/* An operation without a mask: every group by the same word. */
+static ALWAYS_INLINE void OF_DTYPE(operate_unmasked)(const operands *ops, size_t n_elems, int operation, int parts)
+{
+    const group_keep all_kept = {.numbers = NULL, .keep_u64 = ~(uint64_t)0};
+    size_t i = 0;
+    for (; n_elems - i >= ELEMS_PER_GROUP; i += ELEMS_PER_GROUP)
+        if (ops->is_streamed)
+            OF_DTYPE(operate_on_group)(ops, i, 0, &all_kept, parts, 1);
+        else
+            OF_DTYPE(operate_on_group)(ops, i, 0, &all_kept, parts, 0);
+    if (i < n_elems)
+        OF_DTYPE(operate_on_word)(ops, i, 0, all_kept.keep_u64, n_elems - i, operation);
+    if (ops->is_streamed)
+        AFTER_STREAMING();
+}
+
+static ALWAYS_INLINE void OF_DTYPE(noise_on_vec)(const operands *ops, size_t i, const float *normals, int operation,
+                                                 int is_streamed)
+{
+    vf32 noise = f32_mul(f32_load((const char *)normals), f32_set1((float)ops->scale));
+    const VEC x = LOAD(ops->x + i * BYTES);
+    if (operation == OPERATION_multiply_by_noise) {
+        noise = f32_add(noise, f32_set1(1.0f));
+        OF_DTYPE(store_vec)(ops->out + i * BYTES, VERB(mul)(x, VERB(of_f32)(noise)), is_streamed);
+    } else {
+        OF_DTYPE(store_vec)(ops->out + i * BYTES, VERB(add)(x, VERB(of_f32)(noise)), is_streamed);
+    }
+}
+
+static ALWAYS_INLINE void OF_DTYPE(noise_on_elems)(const operands *ops, size_t i, const float *normals, size_t n_elems,
+                                                   int operation, int may_stream)
+{
+    size_t e = 0;
+    if (may_stream && ops->is_streamed)
+        for (; n_elems - e >= V32_LANES; e += V32_LANES)
+            OF_DTYPE(noise_on_vec)(ops, i + e, normals + e, operation, 1);
+    for (; n_elems - e >= V32_LANES; e += V32_LANES)
+        OF_DTYPE(noise_on_vec)(ops, i + e, normals + e, operation, 0);
+    if (e < n_elems) {
+        OF_DTYPE(padded) room;
+        float last_normals[V32_LANES] = {0};
+        const operands at = OF_DTYPE(pad)(&room, ops, i + e, n_elems - e);
+        memcpy(last_normals, normals + e, (n_elems - e) * sizeof(float));
+        OF_DTYPE(noise_on_vec)(&at, 0, last_normals, operation, 0);
+        memcpy(ops->out + (i + e) * BYTES, room.out, (n_elems - e) * BYTES);
+    }
+}
+
+static OUT_OF_LINE void OF_DTYPE(operate_with_noise)(const operands *ops, const mask_rule *rule, uint64_t first,
+                                                     size_t n_elems, int operation)
+{
+    for_each_noise_group(ops, &rule->key, first, n_elems, OF_DTYPE(noise_on_elems), operation);
+    if (ops->is_streamed)
+        AFTER_STREAMING();
+}
+
+#ifdef HAS_STREAMING_STORES
+#define STREAM_INSTEAD(name)                                                 \
+    if (ops->is_streamed) {                                                  \
+        OF_DTYPE(stream_range)(ops, rule, first, n_elems, OPERATION_##name); \
+        return ISA_NAME;                                                     \
+    }
+#else
+#define STREAM_INSTEAD(name)
+#endif
+
+#define OPERATE_ON_GROUP(name, parts)                                                                  \
+    static ALWAYS_INLINE void OF_DTYPE(name##_on_group)(const operands *ops, size_t i, size_t bias_at, \
+                                                        const group_keep *group, int operation)        \
+    {                                                                                                  \
+        (void)operation;                                                                               \
+        OF_DTYPE(operate_on_group)(ops, i, bias_at, group, parts, 0);                                  \
+    }
+
+#define X(name, number, parts)                                                                                    \
+    OPERATE_ON_GROUP(name, parts)                                                                                 \
+    static const char *OF_DTYPE(name)(const operands *ops, const mask_rule *rule, uint64_t first, size_t n_elems) \
+    {                                                                                                             \
+        if ((parts) & WITH_NOISE) {                                                                               \
+            OF_DTYPE(operate_with_noise)(ops, rule, first, n_elems, OPERATION_##name);                            \
+            return ISA_NAME;                                                                                      \
+        }                                                                                                         \
+        const operands mine = *ops; /* a copy that nothing else can change, so that it may live in registers */   \
+        if ((parts) & WITH_GRADIENT) {                                                                            \
+            OF_DTYPE(operate_unmasked)(&mine, n_elems, OPERATION_##name, parts);                                  \
+            return ISA_NAME;                                                                                      \
+        }                                                                                                         \
+        STREAM_INSTEAD(name)                                                                                      \
+        for_each_group(&mine, rule, first, n_elems, OF_DTYPE(name##_on_group), OF_DTYPE(operate_on_word),         \
+                       OPERATION_##name, (parts) & WITH_BIAS);                                                    \
+        return ISA_NAME;                                                                                          \
+    }
+CDROPOUT_OPERATIONS(X)
+#undef X
+#undef OPERATE_ON_GROUP
+#undef STREAM_INSTEAD
+
+/* ---- from keep words: rows that share a mask, and runs that were put together ---- */
+
+static ALWAYS_INLINE size_t OF_DTYPE(groups_by_words)(const operands *ops, const uint64_t *keep_words, size_t n_elems,
+                                                      int parts, int is_streamed)
+{
+    size_t i = 0;
+    for (; n_elems - i >= ELEMS_PER_GROUP; i += ELEMS_PER_GROUP) {
+        const group_keep group = {.numbers = NULL, .keep_u64 = keep_words[i / ELEMS_PER_GROUP]};
+        OF_DTYPE(operate_on_group)(ops, i, 0, &group, parts, is_streamed);
+    }
+    return i;
+}
+
+/* The operations that functions with shared axes use have loops of their own. */
+static const char *OF_DTYPE(words)(const operands *ops, const uint64_t *keep_words, size_t n_elems, int operation)
+{
+    const operands mine = *ops;
+    size_t i = 0, bias_at = ops->bias_at;
+    if (operation == OPERATION_apply_mask && mine.is_streamed)
+        i = OF_DTYPE(groups_by_words)(&mine, keep_words, n_elems, 0, 1);
+    else if (operation == OPERATION_apply_mask)
+        i = OF_DTYPE(groups_by_words)(&mine, keep_words, n_elems, 0, 0);
+    else if (operation == OPERATION_alpha_dropout && mine.is_streamed)
+        i = OF_DTYPE(groups_by_words)(&mine, keep_words, n_elems, WITH_FILL, 1);
+    else if (operation == OPERATION_alpha_dropout)
+        i = OF_DTYPE(groups_by_words)(&mine, keep_words, n_elems, WITH_FILL, 0);
+    while (i < n_elems) {
+        const size_t n_here = n_elems - i < ELEMS_PER_GROUP ? n_elems - i : ELEMS_PER_GROUP;
+        OF_DTYPE(operate_on_word)(&mine, i, bias_at, keep_words[i / ELEMS_PER_GROUP], n_here, operation);
+        i += n_here;
+        bias_at = mine.bias_period == 0 ? 0 : (bias_at + n_here) % mine.bias_period;
+    }
+    if (mine.is_streamed)
+        AFTER_STREAMING();
+    return ISA_NAME;
+}
+
+/* ---- where each position covers a run of n_repeats elements ---- */
+
+/* One vector of a run under one decision; where is_read is false, it is dropped. */
+static ALWAYS_INLINE VEC OF_DTYPE(decided_vec)(const operands *ops, const char *x, keep32 keep, int is_read, int parts)
+{
+    const VEC scale = VERB(set1)((VERB(scalar))ops->scale), shift = VERB(set1)((VERB(scalar))ops->shift);
+    const VEC fill = VERB(set1)(parts & WITH_FILL ? (VERB(scalar))ops->fill : 0);
+    if (!is_read)
+        return fill;
+    const VEC scaled = VERB(mul)(LOAD(x), scale);
+    return parts & WITH_FILL ? VERB(blend)(keep, VERB(add)(scaled, shift), fill) : VERB(select)(keep, scaled);
+}
+
+/* One run. The last vector may overlap the one before it, which in place must not be scaled twice: it is computed first
+ * and stored last. */
+static ALWAYS_INLINE void OF_DTYPE(decide_run)(const operands *run, keep32 keep, int is_read, int parts,
+                                               int is_streamed)
+{
+    const size_t last = (run->n_repeats - V32_LANES) * BYTES;
+    const VEC last_vec = OF_DTYPE(decided_vec)(run, run->x + last, keep, is_read, parts);
+    for (size_t at = 0; at < last; at += V32_LANES * BYTES)
+        OF_DTYPE(store_vec)(run->out + at, OF_DTYPE(decided_vec)(run, run->x + at, keep, is_read, parts), is_streamed);
+    OF_DTYPE(store_vec)(run->out + last, last_vec, is_streamed && run->n_repeats % V32_LANES == 0);
+}
+
+static ALWAYS_INLINE void OF_DTYPE(repeat_run)(const operands *run, uint64_t all_kept, int parts, int is_streamed)
+{
+    /* A short run is read even where it is dropped: what a gap costs the processor's prefetching, which works page by
+     * page, is more than reading costs. */
+    enum { MIN_BYTES_SKIPPED = 4096 };
+    const keep32 keep = keep32_of_bits((uint32_t)all_kept);
+    if (all_kept || run->n_repeats * BYTES < MIN_BYTES_SKIPPED)
+        OF_DTYPE(decide_run)(run, keep, 1, parts, is_streamed);
+    else
+        OF_DTYPE(decide_run)(run, keep, 0, parts, is_streamed);
+}
+
+static OUT_OF_LINE void OF_DTYPE(repeat_on_word)(const operands *ops, size_t i, size_t bias_at, uint64_t keep_u64,
+                                                 size_t n_positions, int operation)
+{
+    (void)bias_at;
+    for (size_t e = 0; e < n_positions; e++) {
+        const operands run = operands_at(ops, (i + e) * ops->n_repeats, BYTES);
+        const uint64_t all_kept = -(keep_u64 >> e & 1);
+        if (operation == OPERATION_alpha_dropout && run.is_streamed)
+            OF_DTYPE(repeat_run)(&run, all_kept, WITH_FILL, 1);
+        else if (operation == OPERATION_alpha_dropout)
+            OF_DTYPE(repeat_run)(&run, all_kept, WITH_FILL, 0);
+        else if (run.is_streamed)
+            OF_DTYPE(repeat_run)(&run, all_kept, 0, 1);
+        else
+            OF_DTYPE(repeat_run)(&run, all_kept, 0, 0);
+    }
+}
+
+static const char *OF_DTYPE(repeat)(const operands *ops, const mask_rule *rule, uint64_t first, size_t n_positions,
+                                    int operation)
+{
+    uint64_t words[ELEMS_PER_BLOCK / ELEMS_PER_GROUP];
+    for (size_t i = 0; i < n_positions;) {
+        const size_t n_left = ELEMS_PER_BLOCK - (size_t)((first + i) % ELEMS_PER_BLOCK);
+        const size_t n_here = n_positions - i < n_left ? n_positions - i : n_left;
+        fill_words(words, rule, first + i, n_here);
+        for (size_t at = 0; at < n_here; at += ELEMS_PER_GROUP)
+            OF_DTYPE(repeat_on_word)
+            (ops, i + at, 0, words[at / ELEMS_PER_GROUP], n_here - at < ELEMS_PER_GROUP ? n_here - at : ELEMS_PER_GROUP,
+             operation);
+        i += n_here;
+    }
+    if (ops->is_streamed)
+        AFTER_STREAMING();
+    return ISA_NAME;
+}
+
+#define X(name, number, parts) [OPERATION_##name] = OF_DTYPE(name),
+static const dtype_row OF_DTYPE(row) = {
+    .range = {CDROPOUT_OPERATIONS(X)},
+    .repeat = OF_DTYPE(repeat),
+    .words = OF_DTYPE(words),
+};
+#undef X
+
+#undef DTYPE
+#undef COMPUTED
+#undef COPIED
+#undef JOIN_TOKENS
+#undef JOIN
+#undef OF_DTYPE
+#undef LOAD
+#undef STORE
+#undef STREAM
+#undef VEC
+#undef VERB
+#undef BYTES

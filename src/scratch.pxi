@@ -1,0 +1,138 @@
+"""From checked arrays to jobs: on the arrays themselves where they are plain, and else by way of scratch memory, which
+a call allocates before its stream advances, so that MemoryError leaves the stream unchanged."""
+
+# The axes of a mask as the planner takes them.
+ctypedef struct mask_axes:
+    int n
+    size_t lens[MAX_AXES]
+    uint64_t strides[MAX_AXES]
+
+
+cdef int set_axes(mask_axes *axes, tuple shape, tuple strides) except -1:
+    cdef int axis
+    axes.n = <int>len(shape)
+    for axis in range(axes.n):
+        axes.lens[axis] = shape[axis]
+        axes.strides[axis] = strides[axis]
+    return 0
+
+
+cdef class Scratch:
+    """What a call allocates besides its arrays; both are None where the kernels work on the arrays themselves."""
+
+    cdef cnp.ndarray copy  # C-contiguous, of x's shape: for masks with axes. out itself where that is C-contiguous
+    cdef object chunks  # a numpy.nditer over out, x and residual, a few blocks at a time: for one run of positions
+
+
+cdef Scratch NO_SCRATCH = Scratch()
+
+
+cdef Scratch scratch_for(cnp.ndarray out, cnp.ndarray x, cnp.ndarray residual, bint has_axes):
+    """Allocate what a call on these arrays needs; has_axes where the mask is not one run of positions. residual may be
+    None."""
+    if is_plain(x) and is_plain(out) and (residual is None or is_plain(residual)):
+        return NO_SCRATCH
+    cdef Scratch scratch = Scratch()
+    dtype = x.dtype.newbyteorder("=")
+    if has_axes:
+        scratch.copy = out if is_plain(out) else np.empty((<object>x).shape, dtype)
+        return scratch
+    arrays = [out, x] if residual is None else [out, x, residual]
+    scratch.chunks = np.nditer(
+        arrays,
+        flags=["external_loop", "buffered", "delay_bufalloc", "ranged", "zerosize_ok"],
+        op_flags=[["writeonly", "contig", "nbo"]] + [["readonly", "contig", "nbo"]] * (len(arrays) - 1),
+        op_dtypes=[dtype] * len(arrays),
+        order="C",
+        casting="equiv",
+        buffersize=64 * ELEMS_PER_BLOCK,
+    )
+    # The buffers exist from here on. Emptied, because what they hold is written to out even if no job follows.
+    scratch.chunks.iterrange = 0, 0
+    return scratch
+
+
+cdef int copy_elems(cnp.ndarray out, cnp.ndarray x) except -1:
+    """out = x, in slices where the arrays are large. They are cut along the axis in which out's elements are furthest
+    apart in memory: a slice through all of it would touch every page at once."""
+    cdef Py_ssize_t middle
+    if cnp.PyArray_SIZE(x) <= <Py_ssize_t>limits.max_elems_per_slice:
+        np.copyto(out, x)
+        return 0
+    strides = [abs(stride) if n > 1 else -1 for stride, n in zip((<object>out).strides, (<object>out).shape)]
+    axis = strides.index(max(strides))
+    middle = cnp.PyArray_DIM(x, axis) // 2
+    for half in (slice(middle), slice(middle, None)):
+        part = (slice(None),) * axis + (half,)
+        copy_elems(out[part], x[part])
+        PyErr_CheckSignals()
+    return 0
+
+
+cdef inline void set_arrays(job_request *request, cnp.ndarray out, cnp.ndarray x, cnp.ndarray residual) noexcept:
+    request.out = cnp.PyArray_BYTES(out)
+    request.x = cnp.PyArray_BYTES(x)
+    request.residual = cnp.PyArray_BYTES(residual) if residual is not None else NULL
+    request.n_elems = cnp.PyArray_SIZE(out)
+
+
+cdef int run_in_chunks(job_request *request, object chunks) except -1:
+    cdef size_t n_done = 0
+    cdef uint64_t first = request.first
+    with chunks:
+        chunks.iterrange = 0, chunks.itersize
+        for chunk in chunks:
+            set_arrays(request, chunk[0], chunk[1], chunk[2] if len(chunk) > 2 else None)
+            request.first = first + n_done
+            request.bias_first = n_done
+            run_request(request)
+            PyErr_CheckSignals()
+            n_done += request.n_elems
+    return 0
+
+
+cdef int run_on_arrays(job_request *request, cnp.ndarray out, cnp.ndarray x, cnp.ndarray residual,
+                       Scratch scratch) except -1:
+    """Run a request on checked arrays and what scratch_for gave for them. residual may be None."""
+    if cnp.PyArray_SIZE(out) == 0:
+        return 0
+    if scratch is NO_SCRATCH:
+        set_arrays(request, out, x, residual)
+        return run_request(request)
+    if job_is_copy(request):
+        return 0 if out is x else copy_elems(out, x)
+    if scratch.copy is None:
+        return run_in_chunks(request, scratch.chunks)
+    copy_elems(scratch.copy, x)
+    set_arrays(request, scratch.copy, scratch.copy, None)
+    run_request(request)
+    return 0 if scratch.copy is out else copy_elems(out, scratch.copy)
+
+
+# What becomes of an element: kept, x * scale + shift; dropped, fill.
+ctypedef struct affine:
+    double scale
+    double shift
+    double fill
+
+
+cdef int apply_mask(const stream_key *key, uint64_t first, double p, const affine *map, tuple strides, cnp.ndarray out,
+                    cnp.ndarray x, Scratch scratch) except -1:
+    """out = x, masked and mapped. strides are None where x takes one run of positions in C order."""
+    cdef job_request request
+    cdef mask_axes axes
+    memset(&request, 0, sizeof(request))
+    request.kernel = OPERATION_apply_mask
+    request.dtype = dtype_index(x)
+    request.key = key[0]
+    request.first = first
+    request.p = p
+    request.scale = map.scale
+    request.shift = map.shift
+    request.fill = map.fill
+    if strides is not None:
+        set_axes(&axes, (<object>x).shape, strides)
+        request.n_axes = axes.n
+        request.lens = axes.lens
+        request.strides = axes.strides
+    return run_on_arrays(&request, out, x, None, scratch)

@@ -1,0 +1,61 @@
+/* What tests and benchmarks ask the C core itself, on the table of kernels of the installed library. core_probe.py
+ * compiles and calls it. Plain C, without Python.h. */
+#include "../src/core/rule.h"
+
+void probe_philox(uint32_t counter[4], uint64_t key)
+{
+    philox4x32(counter, key);
+}
+
+void probe_thresholds(double p, int32_t *threshold, uint64_t *tie_threshold)
+{
+    mask_rule rule;
+    set_threshold(&rule, p);
+    *threshold = rule.threshold;
+    *tie_threshold = rule.tie_threshold;
+}
+
+/* Calls every kernel of a table, with and without streaming, and writes the instruction sets that they say they were
+ * compiled for to names; returns how many kernels there were. */
+size_t probe_isas(const kernel_table *table, const char **names)
+{
+    static double numbers[130];
+    static _Alignas(16) double out[130];
+    static uint8_t raw[RAW_BYTES_PER_BLOCK];
+    uint64_t words[2] = {0};
+    mask_rule rule = {.key = {{0}}};
+    size_t n = 0;
+    set_threshold(&rule, 0.5);
+    names[n++] = table->fill_keep(raw, &rule, 0, 2);
+    names[n++] = table->fill_words(words, &rule, 0, 2);
+    names[n++] = table->fill_raw(raw, &rule.key, 0, 1);
+    for (int dtype = 0; dtype < N_DTYPES; dtype++)
+        for (int is_streamed = 0; is_streamed < 2; is_streamed++) {
+            const char *zeros = (const char *)numbers;
+            const operands arrays = {.out = (char *)out,
+                                     .x = zeros,
+                                     .residual = zeros,
+                                     .bias = zeros,
+                                     .bias_seam = zeros,
+                                     .bias_period = ELEMS_PER_GROUP,
+                                     .n_repeats = MIN_REPEATS,
+                                     .is_streamed = is_streamed};
+            const dtype_row *row = table->dtype[dtype];
+            for (int operation = 0; operation < N_OPERATIONS; operation++)
+                names[n++] = row->range[operation](&arrays, &rule, 0, ELEMS_PER_GROUP);
+            names[n++] = row->repeat(&arrays, &rule, 0, 2, OPERATION_apply_mask);
+            names[n++] = row->words(&arrays, words, 2, OPERATION_apply_mask);
+        }
+    return n;
+}
+
+/* Calls the kernel of apply_mask on float32 arrays n_calls times. */
+void probe_apply_mask(const kernel_table *table, char *out, const char *x, const uint64_t key[2], uint64_t first,
+                      double p, double scale, size_t n_elems, size_t n_calls)
+{
+    const operands arrays = {.out = out, .x = x, .n_repeats = 1, .scale = scale};
+    mask_rule rule = {.key = {{key[0], key[1]}}};
+    set_threshold(&rule, p);
+    for (size_t i = 0; i < n_calls; i++)
+        table->dtype[DTYPE_f32]->range[OPERATION_apply_mask](&arrays, &rule, first, n_elems);
+}

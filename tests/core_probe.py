@@ -1,0 +1,77 @@
+"""The C core as tests and benchmarks ask it: core_probe.c, compiled once, on the installed library's kernel table."""
+
+import ctypes
+import functools
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+from cdropout import _kernels
+
+SOURCE = Path(__file__).with_suffix(".c")
+MAX_KERNELS = 1000
+
+
+class ProbeError(Exception):
+    """The probe cannot be compiled here: no compiler, or no source tree."""
+
+
+@functools.cache
+def probe():
+    """Return the compiled probe; ProbeError where there is no compiler or the tests were taken out of the checkout."""
+    if shutil.which("cc") is None or not (SOURCE.parents[1] / "src/core").is_dir():
+        raise ProbeError("needs a C compiler and the checkout")
+    folder = tempfile.TemporaryDirectory()
+    library = Path(folder.name, "core_probe.so")
+    flags = ["-std=c11", "-O2", "-shared", "-fPIC", "-ffp-contract=off"]
+    subprocess.run(["cc", *flags, "-o", library, SOURCE, "-lm"], check=True, timeout=120)
+    loaded = ctypes.CDLL(str(library))
+    loaded.folder = folder  # kept as long as the library is
+    loaded.probe_isas.restype = ctypes.c_size_t
+    return loaded
+
+
+def kernel_table():
+    """Return the address of the kernel table that runs now."""
+    get_pointer = ctypes.pythonapi.PyCapsule_GetPointer
+    get_pointer.restype, get_pointer.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
+    address = get_pointer(_kernels.KERNEL_TABLE, b"cdropout._kernels.KERNEL_TABLE")
+    return ctypes.c_void_p.from_address(address)
+
+
+def isas_that_ran():
+    """Call every kernel of the active table; return the instruction sets that they say they were compiled for."""
+    names = (ctypes.c_char_p * MAX_KERNELS)()
+    n_kernels = probe().probe_isas(kernel_table(), names)
+    return {name.decode() for name in names[:n_kernels]}
+
+
+def thresholds(p):
+    """Return what kernels compare with to drop at probability p: the signed 16-bit threshold, and 32 bits for ties."""
+    threshold, tie_threshold = ctypes.c_int32(), ctypes.c_uint64()
+    probe().probe_thresholds(ctypes.c_double(p), ctypes.byref(threshold), ctypes.byref(tie_threshold))
+    return threshold.value, tie_threshold.value
+
+
+def philox(counter, key):
+    """Return Philox4x32-10 as the C core computes it: four uint32 for a counter of four and a 64-bit key."""
+    words = (ctypes.c_uint32 * 4)(*counter)
+    probe().probe_philox(words, ctypes.c_uint64(key))
+    return tuple(words)
+
+
+def apply_mask_kernel(out, x, mask, n_calls):
+    """Call the kernel of mask.apply(x, out=out), and nothing else, n_calls times, on C-contiguous float32 arrays."""
+    key = (ctypes.c_uint64 * 2)(mask.key & (2**64 - 1), mask.key >> 64)
+    probe().probe_apply_mask(
+        kernel_table(),
+        ctypes.c_void_p(out.ctypes.data),
+        ctypes.c_void_p(x.ctypes.data),
+        key,
+        ctypes.c_uint64(mask.start),
+        ctypes.c_double(mask.p),
+        ctypes.c_double(_kernels.kept_scale(mask.p)),
+        ctypes.c_size_t(x.size),
+        ctypes.c_size_t(n_calls),
+    )
