@@ -85,14 +85,14 @@ def find_loop(instructions: list[Instruction], n_bytes: int) -> list[Instruction
 def main() -> int:
     """Count, and print a table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("objects", type=Path, nargs="*", metavar="FILE", help="object files of src/isa/*.c")
+    parser.add_argument("objects", type=Path, nargs="*", metavar="FILE", help="object files of src/core/isa/*.c")
     parser.add_argument("--kernel", default="apply_mask_f32", help="(default: %(default)s)")
     parser.add_argument("--objdump", default="objdump", help="(default: %(default)s)")
     arguments = parser.parse_args()
     dtype = arguments.kernel.rsplit("_", 1)[-1]
     if dtype not in ELEM_BYTES:
         parser.error(f"argument --kernel: must end in a dtype ({', '.join(ELEM_BYTES)}), got {arguments.kernel!r}")
-    objects = arguments.objects or sorted((ROOT / "build").glob("temp*/src/isa/*.o"))
+    objects = arguments.objects or sorted((ROOT / "build").glob("temp*/src/core/isa/*.o"))
     if not objects:
         parser.error("no object files: build in place first (CONTRIBUTING.md)")
     print(f"{arguments.kernel}, instructions for {ELEMS_PER_GROUP} elements\n")

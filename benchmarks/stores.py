@@ -2,7 +2,7 @@
 
     python benchmarks/stores.py
 
-The library streams where what a call reads and writes outgrows the last-level cache (choose_stores in src/job.pxi).
+The library streams where what a call reads and writes outgrows the last-level cache (outgrows_caches in src/core/job.c).
 """
 
 import argparse

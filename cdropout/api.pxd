@@ -21,6 +21,7 @@ cdef enum:
     BIAS_DROPOUT_ADD = 5
     CHOOSE = 6
     RELU_DROPOUT_BACKWARD = 7
+    ALPHA_DROPOUT = 8
 
 cdef enum:
     BLOCK = 4096

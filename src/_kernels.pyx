@@ -2,10 +2,11 @@
 """The border between Python and the C core.
 
 Arguments are checked here, once: dtype, layout, aliasing, p, axes. Then memory is allocated, the stream advances, and a
-job_request goes to the planner (core/job.c). The parallel loop (parallel_run.pxi) runs the parts of the planned job with
-the GIL released. The C core cannot fail.
+job_request goes to the planner (core/job.c). The parallel loop (parallel_run.pxi) runs the parts of the planned job
+with the GIL released. The C core cannot fail.
 """
 
+cimport cython
 from cython.parallel cimport prange
 from cpython.buffer cimport PyObject_CheckBuffer
 from cpython.exc cimport PyErr_CheckSignals
@@ -229,6 +230,8 @@ def with_noise(noise_type, bint is_factor, x, std, rng, out):
 
 # ---- fused operations: dropout with a bias, ReLU or residual in the same pass over memory ---------------------------
 
+@cython.final
+@cython.freelist(4)
 cdef class FusedCall:
     """The checked arguments of a fused operation; bias and residual are None where it has none."""
 
@@ -259,9 +262,7 @@ cdef FusedCall checked_fused(str name, x, bias, residual, p, out):
 
 cdef int run_fused(FusedCall call, const stream_key *key, uint64_t first, Scratch scratch) except -1:
     cdef job_request request
-    memset(&request, 0, sizeof(request))
-    request.kernel = call.operation
-    request.dtype = dtype_index(call.x)
+    request = blank_request(call.operation, dtype_index(call.x))
     request.key = key[0]
     request.first = first
     request.p = call.p
@@ -306,9 +307,7 @@ def relu_dropout_backward(dy, y, p, out):
     cdef cnp.ndarray output = checked_partner(y, gradient, "y", "dy")
     cdef cnp.ndarray result = checked_out(out, gradient, "dy")
     checked_out(result, output, "y")
-    memset(&request, 0, sizeof(request))
-    request.kernel = OPERATION_relu_dropout_backward
-    request.dtype = dtype_index(gradient)
+    request = blank_request(OPERATION_relu_dropout_backward, dtype_index(gradient))
     request.scale = kept_scale(p_checked)
     run_on_arrays(&request, result, gradient, output, scratch_for(result, gradient, output, False))
     return result if out is None else out

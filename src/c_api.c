@@ -18,22 +18,20 @@ static stream_key stream_key_of(const cdropout_key *key)
 
 static job_request request_for(int kernel, int dtype, const cdropout_arrays *arrays, const cdropout_mask *mask)
 {
-    return (job_request){
-        .kernel = kernel,
-        .dtype = dtype,
-        .key = stream_key_of(&mask->key),
-        .first = mask->start,
-        .p = mask->p,
-        .scale = mask->scale,
-        .shift = arrays->shift,
-        .fill = arrays->fill,
-        .out = (char *)arrays->out,
-        .x = (const char *)arrays->x,
-        .residual = (const char *)arrays->residual,
-        .bias = (const char *)arrays->bias,
-        .n_bias = arrays->n_bias,
-        .stores = arrays->past_caches ? STORES_PAST_CACHES : STORES_CACHED,
-    };
+    job_request request = blank_request(kernel, dtype);
+    request.key = stream_key_of(&mask->key);
+    request.first = mask->start;
+    request.p = mask->p;
+    request.scale = mask->scale;
+    request.shift = arrays->shift;
+    request.fill = arrays->fill;
+    request.out = (char *)arrays->out;
+    request.x = (const char *)arrays->x;
+    request.residual = (const char *)arrays->residual;
+    request.bias = (const char *)arrays->bias;
+    request.n_bias = arrays->n_bias;
+    request.stores = arrays->past_caches ? STORES_PAST_CACHES : STORES_CACHED;
+    return request;
 }
 
 /* Positions begin .. end - 1, of n_repeats elements each, of arrays whose whole length the caller alone knows. */
@@ -56,13 +54,17 @@ static int run_strided(job_request *request, const cdropout_strided_mask *mask, 
 {
     job j;
     size_t n_elems = 1;
+    int is_empty = 0;
     if (mask->n_axes < 0 || mask->n_axes > MAX_AXES)
         return -1;
-    for (int axis = 0; axis < mask->n_axes; axis++) {
-        if (mask->lens[axis] != 0 && n_elems > SIZE_MAX / mask->lens[axis])
+    for (int axis = 0; axis < mask->n_axes; axis++)
+        is_empty |= mask->lens[axis] == 0;
+    for (int axis = 0; axis < mask->n_axes && !is_empty; axis++) {
+        if (n_elems > SIZE_MAX / mask->lens[axis])
             return -1;
         n_elems *= mask->lens[axis];
     }
+    n_elems = is_empty ? 0 : n_elems;
     if (begin > end || end > n_elems)
         return -1;
     request->n_elems = n_elems;

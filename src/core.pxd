@@ -95,6 +95,7 @@ cdef extern from "core/job.h" nogil:
         uint64_t microseconds_of_quota
 
     job_limits limits
+    job_request blank_request(int kernel, int dtype)
     int job_plan(job *j, const job_request *request)
     bint job_is_copy(const job_request *request)
     void job_run(const job *j, size_t begin, size_t end)

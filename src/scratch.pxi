@@ -121,9 +121,7 @@ cdef int apply_mask(const stream_key *key, uint64_t first, double p, const affin
     """out = x, masked and mapped. strides are None where x takes one run of positions in C order."""
     cdef job_request request
     cdef mask_axes axes
-    memset(&request, 0, sizeof(request))
-    request.kernel = OPERATION_apply_mask
-    request.dtype = dtype_index(x)
+    request = blank_request(OPERATION_apply_mask, dtype_index(x))
     request.key = key[0]
     request.first = first
     request.p = p

@@ -119,9 +119,7 @@ cdef class MaskCore(DrawnCore):
             drawn = np.full(drawn_shape, scale if is_zero(self.p) else 0, dtype)
         else:
             drawn = np.empty(drawn_shape, dtype)
-            memset(&request, 0, sizeof(request))
-            request.kernel = kernel
-            request.dtype = dtype_index(drawn)
+            request = blank_request(kernel, dtype_index(drawn))
             request.key = self.words
             request.first = self.first
             request.p = self.p
@@ -214,9 +212,7 @@ cdef class NoiseCore(DrawnCore):
 cdef int apply_noise(NoiseCore noise, bint is_factor, cnp.ndarray out, cnp.ndarray x, Scratch scratch) except -1:
     """out = x, with noise; every argument has been checked."""
     cdef job_request request
-    memset(&request, 0, sizeof(request))
-    request.kernel = OPERATION_multiply_by_noise if is_factor else OPERATION_add_noise
-    request.dtype = dtype_index(x)
+    request = blank_request(OPERATION_multiply_by_noise if is_factor else OPERATION_add_noise, dtype_index(x))
     request.key = noise.words
     request.first = noise.first
     request.scale = noise.std

@@ -1,4 +1,4 @@
-"""cdropout in other people's loops: modules in Cython, C and C++, built against the installed package, give Python's
+"""cdropout in other packages' loops: modules in Cython, C and C++, built against the installed package, give Python's
 bytes.
 
 Where these tests run from the checkout, its wheel is built and installed into a folder first; CDROPOUT_WHEEL names one
@@ -19,6 +19,7 @@ import calls
 import pytest
 
 import cdropout as cd
+from cdropout import _kernels
 
 ROOT = Path(__file__).parents[1]
 SOURCES = Path(__file__).parent / "embedding"
@@ -127,6 +128,21 @@ def test_every_range_of_every_operation_gives_pythons_bytes(given, expected, ope
         assert given[str(call)] == [expected(call)], call
 
 
+@pytest.mark.parametrize("part", calls.PARTS)
+def test_any_cut_of_any_mask_that_python_can_make_gives_pythons_bytes(given, expected, part):
+    for call in calls.strided_calls_of(part):
+        assert given[str(call)] == [expected(call)], call
+
+
+def test_masks_that_c_is_asked_for_have_every_form():
+    masks = {name: part.mask(0.5) for name, part in calls.PARTS.items()}
+    runs = {name for name, mask in masks.items() if mask.is_run and not mask.shared_axes}
+    assert {"whole", "axes of length 1", "shape ()", "no elements"} <= runs
+    assert {len(mask.shape) for mask in masks.values()} >= {0, 1, 2, 3, 4, 64}
+    assert sum(not mask.is_run and bool(mask.shared_axes) for mask in masks.values()) >= 5
+    assert calls.PARTS["the stream's last positions"].start + 8000 == _kernels.POSITION_LIMIT
+
+
 def ask(module, code, built, packages):
     """Run code in which the module is called embedded; the lines that it prints."""
     program = f"import {module} as embedded\nimport numpy as np\nimport cdropout as cd\n{code}"
@@ -175,7 +191,7 @@ for p in (0.0, 5e-324, 0.1, 0.5, 1 - 2.0**-53, 1.0):
 raw, stream = np.empty(2 * 8192, np.uint8), cd.Stream(7)
 embedded.fill_raw(raw.ctypes.data, stream, 2**32 - 1, 2)
 print(np.array_equal(raw, _kernels.raw_blocks(stream.key, 2**32 - 1, 2)))
-print(embedded.cached_bytes() == _kernels.get_max_cached_bytes())
+print(embedded.cached_bytes() == _kernels.get_limits()["max_cached_bytes"])
 """
     assert ask(module, code, built, packages) == ["True", "True"]
 
@@ -188,18 +204,49 @@ good = (a, b, b, b, 5, 1, 0.0, 0.0, 0)
 def apply(operation=3, dtype=0, fields=good, ranges=((0, 10),)):
     return embedded.apply(operation, dtype, fields, mask, None, list(ranges))
 refused = [
-    apply(operation=-1), apply(operation=8), apply(dtype=-1), apply(dtype=4), apply(ranges=[(5, 4)]),
+    apply(operation=-1), apply(operation=9), apply(operation=10), apply(operation=11), apply(operation=2**31 - 1),
+    apply(dtype=-1), apply(dtype=4), apply(ranges=[(5, 4)]),
     apply(fields=(0, *good[1:])), apply(fields=(a, 0, *good[2:])), apply(fields=(a, b, b, 0, *good[4:])),
     apply(fields=(a, b, b, b, 0, *good[5:])), apply(4, fields=(a, b, 0, *good[3:])),
     apply(7, fields=(a, b, 0, *good[3:])), apply(6, fields=(a, b, 0, *good[3:])),
-    *(apply(operation, fields=(*good[:5], 2, *good[6:])) for operation in range(1, 8)),
+    apply(7, fields=(*good[:5], 2, *good[6:])), apply(0, fields=(*good[:5], 8, *good[6:]), ranges=[(2**61, 2**61)]),
     embedded.apply_noise(1, 4, good, noise, [(0, 10)]), embedded.apply_noise(0, 0, good, noise, [(5, 4)]),
     embedded.apply_noise(0, 0, (0, *good[1:]), noise, [(0, 10)]), embedded.fill_keep(0, mask, [(0, 10)]),
     embedded.apply_noise(0, 0, (*good[:5], 2, *good[6:]), noise, [(0, 10)]), embedded.fill_keep(a, mask, [(5, 4)]),
 ]
 print(set(refused), len(refused), np.all(out == 7), apply(ranges=[(3, 3)]), np.all(out == 7), apply())
 """
-    assert ask(module, code, built, packages) == ["{-1} 25 True 0 True 0"]
+    assert ask(module, code, built, packages) == ["{-1} 23 True 0 True 0"]
+
+
+def test_what_does_not_fit_a_strided_mask_is_refused_and_nothing_is_written(module, built, packages):
+    code = """
+x, out = np.ones(20, np.float32), np.full(20, 7, np.float32)
+whole, a, b = cd.Mask(1, 0, 0.5, (1, 200)), out.ctypes.data, x.ctypes.data
+mask, good = whole[:, ::20], (a, b, b, b, 5, 1, 0.0, 0.0, 0)
+def apply(operation=3, dtype=0, fields=good, mask=mask, begin=0, end=10):
+    return embedded.apply_strided(operation, dtype, fields, mask, None, [(begin, end)])
+def keep(mask=mask, begin=0, end=10, out=a):
+    return embedded.fill_keep_strided(out, mask, [(begin, end)])
+masks = [
+    *((mask, p, 2, (1, 10)) for p in (float("nan"), -0.1, 1.1, float("inf"))),
+    *((mask, 0.5, n_axes, (1,) * 64) for n_axes in (-1, 65, -(2**31), 2**31 - 1)),
+    *((mask, 0.5, 2, lens) for lens in ((2**32, 2**32), (2**63, 2), (3, 2**63), (2**64 - 1, 2**64 - 1))),
+    (mask, 0.5, 64, (2,) * 64),
+]
+refused = [
+    *(apply(operation, mask=m, end=1) for m in masks for operation in range(9)), *(keep(m, end=1) for m in masks),
+    *(apply(operation) for operation in (-1, 7, 9, 10, 11, 2**31 - 1)), apply(dtype=-1), apply(dtype=4),
+    apply(fields=(0, *good[1:])), apply(fields=(a, 0, *good[2:])), apply(fields=(a, b, b, 0, *good[4:])),
+    apply(fields=(a, b, b, b, 0, *good[5:])), apply(4, fields=(a, b, 0, *good[3:])),
+    apply(6, fields=(a, b, 0, *good[3:])), keep(out=0),
+    *(call(begin=begin, end=end) for call in (apply, keep) for begin, end in ((5, 4), (0, 11), (11, 11), (12, 11))),
+    *(apply(mask=cd.Mask(1, 0, 0.5, shape), end=end) for shape, end in (((), 2), ((0,), 1), ((3, 0), 3))),
+]
+print(set(refused), len(refused), np.all(out == 7))
+print(apply(begin=10), keep(begin=3, end=3), np.all(out == 7), apply(mask=(mask, 0.5, 2, (1, 10)), begin=2), out[:2])
+"""
+    assert ask(module, code, built, packages) == [f"{{-1}} {13 * 10 + 26} True", "0 0 True 0 [7. 7.]"]
 
 
 def test_objects_of_another_kind_are_type_errors_that_name_them(module, built, packages):
@@ -209,6 +256,9 @@ for call in (
     lambda: embedded.apply(0, 0, fields, "a mask", None, []),
     lambda: embedded.apply_noise(0, 0, fields, cd.Mask(1, 0, 0.5, 10), []),
     lambda: embedded.draw_mask(42, 1, 0.5),
+    lambda: embedded.apply_strided(0, 0, fields, "a mask", None, []),
+    lambda: embedded.apply_strided(0, 0, fields, cd.Noise(1, 0, 1.0, 10), None, []),
+    lambda: embedded.fill_keep_strided(0, np.ones(3, bool), []),
 ):
     try:
         call()
@@ -219,10 +269,26 @@ for call in (
         "mask must be a cdropout.Mask, got str",
         "noise must be a cdropout.Noise, got Mask",
         "stream must be a cdropout.Stream, got int",
+        "mask must be a cdropout.Mask, got str",
+        "mask must be a cdropout.Mask, got Noise",
+        "mask must be a cdropout.Mask, got ndarray",
     ]
 
 
-def test_a_part_with_gaps_is_refused(module, built, packages):
+def test_a_strided_mask_has_the_numbers_of_pythons(module, built, packages):
+    code = """
+import calls
+for part in calls.PARTS.values():
+    for p in (*calls.PART_PS, 0.1):
+        mask = part.mask(p)
+        numbers = (mask.key & 2**64 - 1, mask.key >> 64, mask.start, p, 1 / (1 - p) if p < 1 else 1.0)
+        assert embedded.strided_fields(mask) == (*numbers, list(mask.shape), list(mask.strides)), mask
+print(len(calls.PARTS), embedded.strided_fields(cd.Mask(5, 7, 0.5, (4, 6), shared_axes=0)[1:, 2:4]))
+"""
+    assert ask(module, code, built, packages) == [f"{len(calls.PARTS)} (5, 0, 9, 0.5, 2.0, [3, 2], [0, 1])"]
+
+
+def test_a_part_with_gaps_has_no_mask_of_one_run(module, built, packages):
     code = """
 part = cd.draw_mask((8, 10), 0.5, rng=1)[:, 2:5]
 try:
@@ -234,27 +300,62 @@ except ValueError as error:
     assert line.startswith("mask must take one run of positions, got Mask(")
 
 
-@pytest.mark.parametrize(("major", "minor"), [(2, 0), (1, 99)])
-def test_another_version_of_the_interface_is_an_import_error_that_names_both(packages, tmp_path, major, minor):
-    include = Path(
-        run("-c", "import cdropout; print(cdropout.get_include())", folder=tmp_path, packages=packages).stdout[:-1]
-    )
-    headers, folder = tmp_path / "headers", tmp_path / "module"
-    shutil.copytree(include, headers)
-    shutil.copytree(SOURCES, folder)
-    table = headers / "cdropout_table.h"
-    text = table.read_text()
-    assert "#define CDROPOUT_ABI_MAJOR 1\n#define CDROPOUT_ABI_MINOR 0\n" in text
-    text = re.sub(r"(ABI_MAJOR) \d+", rf"\1 {major}", text)
-    table.write_text(re.sub(r"(ABI_MINOR) \d+", rf"\1 {minor}", text))
+@pytest.fixture
+def headers(packages, tmp_path):
+    """A copy of the installed package's headers, to be changed."""
+    code = "import cdropout; print(cdropout.get_include())"
+    include = run("-c", code, folder=tmp_path, packages=packages).stdout.rstrip("\n")
+    return shutil.copytree(include, tmp_path / "headers")
+
+
+def built_with(headers, packages):
+    """The folder of embedded_c, built with these headers."""
+    folder = shutil.copytree(SOURCES, headers.parent / "module")
     env = {"CDROPOUT_TEST_HEADERS": str(headers)}
     run("setup.py", "-q", "build_ext", "--inplace", folder=folder, packages=packages, env=env)
+    return folder
+
+
+def replaced(path, pattern, replacement):
+    """Replace the one place in a file where a pattern is found."""
+    text, n = re.subn(pattern, replacement, path.read_text(), flags=re.DOTALL)
+    assert n == 1, (path, pattern, n)
+    path.write_text(text)
+
+
+@pytest.mark.parametrize(("major", "minor"), [(2, 0), (1, 99)])
+def test_another_version_of_the_interface_is_an_import_error_that_names_both(packages, headers, major, minor):
+    table = headers / "cdropout_table.h"
+    assert "#define CDROPOUT_ABI_MAJOR 1\n#define CDROPOUT_ABI_MINOR 1\n" in table.read_text()
+    replaced(table, r"(ABI_MAJOR) \d+", rf"\1 {major}")
+    replaced(table, r"(ABI_MINOR) \d+", rf"\1 {minor}")
+    folder = built_with(headers, packages)
     result = run("-c", "import embedded_c", folder=folder, packages=packages, check=False)
     assert result.returncode == 1
     assert result.stderr.splitlines()[-1] == (
         f"ImportError: this module must be rebuilt: it was built for version {major}.{minor} of cdropout's C "
-        f"interface, got cdropout {cd.__version__} with version 1.0"
+        f"interface, got cdropout {cd.__version__} with version 1.1"
     )
+
+
+def test_a_module_built_for_version_1_0_runs_unchanged(packages, headers):
+    # The headers of 1.0 are those of 1.1 without what the latter added at the end.
+    table, functions = headers / "cdropout_table.h", headers / "cdropout.h"
+    replaced(table, r"(ABI_MINOR) \d+", r"\1 0")
+    replaced(table, r"    /\* ---- since version 1\.1 ---- \*/.*(\} cdropout_table;)", r"\1")
+    replaced(table, r"/\* Any mask that Python can make.*\} cdropout_strided_mask;\n", "")
+    replaced(functions, r"static inline int cdropout_strided_mask_of.*(#endif)", r"\1")
+    assert "strided_mask" not in table.read_text() + functions.read_text()
+    code = """
+import calls
+assert not hasattr(embedded, "apply_strided")
+answers = {}
+for operation in (*calls.OPERATIONS, *calls.NOISES, "fill_keep"):
+    call = calls.calls_of(operation, "float32")[-1]
+    print(calls.by_module(embedded, call) == [calls.digest(calls.by_python(call))])
+"""
+    lines = ask("embedded_c", code, built_with(headers, packages), (*packages, SOURCES.parent))
+    assert lines == ["True"] * len((*calls.OPERATIONS, *calls.NOISES, "fill_keep"))
 
 
 def test_the_benchmark_runs_and_checks_before_it_times(module, built, packages):
@@ -276,6 +377,31 @@ except RuntimeError as error:
     assert lines[-1] == "wrong gave another result than mask.apply"
 
 
+def constants_of(text, enum, constant):
+    """The names and numbers of each of C's or Cython's enums, from patterns of an enum and of a constant."""
+    enums = [re.findall(constant, body) for body in re.findall(enum, text, re.MULTILINE)]
+    assert text.count(" = ") == sum(map(len, enums)), "an assignment stands outside of the enums that were found"
+    return [{name: int(number) for name, number in pairs} for pairs in enums]
+
+
+def test_constants_have_the_catalogs_names_and_numbers_in_c_and_in_cython():
+    header = (Path(cd.get_include()) / "cdropout_table.h").read_text()
+    cython = Path(cd.__file__).with_name("api.pxd").read_text()
+    header = re.sub(r"/\*.*?\*/", "", header, flags=re.DOTALL)
+    in_c = constants_of(header, r"^enum \{([^}]*)\};", r"CDROPOUT_(\w+) = (\d+)")
+    in_cython = constants_of(cython, r"^cdef enum:\n((?:    .*\n)+)", r"(\w+) = (\d+)")
+    for dtypes, operations, *others in (in_c, in_cython):
+        assert dtypes == {name.upper(): number for number, name in enumerate(calls.DTYPES)}
+        assert len(operations) >= 8
+        for name, number in operations.items():
+            assert _kernels.OPERATIONS.get(name.lower()) == number, name
+        # Every operation has a name for callers, or functions with its name.
+        unnamed = _kernels.OPERATIONS.keys() - set(map(str.lower, operations))
+        assert unnamed == {"multiply_by_noise", "add_noise"}
+        assert others == [{"BLOCK": 4096, "RAW_BYTES_PER_BLOCK": 8192}, {"MAX_AXES": 64}]
+    assert list(calls.DTYPES) == ["float32", "float64", "float16", "bfloat16"]
+
+
 def test_get_include_is_the_headers_folder():
     assert (Path(cd.get_include()) / "cdropout.h").is_file()
     assert Path(cd.get_include()).is_absolute()
@@ -290,14 +416,26 @@ def blocks(language):
 
 
 @pytest.mark.skipif(not PAGE.exists(), reason="the tests were taken out of the checkout")
+def test_the_page_names_the_version_and_every_function_of_the_interface():
+    page, table = PAGE.read_text(), (Path(cd.get_include()) / "cdropout_table.h").read_text()
+    major, minor = re.findall(r"#define CDROPOUT_ABI_\w+ (\d+)", table)
+    assert f"The interface's version is {major}.{minor}." in page
+    functions = re.findall(r"^    \w+ \(\*(\w+)\)\(", table, re.MULTILINE)
+    assert len(functions) >= 16
+    assert [name for name in functions if f"`cdropout_{name}`" not in page] == []
+
+
+@pytest.mark.skipif(not PAGE.exists(), reason="the tests were taken out of the checkout")
 def test_the_page_compiles_and_runs_as_it_stands_there(packages, tmp_path):
     for language in ("cython", "c", "cpp", "python"):
         for block in blocks(language):
             name = re.match(r"(?:#|/\*|//) (\w+\.\w+)", block)
             if name:
                 (tmp_path / name[1]).write_text(block)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["layer.c", "network.cpp", "setup.py", "training.pyx"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        *("layer.c", "network.cpp", "parts.pyx", "setup.py", "training.pyx")
+    ]
     run("setup.py", "-q", "build_ext", "--inplace", folder=tmp_path, packages=packages, env={"CFLAGS": "-O0 -g0"})
     programs = [block for block in blocks("python") if not block.startswith("# setup.py")]
-    assert len(programs) >= 4
+    assert len(programs) >= 5
     run("-c", "\n".join(programs), folder=tmp_path, packages=packages)

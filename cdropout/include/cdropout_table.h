@@ -25,6 +25,7 @@ enum {
 };
 
 /* What is done to each element, kept or dropped; scale is the mask's, everything else a field of cdropout_arrays.
+ * APPLY_MASK copies where it neither drops nor scales.
  *
  *                                     kept                          dropped             Python's name
  *   CDROPOUT_APPLY_MASK               x * scale + shift             fill                dropout, Mask.apply
@@ -34,6 +35,7 @@ enum {
  *   CDROPOUT_DROPOUT_ADD              x * scale + residual          residual            dropout_add
  *   CDROPOUT_BIAS_DROPOUT_ADD         (x + bias) * scale + residual residual            bias_dropout_add
  *   CDROPOUT_CHOOSE                   x                             residual            zoneout
+ *   CDROPOUT_ALPHA_DROPOUT            x * scale + shift             fill                alpha_dropout
  *   CDROPOUT_RELU_DROPOUT_BACKWARD    x * scale where residual > 0, else 0              relu_dropout_backward
  *
  * The last one draws nothing: x is the gradient with respect to the output, and residual is the output itself, of
@@ -47,6 +49,7 @@ enum {
     CDROPOUT_BIAS_DROPOUT_ADD = 5,
     CDROPOUT_CHOOSE = 6,
     CDROPOUT_RELU_DROPOUT_BACKWARD = 7,
+    CDROPOUT_ALPHA_DROPOUT = 8, /* since version 1.1 of the interface */
 };
 
 /* Positions are seeded in blocks of this many: threads that share a mask should meet at multiples of it. */

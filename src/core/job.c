@@ -9,7 +9,6 @@ enum {
     MIN_CUT_REPEATS = 1048576, /* a hundred times what it costs to seed a block once more */
     MIN_STREAMED_BYTES = 1024, /* of one run; shorter ones are mostly ends that do not fill a line */
     LINE_BYTES = 64,           /* of every x86-64's caches */
-    MIN_LONG_REPEATS = 64,     /* with fewer, keep words are put together */
 };
 
 job_limits limits = {
@@ -109,7 +108,7 @@ static job_layout choose_layout(const job *j)
     const int inner = j->n_levels - 1;
     if (j->arrays.n_repeats > 1) {
         const int has_kernel = j->kernel == OPERATION_apply_mask || j->kernel == OPERATION_alpha_dropout;
-        return has_kernel && j->arrays.n_repeats >= MIN_LONG_REPEATS ? LAYOUT_REPEATED : LAYOUT_GATHERED;
+        return has_kernel && j->arrays.n_repeats >= MIN_REPEATS ? LAYOUT_REPEATED : LAYOUT_GATHERED;
     }
     if (j->n_levels == 0)
         return LAYOUT_RUN;
@@ -128,7 +127,7 @@ static int outgrows_caches(const job *j, int parts)
     const size_t run_bytes = j->layout == LAYOUT_GATHERED ? n_bytes
                              : is_repeated                ? j->arrays.n_repeats * j->elem_bytes
                                                           : j->row_positions * j->elem_bytes;
-    return n_bytes > limits.max_cached_bytes / n_arrays && j->arrays.out != j->arrays.x &&
+    return n_arrays * n_bytes > limits.max_cached_bytes && j->arrays.out != j->arrays.x &&
            j->arrays.out != j->arrays.residual &&
            (run_bytes >= MIN_STREAMED_BYTES || (is_repeated && run_bytes % LINE_BYTES == 0));
 }
@@ -148,15 +147,17 @@ int job_plan(job *j, const job_request *request)
     j->dtype = request->kernel == JOB_FILL_KEEP ? 0 : request->dtype;
     j->elem_bytes = request->kernel == JOB_FILL_KEEP ? 1 : dtype_table[j->dtype].n_bytes;
     j->n_elems = request->n_elems;
-    j->arrays = (operands){
-        .out = request->out,
-        .x = request->x,
-        .residual = parts & READS_RESIDUAL ? request->residual : NULL,
-        .n_repeats = request->n_repeats > 1 ? request->n_repeats : 1,
-        .scale = parts & WITH_NOISE ? request->scale : scale_in(j->dtype, request->scale),
-        .shift = request->shift,
-        .fill = request->fill,
-    };
+    /* Field by field: gcc makes a slow string instruction of a struct that is mostly zero. */
+    j->arrays.out = request->out;
+    j->arrays.x = request->x;
+    j->arrays.residual = parts & READS_RESIDUAL ? request->residual : NULL;
+    j->arrays.bias = j->arrays.bias_seam = NULL;
+    j->arrays.bias_period = j->arrays.bias_at = 0;
+    j->arrays.n_repeats = request->n_repeats > 1 ? request->n_repeats : 1;
+    j->arrays.scale = parts & WITH_NOISE ? request->scale : scale_in(j->dtype, request->scale);
+    j->arrays.shift = request->shift;
+    j->arrays.fill = request->fill;
+    j->arrays.is_streamed = 0;
     j->rule.key = request->key;
     set_threshold(&j->rule, parts & WITH_NOISE ? 0.0 : request->p);
     j->first = request->first;
@@ -176,7 +177,7 @@ int job_plan(job *j, const job_request *request)
         lay_rows(j, request);
     } else {
         j->n_levels = 0;
-        j->row_positions = j->n_elems / j->arrays.n_repeats;
+        j->row_positions = j->arrays.n_repeats == 1 ? j->n_elems : j->n_elems / j->arrays.n_repeats;
     }
     j->layout = choose_layout(j);
     j->arrays.is_streamed =
@@ -230,13 +231,43 @@ static uint64_t first_of_row(const job *j, size_t row)
     return first;
 }
 
-/* Elements begin .. end - 1, each of a position of its own, row by row. */
+/* The rows from one on, and where each begins in the stream: within the innermost level one stride leads from row to
+ * row. */
+typedef struct {
+    size_t row;
+    size_t n_ahead; /* rows to which the stride still leads, this one included */
+    uint64_t first;
+} row_walk;
+
+static row_walk walk_from_row(const job *j, size_t row)
+{
+    const int level = j->n_levels - 1;
+    return (row_walk){
+        .row = row,
+        .n_ahead = level < 0 ? 1 : j->row_lens[level] - row % j->row_lens[level],
+        .first = first_of_row(j, row),
+    };
+}
+
+static void next_row(const job *j, row_walk *walk)
+{
+    if (--walk->n_ahead == 0) {
+        *walk = walk_from_row(j, walk->row + 1);
+    } else {
+        walk->row++;
+        walk->first += j->row_strides[j->n_levels - 1];
+    }
+}
+
+/* Elements begin .. end - 1, each of its own position, row by row. */
 static void run_rows(const job *j, size_t begin, size_t end)
 {
-    while (begin < end) {
-        const size_t row = begin / j->row_positions, at = begin % j->row_positions;
+    if (begin == end)
+        return;
+    row_walk walk = walk_from_row(j, begin / j->row_positions);
+    for (size_t at = begin % j->row_positions; begin < end; at = 0, next_row(j, &walk)) {
         const size_t n = smaller(j->row_positions - at, end - begin);
-        run_range(j, begin, first_of_row(j, row) + at, n);
+        run_range(j, begin, walk.first + at, n);
         begin += n;
     }
 }
@@ -370,19 +401,49 @@ static void append_run(const job *j, block_words *made, uint64_t *to, size_t at,
     }
 }
 
+/* Each of the bits bit .. bit + n_bits - 1 of source n_repeats < 64 times behind the first `at` bits of to; the rest as
+ * in append_bits. Positions are few instructions each: what is not yet a whole word stays in a register. */
+static void append_short_repeats(uint64_t *to, size_t at, const uint64_t *source, size_t bit, size_t n_bits,
+                                 unsigned n_repeats)
+{
+    const uint64_t all = ((uint64_t)1 << n_repeats) - 1;
+    uint64_t *word = to + at / 64, pending = *word;
+    unsigned n_pending = at % 64;
+    for (const size_t end = bit + n_bits; bit < end; bit++) {
+        const uint64_t copies = -(source[bit / 64] >> bit % 64 & 1) & all;
+        pending |= copies << n_pending;
+        n_pending += n_repeats;
+        if (n_pending >= 64) {
+            *word++ = pending;
+            n_pending -= 64;
+            pending = n_pending == 0 ? 0 : copies >> (n_repeats - n_pending);
+        }
+    }
+    *word = pending;
+}
+
 /* The keep bits of n_elems elements, of which the first is element `skip` of position `first`'s run. */
 static void append_repeats(const job *j, block_words *made, uint64_t *to, size_t at, uint64_t first, size_t skip,
                            size_t n_elems)
 {
     const size_t n_repeats = j->arrays.n_repeats;
     while (n_elems > 0) {
-        const size_t offset = (size_t)(first % ELEMS_PER_BLOCK), n = smaller(n_elems, n_repeats - skip);
+        const size_t offset = (size_t)(first % ELEMS_PER_BLOCK);
         const uint64_t *words = words_of_block(j, made, first / ELEMS_PER_BLOCK);
-        append_copies(to, at, words[offset / 64] >> offset % 64 & 1, n);
-        first++;
-        at += n;
-        n_elems -= n;
-        skip = 0;
+        if (skip == 0 && n_repeats < 64 && n_elems >= n_repeats) {
+            const size_t n_positions = smaller(n_elems / n_repeats, ELEMS_PER_BLOCK - offset);
+            append_short_repeats(to, at, words, offset, n_positions, (unsigned)n_repeats);
+            first += n_positions;
+            at += n_positions * n_repeats;
+            n_elems -= n_positions * n_repeats;
+        } else { /* a part of a run, or a long one */
+            const size_t n = smaller(n_elems, n_repeats - skip);
+            append_copies(to, at, words[offset / 64] >> offset % 64 & 1, n);
+            first++;
+            at += n;
+            n_elems -= n;
+            skip = 0;
+        }
     }
 }
 
@@ -391,32 +452,24 @@ static void run_gathered(const job *j, size_t begin, size_t end)
     uint64_t words[MAX_WORDS + 1];
     block_words made;
     const size_t n_repeats = j->arrays.n_repeats, row_elems = j->row_positions * n_repeats;
-    const int level = j->n_levels - 1;
-    size_t row = begin / row_elems, at_in_row = begin % row_elems;
-    size_t n_rows_ahead = 0; /* to which one stride leads */
-    uint64_t first = 0;
+    row_walk walk = walk_from_row(j, begin / row_elems);
+    size_t at_in_row = begin % row_elems;
     made.block = UINT64_MAX; /* no block: positions end below it */
     made.words[WORDS_PER_BLOCK] = 0;
     while (begin < end) {
         const size_t n_piece = smaller(end - begin, ELEMS_PER_GROUP * MAX_WORDS);
         words[0] = 0;
         for (size_t at = 0; at < n_piece;) {
-            if (n_rows_ahead == 0) {
-                first = first_of_row(j, row);
-                n_rows_ahead = level < 0 ? 1 : j->row_lens[level] - row % j->row_lens[level];
-            }
             const size_t n = smaller(row_elems - at_in_row, n_piece - at);
             if (n_repeats == 1)
-                append_run(j, &made, words, at, first + at_in_row, n);
+                append_run(j, &made, words, at, walk.first + at_in_row, n);
             else
-                append_repeats(j, &made, words, at, first + at_in_row / n_repeats, at_in_row % n_repeats, n);
+                append_repeats(j, &made, words, at, walk.first + at_in_row / n_repeats, at_in_row % n_repeats, n);
             at += n;
             at_in_row += n;
             if (at_in_row == row_elems) {
                 at_in_row = 0;
-                row++;
-                n_rows_ahead--;
-                first += level < 0 ? 0 : j->row_strides[level];
+                next_row(j, &walk);
             }
         }
         run_words(j, begin, words, n_piece);

@@ -65,6 +65,24 @@ typedef struct {
     job_stores stores;
 } job_request;
 
+/* A request without arrays: what is not set is zero. */
+static inline job_request blank_request(int kernel, int dtype)
+{
+    job_request blank; /* field by field: gcc makes a slow string instruction of (job_request){0} */
+    blank.kernel = kernel;
+    blank.dtype = dtype;
+    blank.key.word[0] = blank.key.word[1] = blank.first = 0;
+    blank.p = blank.scale = blank.shift = blank.fill = 0.0;
+    blank.out = NULL;
+    blank.x = blank.residual = blank.bias = NULL;
+    blank.n_bias = blank.bias_first = blank.n_elems = blank.n_repeats = 0;
+    blank.n_axes = 0;
+    blank.lens = NULL;
+    blank.strides = NULL;
+    blank.stores = STORES_BY_SIZE;
+    return blank;
+}
+
 /* A planned request. Points into itself: use it where it was planned. */
 typedef struct {
     job_layout layout;

@@ -1,4 +1,5 @@
-/* The same as embedded_cython.pyx in C, and, included by embedded_cpp.cpp, in C++. */
+/* The same as embedded_cython.pyx in C, and, included by embedded_cpp.cpp, in C++. Against the headers of version 1.0,
+ * which have no strided masks, it compiles without them. */
 #define PY_SSIZE_T_CLEAN
 #include <cdropout.h>
 
@@ -37,6 +38,27 @@ static int mask_argument(PyObject *mask, void *result)
 {
     return cdropout_mask_of(mask, (cdropout_mask *)result) == 0;
 }
+
+#if CDROPOUT_ABI_MINOR >= 1
+/* A mask, or a tuple of one and of the p, n_axes and lens that replace its numbers. */
+static int strided_mask_argument(PyObject *argument, void *result)
+{
+    cdropout_strided_mask *mask = (cdropout_strided_mask *)result;
+    PyObject *object, *lens;
+    double p;
+    int n_axes;
+    if (!PyTuple_Check(argument))
+        return cdropout_strided_mask_of(argument, mask) == 0;
+    if (!PyArg_ParseTuple(argument, "OdiO!", &object, &p, &n_axes, &PyTuple_Type, &lens) ||
+        cdropout_strided_mask_of(object, mask) != 0)
+        return 0;
+    mask->mask.p = p;
+    mask->n_axes = n_axes;
+    for (Py_ssize_t axis = 0; axis < PyTuple_Size(lens) && axis < CDROPOUT_MAX_AXES; axis++)
+        mask->lens[axis] = PyLong_AsSize_t(PyTuple_GetItem(lens, axis));
+    return !PyErr_Occurred();
+}
+#endif
 
 static int noise_argument(PyObject *noise, void *result)
 {
@@ -140,6 +162,67 @@ static PyObject *fill_keep(PyObject *self, PyObject *arguments)
     return PyLong_FromLong(status);
 }
 
+#if CDROPOUT_ABI_MINOR >= 1
+static PyObject *apply_strided(PyObject *self, PyObject *arguments)
+{
+    int operation, dtype, status = 0;
+    cdropout_arrays arrays;
+    cdropout_strided_mask mask;
+    range_list ranges;
+    PyObject *scale;
+    (void)self;
+    if (!PyArg_ParseTuple(arguments, "iiO&O&OO&", &operation, &dtype, arrays_of, &arrays, strided_mask_argument, &mask,
+                          &scale, ranges_argument, &ranges))
+        return NULL;
+    if (scale != Py_None)
+        mask.mask.scale = PyFloat_AsDouble(scale);
+    Py_BEGIN_ALLOW_THREADS
+    for (int i = 0; i < ranges.n; i++)
+        status |= cdropout_apply_strided(operation, dtype, &arrays, &mask, ranges.begin[i], ranges.end[i]);
+    Py_END_ALLOW_THREADS
+    return PyLong_FromLong(status);
+}
+
+static PyObject *fill_keep_strided(PyObject *self, PyObject *arguments)
+{
+    unsigned long long out;
+    int status = 0;
+    cdropout_strided_mask mask;
+    range_list ranges;
+    (void)self;
+    if (!PyArg_ParseTuple(arguments, "KO&O&", &out, strided_mask_argument, &mask, ranges_argument, &ranges))
+        return NULL;
+    Py_BEGIN_ALLOW_THREADS
+    for (int i = 0; i < ranges.n; i++)
+        status |= cdropout_fill_keep_strided((uint8_t *)pointer_of(out), &mask, ranges.begin[i], ranges.end[i]);
+    Py_END_ALLOW_THREADS
+    return PyLong_FromLong(status);
+}
+
+static PyObject *strided_fields(PyObject *self, PyObject *arguments)
+{
+    cdropout_strided_mask mask;
+    PyObject *lens = PyList_New(0), *strides = PyList_New(0);
+    (void)self;
+    if (lens == NULL || strides == NULL || !PyArg_ParseTuple(arguments, "O&", strided_mask_argument, &mask)) {
+        Py_XDECREF(lens);
+        Py_XDECREF(strides);
+        return NULL;
+    }
+    for (int axis = 0; axis < mask.n_axes; axis++) {
+        PyObject *length = PyLong_FromSize_t(mask.lens[axis]);
+        PyObject *stride = PyLong_FromUnsignedLongLong(mask.strides[axis]);
+        PyList_Append(lens, length);
+        PyList_Append(strides, stride);
+        Py_XDECREF(length);
+        Py_XDECREF(stride);
+    }
+    return Py_BuildValue("KKKddNN", (unsigned long long)mask.mask.key.word[0],
+                         (unsigned long long)mask.mask.key.word[1], (unsigned long long)mask.mask.start, mask.mask.p,
+                         mask.mask.scale, lens, strides);
+}
+#endif
+
 static PyObject *fill_raw(PyObject *self, PyObject *arguments)
 {
     unsigned long long out, first_block;
@@ -222,6 +305,11 @@ static PyMethodDef methods[] = {
     {"draw_noise", draw_noise, METH_VARARGS, NULL},
     {"alpha_dropout", alpha_dropout, METH_VARARGS, NULL},
     {"cached_bytes", cached_bytes, METH_NOARGS, NULL},
+#if CDROPOUT_ABI_MINOR >= 1
+    {"apply_strided", apply_strided, METH_VARARGS, NULL},
+    {"fill_keep_strided", fill_keep_strided, METH_VARARGS, NULL},
+    {"strided_fields", strided_fields, METH_VARARGS, NULL},
+#endif
     {NULL, NULL, 0, NULL},
 };
 

@@ -1,6 +1,6 @@
 # cython: language_level=3
-"""Every function of cdropout.api, called from somebody else's Cython. Arrays come as the addresses of out, x, residual
-and bias, n_bias, n_repeats, shift, fill and past_caches; ranges as pairs of begin and end."""
+"""Every function of cdropout.api, called from another package's Cython. Arrays come as the addresses of out, x,
+residual and bias, n_bias, n_repeats, shift, fill and past_caches; ranges as pairs of begin and end."""
 
 from libc.stdint cimport uint8_t, uint64_t, uintptr_t
 
@@ -65,6 +65,55 @@ def fill_keep(uintptr_t out, mask, ranges):
         with nogil:
             status |= capi.fill_keep(<uint8_t *>out, &c_mask, begin, end)
     return status
+
+
+cdef int set_strided_mask(object argument, capi.StridedMask *c_mask) except -1:
+    """From a mask, or from a tuple of one and of the p, n_axes and lens that replace its numbers."""
+    cdef int axis
+    if not isinstance(argument, tuple):
+        return capi.strided_mask_of(argument, c_mask)
+    mask, p, n_axes, lens = argument
+    capi.strided_mask_of(mask, c_mask)
+    c_mask.mask.p = p
+    c_mask.n_axes = n_axes
+    for axis in range(min(len(lens), capi.MAX_AXES)):
+        c_mask.lens[axis] = lens[axis]
+    return 0
+
+
+def apply_strided(int operation, int dtype, tuple fields, mask, scale, ranges):
+    cdef capi.Arrays arrays = arrays_of(fields)
+    cdef capi.StridedMask c_mask
+    cdef size_t begin, end
+    cdef int status = 0
+    set_strided_mask(mask, &c_mask)
+    if scale is not None:
+        c_mask.mask.scale = scale
+    for begin, end in ranges:
+        with nogil:
+            status |= capi.apply_strided(operation, dtype, &arrays, &c_mask, begin, end)
+    return status
+
+
+def fill_keep_strided(uintptr_t out, mask, ranges):
+    cdef capi.StridedMask c_mask
+    cdef size_t begin, end
+    cdef int status = 0
+    set_strided_mask(mask, &c_mask)
+    for begin, end in ranges:
+        with nogil:
+            status |= capi.fill_keep_strided(<uint8_t *>out, &c_mask, begin, end)
+    return status
+
+
+def strided_fields(mask):
+    cdef capi.StridedMask c_mask
+    cdef int axis
+    set_strided_mask(mask, &c_mask)
+    lens = [c_mask.lens[axis] for axis in range(c_mask.n_axes)]
+    strides = [c_mask.strides[axis] for axis in range(c_mask.n_axes)]
+    key = c_mask.mask.key.word
+    return key[0], key[1], c_mask.mask.start, c_mask.mask.p, c_mask.mask.scale, lens, strides
 
 
 def fill_raw(uintptr_t out, stream, uint64_t first_block, size_t n_blocks):

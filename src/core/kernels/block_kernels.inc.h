@@ -160,10 +160,13 @@ typedef void group_fn(const operands *ops, size_t i, size_t bias_at, const group
 /* The same on 1 to 64 elements by keep word: the ends of a range, and groups with a tie. */
 typedef void word_fn(const operands *ops, size_t i, size_t bias_at, uint64_t keep_u64, size_t n_elems, int operation);
 
-/* The one loop: positions first .. first + n_elems - 1, block by block, group by group. */
+/* The one loop: positions first .. first + n_elems - 1, block by block, group by group. on_group gets a copy of the
+ * operands that lives in registers; on_word, which is not inlined everywhere, gets the caller's, because a copy whose
+ * address a function sees would live in memory. */
 static ALWAYS_INLINE void for_each_group(const operands *ops, const mask_rule *rule, uint64_t first, size_t n_elems,
                                          group_fn *on_group, word_fn *on_word, int operation, int has_bias)
 {
+    const operands mine = *ops;
     const uint32_t threshold = (uint32_t)rule->threshold;
     const v64 threshold32 = v64_set1((uint64_t)(threshold << 16) * 0x100000001u);
     const v64 threshold16 = v64_set1((uint64_t)(threshold & 0xFFFFu) * 0x1000100010001u);
@@ -189,7 +192,7 @@ static ALWAYS_INLINE void for_each_group(const operands *ops, const mask_rule *r
                     if (UNLIKELY(has_tie))
                         break;
                     const group_keep group = {.numbers = numbers, .threshold32 = threshold32};
-                    on_group(ops, i, bias_at, &group, operation);
+                    on_group(&mine, i, bias_at, &group, operation);
                     if (has_bias) /* a period is no shorter than a group */
                         bias_at = bias_at + ELEMS_PER_GROUP < period ? bias_at + ELEMS_PER_GROUP
                                                                      : bias_at + ELEMS_PER_GROUP - period;
@@ -252,6 +255,19 @@ static const char *fill_words(uint64_t *out, const mask_rule *rule, uint64_t fir
     return ISA_NAME;
 }
 
+/* A byte, 0 or 1, for each of a byte's bits, the lowest first in memory. */
+static ALWAYS_INLINE uint64_t bytes_of_bits(uint64_t bits)
+{
+#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
+    const uint64_t places = 0x0102040810204080u;
+#else
+    const uint64_t places = 0x8040201008040201u;
+#endif
+    /* Eight copies, in each of which one bit stays; what is not 0 then carries into its byte's highest bit. */
+    const uint64_t chosen = (bits & 0xFF) * 0x0101010101010101u & places;
+    return (chosen + 0x7F7F7F7F7F7F7F7Fu) >> 7 & 0x0101010101010101u;
+}
+
 /* A block's words at a time, on the stack, and then a byte for each of their bits. */
 static const char *fill_keep(uint8_t *out, const mask_rule *rule, uint64_t first, size_t n_elems)
 {
@@ -260,9 +276,13 @@ static const char *fill_keep(uint8_t *out, const mask_rule *rule, uint64_t first
         const size_t n_left = ELEMS_PER_BLOCK - (size_t)(first % ELEMS_PER_BLOCK);
         const size_t n_here = n_elems < n_left ? n_elems : n_left;
         fill_words(words, rule, first, n_here);
-        for (size_t i = 0; i < n_here; i += 64)
-            for (size_t e = 0; e < 64 && i + e < n_here; e++)
-                out[i + e] = (uint8_t)(words[i / 64] >> e & 1);
+        size_t i = 0;
+        for (; n_here - i >= 8; i += 8) {
+            const uint64_t bytes = bytes_of_bits(words[i / 64] >> i % 64);
+            memcpy(out + i, &bytes, sizeof bytes);
+        }
+        for (; i < n_here; i++)
+            out[i] = (uint8_t)(words[i / 64] >> i % 64 & 1);
         out += n_here;
         first += n_here;
         n_elems -= n_here;

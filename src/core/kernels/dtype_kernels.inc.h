@@ -1,8 +1,8 @@
 /* The kernels of one dtype. Included by all_dtypes.inc.h once for each, with DTYPE, COMPUTED and COPIED defined; it
  * undefines them for the next. Arrays are addressed in bytes and by unaligned loads, because they need not be aligned.
  *
- * An operation on a range that is written past the caches goes through one loop for all operations, chosen group by
- * group: memory is slower than the choice. Every other operation has a loop with its parts compiled in. */
+ * Each operation on a range has two loops with its parts compiled in: one stores past the caches, one does not. What
+ * runs once for many elements, such as the ends of ranges, is one function that chooses the operation as it runs. */
 
 #define JOIN_TOKENS(a, b) a##_##b
 #define JOIN(a, b) JOIN_TOKENS(a, b)
@@ -86,11 +86,11 @@ static ALWAYS_INLINE void OF_DTYPE(operate_on_group)(const operands *ops, size_t
 
 /* ---- 1 to 64 elements by keep word ---- */
 
-/* Up to a group of elements of each array, for operations that work on whole groups. */
+/* Fewer elements than a vector has, of each array, behind which zeros follow. */
 typedef struct {
-    _Alignas(64) char out[ELEMS_PER_GROUP * BYTES];
-    char x[ELEMS_PER_GROUP * BYTES];
-    char residual[ELEMS_PER_GROUP * BYTES];
+    char out[V32_LANES * BYTES];
+    char x[V32_LANES * BYTES];
+    char residual[V32_LANES * BYTES];
 } OF_DTYPE(padded);
 
 static ALWAYS_INLINE operands OF_DTYPE(pad)(OF_DTYPE(padded) * room, const operands *ops, size_t i, size_t n_elems)
@@ -107,69 +107,52 @@ static ALWAYS_INLINE operands OF_DTYPE(pad)(OF_DTYPE(padded) * room, const opera
     return at;
 }
 
+static ALWAYS_INLINE void OF_DTYPE(operate_on_elems)(const operands *ops, size_t i, size_t bias_at, uint64_t keep_u64,
+                                                     size_t n_elems, int parts)
+{
+    const char *bias = OF_DTYPE(bias_from)(ops, bias_at, parts);
+    size_t e = 0;
+    for (; n_elems - e >= V32_LANES; e += V32_LANES)
+        OF_DTYPE(operate_on_vec)
+    (ops, i + e, parts & WITH_BIAS ? bias + e * BYTES : NULL, keep32_of_bits((uint32_t)(keep_u64 >> e)), parts, 0);
+    if (e < n_elems) {
+        OF_DTYPE(padded) room;
+        const operands at = OF_DTYPE(pad)(&room, ops, i + e, n_elems - e);
+        OF_DTYPE(operate_on_vec)
+        (&at, 0, parts & WITH_BIAS ? bias + e * BYTES : NULL, keep32_of_bits((uint32_t)(keep_u64 >> e)), parts, 0);
+        memcpy(ops->out + (i + e) * BYTES, room.out, (n_elems - e) * BYTES);
+    }
+}
+
 static OUT_OF_LINE void OF_DTYPE(operate_on_word)(const operands *ops, size_t i, size_t bias_at, uint64_t keep_u64,
                                                   size_t n_elems, int operation)
 {
-    OF_DTYPE(padded) room;
-    operands at = *ops;
-    const group_keep group = {.numbers = NULL, .keep_u64 = keep_u64};
-    const int is_whole = n_elems == ELEMS_PER_GROUP;
-    if (!is_whole)
-        at = OF_DTYPE(pad)(&room, ops, i, n_elems);
-    const size_t i_at = is_whole ? i : 0;
     switch (operation) {
-#define X(name, number, parts)                                                \
-    case OPERATION_##name:                                                    \
-        if (!((parts) & WITH_NOISE))                                          \
-            OF_DTYPE(operate_on_group)(&at, i_at, bias_at, &group, parts, 0); \
+#define X(name, number, parts)                                                     \
+    case OPERATION_##name:                                                         \
+        if (!((parts) & WITH_NOISE))                                               \
+            OF_DTYPE(operate_on_elems)(ops, i, bias_at, keep_u64, n_elems, parts); \
         break;
         CDROPOUT_OPERATIONS(X)
 #undef X
     default:
         break;
     }
-    if (!is_whole)
-        memcpy(ops->out + i * BYTES, room.out, n_elems * BYTES);
 }
 
 /* ---- ranges ---- */
-
-#ifdef HAS_STREAMING_STORES
-static ALWAYS_INLINE void OF_DTYPE(stream_group)(const operands *ops, size_t i, size_t bias_at, const group_keep *group,
-                                                 int operation)
-{
-    switch (operation) {
-#define X(name, number, parts)                                            \
-    case OPERATION_##name:                                                \
-        if (!((parts) & WITH_NOISE))                                      \
-            OF_DTYPE(operate_on_group)(ops, i, bias_at, group, parts, 1); \
-        break;
-        CDROPOUT_OPERATIONS(X)
-#undef X
-    default:
-        break;
-    }
-}
-
-static OUT_OF_LINE void OF_DTYPE(stream_range)(const operands *ops, const mask_rule *rule, uint64_t first,
-                                               size_t n_elems, int operation)
-{
-    for_each_group(ops, rule, first, n_elems, OF_DTYPE(stream_group), OF_DTYPE(operate_on_word), operation,
-                   ops->bias_period != 0);
-    stream_fence();
-}
-#endif
 
 /* An operation without a mask: every group by the same word. */
 static ALWAYS_INLINE void OF_DTYPE(operate_unmasked)(const operands *ops, size_t n_elems, int operation, int parts)
 {
     const group_keep all_kept = {.numbers = NULL, .keep_u64 = ~(uint64_t)0};
+    const operands mine = *ops;
     size_t i = 0;
     for (; n_elems - i >= ELEMS_PER_GROUP; i += ELEMS_PER_GROUP)
-        if (ops->is_streamed)
-            OF_DTYPE(operate_on_group)(ops, i, 0, &all_kept, parts, 1);
+        if (mine.is_streamed)
+            OF_DTYPE(operate_on_group)(&mine, i, 0, &all_kept, parts, 1);
         else
-            OF_DTYPE(operate_on_group)(ops, i, 0, &all_kept, parts, 0);
+            OF_DTYPE(operate_on_group)(&mine, i, 0, &all_kept, parts, 0);
     if (i < n_elems)
         OF_DTYPE(operate_on_word)(ops, i, 0, all_kept.keep_u64, n_elems - i, operation);
     if (ops->is_streamed)
@@ -211,51 +194,58 @@ static ALWAYS_INLINE void OF_DTYPE(noise_on_elems)(const operands *ops, size_t i
 static OUT_OF_LINE void OF_DTYPE(operate_with_noise)(const operands *ops, const mask_rule *rule, uint64_t first,
                                                      size_t n_elems, int operation)
 {
-    for_each_noise_group(ops, &rule->key, first, n_elems, OF_DTYPE(noise_on_elems), operation);
+    const operands mine = *ops;
+    for_each_noise_group(&mine, &rule->key, first, n_elems, OF_DTYPE(noise_on_elems), operation);
     if (ops->is_streamed)
         AFTER_STREAMING();
 }
 
+#define DEFINE_ON_GROUP(name, parts, is_streamed)                                                                    \
+    static ALWAYS_INLINE void OF_DTYPE(name)(const operands *ops, size_t i, size_t bias_at, const group_keep *group, \
+                                             int operation)                                                          \
+    {                                                                                                                \
+        (void)operation;                                                                                             \
+        OF_DTYPE(operate_on_group)(ops, i, bias_at, group, parts, is_streamed);                                      \
+    }
+#define X(name, number, parts) DEFINE_ON_GROUP(name##_on_group, parts, 0)
+CDROPOUT_OPERATIONS(X)
+#undef X
+
 #ifdef HAS_STREAMING_STORES
-#define STREAM_INSTEAD(name)                                                 \
-    if (ops->is_streamed) {                                                  \
-        OF_DTYPE(stream_range)(ops, rule, first, n_elems, OPERATION_##name); \
-        return ISA_NAME;                                                     \
+#define X(name, number, parts) DEFINE_ON_GROUP(name##_stream_group, parts, 1)
+CDROPOUT_OPERATIONS(X)
+#undef X
+#define STREAM_RANGE(name, parts)                                                                           \
+    if (ops->is_streamed) {                                                                                 \
+        for_each_group(ops, rule, first, n_elems, OF_DTYPE(name##_stream_group), OF_DTYPE(operate_on_word), \
+                       OPERATION_##name, (parts) & WITH_BIAS);                                              \
+        stream_fence();                                                                                     \
+        return ISA_NAME;                                                                                    \
     }
 #else
-#define STREAM_INSTEAD(name)
+#define STREAM_RANGE(name, parts)
 #endif
 
-#define OPERATE_ON_GROUP(name, parts)                                                                  \
-    static ALWAYS_INLINE void OF_DTYPE(name##_on_group)(const operands *ops, size_t i, size_t bias_at, \
-                                                        const group_keep *group, int operation)        \
-    {                                                                                                  \
-        (void)operation;                                                                               \
-        OF_DTYPE(operate_on_group)(ops, i, bias_at, group, parts, 0);                                  \
-    }
-
 #define X(name, number, parts)                                                                                    \
-    OPERATE_ON_GROUP(name, parts)                                                                                 \
     static const char *OF_DTYPE(name)(const operands *ops, const mask_rule *rule, uint64_t first, size_t n_elems) \
     {                                                                                                             \
         if ((parts) & WITH_NOISE) {                                                                               \
             OF_DTYPE(operate_with_noise)(ops, rule, first, n_elems, OPERATION_##name);                            \
             return ISA_NAME;                                                                                      \
         }                                                                                                         \
-        const operands mine = *ops; /* a copy that nothing else can change, so that it may live in registers */   \
         if ((parts) & WITH_GRADIENT) {                                                                            \
-            OF_DTYPE(operate_unmasked)(&mine, n_elems, OPERATION_##name, parts);                                  \
+            OF_DTYPE(operate_unmasked)(ops, n_elems, OPERATION_##name, parts);                                    \
             return ISA_NAME;                                                                                      \
         }                                                                                                         \
-        STREAM_INSTEAD(name)                                                                                      \
-        for_each_group(&mine, rule, first, n_elems, OF_DTYPE(name##_on_group), OF_DTYPE(operate_on_word),         \
+        STREAM_RANGE(name, parts)                                                                                 \
+        for_each_group(ops, rule, first, n_elems, OF_DTYPE(name##_on_group), OF_DTYPE(operate_on_word),           \
                        OPERATION_##name, (parts) & WITH_BIAS);                                                    \
         return ISA_NAME;                                                                                          \
     }
 CDROPOUT_OPERATIONS(X)
 #undef X
-#undef OPERATE_ON_GROUP
-#undef STREAM_INSTEAD
+#undef DEFINE_ON_GROUP
+#undef STREAM_RANGE
 
 /* ---- from keep words: rows that share a mask, and runs that were put together ---- */
 
@@ -285,9 +275,9 @@ static const char *OF_DTYPE(words)(const operands *ops, const uint64_t *keep_wor
         i = OF_DTYPE(groups_by_words)(&mine, keep_words, n_elems, WITH_FILL, 0);
     while (i < n_elems) {
         const size_t n_here = n_elems - i < ELEMS_PER_GROUP ? n_elems - i : ELEMS_PER_GROUP;
-        OF_DTYPE(operate_on_word)(&mine, i, bias_at, keep_words[i / ELEMS_PER_GROUP], n_here, operation);
+        OF_DTYPE(operate_on_word)(ops, i, bias_at, keep_words[i / ELEMS_PER_GROUP], n_here, operation);
         i += n_here;
-        bias_at = mine.bias_period == 0 ? 0 : (bias_at + n_here) % mine.bias_period;
+        bias_at = ops->bias_period == 0 ? 0 : (bias_at + n_here) % ops->bias_period;
     }
     if (mine.is_streamed)
         AFTER_STREAMING();
@@ -359,8 +349,8 @@ static const char *OF_DTYPE(repeat)(const operands *ops, const mask_rule *rule, 
         fill_words(words, rule, first + i, n_here);
         for (size_t at = 0; at < n_here; at += ELEMS_PER_GROUP)
             OF_DTYPE(repeat_on_word)
-            (ops, i + at, 0, words[at / ELEMS_PER_GROUP], n_here - at < ELEMS_PER_GROUP ? n_here - at : ELEMS_PER_GROUP,
-             operation);
+        (ops, i + at, 0, words[at / ELEMS_PER_GROUP], n_here - at < ELEMS_PER_GROUP ? n_here - at : ELEMS_PER_GROUP,
+         operation);
         i += n_here;
     }
     if (ops->is_streamed)
