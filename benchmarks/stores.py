@@ -2,7 +2,8 @@
 
     python benchmarks/stores.py
 
-The library streams where what a call reads and writes outgrows the last-level cache (outgrows_caches in src/core/job.c).
+The library streams where what a call reads and writes outgrows the last-level cache (see outgrows_caches in
+src/core/job.c).
 """
 
 import argparse

@@ -3,8 +3,8 @@
     python benchmarks/threads.py
     python benchmarks/threads.py --at-once
 
-The library's threshold (min_elems_per_thread in src/core/job.c) comes from this table. With --at-once: what two threads of
-Python do that call at the same time, against one that calls alone, beside np.multiply.
+The library's threshold (min_elems_per_thread in src/core/job.c) comes from this table. With --at-once: the throughput
+of two threads of Python that call at the same time over that of one that calls alone, beside np.multiply.
 """
 
 import argparse

@@ -232,6 +232,7 @@ def with_noise(noise_type, bint is_factor, x, std, rng, out):
 
 @cython.final
 @cython.freelist(4)
+@cython.no_gc
 cdef class FusedCall:
     """The checked arguments of a fused operation; bias and residual are None where it has none."""
 
@@ -245,7 +246,8 @@ cdef FusedCall checked_fused(str name, x, bias, residual, p, out):
     cdef FusedCall call = FusedCall.__new__(FusedCall)
     call.operation = OPERATIONS[name]
     cdef int parts = operation_table[call.operation].parts
-    x_name, residual_name = ("new", "previous") if name == "choose" else ("x", "residual")
+    cdef str x_name = "new" if parts & WITH_CHOICE else "x"
+    cdef str residual_name = "previous" if parts & WITH_CHOICE else "residual"
     call.x = checked_array(x, x_name)
     call.p = checked_p(p)
     if parts & WITH_BIAS:

@@ -136,6 +136,17 @@ def check_out(out, x):
     return checked_out(out, x, "x")
 
 
+cdef bint has_shape(cnp.ndarray a, tuple shape):
+    """Whether an array's shape is this tuple of ints, of any size."""
+    cdef int axis
+    if cnp.PyArray_NDIM(a) != len(shape):
+        return False
+    for axis in range(cnp.PyArray_NDIM(a)):
+        if shape[axis] != cnp.PyArray_DIM(a, axis):
+            return False
+    return True
+
+
 cdef inline bint same_shape(cnp.ndarray a, cnp.ndarray b) noexcept:
     cdef int axis
     if cnp.PyArray_NDIM(a) != cnp.PyArray_NDIM(b):
@@ -147,9 +158,7 @@ cdef inline bint same_shape(cnp.ndarray a, cnp.ndarray b) noexcept:
 
 
 cdef bint overlaps_itself(cnp.ndarray a):
-    """Whether two elements may share memory, as in a writable view with a stride of 0."""
-    if cnp.PyArray_IS_C_CONTIGUOUS(a) or cnp.PyArray_IS_F_CONTIGUOUS(a):
-        return False
+    """Whether two elements of an array that is not contiguous may share memory, as in a view with a stride of 0."""
     cdef Py_ssize_t reach = a.itemsize
     for stride, length in sorted((abs(a.strides[axis]), a.shape[axis]) for axis in range(a.ndim)):
         if length > 1:
@@ -195,7 +204,8 @@ cdef cnp.ndarray checked_out(object out, cnp.ndarray x, str name):
         )
     if (array is x and cnp.PyArray_IS_C_CONTIGUOUS(array)) or cnp.PyArray_SIZE(array) == 0:
         return array
-    if overlaps_itself(array):
+    is_contiguous = cnp.PyArray_IS_C_CONTIGUOUS(array) or cnp.PyArray_IS_F_CONTIGUOUS(array)
+    if not is_contiguous and overlaps_itself(array):
         raise ValueError(
             f"out must not overlap itself, got strides {(<object>array).strides} for shape {(<object>array).shape}"
         )

@@ -22,8 +22,8 @@ cdef extern from "core/kernel_table.h" nogil:
         OPERATION_multiply_by_noise
         OPERATION_add_noise
         WITH_BIAS
+        WITH_CHOICE
         READS_RESIDUAL
-        WITHOUT_MASK
 
     ctypedef struct dtype_properties:
         const char *name

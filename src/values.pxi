@@ -97,7 +97,7 @@ cdef class MaskCore(DrawnCore):
 
         """
         cdef cnp.ndarray x = checked_array(a, "a")
-        if (<object>x).shape != self.shape:
+        if not has_shape(x, self.shape):
             raise ValueError(f"a must have the mask's shape {self.shape}, got {(<object>x).shape}")
         cdef affine map
         map.scale = kept_scale(self.p) if scale is None else checked_finite(scale, "scale")
@@ -174,7 +174,7 @@ cdef class NoiseCore(DrawnCore):
 
     cdef object run(self, bint is_factor, object a, object out):
         cdef cnp.ndarray x = checked_array(a, "a")
-        if (<object>x).shape != self.shape:
+        if not has_shape(x, self.shape):
             raise ValueError(f"a must have the noise's shape {self.shape}, got {(<object>x).shape}")
         cdef cnp.ndarray result = checked_out(out, x, "a")
         apply_noise(self, is_factor, result, x, scratch_for(result, x, None, False))

@@ -38,20 +38,16 @@ static int is_valid(const job_request *request)
     if (request->kernel < 0 || request->kernel >= N_JOB_KERNELS)
         return 0;
     const int parts = parts_of(request->kernel);
-    if (request->kernel != JOB_FILL_KEEP && (request->dtype < 0 || request->dtype >= N_DTYPES))
-        return 0;
-    if (!(parts & WITH_NOISE) && !is_probability(request->p))
-        return 0;
-    if (parts & WITH_NOISE && !is_std(request->scale))
-        return 0;
-    if (parts & WITHOUT_MASK && (request->n_axes > 0 || request->n_repeats > 1))
-        return 0;
-    if (request->n_axes < 0 || request->n_axes > MAX_AXES)
+    const int has_dtype = request->kernel == JOB_FILL_KEEP || (unsigned)request->dtype < N_DTYPES;
+    const int has_number = parts & WITH_NOISE ? is_std(request->scale) : is_probability(request->p);
+    const int has_x = parts & WITHOUT_X || request->x != NULL;
+    const int has_residual = !(parts & READS_RESIDUAL) || request->residual != NULL;
+    if (!(has_dtype && has_number && request->out != NULL && has_x && has_residual))
         return 0;
     if (parts & WITH_BIAS && (request->bias == NULL || request->n_bias == 0))
         return 0;
-    return request->out != NULL && (parts & WITHOUT_X || request->x != NULL) &&
-           (!(parts & READS_RESIDUAL) || request->residual != NULL);
+    const int is_run = request->n_axes == 0 && request->n_repeats <= 1;
+    return is_run || (!(parts & WITHOUT_MASK) && request->n_axes >= 0 && request->n_axes <= MAX_AXES);
 }
 
 /* Points the job to its bias, with the seam in bias_room; a bias shorter than a group is repeated there. */
@@ -106,12 +102,12 @@ static void lay_rows(job *j, const job_request *request)
 static job_layout choose_layout(const job *j)
 {
     const int inner = j->n_levels - 1;
+    if (inner < 0 && j->arrays.n_repeats == 1)
+        return LAYOUT_RUN;
     if (j->arrays.n_repeats > 1) {
         const int has_kernel = j->kernel == OPERATION_apply_mask || j->kernel == OPERATION_alpha_dropout;
         return has_kernel && j->arrays.n_repeats >= MIN_REPEATS ? LAYOUT_REPEATED : LAYOUT_GATHERED;
     }
-    if (j->n_levels == 0)
-        return LAYOUT_RUN;
     if (j->row_strides[inner] == 0 && j->row_positions <= ELEMS_PER_GROUP * MAX_WORDS)
         return LAYOUT_SHARED_ROWS;
     if (j->row_strides[inner] != 0 && j->row_strides[inner] <= limits.max_gathered_stride)
@@ -123,13 +119,14 @@ static int outgrows_caches(const job *j, int parts)
 {
     const size_t n_arrays = 1 + !(parts & WITHOUT_X) + !!(parts & READS_RESIDUAL);
     const size_t n_bytes = j->n_elems * j->elem_bytes;
+    if (n_arrays * n_bytes <= limits.max_cached_bytes || j->arrays.out == j->arrays.x ||
+        j->arrays.out == j->arrays.residual)
+        return 0;
     const int is_repeated = j->layout == LAYOUT_REPEATED;
     const size_t run_bytes = j->layout == LAYOUT_GATHERED ? n_bytes
                              : is_repeated                ? j->arrays.n_repeats * j->elem_bytes
                                                           : j->row_positions * j->elem_bytes;
-    return n_arrays * n_bytes > limits.max_cached_bytes && j->arrays.out != j->arrays.x &&
-           j->arrays.out != j->arrays.residual &&
-           (run_bytes >= MIN_STREAMED_BYTES || (is_repeated && run_bytes % LINE_BYTES == 0));
+    return run_bytes >= MIN_STREAMED_BYTES || (is_repeated && run_bytes % LINE_BYTES == 0);
 }
 
 int job_is_copy(const job_request *request)
