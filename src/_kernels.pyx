@@ -139,10 +139,16 @@ OPERATIONS = dict([(operation_table[i].name.decode(), i) for i in range(N_OPERAT
 
 # ---- draws: masks and noise -----------------------------------------------------------------------------------------
 
-cdef MaskCore new_mask(type mask_type, double p, tuple shape, tuple shared_axes, StreamCore stream, object n):
-    """A new mask_type (a MaskCore) for the stream's next n positions; the other arguments have been checked."""
+cdef object checked_n_drawn(tuple shape, tuple shared_axes):
+    """How many positions a draw takes; OverflowError for more than any stream has."""
+    n = n_drawn(shape, shared_axes)
     if n > LIMIT:
         raise OverflowError(f"the stream must hold what is drawn, got {shown(n)} elements")
+    return n
+
+
+cdef MaskCore new_mask(type mask_type, double p, tuple shape, tuple shared_axes, StreamCore stream, object n):
+    """A new mask_type (a MaskCore) for the stream's next n positions; all arguments have been checked."""
     cdef MaskCore mask = MaskCore.__new__(mask_type)
     mask.p = p
     mask.shape = shape
@@ -153,11 +159,8 @@ cdef MaskCore new_mask(type mask_type, double p, tuple shape, tuple shared_axes,
 
 cdef object new_noise(object noise_type, tuple shape, object std, StreamCore stream):
     """A new noise_type (a NoiseCore) for the stream's next positions; the other arguments have been checked."""
-    n = n_drawn(shape, ())
-    if n > LIMIT:
-        raise OverflowError(f"the stream must hold what is drawn, got {shown(n)} elements")
     cdef stream_key key
-    cdef uint64_t first = stream.take(n, &key)
+    cdef uint64_t first = stream.take(checked_n_drawn(shape, ()), &key)
     return noise_type(key_number(&key), first, std, shape)
 
 
@@ -166,9 +169,7 @@ def draw_mask(mask_type, shape, p, rng, shared_axes):
     cdef double p_checked = checked_p(p)
     cdef tuple lengths = checked_shape(shape)
     cdef tuple axes = checked_axes(shared_axes, len(lengths))
-    n = n_drawn(lengths, axes)
-    if n > LIMIT:
-        raise OverflowError(f"the stream must hold what is drawn, got {shown(n)} elements")
+    n = checked_n_drawn(lengths, axes)
     return new_mask(mask_type, p_checked, lengths, axes, stream_of_rng(rng), n)
 
 
@@ -176,6 +177,7 @@ def draw_noise(noise_type, shape, std, rng):
     """The noise of cdropout.draw_noise."""
     checked_std(std)
     cdef tuple lengths = checked_shape(shape)
+    checked_n_drawn(lengths, ())
     return new_noise(noise_type, lengths, std, stream_of_rng(rng))
 
 

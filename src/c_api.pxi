@@ -31,7 +31,7 @@ cdef int strided_mask_of(object mask, cdropout_strided_mask *c_mask) except -1:
     c_mask.n_axes = <int>len(core.shape)
     for axis in range(c_mask.n_axes):
         c_mask.lens[axis] = core.shape[axis]
-        c_mask.strides[axis] = 0 if 0 in core.shape else strides[axis]  # those of no elements need not fit
+        c_mask.strides[axis] = strides[axis] & 0xFFFFFFFFFFFFFFFF  # those of no elements may be larger
     return 0
 
 

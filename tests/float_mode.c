@@ -1,7 +1,8 @@
 /* Runs a kernel of every instruction set in a floating-point mode that changes its results, with and without leaving
- * that mode as src/float_mode.h does, and prints what it found. Plain C, without Python. */
-#include "../src/float_mode.h"
-#include "../src/catalog.h"
+ * that mode as src/core/float_mode.h does, and as a job, which leaves the mode by itself, and prints what it found.
+ * Plain C, without Python. */
+#include "../src/core/float_mode.h"
+#include "../src/core/job.h"
 
 #include <fenv.h>
 #include <stdio.h>
@@ -9,7 +10,7 @@
 
 enum { N_ELEMS = 4096 };
 
-static float x[N_ELEMS], expected[N_ELEMS], found[N_ELEMS];
+static float x[N_ELEMS], expected[N_ELEMS], found[N_ELEMS], found_by_job[N_ELEMS];
 
 /* Subnormal numbers count as zero, where that can be said; else all is rounded towards zero. */
 static void change_mode(void)
@@ -31,11 +32,30 @@ static int mode_is_changed(void)
     return sum != 0x1p-126f || rounded != third;
 }
 
-static void apply(const kernel_table *kernels, float *out)
+static void apply(float *out)
 {
     const mask_rule rule = {.key = {{1, 2}}, .threshold = -32768 / 2, .tie_threshold = 0};
     const operands ops = {.out = (char *)out, .x = (const char *)x, .n_repeats = 1, .scale = 4.0 / 3.0};
-    kernels->dtype[DTYPE_f32]->operation[OPERATION_apply_mask](&ops, &rule, 0, N_ELEMS);
+    kernels->dtype[DTYPE_f32]->range[OPERATION_apply_mask](&ops, &rule, 0, N_ELEMS);
+}
+
+/* Plans and runs the same as a job, in two parts; 0 where the mode is not what it was afterwards. */
+static int apply_as_job(float *out)
+{
+    const job_request request = {.kernel = OPERATION_apply_mask,
+                                 .dtype = DTYPE_f32,
+                                 .key = {{1, 2}},
+                                 .p = 0.25,
+                                 .scale = 4.0 / 3.0,
+                                 .out = (char *)out,
+                                 .x = (const char *)x,
+                                 .n_elems = N_ELEMS};
+    job j;
+    if (job_plan(&j, &request) != 0 || !mode_is_changed())
+        return 0;
+    job_run(&j, 0, 1000);
+    job_run(&j, 1000, N_ELEMS);
+    return mode_is_changed();
 }
 
 int main(void)
@@ -45,20 +65,24 @@ int main(void)
         x[i] = (float)(i + 1) * (i % 2 ? 0x1p-140f : 0x1p-3f);
     fegetenv(&default_mode);
     for (size_t i = 0; kernels_at(i) != NULL; i++) {
-        const kernel_table *kernels = kernels_at(i);
+        kernels = kernels_at(i);
         if (!kernels->is_supported())
             continue;
-        apply(kernels, expected);
+        apply(expected);
         change_mode();
-        apply(kernels, found);
+        apply(found);
         const int is_changed = memcmp(found, expected, sizeof expected) != 0;
         const float_mode before = enter_default_mode();
-        apply(kernels, found);
+        apply(found);
         leave_default_mode(before);
-        const int is_restored = mode_is_changed();
+        const int is_restored = mode_is_changed() && apply_as_job(found_by_job);
         fesetenv(&default_mode);
+        const int is_same = memcmp(found, expected, sizeof expected) == 0;
+        const int is_same_job = memcmp(found_by_job, expected, sizeof expected) == 0;
         printf("%s %s %s %s\n", kernels->isa, is_changed ? "changed" : "unchanged",
-               memcmp(found, expected, sizeof expected) == 0 ? "same" : "different",
+               is_same && is_same_job ? "same"
+               : is_same              ? "different-as-job"
+                                      : "different",
                is_restored && !mode_is_changed() ? "restored" : "lost");
     }
     return 0;

@@ -1,8 +1,10 @@
 /* Reads cases as tests/frozen_cases.py writes them, a line each, runs each on every instruction set that this processor
- * has, and prints the results: a line with the instruction set and a number of bytes, then so many bytes, each element
- * lowest byte first. tests/test_cross_compiled.py hashes them. Plain C, without Python. */
-#include "../src/catalog.h"
-#include "../src/parameters.h"
+ * has, once by kernels called from here and once as a job of the planner, which must give the same, and prints the
+ * results: a line with the instruction set and a number of bytes, then so many bytes, each element lowest byte first.
+ * tests/test_cross_compiled.py hashes them. Plain C, without Python. */
+#include "kernel_calls.h"
+
+#include "../src/core/job.h"
 
 #include <inttypes.h>
 #include <math.h>
@@ -18,17 +20,15 @@ enum {
 
 /* A dtype's layout, as IEEE 754 has it: sign, exponent, fraction. */
 typedef struct {
-    const char *name;
-    size_t n_bytes;
     int fraction_bits;
     uint64_t exponent_bias;
 } dtype_layout;
 
 static const dtype_layout layouts[N_DTYPES] = {
-    [DTYPE_f32] = {"float32", 4, 23, 127},
-    [DTYPE_f64] = {"float64", 8, 52, 1023},
-    [DTYPE_f16] = {"float16", 2, 10, 15},
-    [DTYPE_bf16] = {"bfloat16", 2, 7, 127},
+    [DTYPE_f32] = {23, 127},
+    [DTYPE_f64] = {52, 1023},
+    [DTYPE_f16] = {10, 15},
+    [DTYPE_bf16] = {7, 127},
 };
 
 /* A line of the input. */
@@ -40,7 +40,7 @@ typedef struct {
     size_t n_rows, n_sharing, n_elems, n_repeats, n_columns;
 } frozen_case;
 
-static char x[MAX_ELEMS * MAX_ELEM_BYTES], residual[sizeof x], out[sizeof x];
+static char x[MAX_ELEMS * MAX_ELEM_BYTES], residual[sizeof x], out[sizeof x], out_of_job[sizeof x];
 static char bias[MAX_COLUMNS * MAX_ELEM_BYTES], bias_room[BIAS_ROOM_BYTES];
 static uint64_t words[MAX_ELEMS / 64 + 1];
 
@@ -56,8 +56,17 @@ static int read_case(frozen_case *c)
 static int dtype_of(const frozen_case *c)
 {
     for (int dtype = 0; dtype < N_DTYPES; dtype++)
-        if (strcmp(layouts[dtype].name, c->dtype) == 0)
+        if (strcmp(dtype_table[dtype].numpy_name, c->dtype) == 0)
             return dtype;
+    return -1;
+}
+
+/* -1 for what is no operation. */
+static int operation_of_case(const frozen_case *c)
+{
+    for (int operation = 0; operation < N_OPERATIONS; operation++)
+        if (strcmp(operation_table[operation].name, c->operation) == 0)
+            return operation;
     return -1;
 }
 
@@ -65,90 +74,128 @@ static int dtype_of(const frozen_case *c)
 static void set_numbers(char *array, int dtype, size_t n_elems, size_t period, uint64_t salt)
 {
     const dtype_layout layout = layouts[dtype];
+    const size_t n_bytes = dtype_table[dtype].n_bytes;
     for (size_t at = 0; at < n_elems; at++) {
         const uint64_t i = at % period;
         uint64_t h = (i * 8 + salt) * 0x9E3779B97F4A7C15u;
         h ^= h >> 29;
         const uint64_t fraction = i % 67 == 0 ? 0 : h >> 8 & (((uint64_t)1 << layout.fraction_bits) - 1);
         const uint64_t exponent = i % 61 == 0 ? 0 : layout.exponent_bias - 8 + (h >> 60);
-        const uint64_t bits = (h & 1) << (8 * layout.n_bytes - 1) | exponent << layout.fraction_bits | fraction;
+        const uint64_t bits = (h & 1) << (8 * n_bytes - 1) | exponent << layout.fraction_bits | fraction;
         const uint32_t bits32 = (uint32_t)bits;
         const uint16_t bits16 = (uint16_t)bits;
-        const void *elem = layout.n_bytes == 8   ? (const void *)&bits
-                           : layout.n_bytes == 4 ? (const void *)&bits32
-                                                 : &bits16;
-        memcpy(array + at * layout.n_bytes, elem, layout.n_bytes);
+        const void *elem = n_bytes == 8 ? (const void *)&bits : n_bytes == 4 ? (const void *)&bits32 : &bits16;
+        memcpy(array + at * n_bytes, elem, n_bytes);
     }
 }
 
-/* A row of one run of positions, or all the rows where each has positions of its own. */
-static int run_operation(const dtype_row *row, const frozen_case *c, const operands *at, uint64_t first, size_t n_elems)
-{
-    static const char *const names[] = {
-#define X(operation, parts) [OPERATION_##operation] = #operation,
-        CDROPOUT_OPERATIONS(X)
-#undef X
-    };
-    if (strcmp(c->operation, "add_noise") == 0)
-        return row->add_noise(at, &c->rule.key, first, n_elems) != NULL;
-    if (strcmp(c->operation, "multiply_by_noise") == 0)
-        return row->multiply_by_noise(at, &c->rule.key, first, n_elems) != NULL;
-    for (int operation = 0; operation < N_OPERATIONS; operation++)
-        if (strcmp(names[operation], c->operation) == 0)
-            return row->operation[operation](at, &c->rule, first, n_elems) != NULL;
-    return 0;
-}
+/* ---- by kernels ---- */
 
-static int run_array(const kernel_table *kernels, int dtype, const frozen_case *c)
+/* Row by row, as one kernel or another takes them. */
+static void run_kernels(const kernel_table *table, int operation, int dtype, const frozen_case *c)
 {
-    const dtype_row *row = kernels->dtype[dtype];
-    const size_t elem_bytes = layouts[dtype].n_bytes;
-    const int is_alpha = strcmp(c->operation, "alpha_dropout") == 0;
-    operands whole = {.out = out,
-                      .x = x,
-                      .residual = residual,
-                      .n_repeats = c->n_repeats,
-                      .scale = c->scale,
-                      .shift = c->shift,
-                      .fill = c->fill};
-    if (c->n_columns > 0)
-        lay_bias(&whole, bias_room, bias, c->n_columns, elem_bytes);
+    const size_t row_bytes = c->n_elems * c->n_repeats * dtype_table[dtype].n_bytes;
+    kernel_call call = {.kernel = operation,
+                        .dtype = dtype,
+                        .n_positions = c->n_elems,
+                        .n_repeats = c->n_repeats,
+                        .n_bias = c->n_columns,
+                        .rule = c->rule,
+                        .scale = c->scale,
+                        .shift = c->shift,
+                        .fill = c->fill};
+    if (c->n_repeats > 1)
+        call.kernel += REPEAT;
+    else if (c->n_sharing > 1)
+        call.kernel += WORDS;
     for (size_t r = 0; r < c->n_rows; r++) {
-        const operands at = operands_at(&whole, r * c->n_elems * c->n_repeats, elem_bytes);
-        const uint64_t first = c->first + r / c->n_sharing * c->n_elems;
-        if (c->n_repeats > 1) {
-            (is_alpha ? row->alpha_dropout_repeat : row->apply_mask_repeat)(&at, &c->rule, first, c->n_elems);
-        } else if (c->n_sharing > 1) {
-            kernels->fill_words(words, &c->rule, first, c->n_elems);
-            (is_alpha ? row->alpha_dropout_words : row->apply_mask_words)(&at, words, c->n_elems);
-        } else if (!run_operation(row, c, &at, first, c->n_elems)) {
-            return 0;
-        }
+        const places at = {.out = out + r * row_bytes,
+                           .x = x + r * row_bytes,
+                           .residual = residual + r * row_bytes,
+                           .bias = bias,
+                           .room = bias_room,
+                           .words = words};
+        call.first = c->first + r / c->n_sharing * c->n_elems;
+        call.bias_at = r * c->n_elems;
+        if (has_words(call.kernel))
+            table->fill_words(words, &c->rule, call.first, c->n_elems);
+        run_call(table, 0, &call, &at);
     }
+}
+
+/* ---- as a job ---- */
+
+/* What thresholds are made of. */
+static double p_of(const mask_rule *rule)
+{
+    return ldexp((double)(((uint64_t)(rule->threshold + 32768) << 32) + rule->tie_threshold), -48);
+}
+
+/* In as many parts as the first position's remainder says; 0 where the job was refused. */
+static int run_job(int kernel, int dtype, const frozen_case *c)
+{
+    const size_t lens[] = {c->n_rows / c->n_sharing, c->n_sharing, c->n_elems, c->n_repeats};
+    const uint64_t strides[] = {c->n_elems, 0, 1, 0};
+    const int parts = kernel == JOB_FILL_KEEP ? WITHOUT_X : operation_table[kernel].parts;
+    const job_request request = {.kernel = kernel,
+                                 .dtype = dtype,
+                                 .key = c->rule.key,
+                                 .first = c->first,
+                                 .p = p_of(&c->rule),
+                                 .scale = c->scale,
+                                 .shift = parts & WITH_FILL ? c->shift : 0.0,
+                                 .fill = parts & WITH_FILL ? c->fill : 0.0,
+                                 .out = out_of_job,
+                                 .x = x,
+                                 .residual = residual,
+                                 .bias = bias,
+                                 .n_bias = c->n_columns,
+                                 .n_elems = c->n_rows * c->n_elems * c->n_repeats,
+                                 .n_axes = parts & WITHOUT_MASK ? 0 : 4,
+                                 .lens = lens,
+                                 .strides = strides};
+    const size_t n_parts = 1 + c->first % 5;
+    job j;
+    if (job_plan(&j, &request) != 0)
+        return 0;
+    for (size_t part = 0; part < n_parts; part++)
+        job_run(&j, job_cut(&j, part, n_parts), job_cut(&j, part + 1, n_parts));
     return 1;
 }
 
-/* How many elements the case gives, of *elem_bytes bytes; 0 for a case that this program does not know. */
-static size_t run(const kernel_table *kernels, const frozen_case *c, size_t *elem_bytes)
+/* ---- both ---- */
+
+/* How many elements the case gives, of *elem_bytes bytes; 0 for a case that this program does not know, or for which
+ * the planner gives something else than the kernels. */
+static size_t run(const kernel_table *table, const frozen_case *c, size_t *elem_bytes)
 {
     const size_t n_elems = c->n_rows * c->n_elems * c->n_repeats;
-    const int dtype = dtype_of(c);
+    const int dtype = dtype_of(c), operation = operation_of_case(c);
+    const int is_keep = strcmp(c->operation, "keep") == 0;
     *elem_bytes = 1;
     memset(out, 0xA5, sizeof out);
+    memset(out_of_job, 0xA5, sizeof out_of_job);
     if (strcmp(c->operation, "raw") == 0) {
-        kernels->fill_raw((uint8_t *)out, &c->rule.key, c->first / ELEMS_PER_BLOCK, N_RAW_BLOCKS);
+        table->fill_raw((uint8_t *)out, &c->rule.key, c->first / ELEMS_PER_BLOCK, N_RAW_BLOCKS);
         return N_RAW_BLOCKS * RAW_BYTES_PER_BLOCK;
     }
-    if (n_elems > MAX_ELEMS)
+    if (n_elems > MAX_ELEMS || (!is_keep && (dtype < 0 || operation < 0))) {
+        fprintf(stderr, "%s %s is no case for this program\n", c->operation, c->dtype);
         return 0;
-    if (strcmp(c->operation, "keep") == 0) {
-        kernels->fill_keep((uint8_t *)out, &c->rule, c->first, n_elems);
-        return n_elems;
     }
-    if (dtype < 0)
+    if (is_keep) {
+        table->fill_keep((uint8_t *)out, &c->rule, c->first, n_elems);
+    } else {
+        *elem_bytes = dtype_table[dtype].n_bytes;
+        run_kernels(table, operation, dtype, c);
+    }
+    kernels = table;
+    if (!run_job(is_keep ? (int)JOB_FILL_KEEP : operation, is_keep ? 0 : dtype, c) ||
+        memcmp(out, out_of_job, sizeof out) != 0) {
+        fprintf(stderr, "%s: the planner's %s %s is not that of the kernels\n", table->isa, c->operation, c->dtype);
         return 0;
-    *elem_bytes = layouts[dtype].n_bytes;
-    return run_array(kernels, dtype, c) ? n_elems : 0;
+    }
+    return n_elems;
 }
 
 static void print_elements(const char *elements, size_t n_elems, size_t elem_bytes)
@@ -170,14 +217,12 @@ int main(void)
             set_numbers(residual, dtype, MAX_ELEMS, MAX_ELEMS, 2);
             set_numbers(bias, dtype, MAX_COLUMNS, MAX_COLUMNS, 3);
         }
-        for (size_t t = 0; kernels_at(t) != NULL; t++) {
+        for (size_t t = 0; supported_at(t) != NULL; t++) {
             size_t elem_bytes;
-            if (!kernels_at(t)->is_supported())
-                continue;
-            const size_t n_elems = run(kernels_at(t), &c, &elem_bytes);
+            const size_t n_elems = run(supported_at(t), &c, &elem_bytes);
             if (n_elems == 0)
                 return 1;
-            printf("%s %zu\n", kernels_at(t)->isa, n_elems * elem_bytes);
+            printf("%s %zu\n", supported_at(t)->isa, n_elems * elem_bytes);
             print_elements(out, n_elems, elem_bytes);
         }
     }

@@ -1,14 +1,19 @@
-/* Every kernel of every instruction set that this processor has, between pages that can be neither read nor written:
- * a read or a write outside an array ends the program at once, a write beside the output changes a canary, and what is
- * only read is mapped read-only. Each result is compared with that of the portable kernels.
+/* Every kernel of every instruction set that this processor has, and jobs of every layout, between pages that can be
+ * neither read nor written: a read or a write outside an array ends the program at once, a write beside the output
+ * changes a canary, and what is only read is mapped read-only, a planned job too. Each kernel's result is compared with
+ * that of the portable kernels, each job's with what its elements give one by one (job_calls.h).
  *
- *     guard_pages                at a few distances from the pages
- *     guard_pages all            at every distance from 0 to 63 bytes
- *     guard_pages touching       at none
- *     guard_pages one-too-many   tells the kernels of one element more than there is, which must be seen
+ *     guard_pages                     at a few distances from the pages
+ *     guard_pages all                 at every distance from 0 to 63 bytes
+ *     guard_pages touching            at none
+ *     guard_pages one-too-many        tells the kernels of one element more than there is, which must be seen
+ *     guard_pages one-too-many-jobs   runs jobs one element too far, which must be seen
+ *
+ * A second argument names the only instruction set that runs.
  *
  * Plain C, without Python; needs Linux, for memory that is mapped twice. */
 #define _GNU_SOURCE
+#include "job_calls.h"
 #include "kernel_calls.h"
 
 #include <signal.h>
@@ -18,7 +23,11 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-enum { MAX_ELEMS = 300, ROOM_BYTES = 1 << 16, N_CANARIES = 128, CANARY = 0xA5 };
+enum { MAX_ELEMS = 300, ROOM_BYTES = 1 << 20, N_CANARIES = 128, CANARY = 0xA5 };
+
+/* Of a job: often, and sometimes, so that keep words are gathered piece by piece and rows are longer than the words
+ * that rows share. */
+enum { MOST_ELEMS = 5000, MOST_ELEMS_OF_LONG_JOBS = 150000, JOBS_TO_A_LONG_ONE = 128 };
 
 /* Each up to `n` elements, and a few numbers where blocks begin and end, and long runs are skipped. */
 static const size_t longer[] = {1000, 4095, 4096, 4097, 5000};
@@ -38,7 +47,7 @@ typedef struct {
     char *readable;
 } guarded;
 
-enum { OUT, X, RESIDUAL, BIAS, ROOM, WORDS, N_ARRAYS };
+enum { OUT, X, RESIDUAL, BIAS, ROOM, WORDS_ARRAY, N_ARRAYS };
 static guarded memory[N_ARRAYS];
 
 static char *map_between_guards(int file, int protection)
@@ -76,21 +85,25 @@ static const char *put(int array, const char *from, size_t n_bytes, int is_at_en
 
 /* ---- what runs now, for whoever reads why it ended ---- */
 
-static const char *now_isa = "no instruction set";
-static const kernel_call *now_call;
+static const char *now_isa = "no instruction set", *now_how = "";
+static const kernel_call *now_call; /* NULL while a job runs */
+static const test_job *now_job;
 static size_t now_distance;
-static int now_is_at_end, now_is_streaming, now_is_in_place;
+static int now_is_at_end, now_is_streaming, now_is_in_place; /* 1 where the output is x, 2 where it is the residual */
 
 static void say(const char *what)
 {
-    char line[300];
-    const int n = snprintf(line, sizeof line,
-                           "%s%s: %s_%s %s: %zu positions of %zu from %llu, bias of %zu, %zu bytes from the guard "
-                           "page %s%s\n",
-                           now_isa, now_is_streaming ? " streaming" : "", kernel_names[now_call->kernel],
-                           dtype_names[now_call->dtype], what, now_call->n_positions, now_call->n_repeats,
-                           (unsigned long long)now_call->first, now_call->n_bias, now_distance,
-                           now_is_at_end ? "behind" : "before", now_is_in_place ? ", in place" : "");
+    char name[NAME_BYTES], called[600], line[1000];
+    if (now_call != NULL)
+        snprintf(called, sizeof called, "%zu positions of %zu from %llu, bias of %zu", now_call->n_positions,
+                 now_call->n_repeats, (unsigned long long)now_call->first, now_call->n_bias);
+    else
+        describe_job(called, sizeof called, now_job);
+    const int n =
+        snprintf(line, sizeof line, "%s%s: %s%s %s: %s, %zu bytes from the guard page %s%s\n", now_isa,
+                 now_is_streaming ? " streaming" : "",
+                 now_call != NULL ? name_of_kernel(name, now_call->kernel, now_call->dtype) : "a job", now_how, what,
+                 called, now_distance, now_is_at_end ? "behind" : "before", now_is_in_place ? ", in place" : "");
     if (write(STDOUT_FILENO, line, (size_t)n) != n)
         _exit(3);
 }
@@ -153,20 +166,22 @@ static kernel_call make_call(int kernel, int dtype, size_t n_elems, size_t n_cal
                         .shift = 0.375,
                         .fill = -1.25};
     set_threshold(&call.rule, n_calls % 16 == 0 ? 1.0 : (double)(next_random() >> 11) * 0x1p-53);
-    if (repeats(kernel) && n_elems > 0) {
-        call.n_repeats = 1 + (size_t)(next_random() % n_elems);
-        if (n_calls % 2 && call.n_repeats >= 16)
-            call.n_repeats -= call.n_repeats % 16; /* which may be streamed */
+    if (has_repeats(kernel)) {
+        call.n_repeats = MIN_REPEATS;
+        if (n_elems > MIN_REPEATS)
+            call.n_repeats += (size_t)(next_random() % (n_elems - MIN_REPEATS + 1));
+        if (n_calls % 2)
+            call.n_repeats -= call.n_repeats % MIN_REPEATS; /* which may be streamed */
         call.n_positions = n_elems / call.n_repeats;
     }
     return call;
 }
 
-/* A first position from which the streaming kernels may write to this out, where there is one. */
+/* A first position from which the call may be streamed to this out, where there is one. */
 static void make_streamable(kernel_call *call, const char *out)
 {
-    const size_t elem_bytes = bytes_of_dtype(call->dtype);
-    for (size_t i = 0; i < STREAM_ALIGN / elem_bytes && !streams(call, out); i++)
+    const size_t elem_bytes = dtype_table[call->dtype].n_bytes;
+    for (size_t i = 0; i < STREAM_ALIGN / elem_bytes && !may_be_streamed(call, out); i++)
         call->first++;
 }
 
@@ -181,11 +196,11 @@ static void check_canaries(const char *out, size_t n_bytes)
     }
 }
 
-/* Every array of a call at one distance from its guard pages; returns how many streaming kernels took part. */
+/* Every array of a call at one distance from its guard pages; returns how many kernels streamed. */
 static size_t check_call(kernel_call call, const char *only_isa, int is_at_end, size_t distance, size_t n_too_many)
 {
     const int reads = what_is_read(call.kernel);
-    const size_t n_bytes = bytes_written(&call), elem_bytes = bytes_of_dtype(call.dtype);
+    const size_t n_bytes = bytes_written(&call), elem_bytes = dtype_table[call.dtype].n_bytes;
     const size_t aligned = distance / sizeof(uint64_t) * sizeof(uint64_t); /* words are words */
     const size_t words_bytes = words_for(call.n_positions) * sizeof(uint64_t);
     char *out = memory[OUT].writable + offset_of(n_bytes, is_at_end, call.kernel == FILL_WORDS ? aligned : distance);
@@ -196,15 +211,15 @@ static size_t check_call(kernel_call call, const char *only_isa, int is_at_end, 
                           .residual = inputs[RESIDUAL],
                           .bias = inputs[BIAS],
                           .room = plain_room,
-                          .words = (const uint64_t *)(const void *)inputs[WORDS]};
+                          .words = (const uint64_t *)(const void *)inputs[WORDS_ARRAY]};
     run_call(&kernels_portable, 0, &call, &plain);
     places at = {.out = out};
     if (reads & READS_X)
         at.x = put(X, inputs[X], n_bytes, is_at_end, distance);
-    if (reads & READS_RESIDUAL)
+    if (reads & READS_OTHER)
         at.residual = put(RESIDUAL, inputs[RESIDUAL], n_bytes, is_at_end, distance);
     if (reads & READS_WORDS)
-        at.words = (const void *)put(WORDS, inputs[WORDS], words_bytes, is_at_end, aligned);
+        at.words = (const void *)put(WORDS_ARRAY, inputs[WORDS_ARRAY], words_bytes, is_at_end, aligned);
     if (reads & READS_BIAS) {
         at.bias = put(BIAS, inputs[BIAS], call.n_bias * elem_bytes, is_at_end, distance);
         at.room = memory[ROOM].writable + offset_of(bytes_of_room(&call), is_at_end, distance);
@@ -216,23 +231,24 @@ static size_t check_call(kernel_call call, const char *only_isa, int is_at_end, 
     now_call = &told;
     now_is_at_end = is_at_end;
     now_distance = distance;
-    for (size_t t = 0; kernels_at(t) != NULL; t++) {
-        const kernel_table *table = kernels_at(t);
-        if (!table->is_supported() || (only_isa != NULL && strcmp(only_isa, table->isa) != 0))
+    for (size_t t = 0; supported_at(t) != NULL; t++) {
+        const kernel_table *table = supported_at(t);
+        if (only_isa != NULL && strcmp(only_isa, table->isa) != 0)
             continue;
         now_isa = table->isa;
         for (int how = 0; how < 6; how++) {
             now_is_streaming = how % 2;
             now_is_in_place = how / 2;
-            const int input = now_is_in_place == 1 ? READS_X : READS_RESIDUAL;
-            if ((now_is_streaming && !streams(&call, out)) || (now_is_in_place && !(reads & input)))
+            const int input = now_is_in_place == 1 ? READS_X : READS_OTHER;
+            if ((now_is_streaming && !may_be_streamed(&call, out)) || (now_is_in_place && !(reads & input)))
                 continue;
             places here = at;
             if (now_is_in_place) {
                 memcpy(out, inputs[now_is_in_place == 1 ? X : RESIDUAL], n_bytes);
                 *(now_is_in_place == 1 ? &here.x : &here.residual) = out;
             }
-            run_call(table, now_is_streaming, &told, &here);
+            if (strcmp(run_call(table, now_is_streaming, &told, &here), table->isa) != 0)
+                end_with("ran another instruction set");
             check_canaries(out, n_bytes);
             if (memcmp(out, expected, n_bytes) != 0)
                 end_with("gave another result than portable");
@@ -243,40 +259,203 @@ static size_t check_call(kernel_call call, const char *only_isa, int is_at_end, 
     return n_streaming;
 }
 
+/* ---- jobs ---- */
+
+static uint64_t take_random(void *unused, size_t n_bytes)
+{
+    (void)unused;
+    return next_random() >> (64 - 8 * n_bytes);
+}
+
+static random_source source = {.take = take_random};
+
+/* What the jobs were that have run. */
+static struct {
+    size_t n_jobs, n_streamed, n_refused, n_of_layout[N_LAYOUTS];
+} counts;
+
+/* Runs a planned job in one way on one instruction set. */
+static void check_run(const job *j, const test_job *t, const job_pieces *pieces, size_t n_too_many)
+{
+    const size_t n_bytes = bytes_of_job(t);
+    char *out = t->request.out;
+    if (now_is_in_place)
+        memcpy(out, inputs[now_is_in_place == 1 ? X : RESIDUAL], n_bytes);
+    run_pieces(j, pieces, n_too_many);
+    check_canaries(out, n_bytes);
+    if (memcmp(out, expected, n_bytes) != 0)
+        end_with("gave another result than its elements one by one");
+    memset(out, CANARY, n_bytes);
+}
+
+/* Plans the job in memory between guards, where running it may read it, and no more. */
+static const job *plan_guarded(const test_job *t)
+{
+    const size_t offset = (ROOM_BYTES - sizeof(job)) / _Alignof(job) * _Alignof(job);
+    if (plan_job((job *)(void *)(memory[ROOM].writable + offset), t) != 0)
+        end_with("was refused");
+    return (const job *)(const void *)(memory[ROOM].readable + offset);
+}
+
+/* A request with a mistake is refused, and nothing is written. */
+static void check_mistakes(const test_job *t)
+{
+    for (int mistake = 0; mistake < N_MISTAKES; mistake++) {
+        job unused;
+        test_job wrong = *t;
+        if (!make_mistake(&wrong.request, mistake))
+            continue;
+        if (plan_job(&unused, &wrong) != -1)
+            end_with("was planned with a mistake in it");
+        counts.n_refused++;
+    }
+    check_canaries(t->request.out, 0);
+}
+
+/* A random job at one distance from the guard pages, whole and in pieces, on every instruction set. */
+static void check_job(const char *only_isa, size_t n_job, int is_at_end, size_t distance, size_t n_too_many)
+{
+    const int is_long = n_job % JOBS_TO_A_LONG_ONE == JOBS_TO_A_LONG_ONE - 1;
+    test_job t = make_random_job(&source, is_long ? MOST_ELEMS_OF_LONG_JOBS : MOST_ELEMS, 1.4287109375, 0.375, -1.25);
+    job_request *r = &t.request;
+    const size_t n_bytes = bytes_of_job(&t), elem_bytes = elem_bytes_of(&t);
+    const int parts = parts_of_job(r->kernel);
+    if (n_bytes + distance > ROOM_BYTES)
+        return;
+    now_call = NULL;
+    now_job = &t;
+    now_is_at_end = is_at_end;
+    now_distance = distance;
+    now_isa = "portable";
+    now_how = "";
+    for (int array = X; array <= BIAS; array++)
+        fill_with_numbers(inputs[array], array == BIAS ? r->n_bias * elem_bytes : n_bytes, elem_bytes);
+    r->x = parts & WITHOUT_X ? NULL : inputs[X];
+    r->residual = parts & READS_RESIDUAL ? inputs[RESIDUAL] : NULL;
+    r->bias = parts & WITH_BIAS ? inputs[BIAS] : NULL;
+    expect_job(expected, &t);
+
+    r->out = memory[OUT].writable + offset_of(n_bytes, is_at_end, distance);
+    if (r->x != NULL)
+        r->x = put(X, inputs[X], n_bytes, is_at_end, distance);
+    if (r->residual != NULL)
+        r->residual = put(RESIDUAL, inputs[RESIDUAL], n_bytes, is_at_end, distance);
+    if (r->bias != NULL)
+        r->bias = put(BIAS, inputs[BIAS], r->n_bias * elem_bytes, is_at_end, distance);
+    check_mistakes(&t);
+    const char *const other_x = r->x, *const other_residual = r->residual;
+    for (now_is_in_place = 0; now_is_in_place < 3; now_is_in_place++) {
+        if ((now_is_in_place == 1 && other_x == NULL) || (now_is_in_place == 2 && other_residual == NULL))
+            continue;
+        r->x = now_is_in_place == 1 ? r->out : other_x;
+        r->residual = now_is_in_place == 2 ? r->out : other_residual;
+        const job *j = plan_guarded(&t);
+        const job_pieces whole = whole_job(j), anywhere = cut_anywhere(j, &source);
+        job_pieces cut;
+        const char *failure = cut_into_parts(&cut, j, 1 + n_job % MAX_CUTS);
+        if (failure != NULL)
+            end_with(failure);
+        now_is_streaming = j->arrays.is_streamed;
+        counts.n_of_layout[j->layout]++;
+        counts.n_jobs++;
+        counts.n_streamed += (size_t)now_is_streaming;
+        for (size_t i = 0; supported_at(i) != NULL; i++) {
+            kernels = supported_at(i);
+            if (only_isa != NULL && strcmp(only_isa, kernels->isa) != 0)
+                continue;
+            now_isa = kernels->isa;
+            now_how = " as a whole";
+            check_run(j, &t, &whole, j->n_elems > 0 ? n_too_many : 0);
+            now_how = " by the planner's parts";
+            check_run(j, &t, &cut, 0);
+            now_how = " cut anywhere";
+            check_run(j, &t, &anywhere, 0);
+        }
+        now_how = "";
+    }
+    now_is_in_place = 0;
+}
+
+/* ---- all of them ---- */
+
+static const size_t few[] = {0, 1, 2, 4, 8, 16, 39, 56};
+
+/* What an argument asks for. */
+typedef struct {
+    const char *only_isa;
+    size_t n_distances, n_jobs;
+    size_t n_too_many, n_too_many_of_jobs;
+} task;
+
+static size_t distance_of(const task *what, size_t i)
+{
+    return what->n_distances > sizeof few / sizeof *few ? i % what->n_distances : few[i % what->n_distances];
+}
+
+static void check_kernels(const task *what)
+{
+    size_t n_calls = 0, n_streaming = 0;
+    for (int dtype = 0; dtype < N_DTYPES; dtype++) {
+        for (int array = 0; array < N_ARRAYS; array++)
+            fill_with_numbers(inputs[array], ROOM_BYTES, array == WORDS_ARRAY ? 8 : dtype_table[dtype].n_bytes);
+        for (int kernel = 0; kernel < (dtype == 0 ? N_KERNELS : FILL_KEEP); kernel++) {
+            const size_t n_numbers = kernel == FILL_RAW ? 3 : MAX_ELEMS + 1 + N_LONGER;
+            for (size_t i = what->n_too_many; is_kernel(kernel) && i < n_numbers; i++) {
+                const size_t n_elems = i <= MAX_ELEMS ? i : longer[i - MAX_ELEMS - 1];
+                for (size_t d = 0; d < 2 * what->n_distances; d++) {
+                    const kernel_call call = make_call(kernel, dtype, n_elems, n_calls);
+                    n_streaming +=
+                        check_call(call, what->only_isa, d % 2 == 0, distance_of(what, d / 2), what->n_too_many);
+                    n_calls++;
+                }
+            }
+        }
+    }
+    printf("%zu calls, %zu of them streaming as well: nothing outside an array, the same bits everywhere\n", n_calls,
+           n_streaming);
+    fflush(stdout); /* before what may be written without it */
+}
+
+static void check_jobs(const task *what)
+{
+    for (size_t n = 0; n < what->n_jobs; n++)
+        check_job(what->only_isa, n, n % 2 == 0, distance_of(what, n / 2), what->n_too_many_of_jobs);
+    printf("%zu jobs, %zu of them streaming (", counts.n_jobs, counts.n_streamed);
+    for (int layout = 0; layout < N_LAYOUTS; layout++)
+        printf("%s%zu %s", layout > 0 ? ", " : "", counts.n_of_layout[layout], name_of_layout((job_layout)layout));
+    printf("), %zu refused: nothing outside an array, the bits of single elements\n", counts.n_refused);
+    for (int layout = 0; layout < N_LAYOUTS; layout++)
+        if (counts.n_of_layout[layout] == 0) {
+            printf("no job had the layout %s\n", name_of_layout((job_layout)layout));
+            exit(1);
+        }
+}
+
 int main(int n_arguments, char **arguments)
 {
-    const char *task = n_arguments > 1 ? arguments[1] : "few";
-    const char *only_isa = n_arguments > 2 ? arguments[2] : NULL;
-    static const size_t few[] = {0, 1, 2, 4, 8, 16, 39, 56};
-    const int all = strcmp(task, "all") == 0;
-    const size_t n_distances = all ? 64 : strcmp(task, "touching") == 0 ? 1 : sizeof few / sizeof *few;
-    const size_t n_too_many = strcmp(task, "one-too-many") == 0;
+    const char *name = n_arguments > 1 ? arguments[1] : "few";
+    task what = {.only_isa = n_arguments > 2 ? arguments[2] : NULL,
+                 .n_distances = sizeof few / sizeof *few,
+                 .n_jobs = 2000,
+                 .n_too_many = strcmp(name, "one-too-many") == 0,
+                 .n_too_many_of_jobs = strcmp(name, "one-too-many-jobs") == 0};
+    if (strcmp(name, "all") == 0) {
+        what.n_distances = 64;
+        what.n_jobs = 50000;
+    } else if (strcmp(name, "touching") == 0) {
+        what.n_distances = 1;
+    }
     for (int array = 0; array < N_ARRAYS; array++) {
         memory[array] = make_guarded();
         memset(memory[array].writable, CANARY, ROOM_BYTES);
     }
     signal(SIGSEGV, on_fault);
     signal(SIGBUS, on_fault);
-    size_t n_calls = 0, n_streaming = 0;
-    for (int dtype = 0; dtype < N_DTYPES; dtype++) {
-        for (int array = 0; array < N_ARRAYS; array++)
-            fill_with_numbers(inputs[array], ROOM_BYTES, array == WORDS ? 8 : bytes_of_dtype(dtype));
-        for (int kernel = 0; kernel < (dtype == 0 ? N_KERNELS : FILL_KEEP); kernel++) {
-            const size_t n_numbers = kernel == FILL_RAW ? 3 : MAX_ELEMS + 1 + N_LONGER;
-            for (size_t i = n_too_many; i < n_numbers; i++) {
-                const size_t n_elems = i <= MAX_ELEMS ? i : longer[i - MAX_ELEMS - 1];
-                for (size_t d = 0; d < 2 * n_distances; d++) {
-                    const kernel_call call = make_call(kernel, dtype, n_elems, n_calls);
-                    n_streaming += check_call(call, only_isa, d % 2 == 0, all ? d / 2 : few[d / 2], n_too_many);
-                    n_calls++;
-                }
-            }
-        }
-    }
+    if (!what.n_too_many_of_jobs)
+        check_kernels(&what);
+    check_jobs(&what);
     for (size_t i = 0; i < ROOM_BYTES; i++)
         if ((unsigned char)memory[OUT].writable[i] != CANARY)
             end_with("wrote far from its output");
-    printf("%zu calls, %zu of them streaming as well: nothing outside an array, the same bits everywhere\n", n_calls,
-           n_streaming);
     return 0;
 }

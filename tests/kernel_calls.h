@@ -3,47 +3,43 @@
 #ifndef CDROPOUT_KERNEL_CALLS_H
 #define CDROPOUT_KERNEL_CALLS_H
 
-#include "../src/catalog.h"
-#include "../src/parameters.h"
+#include "../src/core/kernel_table.h"
+#include "../src/core/rule.h"
 
-/* The operations come first, under their own numbers. */
+#include <stdio.h>
+#include <string.h>
+
+/* The i-th of the tables that this processor can run, best first; NULL past the last. They are asked once: under a
+ * hypervisor each question takes longer than a kernel. */
+static inline const kernel_table *supported_at(size_t i)
+{
+    enum {
+#define X(isa) ISA_##isa,
+        CDROPOUT_ISAS(X)
+#undef X
+            N_ISAS
+    };
+    static const kernel_table *supported[N_ISAS + 1];
+    if (supported[0] == NULL)
+        for (size_t t = 0, n = 0; kernels_at(t) != NULL; t++)
+            if (kernels_at(t)->is_supported())
+                supported[n++] = kernels_at(t);
+    return i < N_ISAS ? supported[i] : NULL;
+}
+
+/* Kernels by number: an operation on a range, the same where positions cover runs of elements, the same from keep words
+ * (not every operation has the latter two: is_kernel), and those without a dtype. */
 enum {
-    APPLY_MASK_REPEAT = N_OPERATIONS,
-    ALPHA_DROPOUT_REPEAT,
-    APPLY_MASK_WORDS,
-    ALPHA_DROPOUT_WORDS,
-    SCALE_WHERE_POSITIVE,
-    MULTIPLY_BY_NOISE,
-    ADD_NOISE,
-    FILL_KEEP, /* from here on, kernels without a dtype */
+    RANGE = 0,
+    REPEAT = N_OPERATIONS,
+    WORDS = 2 * N_OPERATIONS,
+    FILL_KEEP = 3 * N_OPERATIONS,
     FILL_WORDS,
     FILL_RAW,
     N_KERNELS
 };
 
-enum { READS_X = 1, READS_RESIDUAL = 2, READS_BIAS = 4, READS_WORDS = 8 };
-
-static const char *const kernel_names[N_KERNELS] = {
-#define X(operation, parts) [OPERATION_##operation] = #operation,
-    CDROPOUT_OPERATIONS(X)
-#undef X
-        [APPLY_MASK_REPEAT] = "apply_mask_repeat",
-    [ALPHA_DROPOUT_REPEAT] = "alpha_dropout_repeat",
-    [APPLY_MASK_WORDS] = "apply_mask_words",
-    [ALPHA_DROPOUT_WORDS] = "alpha_dropout_words",
-    [SCALE_WHERE_POSITIVE] = "scale_where_positive",
-    [MULTIPLY_BY_NOISE] = "multiply_by_noise",
-    [ADD_NOISE] = "add_noise",
-    [FILL_KEEP] = "fill_keep",
-    [FILL_WORDS] = "fill_words",
-    [FILL_RAW] = "fill_raw",
-};
-
-static const char *const dtype_names[N_DTYPES] = {
-#define X(dtype) [DTYPE_##dtype] = #dtype,
-    CDROPOUT_DTYPES(X)
-#undef X
-};
+enum { READS_X = 1, READS_OTHER = 2, READS_BIAS = 4, READS_WORDS = 8 };
 
 /* n_positions is what the kernel is told, n_repeats elements each: blocks for FILL_RAW. */
 typedef struct {
@@ -60,7 +56,7 @@ typedef struct {
     double fill;
 } kernel_call;
 
-/* Where a call's arrays are; those that it does not read may be NULL. */
+/* Where a call's arrays are; those that it does not read may be NULL. The room is for bytes_of_room. */
 typedef struct {
     char *out;
     const char *x;
@@ -70,37 +66,64 @@ typedef struct {
     const uint64_t *words;
 } places;
 
-static int what_is_read(int kernel)
+static inline int operation_of(int kernel)
 {
-    static const int parts[N_OPERATIONS] = {
-#define X(operation, parts) [OPERATION_##operation] = (parts),
-        CDROPOUT_OPERATIONS(X)
-#undef X
-    };
+    return kernel % N_OPERATIONS;
+}
+
+static inline int parts_of_kernel(int kernel)
+{
+    return kernel >= FILL_KEEP ? WITHOUT_X : operation_table[operation_of(kernel)].parts;
+}
+
+static inline int has_repeats(int kernel)
+{
+    return kernel >= REPEAT && kernel < WORDS;
+}
+
+static inline int has_words(int kernel)
+{
+    return kernel >= WORDS && kernel < FILL_KEEP;
+}
+
+static inline int is_kernel(int kernel)
+{
+    if (has_repeats(kernel))
+        return operation_of(kernel) == OPERATION_apply_mask || operation_of(kernel) == OPERATION_alpha_dropout;
+    return !has_words(kernel) || !(parts_of_kernel(kernel) & WITHOUT_MASK);
+}
+
+enum { NAME_BYTES = 64 };
+
+/* The name, "apply_mask_words_f32" or "fill_raw", in a buffer of NAME_BYTES. */
+static inline const char *name_of_kernel(char *name, int kernel, int dtype)
+{
+    static const char *const without_dtype[] = {"fill_keep", "fill_words", "fill_raw"};
     if (kernel >= FILL_KEEP)
-        return 0;
-    if (kernel == SCALE_WHERE_POSITIVE)
-        return READS_X | READS_RESIDUAL;
-    if (kernel == APPLY_MASK_WORDS || kernel == ALPHA_DROPOUT_WORDS)
-        return READS_X | READS_WORDS;
-    if (kernel >= N_OPERATIONS)
-        return READS_X;
-    return (parts[kernel] & WITHOUT_X ? 0 : READS_X) | (parts[kernel] & WITH_BIAS ? READS_BIAS : 0) |
-           (parts[kernel] & (WITH_RESIDUAL | WITH_CHOICE) ? READS_RESIDUAL : 0);
+        snprintf(name, NAME_BYTES, "%s", without_dtype[kernel - FILL_KEEP]);
+    else
+        snprintf(name, NAME_BYTES, "%s%s_%s", operation_table[operation_of(kernel)].name,
+                 has_repeats(kernel) ? "_repeat"
+                 : has_words(kernel) ? "_words"
+                                     : "",
+                 dtype_table[dtype].name);
+    return name;
 }
 
-static int repeats(int kernel)
+static inline int what_is_read(int kernel)
 {
-    return kernel == APPLY_MASK_REPEAT || kernel == ALPHA_DROPOUT_REPEAT;
+    const int parts = parts_of_kernel(kernel);
+    return (parts & WITHOUT_X ? 0 : READS_X) | (parts & WITH_BIAS ? READS_BIAS : 0) |
+           (parts & READS_RESIDUAL ? READS_OTHER : 0) | (has_words(kernel) ? READS_WORDS : 0);
 }
 
-static size_t words_for(size_t n_elems)
+static inline size_t words_for(size_t n_elems)
 {
     return (n_elems + ELEMS_PER_GROUP - 1) / ELEMS_PER_GROUP;
 }
 
 /* Of out, and of each array that is read element by element. */
-static size_t bytes_written(const kernel_call *call)
+static inline size_t bytes_written(const kernel_call *call)
 {
     if (call->kernel == FILL_KEEP)
         return call->n_positions;
@@ -108,74 +131,75 @@ static size_t bytes_written(const kernel_call *call)
         return words_for(call->n_positions) * sizeof(uint64_t);
     if (call->kernel == FILL_RAW)
         return call->n_positions * RAW_BYTES_PER_BLOCK;
-    return call->n_positions * call->n_repeats * bytes_of_dtype(call->dtype);
+    return call->n_positions * call->n_repeats * dtype_table[call->dtype].n_bytes;
 }
 
-/* What lay_bias writes to its room. */
-static size_t bytes_of_room(const kernel_call *call)
+/* The bias as kernel_table.h wants it: as many elements as whole copies of a row take that are a group or more. */
+static inline size_t bias_period(const kernel_call *call)
 {
-    const size_t n_copies = (ELEMS_PER_GROUP + call->n_bias - 1) / call->n_bias;
-    const size_t n_laid = call->n_bias >= ELEMS_PER_GROUP ? ELEMS_PER_GROUP : call->n_bias * n_copies;
-    return (n_laid + ELEMS_PER_GROUP) * bytes_of_dtype(call->dtype);
+    return (ELEMS_PER_GROUP + call->n_bias - 1) / call->n_bias * call->n_bias;
 }
 
-/* Whether the streaming kernels may be called with this out. */
-static int streams(const kernel_call *call, const char *out)
+static inline size_t bytes_of_room(const kernel_call *call)
 {
-    const int has_groups = call->kernel < N_OPERATIONS || call->kernel >= MULTIPLY_BY_NOISE;
-    const size_t n_to_group = has_groups ? -call->first % ELEMS_PER_GROUP : 0;
-    return call->kernel < FILL_KEEP && may_stream(out, n_to_group, call->n_repeats, bytes_of_dtype(call->dtype));
+    const size_t n_laid = call->n_bias < ELEMS_PER_GROUP ? bias_period(call) : ELEMS_PER_GROUP;
+    return (n_laid + ELEMS_PER_GROUP) * dtype_table[call->dtype].n_bytes;
 }
 
-static void run_call(const kernel_table *table, int is_streaming, const kernel_call *call, const places *at)
+/* Fills the room, element by element: the last group of a period and the first, and before these what else there is of
+ * the period where a row is shorter than a group. */
+static inline void lay_bias_in_room(operands *arrays, const kernel_call *call, const places *at)
 {
-    const dtype_row *row = (is_streaming ? table->streaming_dtype : table->dtype)[call->dtype];
+    const size_t elem_bytes = dtype_table[call->dtype].n_bytes, period = bias_period(call);
+    const size_t n_laid = bytes_of_room(call) / elem_bytes, n_seam = 2 * ELEMS_PER_GROUP;
+    for (size_t i = 0; i < n_laid; i++) {
+        const size_t at_bias = (period + ELEMS_PER_GROUP - n_laid + i) % call->n_bias;
+        memcpy(at->room + i * elem_bytes, at->bias + at_bias * elem_bytes, elem_bytes);
+    }
+    arrays->bias = call->n_bias < ELEMS_PER_GROUP ? at->room : at->bias;
+    arrays->bias_seam = at->room + (n_laid - n_seam) * elem_bytes;
+    arrays->bias_period = period;
+    arrays->bias_at = call->bias_at % period;
+}
+
+/* Whether the call may be streamed with this out. */
+static inline int may_be_streamed(const kernel_call *call, const char *out)
+{
+    const int has_groups = call->kernel < REPEAT && call->kernel != OPERATION_relu_dropout_backward;
+    const size_t n_to_group = has_groups ? (size_t)(-call->first % ELEMS_PER_GROUP) : 0;
+    const size_t elem_bytes = dtype_table[call->dtype].n_bytes;
+    return call->kernel < FILL_KEEP && ((uintptr_t)out + n_to_group * elem_bytes) % STREAM_ALIGN == 0 &&
+           (!has_repeats(call->kernel) || call->n_repeats * elem_bytes % STREAM_ALIGN == 0);
+}
+
+/* Returns the name of the instruction set that ran. */
+static inline const char *run_call(const kernel_table *table, int is_streamed, const kernel_call *call,
+                                   const places *at)
+{
+    const dtype_row *row = table->dtype[call->dtype];
+    const mask_rule *rule = &call->rule;
+    const int operation = operation_of(call->kernel);
     operands arrays = {.out = at->out,
                        .x = at->x,
                        .residual = at->residual,
                        .n_repeats = call->n_repeats,
                        .scale = call->scale,
                        .shift = call->shift,
-                       .fill = call->fill};
-    if (what_is_read(call->kernel) & READS_BIAS) {
-        lay_bias(&arrays, at->room, at->bias, call->n_bias, bytes_of_dtype(call->dtype));
-        arrays.bias_at = call->bias_at % arrays.bias_period;
-    }
-    const mask_rule *rule = &call->rule;
-    switch (call->kernel) {
-    case APPLY_MASK_REPEAT:
-        row->apply_mask_repeat(&arrays, rule, call->first, call->n_positions);
-        break;
-    case ALPHA_DROPOUT_REPEAT:
-        row->alpha_dropout_repeat(&arrays, rule, call->first, call->n_positions);
-        break;
-    case APPLY_MASK_WORDS:
-        row->apply_mask_words(&arrays, at->words, call->n_positions);
-        break;
-    case ALPHA_DROPOUT_WORDS:
-        row->alpha_dropout_words(&arrays, at->words, call->n_positions);
-        break;
-    case SCALE_WHERE_POSITIVE:
-        row->scale_where_positive(&arrays, call->n_positions);
-        break;
-    case MULTIPLY_BY_NOISE:
-        row->multiply_by_noise(&arrays, &rule->key, call->first, call->n_positions);
-        break;
-    case ADD_NOISE:
-        row->add_noise(&arrays, &rule->key, call->first, call->n_positions);
-        break;
-    case FILL_KEEP:
-        table->fill_keep((uint8_t *)at->out, rule, call->first, call->n_positions);
-        break;
-    case FILL_WORDS:
-        table->fill_words((uint64_t *)(void *)at->out, rule, call->first, call->n_positions);
-        break;
-    case FILL_RAW:
-        table->fill_raw((uint8_t *)at->out, &rule->key, call->first / ELEMS_PER_BLOCK, call->n_positions);
-        break;
-    default:
-        row->operation[call->kernel](&arrays, rule, call->first, call->n_positions);
-    }
+                       .fill = call->fill,
+                       .is_streamed = is_streamed};
+    if (what_is_read(call->kernel) & READS_BIAS)
+        lay_bias_in_room(&arrays, call, at);
+    if (call->kernel == FILL_KEEP)
+        return table->fill_keep((uint8_t *)at->out, rule, call->first, call->n_positions);
+    if (call->kernel == FILL_WORDS)
+        return table->fill_words((uint64_t *)(void *)at->out, rule, call->first, call->n_positions);
+    if (call->kernel == FILL_RAW)
+        return table->fill_raw((uint8_t *)at->out, &rule->key, call->first / ELEMS_PER_BLOCK, call->n_positions);
+    if (has_words(call->kernel))
+        return row->words(&arrays, at->words, call->n_positions, operation);
+    if (has_repeats(call->kernel))
+        return row->repeat(&arrays, rule, call->first, call->n_positions, operation);
+    return row->range[operation](&arrays, rule, call->first, call->n_positions);
 }
 
 #endif

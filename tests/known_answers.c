@@ -1,7 +1,11 @@
-/* Runs every kernel of every instruction set that this processor has, on inputs that need no file, and prints a hash of
- * each result. tests/test_cross_compiled.py builds it for other processors, runs it under emulation, and compares what
- * it prints with the model and with this machine's own. Plain C, without Python. */
-#include "../src/catalog.h"
+/* Runs every kernel of every instruction set that this processor has, and jobs of every layout, on inputs that need no
+ * file, and prints a hash of each result. tests/test_cross_compiled.py builds it for other processors, runs it under
+ * emulation, and compares what it prints with the model and with this machine's own. Plain C, without Python.
+ *
+ *     known_answers        "ISA NAME HASH" for each result
+ *     known_answers jobs   what the jobs are, a line of JSON each */
+#include "job_calls.h"
+#include "kernel_calls.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -12,19 +16,124 @@ enum {
     FIRST = 70,
     N_TO_GROUP = 2 * ELEMS_PER_GROUP - FIRST, /* elements before the first whole group */
     N_REPEATS = 72, /* more than a group, and a multiple of STREAM_ALIGN bytes in every dtype */
+    N_BIAS = 100,
+    N_PARTS = 3, /* that a job is cut into */
 };
 
-static char x[N_BYTES], residual[N_BYTES], bias[N_BYTES];
+#define P 0.3
+#define SCALE 1.4287109375 /* 13 bits of 1 / 0.7 */
+
+static const stream_key key = {{0xFEDCBA9876543210u, 0x0123456789ABCDEFu}};
+
+static char x[N_BYTES], residual[N_BYTES], bias[N_BYTES], room[BIAS_ROOM_BYTES];
 static _Alignas(STREAM_ALIGN) char out[N_BYTES + 64];
-static uint8_t raw[2 * RAW_BYTES_PER_BLOCK];
+static char whole[N_BYTES];
 static uint64_t words[N_ELEMS / 64 + 1];
 
-/* FNV-1a of 64 bits (Fowler, Noll, Vo). */
-static uint64_t hash_of(const void *bytes, size_t n_bytes)
+/* ---- jobs ---- */
+
+/* What a job's elements are; it runs with every operation that can be laid out so, with layout `layout` where that is
+ * apply_mask. */
+typedef struct {
+    const char *name;
+    job_layout layout;
+    double p;
+    size_t n_elems; /* where there are no axes */
+    size_t n_repeats;
+    int n_axes;
+    size_t lens[MAX_TEST_AXES];
+    uint64_t strides[MAX_TEST_AXES];
+} job_shape;
+
+static const job_shape shapes[] = {
+    {.name = "copy", .layout = LAYOUT_COPY, .p = 0.0, .n_elems = N_ELEMS, .n_repeats = 1},
+    {.name = "run", .layout = LAYOUT_RUN, .p = P, .n_elems = N_ELEMS, .n_repeats = 1},
+    {"rows", LAYOUT_ROWS, P, 0, 1, 2, {5, 700}, {3000, 1}},
+    {"rows_of_rows", LAYOUT_ROWS, P, 0, 1, 3, {3, 4, 129}, {9001, 2000, 1}},
+    {"shared", LAYOUT_SHARED_ROWS, P, 0, 1, 3, {4, 9, 300}, {300, 0, 1}},
+    {"shared_far", LAYOUT_SHARED_ROWS, P, 0, 1, 4, {3, 5, 2, 301}, {5000, 400, 0, 1}},
+    {.name = "repeats", .layout = LAYOUT_REPEATED, .p = P, .n_elems = 12000, .n_repeats = 100},
+    {"repeated", LAYOUT_REPEATED, P, 0, 1, 2, {40, 150}, {1, 0}},
+    {"repeated_rows", LAYOUT_REPEATED, P, 0, 1, 3, {3, 20, 104}, {1000, 1, 0}},
+    {.name = "few_repeats", .layout = LAYOUT_GATHERED, .p = P, .n_elems = 12000, .n_repeats = 3},
+    {"gathered", LAYOUT_GATHERED, P, 0, 1, 2, {300, 7}, {40, 1}},
+    {"gathered_shared", LAYOUT_GATHERED, P, 0, 1, 4, {10, 3, 20, 9}, {400, 0, 20, 1}},
+    {"gathered_repeats", LAYOUT_GATHERED, P, 0, 1, 3, {20, 30, 5}, {37, 1, 0}},
+};
+enum { N_SHAPES = sizeof shapes / sizeof *shapes };
+
+/* The shape as axes and strides, those of repeats too. */
+static void print_shape(const job_shape *shape)
 {
+    const size_t repeated[] = {shape->n_elems / shape->n_repeats, shape->n_repeats};
+    const uint64_t of_repeated[] = {1, 0};
+    const int n_axes = shape->n_axes > 0 ? shape->n_axes : 2;
+    const size_t *lens = shape->n_axes > 0 ? shape->lens : repeated;
+    const uint64_t *strides = shape->n_axes > 0 ? shape->strides : of_repeated;
+    printf("{\"name\": \"%s\", \"layout\": \"%s\", \"p\": %g, \"first\": %d, \"lens\": [", shape->name,
+           name_of_layout(shape->layout), shape->p, FIRST);
+    for (int axis = 0; axis < n_axes; axis++)
+        printf("%s%zu", axis > 0 ? ", " : "", lens[axis]);
+    printf("], \"strides\": [");
+    for (int axis = 0; axis < n_axes; axis++)
+        printf("%s%llu", axis > 0 ? ", " : "", (unsigned long long)strides[axis]);
+    printf("]}\n");
+}
+
+/* Whether the kernel can have the shape. */
+static int has_job(const job_shape *shape, int kernel)
+{
+    if (shape->layout == LAYOUT_COPY)
+        return kernel == OPERATION_apply_mask;
+    return shape->layout == LAYOUT_RUN || !(parts_of_job(kernel) & WITHOUT_MASK);
+}
+
+static test_job make_job(const job_shape *shape, int kernel, int dtype, int is_streaming)
+{
+    const int parts = parts_of_job(kernel);
+    test_job t = {.request = {.kernel = kernel,
+                              .dtype = dtype,
+                              .key = key,
+                              .first = FIRST,
+                              .p = shape->p,
+                              .scale = shape->layout == LAYOUT_COPY ? 1.0 : SCALE,
+                              .x = parts & WITHOUT_X ? NULL : x,
+                              .residual = parts & READS_RESIDUAL ? residual : NULL,
+                              .bias = parts & WITH_BIAS ? bias : NULL,
+                              .n_bias = parts & WITH_BIAS ? N_BIAS : 0,
+                              .n_elems = shape->n_elems,
+                              .n_repeats = shape->n_repeats,
+                              .n_axes = shape->n_axes,
+                              .stores = is_streaming ? STORES_PAST_CACHES : STORES_CACHED},
+                  .max_cached_bytes = limits.max_cached_bytes,
+                  .max_gathered_stride = limits.max_gathered_stride};
+    if (parts & WITH_FILL) {
+        t.request.shift = 0.375;
+        t.request.fill = -1.25;
+    }
+    memcpy(t.lens, shape->lens, sizeof t.lens);
+    memcpy(t.strides, shape->strides, sizeof t.strides);
+    if (shape->n_axes > 0)
+        t.request.n_elems = 1;
+    for (int axis = 0; axis < shape->n_axes; axis++)
+        t.request.n_elems *= shape->lens[axis];
+    return t;
+}
+
+/* ---- answers ---- */
+
+/* FNV-1a of 64 bits (Fowler, Noll, Vo), each element's lowest byte first. */
+static uint64_t hash_of(const void *elements, size_t n_bytes, size_t elem_bytes)
+{
+    const uint8_t *bytes = elements;
+    const uint16_t one = 1;
+    uint8_t lowest;
+    memcpy(&lowest, &one, 1);
     uint64_t hash = 0xCBF29CE484222325u;
-    for (size_t i = 0; i < n_bytes; i++)
-        hash = (hash ^ ((const uint8_t *)bytes)[i]) * 0x100000001B3u;
+    for (size_t i = 0; i < n_bytes; i++) {
+        const uint8_t byte = bytes[lowest ? i : i / elem_bytes * elem_bytes + (elem_bytes - 1 - i % elem_bytes)];
+        hash = (hash ^ byte) * 0x100000001B3u;
+    }
     return hash;
 }
 
@@ -54,97 +163,147 @@ static void set_number(char *array, int dtype, size_t i, int eighths)
     }
 }
 
-/* Fills the output with rubbish and gives it an address: for streaming stores, one from which n_bytes on lies a
+/* Fills the output with rubbish and gives an address in it: for streaming stores, one from which n_bytes on lies a
  * multiple of STREAM_ALIGN; else an odd one. */
-static void place(operands *arrays, int is_streaming, size_t n_bytes)
+static char *place(int is_streaming, size_t n_bytes)
 {
     memset(out, 0xA5, sizeof out);
-    arrays->out = out + (is_streaming ? STREAM_ALIGN - n_bytes % STREAM_ALIGN : 3);
+    return out + (is_streaming ? STREAM_ALIGN - n_bytes % STREAM_ALIGN : 3);
 }
 
-static void print_answer(const char *isa, const char *name, int is_streaming, const char *result, size_t n_bytes)
+static void print_answer(const char *isa, const char *name, int is_streaming, const char *result, size_t n_bytes,
+                         size_t elem_bytes)
 {
     printf("%s %s%s %016llx\n", isa, name, is_streaming ? "_streaming" : "",
-           (unsigned long long)hash_of(result, n_bytes));
+           (unsigned long long)hash_of(result, n_bytes, elem_bytes));
 }
 
-int main(void)
+static void set_inputs(int dtype)
 {
-    static const char *const dtype_names[] = {
-#define X(dtype) [DTYPE_##dtype] = #dtype,
-        CDROPOUT_DTYPES(X)
-#undef X
-    };
-    static const char *const operation_names[] = {
-#define X(operation, parts) [OPERATION_##operation] = #operation,
-        CDROPOUT_OPERATIONS(X)
-#undef X
-    };
-    static const size_t elem_bytes[] = {[DTYPE_f32] = 4, [DTYPE_f64] = 8, [DTYPE_f16] = 2, [DTYPE_bf16] = 2};
-    /* The key is 0123456789ABCDEF FEDCBA9876543210; P(drop) = 0.3 = (19660 + 0x99999999 / 2^32) / 2^16. */
-    const mask_rule rule = {
-        .key = {{0xFEDCBA9876543210u, 0x0123456789ABCDEFu}}, .threshold = 19660 - 32768, .tie_threshold = 0xCCCCCCCCu};
-    for (size_t t = 0; kernels_at(t) != NULL; t++) {
-        const kernel_table *kernels = kernels_at(t);
-        if (!kernels->is_supported())
-            continue;
-        kernels->fill_raw(raw, &rule.key, ((uint64_t)1 << 32) - 1, 2);
-        print_answer(kernels->isa, "raw", 0, (const char *)raw, sizeof raw);
-        kernels->fill_keep((uint8_t *)out, &rule, FIRST, N_ELEMS);
-        print_answer(kernels->isa, "keep", 0, out, N_ELEMS);
-        kernels->fill_words(words, &rule, FIRST, N_ELEMS);
-        for (size_t i = 0; i < N_ELEMS; i++)
-            if ((words[i / 64] >> i % 64 & 1) != (uint64_t)out[i])
-                return 1;
-        for (int dtype = 0; dtype < N_DTYPES; dtype++) {
-            for (size_t i = 0; i < N_ELEMS; i++) {
-                set_number(x, dtype, i, (int)(i % 61) - 30);
-                set_number(residual, dtype, i, (int)(i % 53) - 26);
-                set_number(bias, dtype, i, (int)(i % 100) - 50);
-            }
-            operands arrays = {.x = x,
-                               .residual = residual,
-                               .bias = bias,
-                               .bias_seam = bias + (100 - ELEMS_PER_GROUP) * elem_bytes[dtype],
-                               .bias_period = 100,
-                               .n_repeats = N_REPEATS,
-                               .scale = 1.4287109375 /* 13 bits of 1 / 0.7 */,
-                               .shift = 0.375,
-                               .fill = -1.25};
-            for (int is_streaming = 0; is_streaming < 2; is_streaming++) {
-                const dtype_row *row = is_streaming ? kernels->streaming_dtype[dtype] : kernels->dtype[dtype];
-                const size_t n_bytes = N_ELEMS * elem_bytes[dtype];
-                char name[64];
-                for (int operation = 0; operation < N_OPERATIONS; operation++) {
-                    place(&arrays, is_streaming, N_TO_GROUP * elem_bytes[dtype]);
-                    row->operation[operation](&arrays, &rule, FIRST, N_ELEMS);
-                    snprintf(name, sizeof name, "%s_%s", operation_names[operation], dtype_names[dtype]);
-                    print_answer(kernels->isa, name, is_streaming, arrays.out, n_bytes);
-                }
-                for (int is_alpha = 0; is_alpha < 2; is_alpha++) {
-                    place(&arrays, is_streaming, 0);
-                    (is_alpha ? row->alpha_dropout_words : row->apply_mask_words)(&arrays, words, N_ELEMS);
-                    snprintf(name, sizeof name, "%swords_%s", is_alpha ? "alpha_" : "", dtype_names[dtype]);
-                    print_answer(kernels->isa, name, is_streaming, arrays.out, n_bytes);
-                    place(&arrays, is_streaming, 0);
-                    (is_alpha ? row->alpha_dropout_repeat : row->apply_mask_repeat)(&arrays, &rule, FIRST,
-                                                                                    N_ELEMS / N_REPEATS);
-                    snprintf(name, sizeof name, "%srepeat_%s", is_alpha ? "alpha_" : "", dtype_names[dtype]);
-                    print_answer(kernels->isa, name, is_streaming, arrays.out,
-                                 N_ELEMS / N_REPEATS * N_REPEATS * elem_bytes[dtype]);
-                }
-                for (int is_factor = 0; is_factor < 2; is_factor++) {
-                    place(&arrays, is_streaming, N_TO_GROUP * elem_bytes[dtype]);
-                    (is_factor ? row->multiply_by_noise : row->add_noise)(&arrays, &rule.key, FIRST, N_ELEMS);
-                    snprintf(name, sizeof name, "%s_noise_%s", is_factor ? "multiply" : "add", dtype_names[dtype]);
-                    print_answer(kernels->isa, name, is_streaming, arrays.out, n_bytes);
-                }
-                place(&arrays, is_streaming, 0);
-                row->scale_where_positive(&arrays, N_ELEMS);
-                snprintf(name, sizeof name, "positive_%s", dtype_names[dtype]);
-                print_answer(kernels->isa, name, is_streaming, arrays.out, n_bytes);
-            }
+    for (size_t i = 0; i < N_ELEMS; i++) {
+        set_number(x, dtype, i, (int)(i % 61) - 30);
+        set_number(residual, dtype, i, (int)(i % 53) - 26);
+        set_number(bias, dtype, i, (int)(i % N_BIAS) - 50);
+    }
+}
+
+/* Elements before the first that streaming stores of whole groups write. */
+static size_t n_to_group(int operation, int has_positions)
+{
+    return has_positions && operation != OPERATION_relu_dropout_backward ? N_TO_GROUP : 0;
+}
+
+static void print_kernel(const kernel_table *table, int kernel, int dtype, int is_streaming)
+{
+    const size_t elem_bytes = kernel < FILL_KEEP ? dtype_table[dtype].n_bytes : 1;
+    const int operation = operation_of(kernel);
+    kernel_call call = {.kernel = kernel,
+                        .dtype = dtype,
+                        .first = FIRST,
+                        .n_positions = N_ELEMS,
+                        .n_repeats = 1,
+                        .n_bias = N_BIAS,
+                        .rule = {.key = key},
+                        .scale = SCALE,
+                        .shift = 0.375,
+                        .fill = -1.25};
+    char name[NAME_BYTES];
+    set_threshold(&call.rule, P);
+    if (has_repeats(kernel)) {
+        call.n_repeats = N_REPEATS;
+        call.n_positions = N_ELEMS / N_REPEATS;
+    }
+    if (kernel == FILL_RAW) {
+        call.first = (((uint64_t)1 << 32) - 1) * ELEMS_PER_BLOCK;
+        call.n_positions = 2;
+    }
+    const places at = {.out = place(is_streaming, n_to_group(operation, kernel < REPEAT) * elem_bytes),
+                       .x = x,
+                       .residual = residual,
+                       .bias = bias,
+                       .room = room,
+                       .words = words};
+    run_call(table, is_streaming, &call, &at);
+    print_answer(table->isa, name_of_kernel(name, kernel, dtype), is_streaming, at.out, bytes_written(&call),
+                 elem_bytes);
+}
+
+/* Ends with 0 where the job is not laid out as its shape says, or its parts give something else than the whole. */
+static int print_job(const job_shape *shape, int kernel, int dtype, int is_streaming)
+{
+    test_job t = make_job(shape, kernel, dtype, is_streaming);
+    const size_t n_bytes = bytes_of_job(&t), elem_bytes = elem_bytes_of(&t);
+    const char *failure = NULL;
+    char name[2 * NAME_BYTES];
+    job j;
+    job_pieces pieces;
+    snprintf(name, sizeof name, "job_%s_%s%s%s", shape->name, name_of_job_kernel(kernel),
+             kernel == JOB_FILL_KEEP ? "" : "_", kernel == JOB_FILL_KEEP ? "" : dtype_table[dtype].name);
+    t.request.out = place(is_streaming, n_to_group(kernel, shape->layout == LAYOUT_RUN) * elem_bytes);
+    if (plan_job(&j, &t) != 0)
+        failure = "was refused";
+    else if (kernel == OPERATION_apply_mask && j.layout != shape->layout)
+        failure = "has another layout than its shape says";
+    else
+        failure = cut_into_parts(&pieces, &j, N_PARTS);
+    if (failure == NULL) {
+        job_run(&j, 0, j.n_elems);
+        memcpy(whole, t.request.out, n_bytes);
+        memset(t.request.out, 0xA5, n_bytes);
+        run_pieces(&j, &pieces, 0);
+        if (memcmp(whole, t.request.out, n_bytes) != 0)
+            failure = "gave something else in parts";
+    }
+    if (failure != NULL) {
+        fprintf(stderr, "%s %s %s\n", kernels->isa, name, failure);
+        return 0;
+    }
+    print_answer(kernels->isa, name, is_streaming, whole, n_bytes, elem_bytes);
+    return 1;
+}
+
+static int print_answers(void)
+{
+    mask_rule rule = {.key = key};
+    set_threshold(&rule, P);
+    kernels->fill_words(words, &rule, FIRST, N_ELEMS);
+    kernels->fill_keep((uint8_t *)out, &rule, FIRST, N_ELEMS);
+    for (size_t i = 0; i < N_ELEMS; i++)
+        if ((words[i / 64] >> i % 64 & 1) != (uint64_t)out[i]) {
+            fprintf(stderr, "%s: fill_words and fill_keep differ at element %zu\n", kernels->isa, i);
+            return 0;
         }
+    print_kernel(kernels, FILL_RAW, 0, 0);
+    print_kernel(kernels, FILL_KEEP, 0, 0);
+    for (size_t s = 0; s < N_SHAPES; s++)
+        if (has_job(&shapes[s], JOB_FILL_KEEP) && !print_job(&shapes[s], JOB_FILL_KEEP, 0, 0))
+            return 0;
+    for (int dtype = 0; dtype < N_DTYPES; dtype++) {
+        set_inputs(dtype);
+        for (int is_streaming = 0; is_streaming < 2; is_streaming++) {
+            for (int kernel = 0; kernel < FILL_KEEP; kernel++)
+                if (is_kernel(kernel))
+                    print_kernel(kernels, kernel, dtype, is_streaming);
+            for (size_t s = 0; s < N_SHAPES; s++)
+                for (int operation = 0; operation < N_OPERATIONS; operation++)
+                    if (has_job(&shapes[s], operation) && !print_job(&shapes[s], operation, dtype, is_streaming))
+                        return 0;
+        }
+    }
+    return 1;
+}
+
+int main(int n_arguments, char **arguments)
+{
+    if (n_arguments > 1 && strcmp(arguments[1], "jobs") == 0) {
+        for (size_t s = 0; s < N_SHAPES; s++)
+            print_shape(&shapes[s]);
+        return 0;
+    }
+    for (size_t i = 0; supported_at(i) != NULL; i++) {
+        kernels = supported_at(i);
+        if (!print_answers())
+            return 1;
     }
     return 0;
 }

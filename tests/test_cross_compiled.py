@@ -2,6 +2,8 @@
 
 import hashlib
 import itertools
+import json
+import math
 import platform
 import re
 import shutil
@@ -10,6 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
+import ml_dtypes
+import numpy as np
 import pytest
 import reference
 from frozen_cases import frozen_digests
@@ -17,12 +21,16 @@ from frozen_cases import frozen_digests
 from cdropout import _kernels
 
 ROOT = Path(__file__).parents[1]
-CORE = [ROOT / "src/dispatch.c", *sorted((ROOT / "src/isa").glob("*.c"))]
+CORE = sorted((ROOT / "src/core").rglob("*.c"))
 PROGRAMS = ("known_answers", "frozen_cases", "float_mode", "guard_pages", "sanitizers/positions")
 KEY = 0x0123456789ABCDEFFEDCBA9876543210
 FROZEN = frozen_digests()
 
-pytestmark = pytest.mark.skipif(not CORE[0].exists(), reason="the tests were taken out of the checkout")
+DTYPES = {"f32": np.float32, "f64": np.float64, "f16": np.float16, "bf16": ml_dtypes.bfloat16}
+# What known_answers.c has of operations, and those among them that have a mask.
+N_OPERATIONS, N_MASKED = 11, 8
+
+pytestmark = pytest.mark.skipif(not CORE, reason="the tests were taken out of the checkout")
 
 
 class Processor(NamedTuple):
@@ -97,26 +105,73 @@ def native(run_program):
     return answers(run_program("known_answers", PROCESSORS["native"]))
 
 
+@pytest.fixture(scope="module")
+def jobs(run_program):
+    """What the jobs of known_answers.c are, by name: their layout, p, first position, lens and strides."""
+    printed = run_program("known_answers", PROCESSORS["native"], "jobs").decode()
+    return {job["name"]: job for job in map(json.loads, printed.splitlines())}
+
+
+def kept(job):
+    """What the model keeps of a job's elements."""
+    positions = sum(stride * index for stride, index in zip(job["strides"], np.indices(job["lens"]), strict=True))
+    drawn = reference.keep(KEY, job["first"], int(positions.max()) + 1, job["p"])
+    return drawn[positions].ravel()
+
+
 def assert_same(found, native, isas):
     assert set(found) == set(isas)
     expected = native["portable"]
-    assert len(expected) == 2 + 4 * 2 * (8 + 7)
     for isa, kernels in found.items():
         assert kernels == expected, isa
+
+
+def test_the_program_runs_every_kernel_and_every_layout(native, jobs):
+    assert {job["layout"] for job in jobs.values()} == {"copy", "run", "rows", "shared rows", "repeated", "gathered"}
+    n_of_shape = {"copy": 1, "run": N_OPERATIONS}
+    n_of_jobs = sum(n_of_shape.get(job["layout"], N_MASKED) for job in jobs.values())
+    n_kernels = N_OPERATIONS + N_MASKED + 2  # on ranges, from keep words, and the two that repeat
+    # Each with a dtype also streams; raw blocks, and the keep bytes of every job that is no copy, do not.
+    expected = 2 * len(DTYPES) * (n_kernels + n_of_jobs) + 2 + len(jobs) - 1
+    for isa, kernels in native.items():
+        assert len(kernels) == expected, isa
 
 
 def test_the_programs_answers_are_the_models(native):
     raw = reference.raw_bytes(KEY, 2**32 - 1, 2)
     kept = reference.keep(KEY, 70, 3 * 4096 + 7, 0.3)
     for kernels in native.values():
-        assert kernels["raw"] == fnv1a(raw)
-        assert kernels["keep"] == fnv1a(kept.tobytes())
-        for dtype in ("f32", "f64", "f16", "bf16"):
-            streaming = {name: kernels[name] for name in kernels if name.endswith(f"_{dtype}_streaming")}
-            assert len(streaming) == 15
-            assert streaming == {name: kernels[name.removesuffix("_streaming")] for name in streaming}
-            assert kernels[f"words_{dtype}"] == kernels[f"apply_mask_{dtype}"]
-            assert kernels[f"alpha_words_{dtype}"] == kernels[f"alpha_dropout_{dtype}"]
+        assert kernels["fill_raw"] == fnv1a(raw)
+        assert kernels["fill_keep"] == fnv1a(kept.tobytes())
+
+
+def test_streaming_words_and_jobs_of_one_run_change_nothing(native):
+    for kernels in native.values():
+        streaming = {name: digest for name, digest in kernels.items() if name.endswith("_streaming")}
+        assert len(streaming) == sum(name.endswith(tuple(DTYPES)) for name in kernels)
+        assert streaming == {name: kernels[name.removesuffix("_streaming")] for name in streaming}
+        from_words = {name: digest for name, digest in kernels.items() if "_words_" in name}
+        assert from_words == {name: kernels[name.replace("_words_", "_")] for name in from_words}
+        of_run = {name: digest for name, digest in kernels.items() if name.startswith("job_run_")}
+        assert len(from_words) == 2 * N_MASKED * len(DTYPES)
+        assert len(of_run) == 2 * N_OPERATIONS * len(DTYPES) + 1
+        assert of_run == {name: kernels[name.removeprefix("job_run_")] for name in of_run}
+
+
+def test_what_jobs_keep_and_apply_is_the_models(native, jobs):
+    for name, job in jobs.items():
+        n_elems = math.prod(job["lens"])
+        eighths = np.arange(n_elems) % 61 - 30
+        is_kept = kept(job)
+        digests = {f"job_{name}_fill_keep": fnv1a(is_kept.tobytes())}
+        for dtype, numpy_dtype in DTYPES.items():
+            x = (eighths / 8).astype(numpy_dtype)
+            result = x if job["layout"] == "copy" else reference.apply(x, is_kept, 1.4287109375)
+            digests[f"job_{name}_apply_mask_{dtype}"] = fnv1a(result.tobytes())
+        if job["layout"] == "copy":
+            del digests[f"job_{name}_fill_keep"]
+        for isa, kernels in native.items():
+            assert digests == {answer: kernels[answer] for answer in digests}, isa
 
 
 def test_every_isa_of_this_machine_gives_the_same_answers(native):
@@ -125,14 +180,7 @@ def test_every_isa_of_this_machine_gives_the_same_answers(native):
 
 @pytest.mark.parametrize("name", EMULATED)
 def test_other_processors_give_the_same_answers(run_program, native, name):
-    found = answers(run_program("known_answers", PROCESSORS[name]))
-    if name == "s390x":
-        # Big-endian numbers lie the other way round in memory: the stream and the decisions are what can be compared.
-        assert set(found) == {"portable"}
-        for kernel in ("raw", "keep"):
-            assert found["portable"][kernel] == native["portable"][kernel]
-    else:
-        assert_same(found, native, PROCESSORS[name].isas)
+    assert_same(answers(run_program("known_answers", PROCESSORS[name])), native, PROCESSORS[name].isas)
 
 
 def results(printed):
@@ -163,23 +211,27 @@ def test_a_changed_floating_point_mode_is_left_and_entered_again(run_program, na
 
 
 @pytest.mark.parametrize("name", PROCESSORS)
-def test_threads_that_draw_from_one_stream_take_every_position_once(run_program, name):
+def test_threads_take_every_position_once_and_share_jobs(run_program, name):
     printed = run_program("sanitizers/positions", PROCESSORS[name]).decode()
     assert printed.splitlines() == [
         f"{isa}: every position once, the bits of one thread" for isa in PROCESSORS[name].isas
     ]
 
 
-IN_BOUNDS = r"\d{5,} calls, \d{5,} of them streaming as well: nothing outside an array, the same bits everywhere\n"
+IN_BOUNDS = (
+    r"\d{5,} calls, \d{5,} of them streaming as well: nothing outside an array, the same bits everywhere\n"
+    r"\d{4,} jobs, \d{3,} of them streaming \((\d+ [a-z ]+(, )?){7}\), \d{4,} refused: "
+    r"nothing outside an array, the bits of single elements\n"
+)
 
 
-def test_no_kernel_touches_a_guard_page_or_a_canary(run_program):
+def test_no_kernel_and_no_job_touches_a_guard_page_or_a_canary(run_program):
     assert re.fullmatch(IN_BOUNDS, run_program("guard_pages", PROCESSORS["native"]).decode())
 
 
 @pytest.mark.deep
 @pytest.mark.parametrize("name", PROCESSORS)
-def test_no_kernel_touches_a_guard_page_at_any_distance_or_on_another_processor(run_program, name):
+def test_none_touches_a_guard_page_at_any_distance_or_on_another_processor(run_program, name):
     distances = "all" if name == "native" else "touching"  # an emulator takes many times as long
     printed = run_program("guard_pages", PROCESSORS[name], distances).decode()
     print(f"{name}, {distances}: {printed}")
@@ -190,3 +242,9 @@ def test_no_kernel_touches_a_guard_page_at_any_distance_or_on_another_processor(
 def test_a_kernel_that_goes_one_element_too_far_is_caught(run_program, isa):
     printed = run_program("guard_pages", PROCESSORS["native"], "one-too-many", isa, check=False).decode()
     assert re.match(f"{isa}: apply_mask_f32 reached outside its arrays: 2 positions", printed)
+
+
+@pytest.mark.parametrize("isa", PROCESSORS["native"].isas)
+def test_a_job_that_goes_one_element_too_far_is_caught(run_program, isa):
+    printed = run_program("guard_pages", PROCESSORS["native"], "one-too-many-jobs", isa, check=False).decode()
+    assert re.match(f"{isa}: a job as a whole reached outside its arrays", printed)

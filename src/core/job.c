@@ -47,6 +47,8 @@ static int is_valid(const job_request *request)
     if (parts & WITH_BIAS && (request->bias == NULL || request->n_bias == 0))
         return 0;
     const int is_run = request->n_axes == 0 && request->n_repeats <= 1;
+    if (!is_run && request->n_axes == 0 && request->n_elems % request->n_repeats != 0)
+        return 0;
     return is_run || (!(parts & WITHOUT_MASK) && request->n_axes >= 0 && request->n_axes <= MAX_AXES);
 }
 

@@ -23,7 +23,8 @@ typedef enum {
     LAYOUT_GATHERED,    /* many short runs: their keep words are put together in the order of the elements */
 } job_layout;
 
-/* What is computed: an operation of the catalog, by its number, or this. */
+/* What is computed: an operation of the catalog, by its number, or this. A request for apply_mask with a shift or a fill
+ * is planned as alpha_dropout. */
 enum { JOB_FILL_KEEP = N_OPERATIONS, N_JOB_KERNELS };
 
 /* How the output is stored. */
@@ -57,7 +58,7 @@ typedef struct {
     size_t n_elems;
     /* With n_axes = 0 the elements take one run of positions, n_repeats neighbours each (0 means 1). Otherwise lens and
      * strides say for each axis how long it is and how many positions apart its neighbours are, 0 where they share one;
-     * n_elems is then the product of lens, and n_repeats is not used. */
+     * n_elems is then the product of lens, and n_repeats is not used. n_repeats divides n_elems. */
     size_t n_repeats;
     int n_axes;
     const size_t *lens;

@@ -127,8 +127,10 @@ static inline operands operands_at(const operands *ops, size_t i, size_t elem_by
 {
     operands at = *ops;
     at.out += i * elem_bytes;
-    at.x += ops->x != NULL ? i * elem_bytes : 0;
-    at.residual += ops->residual != NULL ? i * elem_bytes : 0;
+    if (ops->x != NULL)
+        at.x += i * elem_bytes;
+    if (ops->residual != NULL)
+        at.residual += i * elem_bytes;
     at.bias_at = ops->bias_period != 0 ? (ops->bias_at + i) % ops->bias_period : 0;
     return at;
 }

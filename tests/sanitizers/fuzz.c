@@ -1,18 +1,32 @@
-/* Any bytes as a call of a kernel: its dtype, operation, positions, probability, bias, repeats, alignments and
- * elements. Every instruction set must give what the portable kernels give, byte for byte, and leave the canaries
- * around its output as they were. Inputs and room are blocks of exactly the right size, for AddressSanitizer and
- * valgrind.
+/* Any bytes as a call of a kernel or as a job of the planner: its dtype, operation, positions, probability, bias,
+ * repeats, axes, limits, cuts, alignments and elements. Every instruction set must give what the portable kernels give,
+ * a job what they give element by element, byte for byte, and leave the canaries around its output as they were. Inputs
+ * and room are blocks of exactly the right size, for AddressSanitizer and valgrind.
  *
- * With -DONE_TOO_MANY the kernels are told of one element more than there is, which whoever watches must see.
+ * With -DONE_TOO_MANY kernels and jobs are told of one element more than there is, which whoever watches must see; with
+ * -DONLY_JOBS there are no kernels, so that jobs are what was seen.
  * With -fsanitize=fuzzer this is libFuzzer's target; with -DSTANDALONE a program that takes the number of random
  * inputs to go through and the number of the first. tests/sanitizers/memory runs it. */
+#include "../job_calls.h"
 #include "../kernel_calls.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { MOST_ELEMS = 9000, N_CANARIES = 80, CANARY = 0xA5 };
+#ifdef ONE_TOO_MANY
+enum { N_TOO_MANY = 1 };
+#else
+enum { N_TOO_MANY = 0 };
+#endif
+
+#ifdef ONLY_JOBS
+enum { IS_ALWAYS_JOB = 1 };
+#else
+enum { IS_ALWAYS_JOB = 0 };
+#endif
+
+enum { MOST_ELEMS = 9000, MOST_ELEMS_OF_JOBS = 3000, MOST_ELEMS_OF_LONG_JOBS = 132000, N_CANARIES = 80, CANARY = 0xA5 };
 
 /* What is left of the input; where it has ended, zeros follow. */
 typedef struct {
@@ -50,6 +64,8 @@ static double take_p(bytes *input)
 static kernel_call take_call(bytes *input)
 {
     kernel_call call = {.kernel = (int)(take(input, 1) % N_KERNELS), .dtype = (int)(take(input, 1) % N_DTYPES)};
+    while (!is_kernel(call.kernel))
+        call.kernel = (call.kernel + 1) % N_KERNELS;
     size_t n_elems = (size_t)(take(input, 1) % 4 ? take(input, 1) : take(input, 2) % MOST_ELEMS);
     /* Near the beginning, anywhere, and in the last block, which a stream does not use. */
     const uint64_t first = take(input, 8), near = take(input, 1) % 3;
@@ -60,17 +76,17 @@ static kernel_call take_call(bytes *input)
     call.rule.key.word[1] = take(input, 8);
     set_threshold(&call.rule, take_p(input));
     call.scale = scale_in(call.dtype, take_finite(input));
+    if (parts_of_kernel(call.kernel) & WITH_NOISE)
+        call.scale = is_std(fabs(call.scale)) ? fabs(call.scale) : 0.5;
     call.shift = take_finite(input);
     call.fill = take_finite(input);
-    if (call.kernel == MULTIPLY_BY_NOISE || call.kernel == ADD_NOISE)
-        call.scale = fabs(call.scale) <= MAX_STD ? fabs(call.scale) : 0.5;
-    call.n_bias = 1 + (size_t)take(input, 2) % 700;
+    call.n_bias = 1 + (size_t)take(input, 2) % MAX_BIAS;
     call.bias_at = (size_t)take(input, 2);
     call.n_repeats = 1;
     if (call.kernel == FILL_RAW)
         n_elems %= 4;
-    if (repeats(call.kernel)) {
-        call.n_repeats = 1 + (size_t)take(input, 2) % 3000;
+    if (has_repeats(call.kernel)) {
+        call.n_repeats = MIN_REPEATS + (size_t)take(input, 2) % 3000;
         n_elems = n_elems / call.n_repeats;
     }
     call.n_positions = n_elems;
@@ -128,59 +144,75 @@ static int is_nan(const char *elem, int dtype)
     }
 }
 
-/* A sum or product of NaNs is a NaN, and IEEE 754 does not say which. */
-static int same_result(const kernel_call *call, const char *a, const char *b)
+/* A sum or product of NaNs is a NaN, and IEEE 754 does not say which. Where bits are copied, they must be the same. */
+static int same_result(const char *a, const char *b, size_t n_bytes, int dtype, int is_copied)
 {
-    const size_t n_bytes = bytes_written(call), elem_bytes = bytes_of_dtype(call->dtype);
+    const size_t elem_bytes = dtype_table[dtype].n_bytes;
     if (memcmp(a, b, n_bytes) == 0)
         return 1;
-    if (call->kernel >= FILL_KEEP || call->kernel == OPERATION_choose)
-        return 0;
-    for (size_t i = 0; i < n_bytes; i += elem_bytes)
-        if (memcmp(a + i, b + i, elem_bytes) != 0 && !(is_nan(a + i, call->dtype) && is_nan(b + i, call->dtype)))
+    for (size_t i = 0; !is_copied && i < n_bytes; i += elem_bytes)
+        if (memcmp(a + i, b + i, elem_bytes) != 0 && !(is_nan(a + i, dtype) && is_nan(b + i, dtype)))
+            return 0;
+    return !is_copied;
+}
+
+/* ---- what runs now, for whoever reads why it ended ---- */
+
+static void end_with(const char *what, const char *isa, const char *how, const char *called)
+{
+    fprintf(stderr, "%s %s%s: %s\n", isa, what, how, called);
+    abort();
+}
+
+static const char *describe_call(const kernel_call *call)
+{
+    static char line[300];
+    char name[NAME_BYTES];
+    snprintf(line, sizeof line, "%s, %zu positions of %zu from %llu", name_of_kernel(name, call->kernel, call->dtype),
+             call->n_positions, call->n_repeats, (unsigned long long)call->first);
+    return line;
+}
+
+static int are_canaries(const char *out, size_t n_bytes)
+{
+    for (size_t i = 0; i < N_CANARIES; i++)
+        if ((uint8_t)out[-1 - (ptrdiff_t)i] != CANARY || (uint8_t)out[n_bytes + i] != CANARY)
             return 0;
     return 1;
 }
 
-static void end_with(const char *what, const char *isa, int is_streaming, const kernel_call *call)
-{
-    fprintf(stderr, "%s%s %s_%s %s: %zu positions of %zu from %llu\n", isa, is_streaming ? " streaming" : "",
-            kernel_names[call->kernel], dtype_names[call->dtype], what, call->n_positions, call->n_repeats,
-            (unsigned long long)call->first);
-    abort();
-}
+/* ---- kernels ---- */
 
 static void check_table(const kernel_table *table, const kernel_call *call, const places *at, const char *expected)
 {
     const size_t n_bytes = bytes_written(call);
+    const int is_copied = call->kernel >= FILL_KEEP || parts_of_kernel(call->kernel) & WITH_CHOICE;
     for (int is_streaming = 0; is_streaming < 2; is_streaming++) {
-        if (is_streaming && !streams(call, at->out))
+        const char *how = is_streaming ? ", streaming" : "";
+        if (is_streaming && !may_be_streamed(call, at->out))
             continue;
         memset(at->out - N_CANARIES, CANARY, n_bytes + 2 * N_CANARIES);
         kernel_call told = *call;
-#ifdef ONE_TOO_MANY
-        told.n_positions++;
-#endif
-        run_call(table, is_streaming, &told, at);
-        for (size_t i = 0; i < N_CANARIES; i++)
-            if ((uint8_t)at->out[-1 - (ptrdiff_t)i] != CANARY || (uint8_t)at->out[n_bytes + i] != CANARY)
-                end_with("wrote outside its output", table->isa, is_streaming, call);
-        if (!same_result(call, at->out, expected))
-            end_with("gave another result than portable", table->isa, is_streaming, call);
+        told.n_positions += N_TOO_MANY;
+        if (strcmp(run_call(table, is_streaming, &told, at), table->isa) != 0)
+            end_with("ran another instruction set", table->isa, how, describe_call(call));
+        if (!are_canaries(at->out, n_bytes))
+            end_with("wrote outside its output", table->isa, how, describe_call(call));
+        if (!same_result(at->out, expected, n_bytes, call->dtype, is_copied))
+            end_with("gave another result than portable", table->isa, how, describe_call(call));
     }
 }
 
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n_bytes_given)
+static void try_kernel(bytes *input)
 {
-    bytes input = {data, n_bytes_given};
-    const kernel_call call = take_call(&input);
-    const size_t n_bytes = bytes_written(&call), elem_bytes = bytes_of_dtype(call.dtype);
-    const size_t misalignment = (size_t)take(&input, 1) % 64;
+    const kernel_call call = take_call(input);
+    const size_t n_bytes = bytes_written(&call), elem_bytes = dtype_table[call.dtype].n_bytes;
+    const size_t misalignment = (size_t)take(input, 1) % 64;
     const size_t out_misalignment = call.kernel == FILL_WORDS ? misalignment / 8 * 8 : misalignment;
-    const held x = hold_elements(&input, n_bytes, (size_t)take(&input, 1) % 64);
-    const held residual = hold_elements(&input, n_bytes, (size_t)take(&input, 1) % 64);
-    const held bias = hold_elements(&input, call.n_bias * elem_bytes, (size_t)take(&input, 1) % 64);
-    const held words = hold_elements(&input, words_for(call.n_positions) * sizeof(uint64_t), 0);
+    const held x = hold_elements(input, n_bytes, (size_t)take(input, 1) % 64);
+    const held residual = hold_elements(input, n_bytes, (size_t)take(input, 1) % 64);
+    const held bias = hold_elements(input, call.n_bias * elem_bytes, (size_t)take(input, 1) % 64);
+    const held words = hold_elements(input, words_for(call.n_positions) * sizeof(uint64_t), 0);
     const held room = hold(bytes_of_room(&call), 0);
     const held expected = hold(n_bytes, 0);
     const held out = hold(n_bytes + 2 * N_CANARIES, out_misalignment);
@@ -192,16 +224,121 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n_bytes_given)
                  .words = (const uint64_t *)(const void *)words.array};
     run_call(&kernels_portable, 0, &call, &at);
     at.out = out.array + N_CANARIES;
-    for (size_t t = 0; kernels_at(t) != NULL; t++)
-        if (kernels_at(t)->is_supported())
-            check_table(kernels_at(t), &call, &at, expected.array);
+    for (size_t t = 0; supported_at(t) != NULL; t++)
+        check_table(supported_at(t), &call, &at, expected.array);
     const held all[] = {x, residual, bias, words, room, expected, out};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         free(all[i].block);
+}
+
+/* ---- jobs ---- */
+
+static size_t n_of_layout[N_LAYOUTS], n_refused;
+
+static uint64_t take_for_job(void *input, size_t n_bytes)
+{
+    return take(input, n_bytes);
+}
+
+static const char *describe(const test_job *t)
+{
+    static char line[600];
+    describe_job(line, sizeof line, t);
+    return line;
+}
+
+/* Runs the job in these pieces on every instruction set; in_place is the array that out holds at first, or NULL. */
+static void check_pieces(const job *j, const test_job *t, const job_pieces *pieces, const char *in_place,
+                         const char *expected, const char *how)
+{
+    const size_t n_bytes = bytes_of_job(t);
+    const int parts = parts_of_job(t->request.kernel);
+    const int is_copied = t->request.kernel == JOB_FILL_KEEP || parts & WITH_CHOICE || j->layout == LAYOUT_COPY;
+    char *out = t->request.out;
+    for (size_t i = 0; supported_at(i) != NULL; i++) {
+        kernels = supported_at(i);
+        memset(out - N_CANARIES, CANARY, n_bytes + 2 * N_CANARIES);
+        if (in_place != NULL)
+            memcpy(out, in_place, n_bytes);
+        run_pieces(j, pieces, n_bytes > 0 ? N_TOO_MANY : 0);
+        if (!are_canaries(out, n_bytes))
+            end_with("wrote outside its output", kernels->isa, how, describe(t));
+        if (!same_result(out, expected, n_bytes, j->dtype, is_copied))
+            end_with("gave another result than its elements one by one", kernels->isa, how, describe(t));
+    }
+}
+
+static void try_job(bytes *input)
+{
+    random_source source = {take_for_job, input};
+    const size_t most = take(input, 1) % 128 == 1 ? MOST_ELEMS_OF_LONG_JOBS : MOST_ELEMS_OF_JOBS;
+    const double scale = take_finite(input), shift = take_finite(input), fill = take_finite(input);
+    test_job t = make_random_job(&source, most, scale, shift, fill);
+    job_request *r = &t.request;
+    const int parts = parts_of_job(r->kernel), how = (int)take(input, 1), mistake = (int)take(input, 1);
+    const size_t n_bytes = bytes_of_job(&t), elem_bytes = elem_bytes_of(&t);
+    const size_t out_misalignment = take(input, 1) % 2 ? 0 : (size_t)take(input, 1) % 64;
+    /* The cuts' numbers are taken before the elements' bytes, which are what is left. */
+    uint8_t cut_bytes[4 * (MAX_CUTS + 1)];
+    for (size_t i = 0; i < sizeof cut_bytes; i++)
+        cut_bytes[i] = (uint8_t)take(input, 1);
+    bytes cut_input = {cut_bytes, sizeof cut_bytes};
+    source.from = &cut_input;
+    const held x = hold_elements(input, parts & WITHOUT_X ? 0 : n_bytes, (size_t)take(input, 1) % 64);
+    const held residual = hold_elements(input, parts & READS_RESIDUAL ? n_bytes : 0, (size_t)take(input, 1) % 64);
+    const held bias = hold_elements(input, r->n_bias * elem_bytes, (size_t)take(input, 1) % 64);
+    const held expected = hold(n_bytes, 0);
+    const held out = hold(n_bytes + 2 * N_CANARIES, out_misalignment);
+    const held planned = hold(sizeof(job), 0);
+    job *j = (job *)(void *)planned.array;
+    r->out = out.array + N_CANARIES;
+    r->x = parts & WITHOUT_X ? NULL : x.array;
+    r->residual = parts & READS_RESIDUAL ? residual.array : NULL;
+    r->bias = parts & WITH_BIAS ? bias.array : NULL;
+    expect_job(expected.array, &t);
+    const char *in_place = NULL;
+    if (how % 3 == 1 && r->x != NULL) {
+        in_place = x.array;
+        r->x = r->out;
+    } else if (how % 3 == 2 && r->residual != NULL) {
+        in_place = residual.array;
+        r->residual = r->out;
+    }
+    test_job wrong = t;
+    if (make_mistake(&wrong.request, mistake % N_MISTAKES)) {
+        if (plan_job(j, &wrong) != -1)
+            end_with("planned a request with a mistake", "planner", "", describe(&t));
+        n_refused++;
+    }
+    if (plan_job(j, &t) != 0)
+        end_with("refused", "planner", "", describe(&t));
+    n_of_layout[j->layout]++;
+    const job_pieces whole = whole_job(j), anywhere = cut_anywhere(j, &source);
+    job_pieces cut;
+    const char *failure = cut_into_parts(&cut, j, 1 + (size_t)how % MAX_CUTS);
+    if (failure != NULL)
+        end_with(failure, "planner", "", describe(&t));
+    check_pieces(j, &t, &whole, in_place, expected.array, ", as a whole");
+    check_pieces(j, &t, &cut, in_place, expected.array, ", by the planner's parts");
+    check_pieces(j, &t, &anywhere, in_place, expected.array, ", cut anywhere");
+    const held all[] = {x, residual, bias, expected, out, planned};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+        free(all[i].block);
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n_bytes_given)
+{
+    bytes input = {data, n_bytes_given};
+    if (take(&input, 1) % 2 || IS_ALWAYS_JOB)
+        try_job(&input);
+    else
+        try_kernel(&input);
     return 0;
 }
 
 #ifdef STANDALONE
+enum { ENOUGH_INPUTS = 5000 }; /* for every layout to occur */
+
 /* Marsaglia's xorshift with the shifts 13, 7, 17 (J. Stat. Soft. 8(14), 2003). */
 static uint64_t xorshift(uint64_t *state)
 {
@@ -222,11 +359,18 @@ int main(int n_arguments, char **arguments)
             data[at] = (uint8_t)(xorshift(&state) >> 32);
         LLVMFuzzerTestOneInput(data, xorshift(&state) % sizeof data);
     }
-    printf("%zu calls:", n_inputs);
-    for (size_t t = 0; kernels_at(t) != NULL; t++)
-        if (kernels_at(t)->is_supported())
-            printf(" %s", kernels_at(t)->isa);
+    printf("%zu calls and jobs (", n_inputs);
+    for (int layout = 0; layout < N_LAYOUTS; layout++)
+        printf("%s%zu %s", layout > 0 ? ", " : "", n_of_layout[layout], name_of_layout((job_layout)layout));
+    printf("; %zu refused):", n_refused);
+    for (size_t t = 0; supported_at(t) != NULL; t++)
+        printf(" %s", supported_at(t)->isa);
     printf(", the same bits everywhere\n");
+    for (int layout = 0; n_inputs >= ENOUGH_INPUTS && layout < N_LAYOUTS; layout++)
+        if (n_of_layout[layout] == 0) {
+            printf("no job had the layout %s\n", name_of_layout((job_layout)layout));
+            return 1;
+        }
     return 0;
 }
 #endif

@@ -1,5 +1,6 @@
 /* Threads that draw from one stream at the same time: no position is taken twice, and together they make the bits that
- * one thread makes. For ThreadSanitizer; tests/sanitizers/run builds and runs it. Plain C, without Python.
+ * one thread makes. Then threads that run the parts of one job, of every layout, and make what one thread makes. For
+ * ThreadSanitizer; tests/sanitizers/run builds and runs it. Plain C, without Python.
  *
  * With -DPLAIN the numbers that threads share are read and written as any other: what the sanitizer must then find
  * shows that it looks. */
@@ -11,9 +12,9 @@
 #define ATOMIC_EXCHANGE_IF(p, seen, wanted) (*(p) = (wanted), (void)(seen), 1)
 #endif
 
-#include "../../src/catalog.h"
-#include "../../src/crowd.h"
-#include "../../src/position.h"
+#include "../../src/core/active_calls.h"
+#include "../../src/core/position.h"
+#include "../job_calls.h"
 
 #include <pthread.h>
 #include <stdio.h>
@@ -26,7 +27,7 @@ static const mask_rule rule = {.key = {{0x0123456789ABCDEFu, 0xFEDCBA9876543210u
 
 /* Shared by the threads. Of `kept`, `scaled` and `n_takers` each writes only what its draws own. */
 static uint64_t next_elem;
-static crowd jobs;
+static active_calls calls;
 static uint8_t *kept;
 static float *scaled, *ones;
 static unsigned char n_takers[MOST_BLOCKS];
@@ -35,7 +36,7 @@ static void fill(uint8_t *kept_at, float *scaled_at, uint64_t first, size_t n_el
 {
     const operands ops = {.out = (char *)scaled_at, .x = (const char *)ones, .n_repeats = 1, .scale = 1.25};
     kernels->fill_keep(kept_at, &rule, first, n_elems);
-    kernels->dtype[DTYPE_f32]->operation[OPERATION_apply_mask](&ops, &rule, first, n_elems);
+    kernels->dtype[DTYPE_f32]->range[OPERATION_apply_mask](&ops, &rule, first, n_elems);
 }
 
 static void *draw(void *seed)
@@ -45,14 +46,14 @@ static void *draw(void *seed)
         random = random * 1664525u + 1013904223u; /* Knuth's "quick and dirty" generator, TAOCP 2, 3.3.4 */
         const size_t n_blocks = 1 + (random >> 16) % MAX_BLOCKS, n_elems = n_blocks * ELEMS_PER_BLOCK;
         uint64_t first;
-        const int n_now = enter_crowd(&jobs);
-        const int most = most_in_crowd(&jobs, n_now, (uint64_t)i * 1000);
+        const int n_now = enter_active_calls(&calls);
+        const int most = most_active_calls(&calls, n_now, (uint64_t)i * 1000);
         if (most < 1 || most > N_THREADS || !take_blocks(&next_elem, n_elems, &first))
-            return "a crowd of an impossible size, or a stream that ended too soon";
+            return "an impossible number of active calls, or a stream that ended too soon";
         for (size_t block = 0; block < n_blocks; block++)
             n_takers[first / ELEMS_PER_BLOCK + block]++;
         fill(kept + first, scaled + first, first, n_elems);
-        leave_crowd(&jobs);
+        leave_active_calls(&calls);
     }
     return NULL;
 }
@@ -125,6 +126,91 @@ static const char *check_end(void)
     return n_got == 1 && next_elem == end ? NULL : "a last block that was not taken once";
 }
 
+/* ---- parts of one job ---- */
+
+enum { MOST_JOB_ELEMS = 40000, N_RANDOM_JOBS = 60 };
+
+/* A thread's part of the job that all of them run; the next job's parts are as many as there are threads, again. */
+typedef struct {
+    const job *j;
+    size_t part;
+} job_part;
+
+static void *run_part(void *argument)
+{
+    const job_part *mine = argument;
+    job_run(mine->j, job_cut(mine->j, mine->part, N_THREADS), job_cut(mine->j, mine->part + 1, N_THREADS));
+    return NULL;
+}
+
+static uint64_t random_state = 1;
+
+static uint64_t take_random(void *unused, size_t n_bytes)
+{
+    (void)unused;
+    random_state = random_state * 6364136223846793005u + 1442695040888963407u; /* Knuth's MMIX, TAOCP 2, 3.3.4 */
+    return n_bytes <= 4 ? random_state >> (64 - 8 * n_bytes)
+                        : ((random_state >> 32) | take_random(unused, 4) << 32) >> (64 - 8 * n_bytes);
+}
+
+static const char *run_in_parts(const job *j)
+{
+    pthread_t threads[N_THREADS];
+    job_part parts[N_THREADS];
+    for (size_t i = 0; i < N_THREADS; i++) {
+        parts[i] = (job_part){j, i};
+        if (pthread_create(&threads[i], NULL, run_part, &parts[i]) != 0)
+            return "no thread could be started";
+    }
+    for (int i = 0; i < N_THREADS; i++)
+        pthread_join(threads[i], NULL);
+    return NULL;
+}
+
+/* Random jobs, as many of each layout as come. */
+static const char *check_jobs(void)
+{
+    enum { N_BYTES = 8 * MOST_JOB_ELEMS };
+    static char input[N_BYTES], other_input[N_BYTES], bias[8 * MAX_BIAS], alone[N_BYTES], together[N_BYTES];
+    random_source source = {.take = take_random};
+    size_t n_of_layout[N_LAYOUTS] = {0};
+    const char *failure = NULL;
+    random_state = 1;
+    /* Finite numbers in every dtype: bytes below 0x40. */
+    for (size_t i = 0; i < N_BYTES; i++) {
+        input[i] = (char)(i * 7 % 64);
+        other_input[i] = (char)(i * 11 % 64);
+    }
+    memcpy(bias, other_input, sizeof bias);
+    for (int n = 0; failure == NULL && n < N_RANDOM_JOBS; n++) {
+        test_job t = make_random_job(&source, MOST_JOB_ELEMS, 1.25, 0.375, -1.25);
+        const int parts = parts_of_job(t.request.kernel);
+        job j;
+        t.request.x = parts & WITHOUT_X ? NULL : input;
+        t.request.residual = parts & READS_RESIDUAL ? other_input : NULL;
+        t.request.bias = bias;
+        t.request.out = alone;
+        if (plan_job(&j, &t) != 0)
+            return "a job that was refused";
+        job_run(&j, 0, j.n_elems);
+        t.request.out = together;
+        if (n % 2 && t.request.x != NULL) { /* in place */
+            memcpy(together, input, bytes_of_job(&t));
+            t.request.x = together;
+        }
+        if (plan_job(&j, &t) != 0)
+            return "a job that was refused in place";
+        n_of_layout[j.layout]++;
+        failure = run_in_parts(&j);
+        if (failure == NULL && memcmp(alone, together, bytes_of_job(&t)) != 0)
+            failure = "parts of a job with other bits than one thread makes";
+    }
+    for (int layout = LAYOUT_COPY; failure == NULL && layout < N_LAYOUTS; layout++)
+        if (n_of_layout[layout] == 0)
+            failure = "a layout that no job had";
+    return failure;
+}
+
 int main(void)
 {
     const size_t most_elems = (size_t)MOST_BLOCKS * ELEMS_PER_BLOCK;
@@ -143,8 +229,9 @@ int main(void)
         const char *failure = check_threads();
         failure = failure != NULL ? failure : check_bits();
         failure = failure != NULL ? failure : check_end();
-        if (failure == NULL && jobs.n_running != 0)
-            failure = "jobs that never left";
+        failure = failure != NULL ? failure : check_jobs();
+        if (failure == NULL && calls.n_running != 0)
+            failure = "calls that never left";
         printf("%s: %s\n", kernels->isa, failure != NULL ? failure : "every position once, the bits of one thread");
         status |= failure != NULL;
     }

@@ -1,0 +1,423 @@
+/* Jobs of every kind for the programs that watch the planner: requests made of random numbers, requests that it must
+ * refuse, ways to cut a job, and what a job must give, element by element. */
+#ifndef CDROPOUT_JOB_CALLS_H
+#define CDROPOUT_JOB_CALLS_H
+
+#include "../src/core/job.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+enum { MAX_TEST_AXES = 4, MAX_BIAS = 700, N_LAYOUTS = LAYOUT_GATHERED + 1 };
+
+static inline const char *name_of_layout(job_layout layout)
+{
+    static const char *const names[N_LAYOUTS] = {
+        [LAYOUT_NONE] = "none",         [LAYOUT_COPY] = "copy",         [LAYOUT_RUN] = "run",
+        [LAYOUT_ROWS] = "rows",         [LAYOUT_REPEATED] = "repeated", [LAYOUT_SHARED_ROWS] = "shared rows",
+        [LAYOUT_GATHERED] = "gathered",
+    };
+    return names[layout];
+}
+
+static inline int parts_of_job(int kernel)
+{
+    return kernel == JOB_FILL_KEEP ? WITHOUT_X : operation_table[kernel].parts;
+}
+
+static inline const char *name_of_job_kernel(int kernel)
+{
+    return kernel == JOB_FILL_KEEP ? "fill_keep" : operation_table[kernel].name;
+}
+
+/* A request without its arrays, and the limits that it is planned under. */
+typedef struct {
+    job_request request;
+    size_t lens[MAX_TEST_AXES];
+    uint64_t strides[MAX_TEST_AXES];
+    size_t max_cached_bytes;
+    uint64_t max_gathered_stride;
+} test_job;
+
+static inline size_t elem_bytes_of(const test_job *t)
+{
+    return t->request.kernel == JOB_FILL_KEEP ? 1 : dtype_table[t->request.dtype].n_bytes;
+}
+
+static inline size_t bytes_of_job(const test_job *t)
+{
+    return t->request.n_elems * elem_bytes_of(t);
+}
+
+/* Says on one line what the job is. */
+static inline void describe_job(char *line, size_t n_bytes, const test_job *t)
+{
+    const job_request *r = &t->request;
+    static const char *const stores[] = {
+        [STORES_BY_SIZE] = "by size", [STORES_CACHED] = "cached", [STORES_PAST_CACHES] = "past caches"};
+    int at = snprintf(line, n_bytes, "job %s_%s of %zu elements from %llu, p = %a, scale %a, repeats %zu, axes",
+                      name_of_job_kernel(r->kernel), r->kernel == JOB_FILL_KEEP ? "bool" : dtype_table[r->dtype].name,
+                      r->n_elems, (unsigned long long)r->first, r->p, r->scale, r->n_repeats);
+    for (int axis = 0; axis < r->n_axes; axis++)
+        at +=
+            snprintf(line + at, n_bytes - (size_t)at, " %zu:%llu", t->lens[axis], (unsigned long long)t->strides[axis]);
+    snprintf(line + at, n_bytes - (size_t)at, ", bias %zu of %zu, stores %s, cached bytes %zu, gathered stride %llu",
+             r->bias_first, r->n_bias, stores[r->stores], t->max_cached_bytes,
+             (unsigned long long)t->max_gathered_stride);
+}
+
+/* ---- from random numbers ---- */
+
+/* Where random numbers come from: take(from, n_bytes) is one of n_bytes bytes. */
+typedef struct {
+    uint64_t (*take)(void *from, size_t n_bytes);
+    void *from;
+} random_source;
+
+static inline size_t random_below(random_source *source, size_t n)
+{
+    return (size_t)(source->take(source->from, 4) % n);
+}
+
+/* A length up to `most`: mostly short, often 1, sometimes as long as may be, and 0 once in 128. */
+static inline size_t random_length(random_source *source, size_t most)
+{
+    const uint64_t how = source->take(source->from, 2);
+    const size_t limit = how % 8 < 4 ? 9 : how % 8 < 6 ? 130 : how % 8 < 7 ? 1500 : most;
+    if (most == 0 || how / 8 % 128 == 0)
+        return 0;
+    return 1 + random_below(source, limit < most ? limit : most);
+}
+
+enum { FAR_GAP = 1000, MOST_FAR_ROWS = 300 }; /* a bound on the time that blocks take, seeded for each row anew */
+
+/* Axes as masks have them: an axis shares its positions, with stride 0, or its stride goes past all that the axes
+ * inside it take, with or without a gap. Returns how many positions they span. */
+static inline uint64_t make_random_axes(test_job *t, random_source *source, size_t most_elems)
+{
+    static const uint64_t gaps[] = {1, 5, 60, FAR_GAP, 5000, (uint64_t)1 << 33};
+    job_request *r = &t->request;
+    uint64_t past = 1;
+    size_t most_left = most_elems;
+    r->n_elems = 1;
+    r->n_axes = 1 + (int)random_below(source, MAX_TEST_AXES);
+    for (int axis = r->n_axes - 1; axis >= 0; axis--) {
+        const uint64_t how = source->take(source->from, 1);
+        const uint64_t gap = how % 3 < 2 ? 0 : gaps[how / 3 % (sizeof gaps / sizeof *gaps)];
+        if (gap >= FAR_GAP && most_left > MOST_FAR_ROWS)
+            most_left = MOST_FAR_ROWS;
+        t->lens[axis] = random_length(source, most_left);
+        r->n_elems *= t->lens[axis];
+        most_left = t->lens[axis] > 0 ? most_left / t->lens[axis] : 0;
+        t->strides[axis] = 0;
+        if (how % 3 > 0) {
+            t->strides[axis] = past + gap;
+            past = t->strides[axis] * (t->lens[axis] > 0 ? t->lens[axis] : 1);
+        }
+    }
+    return past;
+}
+
+/* Two rows about as long as the keep words that the planner keeps on the stack, which they share or do not. */
+enum { LONG_ROW = 65536 };
+
+static inline uint64_t make_long_rows(test_job *t, random_source *source)
+{
+    const size_t length = LONG_ROW - 100 + random_below(source, 201);
+    t->request.n_axes = 2;
+    t->lens[0] = 2;
+    t->lens[1] = length;
+    t->strides[0] = random_below(source, 2) ? 0 : length + 5;
+    t->strides[1] = 1;
+    t->request.n_elems = 2 * length;
+    return 2 * length + 5;
+}
+
+/* Without axes: a run of positions of n_repeats elements each. */
+static inline uint64_t make_random_repeats(test_job *t, random_source *source, size_t most_elems)
+{
+    static const size_t repeats[] = {0, 1, 2, 7, MIN_REPEATS, 40, 63, 64, 65, 200, 512, 1025};
+    job_request *r = &t->request;
+    r->n_repeats = repeats[random_below(source, sizeof repeats / sizeof *repeats)];
+    if (parts_of_job(r->kernel) & WITHOUT_MASK || r->n_repeats > most_elems)
+        r->n_repeats = 1;
+    const size_t n_each = r->n_repeats > 1 ? r->n_repeats : 1, n_positions = random_length(source, most_elems / n_each);
+    r->n_elems = n_positions * n_each;
+    return n_positions;
+}
+
+static inline double random_double(random_source *source)
+{
+    const uint64_t number = source->take(source->from, 8);
+    double value;
+    memcpy(&value, &number, sizeof value);
+    return value;
+}
+
+/* A request of at most most_elems elements; the numbers of its arithmetic are the caller's, but for a scale of 1. */
+static inline test_job make_random_job(random_source *source, size_t most_elems, double scale, double shift,
+                                       double fill)
+{
+    static const size_t cached_bytes[] = {0, 1000, 20000, (size_t)64 << 20};
+    static const uint64_t gathered_strides[] = {0, 1, 60, 1024, UINT64_MAX};
+    test_job t = {.max_cached_bytes = cached_bytes[random_below(source, 4)],
+                  .max_gathered_stride = gathered_strides[random_below(source, 5)]};
+    job_request *r = &t.request;
+    r->kernel = (int)random_below(source, N_JOB_KERNELS);
+    if (random_below(source, 4) == 0) /* which alone has layouts that others have not */
+        r->kernel = random_below(source, 2) ? OPERATION_apply_mask : OPERATION_alpha_dropout;
+    r->dtype = (int)random_below(source, N_DTYPES);
+    const int parts = parts_of_job(r->kernel);
+    const int has_axes = !(parts & WITHOUT_MASK) && random_below(source, 4) != 0;
+    const int has_long_rows = has_axes && most_elems > 2 * LONG_ROW + 200 && random_below(source, 4) == 0;
+    const uint64_t span = has_long_rows ? make_long_rows(&t, source)
+                          : has_axes    ? make_random_axes(&t, source, most_elems)
+                                        : make_random_repeats(&t, source, most_elems);
+    /* Near the beginning, anywhere, and up to the last position that there is. */
+    const uint64_t first = source->take(source->from, 8), last = UINT64_MAX - span;
+    const size_t where = random_below(source, 3);
+    r->first = where == 0 ? first % 10000 : where == 1 ? first : last - first % 10000;
+    if (r->first > last)
+        r->first = last;
+    r->key.word[0] = source->take(source->from, 8);
+    r->key.word[1] = source->take(source->from, 8);
+    const size_t which = random_below(source, 8);
+    const double p = random_double(source);
+    r->p = which == 0                        ? 0.0
+           : which == 1                      ? 1.0
+           : which == 2                      ? 0x1p-20
+           : which == 3 && is_probability(p) ? p
+                                             : (double)random_below(source, 1 << 24) * 0x1p-24;
+    r->scale = random_below(source, r->p == 0.0 ? 2 : 8) == 0 ? 1.0 : scale;
+    if (parts & WITH_NOISE)
+        r->scale = is_std(fabs(scale)) ? fabs(scale) : 0.5;
+    if (parts & WITH_FILL || random_below(source, 4) == 0) {
+        r->shift = shift;
+        r->fill = fill;
+    }
+    if (parts & WITH_BIAS) {
+        r->n_bias = 1 + random_below(source, MAX_BIAS);
+        r->bias_first = (size_t)source->take(source->from, random_below(source, 2) ? 2 : sizeof(size_t) - 1);
+    }
+    r->stores = (job_stores)random_below(source, STORES_PAST_CACHES + 1);
+    return t;
+}
+
+/* ---- planning and cutting ---- */
+
+/* Plans the job of these arrays under its limits; the axes that the planner reads are gone afterwards. */
+static inline int plan_job(job *j, const test_job *t)
+{
+    size_t lens[MAX_TEST_AXES];
+    uint64_t strides[MAX_TEST_AXES];
+    const job_limits before = limits;
+    job_request request = t->request;
+    memcpy(lens, t->lens, sizeof lens);
+    memcpy(strides, t->strides, sizeof strides);
+    if (request.n_axes > 0) {
+        request.lens = lens;
+        request.strides = strides;
+    }
+    limits.max_cached_bytes = t->max_cached_bytes;
+    limits.max_gathered_stride = t->max_gathered_stride;
+    const int status = job_plan(j, &request);
+    limits = before;
+    memset(lens, 0xFF, sizeof lens);
+    memset(strides, 0xFF, sizeof strides);
+    memset(&request, 0xFF, sizeof request);
+    return status;
+}
+
+enum { MAX_CUTS = 9 };
+
+/* Where the pieces begin that a job is run in, the last one's end behind them. */
+typedef struct {
+    size_t n_pieces;
+    size_t at[MAX_CUTS + 1];
+} job_pieces;
+
+static inline job_pieces whole_job(const job *j)
+{
+    return (job_pieces){.n_pieces = 1, .at = {0, j->n_elems}};
+}
+
+/* NULL, or what is wrong with the cuts of job_cut. */
+static inline const char *cut_into_parts(job_pieces *pieces, const job *j, size_t n_parts)
+{
+    pieces->n_pieces = n_parts;
+    for (size_t part = 0; part <= n_parts; part++) {
+        pieces->at[part] = job_cut(j, part, n_parts);
+        if (part > 0 && pieces->at[part] < pieces->at[part - 1])
+            return "was cut into parts of which one ends before it begins";
+    }
+    return pieces->at[0] == 0 && pieces->at[n_parts] == j->n_elems ? NULL : "was cut into parts that are not the whole";
+}
+
+static inline job_pieces cut_anywhere(const job *j, random_source *source)
+{
+    job_pieces pieces = {.n_pieces = 1 + random_below(source, MAX_CUTS)};
+    size_t *at = pieces.at;
+    at[pieces.n_pieces] = j->n_elems;
+    for (size_t i = 1; i < pieces.n_pieces; i++) { /* by insertion, so that they rise */
+        size_t cut = random_below(source, j->n_elems + 1), before = i;
+        for (; before > 1 && at[before - 1] > cut; before--)
+            at[before] = at[before - 1];
+        at[before] = cut;
+    }
+    return pieces;
+}
+
+/* Every second piece from the last on, and then the others: no piece may need another. */
+static inline void run_pieces(const job *j, const job_pieces *pieces, size_t n_too_many)
+{
+    for (size_t parity = 0; parity < 2; parity++)
+        for (size_t piece = pieces->n_pieces; piece-- > 0;)
+            if (piece % 2 == parity)
+                job_run(j, pieces->at[piece], pieces->at[piece + 1] + (piece + 1 == pieces->n_pieces ? n_too_many : 0));
+}
+
+/* ---- what a job must give ---- */
+
+static inline uint64_t position_of_elem(const test_job *t, size_t i)
+{
+    uint64_t position = t->request.first;
+    if (t->request.n_axes == 0)
+        return position + i / (t->request.n_repeats > 1 ? t->request.n_repeats : 1);
+    for (int axis = t->request.n_axes - 1; axis >= 0; axis--) {
+        position += i % t->lens[axis] * t->strides[axis];
+        i /= t->lens[axis];
+    }
+    return position;
+}
+
+/* The portable kernels' decisions on a group of positions, or on its whole block where that is asked for twice. */
+typedef struct {
+    mask_rule rule;
+    uint64_t first;
+    size_t n_positions; /* 0 before the first decision */
+    uint8_t keep[ELEMS_PER_BLOCK];
+} decisions;
+
+static inline uint8_t decision_at(decisions *made, uint64_t position)
+{
+    if (made->n_positions == 0 || position - made->first >= made->n_positions) {
+        const int is_same_block = made->n_positions > 0 && position / ELEMS_PER_BLOCK == made->first / ELEMS_PER_BLOCK;
+        made->n_positions = is_same_block ? ELEMS_PER_BLOCK : ELEMS_PER_GROUP;
+        made->first = position - position % made->n_positions;
+        kernels_portable.fill_keep(made->keep, &made->rule, made->first, made->n_positions);
+    }
+    return made->keep[position - made->first];
+}
+
+/* Every element by itself: its position, whether that is kept, and the portable kernel of one element. */
+static inline void expect_job(char *expected, const test_job *t)
+{
+    const job_request *r = &t->request;
+    const size_t elem_bytes = elem_bytes_of(t);
+    const int parts = parts_of_job(r->kernel);
+    const int has_fill = r->shift != 0.0 || r->fill != 0.0;
+    const int operation = r->kernel == OPERATION_apply_mask && has_fill ? (int)OPERATION_alpha_dropout : r->kernel;
+    const int is_copy = r->kernel == OPERATION_apply_mask && r->p == 0.0 && r->scale == 1.0 && r->shift == 0.0;
+    const dtype_row *row = kernels_portable.dtype[r->dtype];
+    decisions made;
+    made.rule.key = r->key;
+    made.n_positions = 0;
+    set_threshold(&made.rule, parts & WITH_NOISE ? 0.0 : r->p);
+    for (size_t i = 0; i < r->n_elems; i++) {
+        char bias[ELEMS_PER_GROUP * 8];
+        const uint64_t position = position_of_elem(t, i);
+        operands one = {.out = expected + i * elem_bytes,
+                        .n_repeats = 1,
+                        .scale = parts & WITH_NOISE ? r->scale : scale_in(r->dtype, r->scale),
+                        .shift = r->shift,
+                        .fill = r->fill};
+        if (!(parts & WITHOUT_X))
+            one.x = r->x + i * elem_bytes;
+        if (parts & READS_RESIDUAL)
+            one.residual = r->residual + i * elem_bytes;
+        if (parts & WITH_BIAS) {
+            const char *elem = r->bias + (r->bias_first % r->n_bias + i) % r->n_bias * elem_bytes;
+            for (size_t e = 0; e < ELEMS_PER_GROUP; e++)
+                memcpy(bias + e * elem_bytes, elem, elem_bytes);
+            one.bias = bias;
+            one.bias_period = ELEMS_PER_GROUP;
+        }
+        if (operation == JOB_FILL_KEEP) {
+            *one.out = (char)decision_at(&made, position);
+        } else if (is_copy) {
+            memcpy(one.out, one.x, elem_bytes);
+        } else if (parts & WITHOUT_MASK) {
+            row->range[operation](&one, &made.rule, position, 1);
+        } else {
+            const uint64_t word = decision_at(&made, position);
+            row->words(&one, &word, 1, operation);
+        }
+    }
+}
+
+/* ---- what the planner must refuse ---- */
+
+enum { N_MISTAKES = 17 };
+
+/* Makes one mistake in a request; 0 where it would be none with this kernel. */
+static inline int make_mistake(job_request *r, int mistake)
+{
+    const int parts = parts_of_job(r->kernel);
+    switch (mistake) {
+    case 0:
+        r->kernel = -1;
+        return 1;
+    case 1:
+        r->kernel = N_JOB_KERNELS;
+        return 1;
+    case 2:
+        r->dtype = -1;
+        return r->kernel != JOB_FILL_KEEP;
+    case 3:
+        r->dtype = N_DTYPES;
+        return r->kernel != JOB_FILL_KEEP;
+    case 4:
+        r->p = NAN;
+        return !(parts & WITH_NOISE);
+    case 5:
+        r->p = -0x1p-1022;
+        return !(parts & WITH_NOISE);
+    case 6:
+        r->p = 1.0 + 0x1p-52;
+        return !(parts & WITH_NOISE);
+    case 7:
+        r->scale = NAN;
+        return parts & WITH_NOISE;
+    case 8:
+        r->scale = 2 * MAX_STD;
+        return parts & WITH_NOISE;
+    case 9:
+        r->out = NULL;
+        return 1;
+    case 10:
+        r->x = NULL;
+        return !(parts & WITHOUT_X);
+    case 11:
+        r->residual = NULL;
+        return parts & READS_RESIDUAL;
+    case 12:
+        r->bias = NULL;
+        return parts & WITH_BIAS;
+    case 13:
+        r->n_bias = 0;
+        return parts & WITH_BIAS;
+    case 14:
+        r->n_axes = -1;
+        return 1;
+    case 15:
+        r->n_axes = MAX_AXES + 1;
+        return 1;
+    default: /* axes, even one of length 1, where there is no mask */
+        r->n_axes = 1;
+        r->n_repeats = 2;
+        return parts & WITHOUT_MASK;
+    }
+}
+
+#endif
