@@ -23,8 +23,8 @@ typedef enum {
     LAYOUT_GATHERED,    /* many short runs: their keep words are put together in the order of the elements */
 } job_layout;
 
-/* What is computed: an operation of the catalog, by its number, or this. A request for apply_mask with a shift or a fill
- * is planned as alpha_dropout. */
+/* What is computed: an operation of the catalog, by its number, or this. A request for apply_mask with a shift or a
+ * fill is planned as alpha_dropout. */
 enum { JOB_FILL_KEEP = N_OPERATIONS, N_JOB_KERNELS };
 
 /* How the output is stored. */
