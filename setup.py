@@ -16,7 +16,7 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 HERE = Path(__file__).parent
-CORE = sorted(str(p.relative_to(HERE)) for p in HERE.glob("src/core/**/*.c"))
+C_SOURCES = ["src/c_api.c", *sorted(str(p.relative_to(HERE)) for p in HERE.glob("src/core/**/*.c"))]
 HEADERS = sorted(
     str(p.relative_to(HERE))
     for pattern in ("src/**/*.h", "src/**/*.pxi", "src/**/*.pxd", "cdropout/include/*.h")
@@ -33,8 +33,13 @@ COMPILE_FLAGS = [
 ]
 
 # The vector kernels gain 20 to 40 % from -O3 on AVX2; the other sources gain nothing from it, and take half as long to
-# compile without (docs/design.md, "Build time").
-OPTIMIZED_MOST = ("avx512.c", "avx2.c", "sse2.c", "neon.c")
+# compile without. _kernels.c gains nothing from -O2 but from these parts of it (docs/design.md, "Build time").
+VECTOR_SOURCES = ("avx512.c", "avx2.c", "sse2.c", "neon.c")
+PARTS_OF_O2 = (
+    *("-finline-small-functions", "-fpartial-inlining", "-fstrict-aliasing", "-freorder-blocks"),
+    *("-fcaller-saves", "-foptimize-sibling-calls"),
+)
+OPTIMIZATION = {**dict.fromkeys(VECTOR_SOURCES, ("-O3",)), "_kernels.c": ("-O1", *PARTS_OF_O2)}
 
 # What tests/test_binary.py finds again in the binary: canaries behind arrays on the stack, checked lengths where the C
 # library has checking functions, tables that are read-only once they are linked, and no stack that can be executed.
@@ -74,12 +79,31 @@ class BuildInParallel(build_ext):
             extension.extra_compile_args = [*compile_flags, *(openmp if is_parallel else [])]
             extension.extra_link_args = [*link_flags, *(openmp_link if is_parallel else [])]
         if is_msvc:
+            translate(self.extensions)
             super().build_extensions()
             return
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
+        with ThreadPoolExecutor(os.cpu_count()) as pool, ThreadPoolExecutor(len(self.extensions)) as waiting:
             self.compiler.compile = partial(compile_in_pool, self.compiler, pool)
+            # The C sources are compiled while Cython translates the others.
+            started = [waiting.submit(self.compile_c_sources, extension) for extension in self.extensions]
+            translate(self.extensions)
+            for extension, compiled in zip(self.extensions, started, strict=True):
+                extension.sources = [source for source in extension.sources if source not in C_SOURCES]
+                extension.extra_objects = compiled.result()
             self.parallel = len(self.extensions)  # each waits for its sources
             super().build_extensions()
+
+    def compile_c_sources(self, extension: Extension) -> list[str]:
+        """The objects of those sources of an extension that are written in C."""
+        return self.compiler.compile(
+            [source for source in extension.sources if source in C_SOURCES],
+            output_dir=self.build_temp,
+            macros=extension.define_macros,
+            include_dirs=extension.include_dirs,
+            debug=self.debug,
+            extra_postargs=extension.extra_compile_args,
+            depends=extension.depends,
+        )
 
     def openmp_works(self, compile_flags: list[str], link_flags: list[str]) -> bool:
         if os.environ.get("CDROPOUT_OPENMP") == "0":
@@ -100,8 +124,8 @@ class BuildInParallel(build_ext):
         return True
 
 
-def optimization(source: str) -> str:
-    return "-O3" if os.path.basename(source) in OPTIMIZED_MOST else "-O2"
+def optimization(source: str) -> tuple[str, ...]:
+    return OPTIMIZATION.get(os.path.basename(source), ("-O2",))
 
 
 def compile_in_pool(
@@ -124,36 +148,46 @@ def compile_in_pool(
 
     def compile_one(name: str) -> None:
         source, suffix = build[name]
-        compiler._compile(name, source, suffix, common, [*extra, optimization(source)], preprocessor)
+        compiler._compile(name, source, suffix, common, [*extra, *optimization(source)], preprocessor)
 
-    # The sources that are optimized most take longest.
-    by_duration = sorted(build, key=lambda name: optimization(build[name][0]), reverse=True)
+    # The sources that are optimized most take longest: first.
+    by_duration = sorted(build, key=lambda name: optimization(build[name][0]) != ("-O3",))
     for compiled in [pool.submit(compile_one, name) for name in by_duration]:
         compiled.result()
     return objects
 
 
-setup(
-    ext_modules=cythonize(
-        [
-            Extension(
-                "cdropout._kernels",
-                ["src/_kernels.pyx", "src/c_api.c", *CORE],
-                include_dirs=["src", np.get_include()],
-                define_macros=NUMPY_MACROS,
-                depends=HEADERS,
-            ),
-            Extension("cdropout.api", ["src/api.pyx"], include_dirs=["src"], depends=HEADERS),
-            Extension(
-                "cdropout.bit_generator",
-                ["src/bit_generator.pyx"],
-                include_dirs=["src", np.get_include()],
-                define_macros=NUMPY_MACROS,
-                depends=HEADERS,
-            ),
-        ],
+def translate(extensions: list[Extension]) -> None:
+    """Has Cython translate the .pyx sources, and puts the C sources that it makes in their place."""
+    sources = {extension.name: [s for s in extension.sources if s.endswith(".pyx")] for extension in extensions}
+    translated = cythonize(
+        [Extension(extension.name, sources[extension.name], depends=extension.depends) for extension in extensions],
         build_dir="build",
         include_path=[str(HERE), str(HERE / "src")],  # where cdropout/api.pxd and core.pxd are
-    ),
+    )
+    made = {extension.name: extension.sources for extension in translated}
+    for extension in extensions:
+        written = [source for source in extension.sources if source not in sources[extension.name]]
+        extension.sources = made[extension.name] + written
+
+
+setup(
+    ext_modules=[
+        Extension(
+            "cdropout._kernels",
+            ["src/_kernels.pyx", *C_SOURCES],
+            include_dirs=["src", np.get_include()],
+            define_macros=NUMPY_MACROS,
+            depends=HEADERS,
+        ),
+        Extension("cdropout.api", ["src/api.pyx"], include_dirs=["src"], depends=HEADERS),
+        Extension(
+            "cdropout.bit_generator",
+            ["src/bit_generator.pyx"],
+            include_dirs=["src", np.get_include()],
+            define_macros=NUMPY_MACROS,
+            depends=HEADERS,
+        ),
+    ],
     cmdclass={"build_ext": BuildInParallel},
 )
