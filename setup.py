@@ -33,13 +33,8 @@ COMPILE_FLAGS = [
 ]
 
 # The vector kernels gain 20 to 40 % from -O3 on AVX2; the other sources gain nothing from it, and take half as long to
-# compile without. _kernels.c gains nothing from -O2 but from these parts of it (docs/design.md, "Build time").
+# compile without (docs/design.md, "Build time").
 VECTOR_SOURCES = ("avx512.c", "avx2.c", "sse2.c", "neon.c")
-PARTS_OF_O2 = (
-    *("-finline-small-functions", "-fpartial-inlining", "-fstrict-aliasing", "-freorder-blocks"),
-    *("-fcaller-saves", "-foptimize-sibling-calls"),
-)
-OPTIMIZATION = {**dict.fromkeys(VECTOR_SOURCES, ("-O3",)), "_kernels.c": ("-O1", *PARTS_OF_O2)}
 
 # What tests/test_binary.py finds again in the binary: canaries behind arrays on the stack, checked lengths where the C
 # library has checking functions, tables that are read-only once they are linked, and no stack that can be executed.
@@ -124,8 +119,8 @@ class BuildInParallel(build_ext):
         return True
 
 
-def optimization(source: str) -> tuple[str, ...]:
-    return OPTIMIZATION.get(os.path.basename(source), ("-O2",))
+def optimization(source: str) -> str:
+    return "-O3" if os.path.basename(source) in VECTOR_SOURCES else "-O2"
 
 
 def compile_in_pool(
@@ -148,10 +143,10 @@ def compile_in_pool(
 
     def compile_one(name: str) -> None:
         source, suffix = build[name]
-        compiler._compile(name, source, suffix, common, [*extra, *optimization(source)], preprocessor)
+        compiler._compile(name, source, suffix, common, [*extra, optimization(source)], preprocessor)
 
     # The sources that are optimized most take longest: first.
-    by_duration = sorted(build, key=lambda name: optimization(build[name][0]) != ("-O3",))
+    by_duration = sorted(build, key=lambda name: optimization(build[name][0]), reverse=True)
     for compiled in [pool.submit(compile_one, name) for name in by_duration]:
         compiled.result()
     return objects
