@@ -25,8 +25,8 @@ HEADERS = sorted(
 NUMPY_MACROS = [("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION")]
 
 # No -march and no -ffast-math: one binary for every processor, and no changed floating-point state in the process that
-# loads it. No contraction: a multiplication and an addition stay two roundings on every instruction set. No traps: the
-# kernels run with all of them off, and gcc may then convert a scale once instead of once for each group.
+# loads it. No contraction: a multiplication and an addition stay two roundings on every instruction set. Kernels run with
+# floating-point traps off: told so, gcc converts a scale once instead of once for each group.
 COMPILE_FLAGS = [
     *("-std=c11", "-g0", "-fvisibility=hidden"),
     *("-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"),
@@ -34,7 +34,7 @@ COMPILE_FLAGS = [
 
 # The vector kernels gain 20 to 40 % from -O3 on AVX2; the other sources gain nothing from it, and take half as long to
 # compile without (docs/design.md, "Build time").
-VECTOR_SOURCES = ("avx512.c", "avx2.c", "sse2.c", "neon.c")
+VECTOR_SOURCES = {path.name for path in HERE.glob("src/core/isa/*.c")} - {"portable.c"}
 
 # What tests/test_binary.py finds again in the binary: canaries behind arrays on the stack, checked lengths where the C
 # library has checking functions, tables that are read-only once they are linked, and no stack that can be executed.

@@ -4,7 +4,7 @@
 
 A row of the part takes a run of the mask's positions. Seeding starts the generator anew for each row; gathering makes
 the keep words of whole blocks and copies out the rows' bits. The library gathers where rows are at most
-max_gathered_stride positions apart (src/job.pxi): that number comes from this table.
+max_gathered_stride positions apart (src/core/job.c): that number comes from this table.
 """
 
 import argparse

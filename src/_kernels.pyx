@@ -3,7 +3,7 @@
 
 Arguments are checked here, once: dtype, layout, aliasing, p, axes. Then memory is allocated, the stream advances, and a
 job_request goes to the planner (core/job.c). The parallel loop (parallel_run.pxi) runs the parts of the planned job
-with the GIL released. The C core cannot fail.
+with the GIL released. job_plan refuses invalid requests; nothing else in the C core can fail.
 """
 
 cimport cython
@@ -103,7 +103,7 @@ def has_openmp():
 
 # ---- limits ---------------------------------------------------------------------------------------------------------
 
-limits.max_cached_bytes = machine.last_level_cache_bytes() or cache_bytes_by_sysconf()
+limits.max_cached_bytes = machine.last_level_cache_bytes() or cache_bytes_by_sysconf() or limits.max_cached_bytes
 
 
 def get_limits():
@@ -236,7 +236,8 @@ def with_noise(noise_type, bint is_factor, x, std, rng, out):
 @cython.freelist(4)
 @cython.no_gc
 cdef class FusedCall:
-    """The checked arguments of a fused operation; bias and residual are None where it has none."""
+    """The checked arguments of a fused operation; bias and residual are None where it has none, out where it is to be
+    made."""
 
     cdef int operation
     cdef double p
@@ -256,12 +257,21 @@ cdef FusedCall checked_fused(str name, x, bias, residual, p, out):
         call.bias = checked_bias(bias, call.x)
     if parts & READS_RESIDUAL:
         call.residual = checked_partner(residual, call.x, residual_name, x_name)
+    if out is None:
+        return call
     call.out = checked_out(out, call.x, x_name)
-    if out is not None and call.residual is not None:
+    if call.residual is not None:
         checked_out(out, call.residual, residual_name)
-    if out is not None and call.bias is not None and cnp.PyArray_SIZE(call.out) > 0:
+    if call.bias is not None and cnp.PyArray_SIZE(call.out) > 0:
         check_bias_is_apart(call.bias, call.out)
     return call
+
+
+cdef Scratch memory_for(FusedCall call):
+    """Allocate a result, where none was passed, and what else the call needs."""
+    if call.out is None:
+        call.out = checked_out(None, call.x, "x")
+    return scratch_for(call.out, call.x, call.residual, False)
 
 
 cdef int run_fused(FusedCall call, const stream_key *key, uint64_t first, Scratch scratch) except -1:
@@ -285,7 +295,7 @@ def check_fused(str name, x, bias, residual, p, out):
 def fused(str name, x, bias, residual, p, rng, out):
     """The result of a fused operation, by its name in the catalog; bias and residual are ignored where it has none."""
     cdef FusedCall call = checked_fused(name, x, bias, residual, p, out)
-    cdef Scratch scratch = scratch_for(call.out, call.x, call.residual, False)
+    cdef Scratch scratch = memory_for(call)
     cdef stream_key key
     cdef uint64_t first = stream_of_rng(rng).take(cnp.PyArray_SIZE(call.x), &key)
     run_fused(call, &key, first, scratch)
@@ -295,7 +305,7 @@ def fused(str name, x, bias, residual, p, rng, out):
 def forward_fused(mask_type, str name, x, bias, residual, p, rng, out):
     """A layer's forward pass: (y, mask) of a fused operation; the rest as in `fused`."""
     cdef FusedCall call = checked_fused(name, x, bias, residual, p, out)
-    cdef Scratch scratch = scratch_for(call.out, call.x, call.residual, False)
+    cdef Scratch scratch = memory_for(call)
     cdef MaskCore mask = new_mask(
         mask_type, call.p, (<object>call.x).shape, (), stream_of_rng(rng), cnp.PyArray_SIZE(call.x)
     )

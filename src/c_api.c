@@ -9,6 +9,24 @@ _Static_assert((int)CDROPOUT_BLOCK == (int)ELEMS_PER_BLOCK, "the interface's blo
 _Static_assert((int)CDROPOUT_RAW_BYTES_PER_BLOCK == (int)RAW_BYTES_PER_BLOCK, "and so are its raw blocks");
 _Static_assert((int)CDROPOUT_MAX_AXES == (int)MAX_AXES, "and its axes");
 
+/* The interface's numbers are the catalog's. */
+#define SAME_NUMBER(public_name, row) \
+    _Static_assert((int)CDROPOUT_##public_name == (int)row, #row " must have the number of CDROPOUT_" #public_name)
+SAME_NUMBER(FLOAT32, DTYPE_f32);
+SAME_NUMBER(FLOAT64, DTYPE_f64);
+SAME_NUMBER(FLOAT16, DTYPE_f16);
+SAME_NUMBER(BFLOAT16, DTYPE_bf16);
+SAME_NUMBER(APPLY_MASK, OPERATION_apply_mask);
+SAME_NUMBER(FILL_SCALED, OPERATION_fill_scaled);
+SAME_NUMBER(RELU_DROPOUT, OPERATION_relu_dropout);
+SAME_NUMBER(BIAS_RELU_DROPOUT, OPERATION_bias_relu_dropout);
+SAME_NUMBER(DROPOUT_ADD, OPERATION_dropout_add);
+SAME_NUMBER(BIAS_DROPOUT_ADD, OPERATION_bias_dropout_add);
+SAME_NUMBER(CHOOSE, OPERATION_choose);
+SAME_NUMBER(RELU_DROPOUT_BACKWARD, OPERATION_relu_dropout_backward);
+SAME_NUMBER(ALPHA_DROPOUT, OPERATION_alpha_dropout);
+#undef SAME_NUMBER
+
 static stream_key stream_key_of(const cdropout_key *key)
 {
     return (stream_key){{key->word[0], key->word[1]}};

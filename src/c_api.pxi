@@ -5,33 +5,41 @@ cdef inline void set_c_key(cdropout_key *c_key, const stream_key *key) noexcept:
     c_key.word[1] = key.word[1]
 
 
-cdef int mask_of(object mask, cdropout_mask *c_mask) except -1:
+cdef MaskCore checked_mask(object mask):
     if not isinstance(mask, MaskCore):
         raise TypeError(f"mask must be a cdropout.Mask, got {type(mask).__name__}")
-    cdef MaskCore core = <MaskCore>mask
-    if not core.is_run:
+    return <MaskCore>mask
+
+
+cdef void set_c_mask(cdropout_mask *c_mask, MaskCore mask) noexcept:
+    set_c_key(&c_mask.key, &mask.words)
+    c_mask.start = mask.first
+    c_mask.p = mask.p
+    c_mask.scale = kept_scale(mask.p)
+
+
+cdef int mask_of(object mask, cdropout_mask *c_mask) except -1:
+    cdef MaskCore core = checked_mask(mask)
+    if core.part_strides is not None:
         raise ValueError(f"mask must take one run of positions, got {mask!r}")
-    set_c_key(&c_mask.key, &core.words)
-    c_mask.start = core.first
-    c_mask.p = core.p
-    c_mask.scale = kept_scale(core.p)
+    set_c_mask(c_mask, core)
     return 0
 
 
+cdef uint64_t fitting(object number) except? 0:
+    """A length or a stride as 64 bits; 0 for a larger one, which only a mask without elements can have."""
+    return number if number < 1 << 64 else 0
+
+
 cdef int strided_mask_of(object mask, cdropout_strided_mask *c_mask) except -1:
-    if not isinstance(mask, MaskCore):
-        raise TypeError(f"mask must be a cdropout.Mask, got {type(mask).__name__}")
-    cdef MaskCore core = <MaskCore>mask
+    cdef MaskCore core = checked_mask(mask)
     cdef tuple strides = core.strides
     cdef int axis
-    set_c_key(&c_mask.mask.key, &core.words)
-    c_mask.mask.start = core.first
-    c_mask.mask.p = core.p
-    c_mask.mask.scale = kept_scale(core.p)
+    set_c_mask(&c_mask.mask, core)
     c_mask.n_axes = <int>len(core.shape)
     for axis in range(c_mask.n_axes):
-        c_mask.lens[axis] = core.shape[axis]
-        c_mask.strides[axis] = strides[axis] & 0xFFFFFFFFFFFFFFFF  # those of no elements may be larger
+        c_mask.lens[axis] = fitting(core.shape[axis])
+        c_mask.strides[axis] = fitting(strides[axis])
     return 0
 
 

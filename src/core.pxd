@@ -28,7 +28,6 @@ cdef extern from "core/kernel_table.h" nogil:
     ctypedef struct dtype_properties:
         const char *name
         size_t n_bytes
-        int scale_bits
         const char *numpy_name
 
     ctypedef struct operation_properties:
@@ -38,7 +37,7 @@ cdef extern from "core/kernel_table.h" nogil:
     ctypedef struct kernel_table:
         const char *isa
         int (*is_supported)() noexcept nogil
-        void (*fill_raw)(uint8_t *, const stream_key *, uint64_t, size_t) noexcept nogil
+        const char *(*fill_raw)(uint8_t *, const stream_key *, uint64_t, size_t) noexcept nogil
 
     const dtype_properties dtype_table[]
     const operation_properties operation_table[]

@@ -20,7 +20,7 @@ cdef int set_axes(mask_axes *axes, tuple shape, tuple strides) except -1:
 cdef class Scratch:
     """What a call allocates besides its arrays; both are None where the kernels work on the arrays themselves."""
 
-    cdef cnp.ndarray copy  # C-contiguous, of x's shape: for masks with axes. out itself where that is C-contiguous
+    cdef cnp.ndarray plain  # of x's shape, for masks with axes: worked on in place; out itself where that is plain
     cdef object chunks  # a numpy.nditer over out, x and residual, a few blocks at a time: for one run of positions
 
 
@@ -35,7 +35,7 @@ cdef Scratch scratch_for(cnp.ndarray out, cnp.ndarray x, cnp.ndarray residual, b
     cdef Scratch scratch = Scratch()
     dtype = x.dtype.newbyteorder("=")
     if has_axes:
-        scratch.copy = out if is_plain(out) else np.empty((<object>x).shape, dtype)
+        scratch.plain = out if is_plain(out) else np.empty((<object>x).shape, dtype)
         return scratch
     arrays = [out, x] if residual is None else [out, x, residual]
     scratch.chunks = np.nditer(
@@ -56,7 +56,7 @@ cdef int copy_elems(cnp.ndarray out, cnp.ndarray x) except -1:
     """out = x, in slices where the arrays are large. They are cut along the axis in which out's elements are furthest
     apart in memory: a slice through all of it would touch every page at once."""
     cdef Py_ssize_t middle
-    if cnp.PyArray_SIZE(x) <= <Py_ssize_t>limits.max_elems_per_slice:
+    if <size_t>cnp.PyArray_SIZE(x) <= limits.max_elems_per_slice:
         np.copyto(out, x)
         return 0
     strides = [abs(stride) if n > 1 else -1 for stride, n in zip((<object>out).strides, (<object>out).shape)]
@@ -101,12 +101,12 @@ cdef int run_on_arrays(job_request *request, cnp.ndarray out, cnp.ndarray x, cnp
         return run_request(request)
     if job_is_copy(request):
         return 0 if out is x else copy_elems(out, x)
-    if scratch.copy is None:
+    if scratch.plain is None:
         return run_in_chunks(request, scratch.chunks)
-    copy_elems(scratch.copy, x)
-    set_arrays(request, scratch.copy, scratch.copy, None)
+    copy_elems(scratch.plain, x)
+    set_arrays(request, scratch.plain, scratch.plain, None)
     run_request(request)
-    return 0 if scratch.copy is out else copy_elems(out, scratch.copy)
+    return 0 if scratch.plain is out else copy_elems(out, scratch.plain)
 
 
 # What becomes of an element: kept, x * scale + shift; dropped, fill.

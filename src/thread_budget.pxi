@@ -77,7 +77,8 @@ cdef size_t share_of_threads(size_t n_wanted) except 0:
     """Count a call in, which leave_active_calls(&calls) takes out again, and return its share of the threads."""
     cdef uint64_t now
     cdef int n_now
-    # A child that the handler of a signal forks leaves a call that it has not entered.
+    # If the handler of a signal forks during a call, the child leaves a call that it has not entered: its count is
+    # wrong from then on, and nothing reads it there.
     if n_wanted == 1 or this_process != FIRST_PROCESS:
         enter_active_calls(&calls)
         return 1

@@ -288,6 +288,39 @@ print(len(calls.PARTS), embedded.strided_fields(cd.Mask(5, 7, 0.5, (4, 6), share
     assert ask(module, code, built, packages) == [f"{len(calls.PARTS)} (5, 0, 9, 0.5, 2.0, [3, 2], [0, 1])"]
 
 
+def test_a_mask_without_elements_may_have_axes_of_any_length(module, built, packages):
+    code = """
+for shape in ((0, 2**70), (2**70, 0), (0, 2**62, 8), (2**62, 8, 0)):
+    mask, arrays = cd.Mask(1, 0, 0.5, shape), (16, 16, 16, 0, 0, 1, 0.0, 0.0, 0)
+    lens = embedded.strided_fields(mask)[5]
+    print(0 in lens, len(lens) == len(shape), embedded.apply_strided(0, 0, arrays, mask, None, [(0, 0)]))
+"""
+    assert ask(module, code, built, packages) == ["True True 0"] * 4
+
+
+def test_an_array_that_an_operation_does_not_name_is_not_read(module, built, packages):
+    code = """
+import numpy as np
+y, mask = np.empty(100, np.float32), cd.draw_mask(100, 0.5, rng=1)
+status = embedded.apply(1, 0, (y.ctypes.data, 16, 16, 16, 5, 1, 0.0, 0.0, 0), mask, None, [(0, 100)])
+print(status, np.array_equal(y, mask.scaled()))
+"""
+    assert ask(module, code, built, packages) == ["0 True"]
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="feenableexcept is GNU's")
+def test_a_p_that_is_no_number_is_refused_where_invalid_operations_trap(module, built, packages):
+    code = """
+import ctypes, numpy as np
+y, mask = np.zeros(100, np.float32), cd.draw_mask(100, 0.5, rng=1)
+arrays, nan, status = (y.ctypes.data, y.ctypes.data, 0, 0, 0, 1, 0.0, 0.0, 0), float("nan"), []
+ctypes.CDLL("libm.so.6").feenableexcept(1)  # FE_INVALID, on x86 and ARM
+status.append(embedded.apply_strided(0, 0, arrays, (mask, nan, 1, (100,)), None, [(0, 100)]))
+print(*status)
+"""
+    assert ask(module, code, built, packages) == ["-1"]
+
+
 def test_a_part_with_gaps_has_no_mask_of_one_run(module, built, packages):
     code = """
 part = cd.draw_mask((8, 10), 0.5, rng=1)[:, 2:5]

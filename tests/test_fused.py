@@ -2,12 +2,13 @@
 
 import inspect
 import itertools
+import tracemalloc
 
 import ml_dtypes
 import numpy as np
 import pytest
 import reference
-from conftest import switches_settings
+from conftest import measures_the_process, switches_settings
 from threadpoolctl import threadpool_limits
 
 import cdropout as cd
@@ -96,6 +97,18 @@ def test_in_place_other_layouts_threads_and_streaming_stores_change_no_bit(isa, 
                 assert bits(run_fused(name, x, bias, residual, 0.3)) == expected
     finally:
         _kernels.set_limits(**before)
+
+
+@measures_the_process
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_checking_the_arguments_allocates_no_result(name):
+    x, bias = np.ones((1000, 1000), np.float32), np.ones(1000, np.float32)
+    tracemalloc.start()
+    try:
+        _kernels.check_fused(name, x, bias, x, 0.5, None)
+        assert tracemalloc.get_traced_memory()[1] < x.nbytes / 10
+    finally:
+        tracemalloc.stop()
 
 
 def test_a_sum_may_be_written_over_its_residual():

@@ -245,6 +245,32 @@ def test_a_call_in_many_slices_gives_the_same_bits(slices, n_threads):
         _kernels.set_limits(min_elems_per_thread=262_144)
 
 
+def test_a_slice_may_be_as_large_as_any_number(slices):
+    x = np.random.default_rng(0).standard_normal((300, 200), dtype=np.float32)[:, ::2]
+    expected = cd.dropout(x, 0.5, rng=1, shared_axes=0)
+    slices(2**64 - 1, 0.0)
+    assert np.array_equal(cd.dropout(x, 0.5, rng=1, shared_axes=0), expected)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error"),
+    [
+        ({"max_elems_per_slice": 0}, ValueError),
+        ({"min_elems_per_thread": 0}, ValueError),
+        ({"max_cached_bytes": -1}, ValueError),
+        ({"max_cached_bytes": 2**64}, ValueError),
+        ({"max_cached_bytes": 1.5}, TypeError),
+        ({"max_cached_byte": 1}, TypeError),
+        ({"max_cached_bytes": 7, "max_elems_per_slice": 0}, ValueError),
+    ],
+)
+def test_a_limit_that_cannot_be_is_refused_and_nothing_changes(changes, error):
+    before = _kernels.get_limits()
+    with pytest.raises(error, match=r"must be"):
+        _kernels.set_limits(**changes)
+    assert _kernels.get_limits() == before
+
+
 def test_a_position_that_repeats_very_often_is_decided_once_for_all_of_it():
     mask = cd.draw_mask((4, 1_500_001), 0.5, rng=2, shared_axes=1)
     expected = np.where(cd.draw_mask((4, 1), 0.5, rng=2).keep(), 2, 0)

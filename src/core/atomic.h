@@ -1,5 +1,5 @@
-/* Numbers that several threads read and write, each for itself: no order between two of them but that what was stored
- * before ATOMIC_STORE is there after an ATOMIC_LOAD that sees it. */
+/* Numbers that several threads read and write, each for itself. ATOMIC_STORE releases and ATOMIC_LOAD acquires; the
+ * others order nothing. */
 #ifndef CDROPOUT_ATOMIC_H
 #define CDROPOUT_ATOMIC_H
 

@@ -11,12 +11,13 @@ enum {
     LINE_BYTES = 64,           /* of every x86-64's caches */
 };
 
+/* 64 MiB are more than most caches have: streaming into a cache costs more than not streaming past it. */
 job_limits limits = {
     .max_cached_bytes = (size_t)64 << 20,
     .max_gathered_stride = 1024,
     .min_elems_per_thread = 262144,
     .min_elems_without_gil = 32768,
-    .max_elems_per_slice = (size_t)1 << 20,
+    .max_elems_per_slice = (size_t)1 << 20, /* 30 ms where an element takes longest: float16 noise in plain C */
     .microseconds_between_checks = 100000,
     .microseconds_of_quota = 20000,
 };
@@ -133,8 +134,8 @@ static int outgrows_caches(const job *j, int parts)
 
 int job_is_copy(const job_request *request)
 {
-    return request->kernel == OPERATION_apply_mask && is_zero(request->p) && request->scale == 1.0 &&
-           is_zero(request->shift);
+    return request->kernel == OPERATION_apply_mask && is_zero(request->p) && is_zero(request->shift) &&
+           bits_of_double(request->scale) == bits_of_double(1.0);
 }
 
 int job_plan(job *j, const job_request *request)
@@ -148,7 +149,7 @@ int job_plan(job *j, const job_request *request)
     j->n_elems = request->n_elems;
     /* Field by field: gcc makes a slow string instruction of a struct that is mostly zero. */
     j->arrays.out = request->out;
-    j->arrays.x = request->x;
+    j->arrays.x = parts & WITHOUT_X ? NULL : request->x;
     j->arrays.residual = parts & READS_RESIDUAL ? request->residual : NULL;
     j->arrays.bias = j->arrays.bias_seam = NULL;
     j->arrays.bias_period = j->arrays.bias_at = 0;
@@ -186,8 +187,8 @@ int job_plan(job *j, const job_request *request)
 
 /* ---- one kernel on one piece ---- */
 
-/* The arrays from element i on. Streams only where what starts a whole group, n_to_group elements on, or a run of
- * n_repeats lies on a multiple of STREAM_ALIGN. */
+/* The arrays from element i on. Keeps is_streamed only if the first whole group, which begins n_to_group elements after
+ * i, is aligned to STREAM_ALIGN; run_repeats checks the length of a run. */
 static inline operands arrays_at(const job *j, size_t i, size_t n_to_group)
 {
     operands at = operands_at(&j->arrays, i, j->elem_bytes);
@@ -347,14 +348,21 @@ typedef struct {
     uint64_t words[WORDS_PER_BLOCK + 1];
 } block_words;
 
-/* The block's keep words, made unless they are the ones at hand. */
-static const uint64_t *words_of_block(const job *j, block_words *made, uint64_t block)
+/* Makes the keep words of n_positions positions, all of one block, unless they are at hand; returns at which bit the
+ * first one is. Where the next row is far away, a row's own positions are all that is made. */
+static size_t make_words(const job *j, block_words *made, uint64_t first, size_t n_positions)
 {
+    const int is_far = j->n_levels > 0 && j->row_strides[j->n_levels - 1] > limits.max_gathered_stride;
+    const uint64_t block = first / ELEMS_PER_BLOCK;
+    if (is_far) {
+        kernels->fill_words(made->words, &j->rule, first, n_positions);
+        return 0;
+    }
     if (made->block != block) {
         kernels->fill_words(made->words, &j->rule, block * ELEMS_PER_BLOCK, ELEMS_PER_BLOCK);
         made->block = block;
     }
-    return made->words;
+    return (size_t)(first % ELEMS_PER_BLOCK);
 }
 
 /* Copies bits bit .. bit + n_bits - 1 of source behind the first `at` bits of to, beyond which its word is 0. Reads one
@@ -391,9 +399,9 @@ static inline void append_copies(uint64_t *to, size_t at, uint64_t bit, size_t n
 static void append_run(const job *j, block_words *made, uint64_t *to, size_t at, uint64_t first, size_t n_positions)
 {
     while (n_positions > 0) {
-        const size_t offset = (size_t)(first % ELEMS_PER_BLOCK);
-        const size_t n = smaller(n_positions, ELEMS_PER_BLOCK - offset);
-        append_bits(to, at, words_of_block(j, made, first / ELEMS_PER_BLOCK), offset, n);
+        const size_t n = smaller(n_positions, ELEMS_PER_BLOCK - (size_t)(first % ELEMS_PER_BLOCK));
+        const size_t bit = make_words(j, made, first, n);
+        append_bits(to, at, made->words, bit, n);
         first += n;
         at += n;
         n_positions -= n;
@@ -427,17 +435,17 @@ static void append_repeats(const job *j, block_words *made, uint64_t *to, size_t
 {
     const size_t n_repeats = j->arrays.n_repeats;
     while (n_elems > 0) {
-        const size_t offset = (size_t)(first % ELEMS_PER_BLOCK);
-        const uint64_t *words = words_of_block(j, made, first / ELEMS_PER_BLOCK);
         if (skip == 0 && n_repeats < 64 && n_elems >= n_repeats) {
-            const size_t n_positions = smaller(n_elems / n_repeats, ELEMS_PER_BLOCK - offset);
-            append_short_repeats(to, at, words, offset, n_positions, (unsigned)n_repeats);
+            const size_t n_left = ELEMS_PER_BLOCK - (size_t)(first % ELEMS_PER_BLOCK);
+            const size_t n_positions = smaller(n_elems / n_repeats, n_left);
+            const size_t bit = make_words(j, made, first, n_positions);
+            append_short_repeats(to, at, made->words, bit, n_positions, (unsigned)n_repeats);
             first += n_positions;
             at += n_positions * n_repeats;
             n_elems -= n_positions * n_repeats;
         } else { /* a part of a run, or a long one */
-            const size_t n = smaller(n_elems, n_repeats - skip);
-            append_copies(to, at, words[offset / 64] >> offset % 64 & 1, n);
+            const size_t n = smaller(n_elems, n_repeats - skip), bit = make_words(j, made, first, 1);
+            append_copies(to, at, made->words[bit / 64] >> bit % 64 & 1, n);
             first++;
             at += n;
             n_elems -= n;

@@ -103,8 +103,8 @@ typedef struct {
     char bias_room[BIAS_ROOM_BYTES];
 } job;
 
-/* What decides how work is laid out and shared; benchmarks and tests change it. Where each number comes from stands in
- * docs/design.md. */
+/* What decides how work is laid out and shared; benchmarks and tests change it. The figures behind them stand
+ * in docs/design.md ("Threads", "Signals", "Streaming stores", "Parts"). */
 typedef struct {
     size_t max_cached_bytes;              /* above this, what a call reads and writes outgrows the caches */
     uint64_t max_gathered_stride;         /* positions: rows further apart are worth seeding a block for */

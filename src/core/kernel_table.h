@@ -103,10 +103,10 @@ enum {
 };
 
 /* The arrays of an operation, from the first element of its range. Pointers need no alignment; out may be x or
- * residual. Rows of a bias repeat: bias holds bias_period elements, whole copies of a row and at least a group of them,
- * and bias_seam the last group of these and the first, for groups that straddle the end; bias_at is where the range
- * begins in bias. Where is_streamed, stores go past the caches: what starts a whole group in out, or a run of
- * n_repeats, must then lie on a multiple of STREAM_ALIGN bytes. */
+ * residual. The bias repeats every bias_period elements: one copy of it, or several where it is shorter than a group.
+ * bias_seam holds the last group of a period followed by the first, for groups that cross the end; bias_at is the index
+ * in bias of the range's first element. Where is_streamed, stores go past the caches: what starts a whole group in out,
+ * or a run of n_repeats, must then lie on a multiple of STREAM_ALIGN bytes. */
 typedef struct {
     char *out;
     const char *x;

@@ -12,22 +12,34 @@
 /* The largest standard deviation of noise: 6.7 times as much, the largest noise, must be finite in float32. */
 #define MAX_STD 1e37
 
+static inline uint64_t bits_of_double(double value)
+{
+    uint64_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    return bits;
+}
+
+/* Whether 0 <= value <= most; false for NaN. As integers, because comparing a NaN traps where the caller lets it. */
+static inline int is_in_range(double value, double most)
+{
+    return bits_of_double(value) <= bits_of_double(most) || bits_of_double(value) == bits_of_double(-0.0);
+}
+
 static inline int is_probability(double p)
 {
-    return p >= 0.0 && p <= 1.0; /* false for NaN */
+    return is_in_range(p, 1.0);
 }
 
 static inline int is_std(double std)
 {
-    return std >= 0.0 && std <= MAX_STD;
+    return is_in_range(std, MAX_STD);
 }
 
 /* P(drop) to 48 bits, rounded down: 16 for the comparison, 32 for its ties. p = 1 is the largest threshold, whose ties
  * are all dropped. In integers: a floating-point conversion could trap in the caller's mode. */
 static inline void set_threshold(mask_rule *rule, double p)
 {
-    uint64_t bits;
-    memcpy(&bits, &p, sizeof bits);
+    const uint64_t bits = bits_of_double(p);
     /* p = significand * 2^(exponent - 1075); subnormal numbers are below 2^-48. */
     const uint64_t significand = (bits & (((uint64_t)1 << 52) - 1)) | (uint64_t)1 << 52, exponent = bits >> 52 & 0x7FF;
     const uint64_t p_in_2_48 = exponent > 1027 - 64 ? significand >> (1027 - exponent) : 0;

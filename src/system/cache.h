@@ -1,4 +1,4 @@
-/* The size of the last-level cache where the system has no files that tell it. */
+/* The size of the last-level cache where the system has no files that tell it; 0 where it is unknown. */
 #ifndef CDROPOUT_CACHE_H
 #define CDROPOUT_CACHE_H
 
@@ -16,9 +16,7 @@ static inline size_t cache_bytes_by_sysconf(void)
     if (n_bytes <= 0)
         n_bytes = sysconf(_SC_LEVEL2_CACHE_SIZE);
 #endif
-    /* Where nobody tells: more than most caches, because streaming into a cache costs more than not streaming past it.
-     */
-    return n_bytes > 0 ? (size_t)n_bytes : (size_t)64 << 20;
+    return n_bytes > 0 ? (size_t)n_bytes : 0;
 }
 
 #endif

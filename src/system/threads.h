@@ -57,8 +57,9 @@ static inline int call_in_forked_children(void (*function)(void))
 }
 
 /* ---- whether the system has them --------------------------------------------------------------------------------
- * OpenMP's runtimes end the process where it has not (memory, or a limit on processes). So whoever is about to ask for
- * more threads than its last team had starts as many itself first, lets them meet, and ends them. */
+ * OpenMP's runtimes end the process where the system refuses a thread (memory, or a limit on processes). Before asking
+ * OpenMP for a larger team than the last one, start that many extra threads here and join them, to see whether the
+ * system allows it. */
 #if defined(_OPENMP) && !defined(_MSC_VER)
 static inline void *wait_for_end_of_trial(void *end)
 {

@@ -29,6 +29,7 @@
 #include <string.h>
 
 enum { N_VECS = STREAM_LANES / V64_LANES, V32_LANES = 2 * V64_LANES };
+_Static_assert((int)V32_LANES <= (int)MIN_REPEATS, "a run that a repeat kernel takes must hold a vector");
 
 /* The parts of kernels that run once for many elements are OUT_OF_LINE: compiled once for an instruction set and not
  * once for each kernel. */
@@ -156,7 +157,7 @@ static ALWAYS_INLINE keep32 keep_of_vec(const group_keep *group, int v, int is_u
 }
 
 /* An operation on one whole group; i counts elements from the range's first, bias_at where the bias stands there. */
-typedef void group_fn(const operands *ops, size_t i, size_t bias_at, const group_keep *group, int operation);
+typedef void group_fn(const operands *ops, size_t i, size_t bias_at, const group_keep *group);
 /* The same on 1 to 64 elements by keep word: the ends of a range, and groups with a tie. */
 typedef void word_fn(const operands *ops, size_t i, size_t bias_at, uint64_t keep_u64, size_t n_elems, int operation);
 
@@ -192,7 +193,7 @@ static ALWAYS_INLINE void for_each_group(const operands *ops, const mask_rule *r
                     if (UNLIKELY(has_tie))
                         break;
                     const group_keep group = {.numbers = numbers, .threshold32 = threshold32};
-                    on_group(&mine, i, bias_at, &group, operation);
+                    on_group(&mine, i, bias_at, &group);
                     if (has_bias) /* a period is no shorter than a group */
                         bias_at = bias_at + ELEMS_PER_GROUP < period ? bias_at + ELEMS_PER_GROUP
                                                                      : bias_at + ELEMS_PER_GROUP - period;
@@ -242,10 +243,9 @@ static ALWAYS_INLINE void words_on_word(const operands *ops, size_t i, size_t bi
         words[1] = keep_u64 >> (64 - at);
 }
 
-static ALWAYS_INLINE void words_on_group(const operands *ops, size_t i, size_t bias_at, const group_keep *group,
-                                         int operation)
+static ALWAYS_INLINE void words_on_group(const operands *ops, size_t i, size_t bias_at, const group_keep *group)
 {
-    words_on_word(ops, i, bias_at, word_of_group(group), ELEMS_PER_GROUP, operation);
+    words_on_word(ops, i, bias_at, word_of_group(group), ELEMS_PER_GROUP, 0);
 }
 
 static const char *fill_words(uint64_t *out, const mask_rule *rule, uint64_t first, size_t n_elems)

@@ -112,14 +112,15 @@ static ALWAYS_INLINE void OF_DTYPE(operate_on_elems)(const operands *ops, size_t
 {
     const char *bias = OF_DTYPE(bias_from)(ops, bias_at, parts);
     size_t e = 0;
-    for (; n_elems - e >= V32_LANES; e += V32_LANES)
-        OF_DTYPE(operate_on_vec)
-    (ops, i + e, parts & WITH_BIAS ? bias + e * BYTES : NULL, keep32_of_bits((uint32_t)(keep_u64 >> e)), parts, 0);
+    for (; n_elems - e >= V32_LANES; e += V32_LANES) {
+        const keep32 keep = keep32_of_bits((uint32_t)(keep_u64 >> e));
+        OF_DTYPE(operate_on_vec)(ops, i + e, parts & WITH_BIAS ? bias + e * BYTES : NULL, keep, parts, 0);
+    }
     if (e < n_elems) {
+        const keep32 keep = keep32_of_bits((uint32_t)(keep_u64 >> e));
         OF_DTYPE(padded) room;
         const operands at = OF_DTYPE(pad)(&room, ops, i + e, n_elems - e);
-        OF_DTYPE(operate_on_vec)
-        (&at, 0, parts & WITH_BIAS ? bias + e * BYTES : NULL, keep32_of_bits((uint32_t)(keep_u64 >> e)), parts, 0);
+        OF_DTYPE(operate_on_vec)(&at, 0, parts & WITH_BIAS ? bias + e * BYTES : NULL, keep, parts, 0);
         memcpy(ops->out + (i + e) * BYTES, room.out, (n_elems - e) * BYTES);
     }
 }
@@ -201,10 +202,8 @@ static OUT_OF_LINE void OF_DTYPE(operate_with_noise)(const operands *ops, const 
 }
 
 #define DEFINE_ON_GROUP(name, parts, is_streamed)                                                                    \
-    static ALWAYS_INLINE void OF_DTYPE(name)(const operands *ops, size_t i, size_t bias_at, const group_keep *group, \
-                                             int operation)                                                          \
+    static ALWAYS_INLINE void OF_DTYPE(name)(const operands *ops, size_t i, size_t bias_at, const group_keep *group) \
     {                                                                                                                \
-        (void)operation;                                                                                             \
         OF_DTYPE(operate_on_group)(ops, i, bias_at, group, parts, is_streamed);                                      \
     }
 #define X(name, number, parts) DEFINE_ON_GROUP(name##_on_group, parts, 0)
@@ -321,10 +320,9 @@ static ALWAYS_INLINE void OF_DTYPE(repeat_run)(const operands *run, uint64_t all
         OF_DTYPE(decide_run)(run, keep, 0, parts, is_streamed);
 }
 
-static OUT_OF_LINE void OF_DTYPE(repeat_on_word)(const operands *ops, size_t i, size_t bias_at, uint64_t keep_u64,
-                                                 size_t n_positions, int operation)
+static OUT_OF_LINE void OF_DTYPE(repeat_on_word)(const operands *ops, size_t i, uint64_t keep_u64, size_t n_positions,
+                                                 int operation)
 {
-    (void)bias_at;
     for (size_t e = 0; e < n_positions; e++) {
         const operands run = operands_at(ops, (i + e) * ops->n_repeats, BYTES);
         const uint64_t all_kept = -(keep_u64 >> e & 1);
@@ -347,10 +345,10 @@ static const char *OF_DTYPE(repeat)(const operands *ops, const mask_rule *rule, 
         const size_t n_left = ELEMS_PER_BLOCK - (size_t)((first + i) % ELEMS_PER_BLOCK);
         const size_t n_here = n_positions - i < n_left ? n_positions - i : n_left;
         fill_words(words, rule, first + i, n_here);
-        for (size_t at = 0; at < n_here; at += ELEMS_PER_GROUP)
-            OF_DTYPE(repeat_on_word)
-        (ops, i + at, 0, words[at / ELEMS_PER_GROUP], n_here - at < ELEMS_PER_GROUP ? n_here - at : ELEMS_PER_GROUP,
-         operation);
+        for (size_t at = 0; at < n_here; at += ELEMS_PER_GROUP) {
+            const size_t n = n_here - at < ELEMS_PER_GROUP ? n_here - at : ELEMS_PER_GROUP;
+            OF_DTYPE(repeat_on_word)(ops, i + at, words[at / ELEMS_PER_GROUP], n, operation);
+        }
         i += n_here;
     }
     if (ops->is_streamed)
