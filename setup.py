@@ -25,8 +25,8 @@ HEADERS = sorted(
 NUMPY_MACROS = [("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION")]
 
 # No -march and no -ffast-math: one binary for every processor, and no changed floating-point state in the process that
-# loads it. No contraction: a multiplication and an addition stay two roundings on every instruction set. Kernels run with
-# floating-point traps off: told so, gcc converts a scale once instead of once for each group.
+# loads it. No contraction: a multiplication and an addition stay two roundings on every instruction set. Kernels run
+# with floating-point traps off: told so, gcc converts a scale once instead of once for each group.
 COMPILE_FLAGS = [
     *("-std=c11", "-g0", "-fvisibility=hidden"),
     *("-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"),
