@@ -253,8 +253,8 @@ def as_stream(rng: "None | Rng") -> Stream:
     return _default_stream
 
 
-# What rng=None draws from. Each process has a key of its own for it, so that workers never repeat each other's masks:
-# it is seeded by the first draw that finds it without a key of this process.
+# What rng=None draws from. Its key differs from process to process, so that workers never repeat each other's masks.
+# The first draw in a process seeds it.
 _default_stream = Stream.__new__(Stream)
 _default_stream._process = _kernels.NO_PROCESS
 _kernels.set_default_stream(_default_stream)

@@ -93,8 +93,8 @@ set_type_nums()
 
 
 cdef int index_of_user_dtype(cnp.ndarray a):
-    """The catalog's number of a dtype of ml_dtypes, which is not imported for it: whoever has such an array has done
-    so. -1 for another."""
+    """The catalog's number of a dtype of ml_dtypes; -1 for another. A caller who has such an array has imported
+    ml_dtypes, so it is not imported here."""
     cdef int dtype
     ml_dtypes = sys.modules.get("ml_dtypes")
     for dtype in range(N_DTYPES):

@@ -95,7 +95,7 @@ static int run_strided(job_request *request, const cdropout_strided_mask *mask, 
     return 0;
 }
 
-/* Noise has functions of its own, whose numbers are checked as noise's. */
+/* Of `apply`: noise has other functions, which check std instead of p. */
 static int is_operation(int operation)
 {
     return operation >= 0 && operation < N_OPERATIONS && !(operation_table[operation].parts & WITH_NOISE);

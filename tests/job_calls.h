@@ -155,7 +155,7 @@ static inline double random_double(random_source *source)
     return value;
 }
 
-/* A request of at most most_elems elements; the numbers of its arithmetic are the caller's, but for a scale of 1. */
+/* A request of at most most_elems elements; the caller gives the numbers of its arithmetic, except a scale of 1. */
 static inline test_job make_random_job(random_source *source, size_t most_elems, double scale, double shift,
                                        double fill)
 {

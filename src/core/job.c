@@ -259,7 +259,7 @@ static void next_row(const job *j, row_walk *walk)
     }
 }
 
-/* Elements begin .. end - 1, each of its own position, row by row. */
+/* Elements begin .. end - 1, one a position, row by row. */
 static void run_rows(const job *j, size_t begin, size_t end)
 {
     if (begin == end)

@@ -39,8 +39,7 @@ enum {
     BIAS_ROOM_BYTES = 3 * ELEMS_PER_GROUP * 8, /* a period of up to two groups, and one more */
 };
 
-/* What a caller asks for. All arrays are C-contiguous and have n_elems elements, but for bias. Zero what is not used.
- */
+/* What a caller asks for. Arrays are C-contiguous; all except bias have n_elems elements. Zero what is not used. */
 typedef struct {
     int kernel;
     int dtype; /* ignored by JOB_FILL_KEEP, whose output is bytes */

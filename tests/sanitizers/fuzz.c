@@ -3,7 +3,7 @@
  * a job what they give element by element, byte for byte, and leave the canaries around its output as they were. Inputs
  * and room are blocks of exactly the right size, for AddressSanitizer and valgrind.
  *
- * With -DONE_TOO_MANY kernels and jobs are told of one element more than there is, which whoever watches must see; with
+ * With -DONE_TOO_MANY kernels and jobs are told of one element more than there is, which a watcher must see; with
  * -DONLY_JOBS there are no kernels, so that jobs are what was seen.
  * With -fsanitize=fuzzer this is libFuzzer's target; with -DSTANDALONE a program that takes the number of random
  * inputs to go through and the number of the first. tests/sanitizers/memory runs it. */
