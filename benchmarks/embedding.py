@@ -53,7 +53,7 @@ def compare_calls(modules: dict[str, object], n_elems: int, rounds: int) -> None
     y, mask = np.empty_like(x), cd.draw_mask(n_elems, 0.1, rng=1)
     fields = (y.ctypes.data, x.ctypes.data, 0, 0, 0, 1, 0.0, 0.0, 0)
     n_calls = CALLS if n_elems == SMALL else 1
-    contenders = {"the block kernel": lambda: apply_mask_kernel(y, x, mask, n_calls)}
+    contenders = {"the block kernel": apply_mask_kernel(y, x, mask, n_calls)}
     for language, module in modules.items():
         contenders[language] = lambda repeat=module.repeat: repeat(APPLY_MASK, FLOAT32, fields, mask, n_elems, n_calls)
     contenders["mask.apply(x, out=y)"] = lambda: [mask.apply(x, out=y) for _ in range(n_calls)]

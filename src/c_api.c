@@ -36,20 +36,28 @@ static stream_key stream_key_of(const cdropout_key *key)
 
 static job_request request_for(int kernel, int dtype, const cdropout_arrays *arrays, const cdropout_mask *mask)
 {
-    job_request request = blank_request(kernel, dtype);
-    request.key = stream_key_of(&mask->key);
-    request.first = mask->start;
-    request.p = mask->p;
-    request.scale = mask->scale;
-    request.shift = arrays->shift;
-    request.fill = arrays->fill;
-    request.out = (char *)arrays->out;
-    request.x = (const char *)arrays->x;
-    request.residual = (const char *)arrays->residual;
-    request.bias = (const char *)arrays->bias;
-    request.n_bias = arrays->n_bias;
-    request.stores = arrays->past_caches ? STORES_PAST_CACHES : STORES_CACHED;
-    return request;
+    return (job_request){
+        .kernel = kernel,
+        .dtype = dtype,
+        .key = stream_key_of(&mask->key),
+        .first = mask->start,
+        .p = mask->p,
+        .scale = mask->scale,
+        .shift = arrays->shift,
+        .fill = arrays->fill,
+        .out = (char *)arrays->out,
+        .x = (const char *)arrays->x,
+        .residual = (const char *)arrays->residual,
+        .bias = (const char *)arrays->bias,
+        .n_bias = arrays->n_bias,
+        .bias_first = 0,
+        .n_elems = 0,
+        .n_repeats = 0,
+        .n_axes = 0,
+        .lens = NULL,
+        .strides = NULL,
+        .stores = arrays->past_caches ? STORES_PAST_CACHES : STORES_CACHED,
+    };
 }
 
 /* Positions begin .. end - 1, of n_repeats elements each, of arrays whose whole length the caller alone knows. */
