@@ -203,6 +203,10 @@ static void run_range(const job *j, size_t i, uint64_t first, size_t n_elems)
         kernels->fill_keep((uint8_t *)j->arrays.out + i, &j->rule, first, n_elems);
         return;
     }
+    if (i == 0 && !j->arrays.is_streamed) { /* a small call: without a copy of the operands */
+        kernels->dtype[j->dtype]->range[j->kernel](&j->arrays, &j->rule, first, n_elems);
+        return;
+    }
     const int has_groups = j->kernel != OPERATION_relu_dropout_backward;
     const operands at = arrays_at(j, i, has_groups ? (size_t)(-first % ELEMS_PER_GROUP) : 0);
     kernels->dtype[j->dtype]->range[j->kernel](&at, &j->rule, first, n_elems);
