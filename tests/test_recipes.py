@@ -22,7 +22,7 @@ pytestmark = [
 ]
 
 # Each recipe: for each file, what is added, and before which text. "" is the end of the file.
-FUSED_OPERATION = {  # and the row that add_operation_row adds to the catalog
+FUSED_OPERATION = {  # and its row in the catalog
     "cdropout/functional.py": [
         (
             "",
@@ -61,10 +61,7 @@ class ReLUDropoutAdd(DropoutAdd):
 }
 
 # An alias of bfloat16 for NumPy's int16, whose bits are taken for those of bfloat16.
-DTYPE = {
-    "src/core/kernel_table.h": [
-        ('    X(bf16, 2, 16, "bfloat16")', '    X(bits16, 2, 16, "int16") \\\n'),
-    ],
+DTYPE = {  # and its row
     "src/core/kernels/all_dtypes.inc.h": [
         (
             "",
@@ -137,13 +134,12 @@ def follow(folder, recipe):
         path.write_text(text)
 
 
-def add_operation_row(folder):
-    """Add an operation at the end of its list, whose last row then goes on with a backslash."""
+def add_row(folder, last, row):
+    """Add a row at the end of a list of the catalog, whose last row then goes on with a backslash."""
     path = folder / "src/core/kernel_table.h"
-    text, last = path.read_text(), "    X(add_noise, 10, WITH_NOISE)\n"
-    assert text.count(last) == 1
-    row = "    X(relu_dropout_add, 11, WITH_RELU | WITH_RESIDUAL)\n"
-    path.write_text(text.replace(last, last.rstrip("\n") + " \\\n" + row))
+    text = path.read_text()
+    assert text.count(f"    {last}\n") == 1, f"a list of the catalog must end with {last}"
+    path.write_text(text.replace(f"    {last}\n", f"    {last} \\\n    {row}\n"))
 
 
 def add_instruction_set(folder):
@@ -164,7 +160,8 @@ def tree(tmp_path_factory):
     """A copy of the tree in which every recipe has been followed, built in place."""
     folder = tmp_path_factory.mktemp("recipes")
     copy_tree(folder)
-    add_operation_row(folder)
+    add_row(folder, "X(add_noise, 10, WITH_NOISE)", "X(relu_dropout_add, 11, WITH_RELU | WITH_RESIDUAL)")
+    add_row(folder, 'X(bf16, 2, 16, "bfloat16")', 'X(bits16, 2, 16, "int16")')
     for recipe in (FUSED_OPERATION, DTYPE, LAYER):
         follow(folder, recipe)
     add_instruction_set(folder)
