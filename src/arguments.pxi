@@ -93,8 +93,8 @@ set_type_nums()
 
 
 cdef int index_of_user_dtype(cnp.ndarray a):
-    """The catalog's number of a dtype of ml_dtypes; -1 for another. A caller who has such an array has imported
-    ml_dtypes, so it is not imported here."""
+    """The catalog's number of a dtype of ml_dtypes; -1 for another. ml_dtypes is not imported here: an array
+    of its dtypes exists only where it has been."""
     cdef int dtype
     ml_dtypes = sys.modules.get("ml_dtypes")
     for dtype in range(N_DTYPES):

@@ -83,7 +83,7 @@ static const char *put(int array, const char *from, size_t n_bytes, int is_at_en
     return memory[array].readable + offset;
 }
 
-/* ---- what runs now, for whoever reads why it ended ---- */
+/* ---- what runs now: printed when a check fails ---- */
 
 static const char *now_isa = "no instruction set", *now_how = "";
 static const kernel_call *now_call; /* NULL while a job runs */

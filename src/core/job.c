@@ -360,6 +360,7 @@ static size_t make_words(const job *j, block_words *made, uint64_t first, size_t
     const uint64_t block = first / ELEMS_PER_BLOCK;
     if (is_far) {
         kernels->fill_words(made->words, &j->rule, first, n_positions);
+        made->block = UINT64_MAX; /* a limit that changes meanwhile must not find these as a block's */
         return 0;
     }
     if (made->block != block) {
