@@ -1,81 +1,86 @@
 """Dropout for NumPy at the price of a multiplication."""
 
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 try:
     from cdropout import _kernels as _kernels
 except ImportError as _error:
-    if _error.name != __name__:  # it is there, and says itself what is wrong
+    if _error.name != __name__:  # the compiled module exists, and its error says what is wrong
         raise
     raise ImportError(
         f"cdropout must be compiled, and what is in {__path__[0]} is not: outside of the checkout Python finds what is "
         'installed; within it, build in place (CONTRIBUTING.md, "The loop")'
     ) from None
 
-from cdropout.functional import (
+from cdropout import layers
+from cdropout.functions import (
+    alpha_dropout,
     bias_dropout_add,
     bias_relu_dropout,
-    draw_mask,
-    dropout,
-    dropout_add,
-    relu_dropout,
-    relu_dropout_backward,
-)
-from cdropout.inference import dropout_on, mc_predict, train
-from cdropout.inference import eval as eval  # noqa: A004 - what everybody calls it
-from cdropout.layers import BiasDropoutAdd, BiasReLUDropout, Dropout, DropoutAdd, ReLUDropout
-from cdropout.linear import (
-    DropConnect,
-    FeatureDropoutLinear,
+    drop_block2d,
     drop_connect,
     drop_connect_moments,
+    drop_path,
+    dropout,
+    dropout1d,
+    dropout2d,
+    dropout3d,
+    dropout_add,
+    feature_alpha_dropout,
+    feature_dropout,
     feature_dropout_linear,
+    gaussian_dropout,
+    gaussian_noise,
+    locked_dropout,
+    relu_dropout,
+    relu_dropout_backward,
+    zoneout,
 )
-from cdropout.mask import Mask
-from cdropout.noise import Noise
-from cdropout.stream import Stream
-from cdropout.variant_layers import (
+from cdropout.inference import dropout_on, mc_predict, train
+from cdropout.inference import eval as eval  # noqa: A004 - the usual name of this function
+from cdropout.layers import (
     AlphaDropout,
+    BiasDropoutAdd,
+    BiasReLUDropout,
     DropBlock2d,
+    DropConnect,
+    Dropout,
     Dropout1d,
     Dropout2d,
     Dropout3d,
+    DropoutAdd,
     DropPath,
     FeatureAlphaDropout,
     FeatureDropout,
+    FeatureDropoutLinear,
     GaussianDropout,
     GaussianNoise,
     LockedDropout,
+    ReLUDropout,
     SpatialDropout1D,
     SpatialDropout2D,
     SpatialDropout3D,
     Zoneout,
 )
-from cdropout.variants import (
-    alpha_dropout,
-    draw_noise,
-    drop_block2d,
-    drop_path,
-    dropout1d,
-    dropout2d,
-    dropout3d,
-    feature_alpha_dropout,
-    feature_dropout,
-    gaussian_dropout,
-    gaussian_noise,
-    locked_dropout,
-    zoneout,
-)
+from cdropout.mask import Mask, draw_mask
+from cdropout.noise import Noise, draw_noise
+from cdropout.stream import Stream
 
 if TYPE_CHECKING:
     from cdropout.bit_generator import StreamBitGenerator
-    from cdropout.embedding import get_include
+    from cdropout.c_api import get_include
 
 __version__ = "0.1.0"
 
-# Imported where they are asked for, so that nobody else waits for them.
-_LAZY = {"StreamBitGenerator": "cdropout.bit_generator", "get_include": "cdropout.embedding"}
+# Imported at first use, because importing them takes long and most programs need neither.
+_LAZY = {"StreamBitGenerator": "cdropout.bit_generator", "get_include": "cdropout.c_api"}
+
+
+# Modules that pickles of earlier code name, and the modules that have their classes and functions now.
+sys.modules[f"{__name__}.linear"] = sys.modules[f"{__name__}.variant_layers"] = layers
+sys.modules[f"{__name__}.value"] = _kernels
 
 
 def __getattr__(name: str) -> Any:
@@ -88,7 +93,7 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *_LAZY})
 
 
-# Without eval, which an import of * must not put in the place of the built-in one.
+# Without eval: `from cdropout import *` must not hide Python's built-in eval.
 __all__ = [
     "AlphaDropout",
     "BiasDropoutAdd",

@@ -7,7 +7,7 @@ import os
 import sys
 
 import cdropout
-from cdropout import _kernels, environment, extras
+from cdropout import _kernels, environment, optional
 
 # One write: large enough that the system call costs nothing, small enough to stay in the cache.
 BLOCKS_PER_WRITE = 64
@@ -87,7 +87,7 @@ def main(argv: list[str] | None = None) -> int:
     elif arguments.command == "bench":
         try:
             for package in ("rich", "threadpoolctl"):
-                extras.require(package, extra="cli", purpose="bench")
+                optional.require(package, extra="cli", purpose="bench")
         except ImportError as error:
             parser.error(str(error))
         from cdropout.bench import report

@@ -46,3 +46,17 @@ def check_integer(name: str, value: Any, least: int | None = None, most: int | N
     if least is not None and value < least:
         raise ValueError(f"{name} must be at least {least}, got {shown(operator.index(value))}")
     return operator.index(value)
+
+
+def check_version(name: str, version: object, expected: int) -> None:
+    """Raise ValueError unless a saved state has the expected version."""
+    if type(version) is not int or version != expected:
+        raise ValueError(f"{name} must be of version {expected}, got version {shown(version)}")
+
+
+def check_count(name: str, value: object) -> None:
+    """Raise TypeError unless value is an int, ValueError if it is negative."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be an int, got {value!r}")
+    if value < 0:
+        raise ValueError(f"{name} must be 0 or greater, got {shown(value)}")

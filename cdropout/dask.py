@@ -21,8 +21,7 @@ from dask.array.core import normalize_chunks
 from dask.layers import ArraySliceDep
 
 from cdropout import _kernels
-from cdropout.functional import draw_mask
-from cdropout.mask import Mask
+from cdropout.mask import Mask, draw_mask
 from cdropout.stream import Rng
 
 

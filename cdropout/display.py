@@ -1,4 +1,8 @@
-"""How values show themselves: as HTML in a notebook, and a mask as a picture. Imported when one is asked to."""
+"""HTML of masks, noise and streams for notebooks, and pictures of masks.
+
+The values import this module when their HTML or picture is asked for. It does not import them, so that there is no
+circle; its arguments are typed Any for that reason.
+"""
 
 import html
 import math
@@ -9,45 +13,42 @@ import numpy as np
 import numpy.typing as npt
 
 from cdropout.checks import check_integer
-from cdropout.extras import require
-from cdropout.mask import Mask
-from cdropout.noise import Noise
-from cdropout.stream import Stream
+from cdropout.optional import require
 
-# What the HTML of a mask shows of it: so few cells that a page of masks stays small.
+# Size of a mask's corner in HTML; small, so that a page of many masks stays small.
 HTML_ROWS, HTML_COLUMNS = 16, 64
 CELL_PIXELS = 6
-# More slices than this are too small to be told apart.
+# Slices in one picture; more would be too small to be told apart.
 MOST_TILES = 16
 DROPPED_COLOUR, KEPT_COLOUR = "#1f3b5c", "#dfe6ee"
 
 # ---- corners of masks -----------------------------------------------------------------------------------------------
 
 
-def corner(mask: Mask, leading: tuple[int, ...], n_rows: int, n_columns: int) -> npt.NDArray[np.bool_]:
-    """Return what a mask keeps in the upper left corner of one slice along its last two axes.
+def corner(mask: Any, leading: tuple[int, ...], n_rows: int, n_columns: int) -> npt.NDArray[np.bool_]:
+    """Return the upper left corner of one slice of a mask along its last two axes: a bool array, True where kept.
 
-    Only the corner is made, whatever the mask's size. A mask of one dimension is a row, one of none a single cell.
+    Only the corner is generated, whatever the mask's size. A mask of one dimension gives a row, one of none a cell.
 
     Parameters
     ----------
     mask : Mask
-        Of any shape.
+        A mask of any shape.
     leading : tuple of int
-        The slice's index along the axes in front of the last two.
+        Index of the slice along all axes except the last two.
     n_rows, n_columns : int
-        At most so much is returned.
+        Largest numbers of rows and columns returned.
 
     """
     index = (*(slice(i, i + 1) for i in leading), slice(n_rows), slice(n_columns))
-    keep = mask[index[len(index) - len(mask.shape) :]].keep()
+    keep: npt.NDArray[np.bool_] = mask[index[len(index) - len(mask.shape) :]].keep()
     return keep.reshape((1, 1, *keep.shape)[-2:])
 
 
 # ---- HTML -----------------------------------------------------------------------------------------------------------
 
 
-def mask_html(mask: Mask) -> str:
+def mask_html(mask: Any) -> str:
     """Return a mask's fields as a table, and its corner as a picture."""
     fields = [
         ("shape", mask.shape),
@@ -66,7 +67,7 @@ def mask_html(mask: Mask) -> str:
     return f"{_table('Mask', fields)}{_svg(keep)}<div><small>{html.escape(note)}</small></div>"
 
 
-def noise_html(noise: Noise) -> str:
+def noise_html(noise: Any) -> str:
     """Return the fields of normal noise as a table."""
     return _table(
         "Noise",
@@ -74,7 +75,7 @@ def noise_html(noise: Noise) -> str:
     )
 
 
-def stream_html(stream: Stream) -> str:
+def stream_html(stream: Any) -> str:
     """Return a stream's key, position and seed as a table."""
     state = stream.state
     return _table(
@@ -111,7 +112,7 @@ def _svg(keep: npt.NDArray[np.bool_]) -> str:
 
 
 def _extent(drawn: tuple[int, ...], shape: tuple[int, ...]) -> str:
-    """Return in words how much of a slice along the last two axes of a shape is drawn; nothing where all of it is."""
+    """Return a text such as "16 x 64 of 100 x 200" if only a part of a slice is drawn, else an empty string."""
     whole, n_dims = (1, 1, *shape)[-2:], min(2, len(shape))
     if drawn == whole:
         return ""
@@ -121,7 +122,7 @@ def _extent(drawn: tuple[int, ...], shape: tuple[int, ...]) -> str:
 # ---- pictures -------------------------------------------------------------------------------------------------------
 
 
-def plot_mask(mask: Mask, ax: Any, limit: int) -> Any:
+def plot_mask(mask: Any, ax: Any, limit: int) -> Any:
     """Draw a mask for `Mask.plot`."""
     limit = check_integer("limit", limit, 1)
     colors = require("matplotlib.colors", extra="plot", purpose="Mask.plot")

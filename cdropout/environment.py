@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 import cdropout
-from cdropout import _kernels, extras, machine
+from cdropout import _kernels, machine, optional
 
 
 def facts() -> dict[str, Any]:
@@ -41,7 +41,7 @@ def facts() -> dict[str, Any]:
         },
         "cache_bytes": {f"L{level}": n_bytes for level, n_bytes in machine.cache_bytes().items()},
         "streaming_above_bytes": _kernels.get_limits()["max_cached_bytes"],
-        "packages": extras.installed_versions(),
+        "packages": optional.installed_versions(),
     }
 
 
@@ -69,7 +69,7 @@ def describe(known: dict[str, Any]) -> str:
 def _in_column(name: str, packages: list[str]) -> list[tuple[str, str]]:
     """Return a line for each package, with what it is for; the name stands before the first."""
     width = max(map(len, packages), default=0)
-    purposes = [extras.PURPOSES[package.partition(" ")[0]] for package in packages]
+    purposes = [optional.PURPOSES[package.partition(" ")[0]] for package in packages]
     lines = [f"{package:<{width}}  for {purpose}" for package, purpose in zip(packages, purposes, strict=True)]
     return list(zip([name, *[""] * len(lines)], lines, strict=False))
 

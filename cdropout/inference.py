@@ -13,8 +13,8 @@ import numpy.typing as npt
 
 from cdropout import _kernels
 from cdropout.checks import check_integer
-from cdropout.layers import DropoutLayer
-from cdropout.linear import DropConnect
+from cdropout.layers import DropConnect
+from cdropout.layers.base import Layer
 from cdropout.mask import Mask
 from cdropout.stream import Rng, Stream, as_stream
 
@@ -167,7 +167,7 @@ def mc_predict(
     n_samples = check_integer("n_samples", n_samples, 1)
     samples_per_pass = check_integer("samples_per_pass", samples_per_pass, 1)
     layers = list(layers)
-    if isinstance(forward, DropoutLayer) and not layers:
+    if isinstance(forward, Layer) and not layers:
         forward = [forward]
     if not callable(forward):
         copies = [copy.copy(layer) if hasattr(layer, "forward") else layer for layer in _checked_steps(forward, layers)]
@@ -274,7 +274,7 @@ def _passes(n_samples: int, samples_per_pass: int, progress: bool) -> Iterator[i
     if not progress:
         yield from numbers
         return
-    from cdropout.extras import require
+    from cdropout.optional import require
 
     tqdm = require("tqdm", extra="cli", purpose="progress=True").tqdm
     with tqdm(total=n_samples, unit="sample", leave=False, file=sys.stderr) as bar:

@@ -15,7 +15,7 @@ from keras.src.backend.numpy import random as backend_random
 from keras.src.random.seed_generator import draw_seed
 
 from cdropout import _kernels
-from cdropout.functional import dropout as drop_elements
+from cdropout.functions import dropout as drop_elements
 
 _keras_dropout = backend_random.dropout
 

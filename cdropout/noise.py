@@ -1,52 +1,33 @@
-"""Normal noise as a value, as a mask is one."""
-
-from typing import Any
+"""Normal noise: `Noise`, the value (a class of src/noise.pxi), and the function that draws it."""
 
 from cdropout import _kernels
-from cdropout.value import Value
+from cdropout._kernels import Noise
+from cdropout.stream import Rng
+
+__all__ = ["Noise", "draw_noise"]
 
 
-class Noise(Value, _kernels.NoiseCore):
-    """Normal numbers of one shape: an immutable value without a buffer.
-
-    They are a function of key, position and shape, and are made anew, in registers, each time the noise is applied: the
-    same bits in the forward and the backward pass, for every number of threads, instruction set and machine.
-    `draw_noise` makes noise; `multiply` and `add` apply it.
+def draw_noise(shape: int | tuple[int, ...], std: float, *, rng: Rng | None = None) -> Noise:
+    """Draw normal noise of mean 0, which can be applied any number of times.
 
     Parameters
     ----------
-    key : int
-        The 128 bits of `Stream.key`.
-    start : int
-        The stream's position of the first number.
-    std : float
-        The standard deviation, in [0, 1e37].
     shape : int or tuple of int
         The shape of the arrays that the noise applies to.
+    std : float
+        The standard deviation, in [0, 1e37]; noise is float32.
+    rng
+        As in `dropout`.
+
+    Returns
+    -------
+    Noise
+        A small immutable value; no array is allocated.
 
     Raises
     ------
-    TypeError, ValueError
-        For an argument of another type, or out of its range.
-
-    Notes
-    -----
-    By the transform of Box and Muller, "A note on the generation of random normal deviates", Ann. Math. Stat. 29(2),
-    1958, in float32: no number is further than 6.7 standard deviations from 0 (the chance of one that would be is
-    3e-11). docs/design.md specifies them.
+    TypeError, ValueError, OverflowError
+        As in `dropout`, before rng advances.
 
     """
-
-    __slots__ = ()
-    PICKLE_VERSION = 1
-
-    def _fields(self) -> tuple[Any, ...]:
-        return self.key, self.start, self.std, self.shape
-
-    def __repr__(self) -> str:
-        return f"Noise(key={self.key:#034x}, start={self.start}, std={self.std}, shape={self.shape})"
-
-    def _repr_html_(self) -> str:
-        from cdropout.display import noise_html
-
-        return noise_html(self)
+    return _kernels.draw_noise(shape, std, rng)

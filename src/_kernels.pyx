@@ -29,7 +29,7 @@ from numbers import Real
 import numpy as np
 
 from cdropout import machine
-from cdropout.checks import check_integer, shown
+from cdropout.checks import check_count, check_integer, check_version, shown
 
 cnp.import_array()
 
@@ -39,8 +39,10 @@ include "arguments.pxi"
 include "thread_budget.pxi"
 include "parallel_run.pxi"
 include "scratch.pxi"
-include "stream.pxi"
 include "values.pxi"
+include "stream.pxi"
+include "mask.pxi"
+include "noise.pxi"
 include "c_api.pxi"
 
 
@@ -137,50 +139,6 @@ def set_limits(**changes):
 OPERATIONS = dict([(operation_table[i].name.decode(), i) for i in range(N_OPERATIONS)])
 
 
-# ---- draws: masks and noise -----------------------------------------------------------------------------------------
-
-cdef object checked_n_drawn(tuple shape, tuple shared_axes):
-    """How many positions a draw takes; OverflowError for more than any stream has."""
-    n = n_drawn(shape, shared_axes)
-    if n > LIMIT:
-        raise OverflowError(f"the stream must hold what is drawn, got {shown(n)} elements")
-    return n
-
-
-cdef MaskCore new_mask(type mask_type, double p, tuple shape, tuple shared_axes, StreamCore stream, object n):
-    """A new mask_type (a MaskCore) for the stream's next n positions; all arguments have been checked."""
-    cdef MaskCore mask = MaskCore.__new__(mask_type)
-    mask.p = p
-    mask.shape = shape
-    mask.shared_axes = shared_axes
-    mask.first = stream.take(n, &mask.words)
-    return mask
-
-
-cdef object new_noise(object noise_type, tuple shape, object std, StreamCore stream):
-    """A new noise_type (a NoiseCore) for the stream's next positions; the other arguments have been checked."""
-    cdef stream_key key
-    cdef uint64_t first = stream.take(checked_n_drawn(shape, ()), &key)
-    return noise_type(key_number(&key), first, std, shape)
-
-
-def draw_mask(mask_type, shape, p, rng, shared_axes):
-    """The mask of cdropout.draw_mask."""
-    cdef double p_checked = checked_p(p)
-    cdef tuple lengths = checked_shape(shape)
-    cdef tuple axes = checked_axes(shared_axes, len(lengths))
-    n = checked_n_drawn(lengths, axes)
-    return new_mask(mask_type, p_checked, lengths, axes, stream_of_rng(rng), n)
-
-
-def draw_noise(noise_type, shape, std, rng):
-    """The noise of cdropout.draw_noise."""
-    checked_std(std)
-    cdef tuple lengths = checked_shape(shape)
-    checked_n_drawn(lengths, ())
-    return new_noise(noise_type, lengths, std, stream_of_rng(rng))
-
-
 # ---- dropout, and what the layers share -----------------------------------------------------------------------------
 
 def dropout(x, p, rng, out, shared_axes):
@@ -191,7 +149,7 @@ def dropout(x, p, rng, out, shared_axes):
     cdef cnp.ndarray result = checked_out(out, array, "x")
     cdef tuple strides = run_strides((<object>array).shape, axes) if axes else None
     cdef Scratch scratch = scratch_for(result, array, None, strides is not None)
-    cdef StreamCore stream = stream_of_rng(rng)
+    cdef Stream stream = stream_of_rng(rng)
     cdef stream_key key
     cdef uint64_t first = stream.take(
         n_drawn((<object>array).shape, axes) if axes else <uint64_t>cnp.PyArray_SIZE(array), &key
@@ -202,7 +160,7 @@ def dropout(x, p, rng, out, shared_axes):
     return result if out is None else out
 
 
-def forward(mask_type, x, double p, rng, out, shared_axes, double scale, double shift, double fill):
+def forward(x, double p, rng, out, shared_axes, double scale, double shift, double fill):
     """A layer's forward pass: (y, mask); what comes after shared_axes is as in Mask.apply. p has been checked."""
     cdef cnp.ndarray array = checked_array(x, "x")
     cdef cnp.ndarray result = checked_out(out, array, "x")
@@ -210,24 +168,13 @@ def forward(mask_type, x, double p, rng, out, shared_axes, double scale, double 
     cdef tuple shape = (<object>array).shape
     cdef tuple strides = run_strides(shape, axes) if axes else None
     cdef Scratch scratch = scratch_for(result, array, None, strides is not None)
-    cdef MaskCore mask = new_mask(
-        mask_type, p, shape, axes, stream_of_rng(rng), n_drawn(shape, axes) if axes else cnp.PyArray_SIZE(array)
+    cdef Mask mask = new_mask(
+        p, shape, axes, stream_of_rng(rng), n_drawn(shape, axes) if axes else cnp.PyArray_SIZE(array)
     )
     cdef affine map
     map.scale, map.shift, map.fill = scale, shift, fill
     apply_mask(&mask.words, mask.first, p, &map, strides, result, array, scratch)
     return result if out is None else out, mask
-
-
-def with_noise(noise_type, bint is_factor, x, std, rng, out):
-    """(y, noise): x times, or plus, new noise."""
-    cdef cnp.ndarray array = checked_array(x, "x")
-    checked_std(std)
-    cdef cnp.ndarray result = checked_out(out, array, "x")
-    cdef Scratch scratch = scratch_for(result, array, None, False)
-    cdef NoiseCore noise = new_noise(noise_type, (<object>array).shape, std, stream_of_rng(rng))
-    apply_noise(noise, is_factor, result, array, scratch)
-    return result if out is None else out, noise
 
 
 # ---- fused operations: dropout with a bias, ReLU or residual in the same pass over memory ---------------------------
@@ -302,12 +249,12 @@ def fused(str name, x, bias, residual, p, rng, out):
     return call.out if out is None else out
 
 
-def forward_fused(mask_type, str name, x, bias, residual, p, rng, out):
+def forward_fused(str name, x, bias, residual, p, rng, out):
     """A layer's forward pass: (y, mask) of a fused operation; the rest as in `fused`."""
     cdef FusedCall call = checked_fused(name, x, bias, residual, p, out)
     cdef Scratch scratch = memory_for(call)
-    cdef MaskCore mask = new_mask(
-        mask_type, call.p, (<object>call.x).shape, (), stream_of_rng(rng), cnp.PyArray_SIZE(call.x)
+    cdef Mask mask = new_mask(
+        call.p, (<object>call.x).shape, (), stream_of_rng(rng), cnp.PyArray_SIZE(call.x)
     )
     run_fused(call, &mask.words, mask.first, scratch)
     return call.out if out is None else out, mask

@@ -5,13 +5,13 @@ cdef inline void set_c_key(cdropout_key *c_key, const stream_key *key) noexcept:
     c_key.word[1] = key.word[1]
 
 
-cdef MaskCore checked_mask(object mask):
-    if not isinstance(mask, MaskCore):
+cdef Mask checked_mask(object mask):
+    if not isinstance(mask, Mask):
         raise TypeError(f"mask must be a cdropout.Mask, got {type(mask).__name__}")
-    return <MaskCore>mask
+    return <Mask>mask
 
 
-cdef void set_c_mask(cdropout_mask *c_mask, MaskCore mask) noexcept:
+cdef void set_c_mask(cdropout_mask *c_mask, Mask mask) noexcept:
     set_c_key(&c_mask.key, &mask.words)
     c_mask.start = mask.first
     c_mask.p = mask.p
@@ -19,7 +19,7 @@ cdef void set_c_mask(cdropout_mask *c_mask, MaskCore mask) noexcept:
 
 
 cdef int mask_of(object mask, cdropout_mask *c_mask) except -1:
-    cdef MaskCore core = checked_mask(mask)
+    cdef Mask core = checked_mask(mask)
     if core.part_strides is not None:
         raise ValueError(f"mask must take one run of positions, got {mask!r}")
     set_c_mask(c_mask, core)
@@ -32,7 +32,7 @@ cdef uint64_t fitting(object number) except? 0:
 
 
 cdef int strided_mask_of(object mask, cdropout_strided_mask *c_mask) except -1:
-    cdef MaskCore core = checked_mask(mask)
+    cdef Mask core = checked_mask(mask)
     cdef tuple strides = core.strides
     cdef int axis
     set_c_mask(&c_mask.mask, core)
@@ -44,9 +44,9 @@ cdef int strided_mask_of(object mask, cdropout_strided_mask *c_mask) except -1:
 
 
 cdef int noise_of(object noise, cdropout_noise *c_noise) except -1:
-    if not isinstance(noise, NoiseCore):
+    if not isinstance(noise, Noise):
         raise TypeError(f"noise must be a cdropout.Noise, got {type(noise).__name__}")
-    cdef NoiseCore core = <NoiseCore>noise
+    cdef Noise core = <Noise>noise
     set_c_key(&c_noise.key, &core.words)
     c_noise.start = core.first
     c_noise.std = core.std
@@ -54,10 +54,10 @@ cdef int noise_of(object noise, cdropout_noise *c_noise) except -1:
 
 
 cdef int stream_of(object stream, cdropout_stream *c_stream) except -1:
-    if not isinstance(stream, StreamCore):
+    if not isinstance(stream, Stream):
         raise TypeError(f"stream must be a cdropout.Stream, got {type(stream).__name__}")
-    c_stream.key = <const cdropout_key *>&(<StreamCore>stream).words
-    c_stream.position = &(<StreamCore>stream).next_elem
+    c_stream.key = <const cdropout_key *>&(<Stream>stream).words
+    c_stream.position = &(<Stream>stream).next_elem
     return 0
 
 

@@ -1,9 +1,24 @@
-"""Streams: a key and the next position; which stream an rng argument stands for; and the generator's raw output."""
+"""Streams: the class `Stream`, the default stream, and which stream an rng argument stands for."""
 
-NO_PROCESS = -1  # what process_number() never gives
 BLOCK = ELEMS_PER_BLOCK
 POSITION_LIMIT = LIMIT
+STATE_VERSION = 1
 
+# Held while a SeedSequence counts its children, which NumPy does without a lock, and while the default stream gets its
+# key. Python's fork waits for it, because a child must not inherit either half done. A fork from C bypasses Python's
+# hooks, and in the child the lock's owner may not exist: so each process has its own lock.
+cdef dict locks = {}
+
+
+def process_lock():
+    return locks.setdefault(this_process, threading.RLock())
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=lambda: process_lock().acquire(), after_in_parent=lambda: process_lock().release())
+
+
+# ---- keys as ints ---------------------------------------------------------------------------------------------------
 
 cdef inline void set_key(stream_key *key, object number):
     key.word[0] = number & 0xFFFFFFFFFFFFFFFF
@@ -14,16 +29,51 @@ cdef inline object key_number(const stream_key *key):
     return <object>key.word[1] << 64 | key.word[0]
 
 
-cdef class StreamCore:
-    """A key and the next position, which threads may advance at the same time; cdropout.Stream adds the seed."""
+# ---- streams --------------------------------------------------------------------------------------------------------
+
+cdef class Stream:
+    """Stream(seed=None)\n--\n
+    A reproducible, endless sequence of random positions that masks are drawn from.
+
+    Every draw takes the next positions, rounded up to whole blocks of 4096 elements. No position is taken twice, even
+    if several threads draw at the same time. The bits at a position depend on the seed alone, not on the number of
+    threads, the instruction set or the machine.
+
+    Parameters
+    ----------
+    seed : None, int, SeedSequence, BitGenerator or Generator
+        None seeds from the operating system. An int (0 or greater, of any size) or a `numpy.random.SeedSequence` always
+        gives the same stream. A `numpy.random.BitGenerator` or `Generator` is asked for 128 bits, which advances it.
+
+    Raises
+    ------
+    TypeError
+        For a seed of another type.
+    ValueError
+        For a negative seed.
+
+    Notes
+    -----
+    The key is `SeedSequence.generate_state(2, uint64)`; docs/design.md specifies the stream. Keys have 128 bits, so two
+    seeds or children get the same key with probability 2^-128. A forked child that continues to use a stream of its
+    parent draws the same masks as the parent: give each worker its own stream, made by `spawn`.
+
+    """
 
     cdef stream_key words
     cdef uint64_t next_elem
+    # The process that the key is for; 0 if every process that has a copy of the stream uses the key.
     cdef int process
+    cdef object seeds
+
+    def __init__(self, seed=None):
+        if isinstance(seed, Stream):
+            raise TypeError("seed must not be a Stream: pass the stream itself as rng, or one of its spawn()")
+        self.reseed(seed_sequence(seed), 0)
 
     @property
     def key(self):
-        """The 128 bits that name the stream, an int."""
+        """The 128 bits that identify the stream, an int."""
         return key_number(&self.words)
 
     @property
@@ -31,45 +81,209 @@ cdef class StreamCore:
         """The index of the next element to be drawn, an int and a multiple of 4096."""
         return load_u64(&self.next_elem)
 
+    @property
+    def _seed_sequence(self):
+        return self.seeds
+
+    cdef int reseed(self, object seeds, object position) except -1:
+        self._place(key_of_seeds(seeds), position)
+        self.seeds = seeds
+        return 0
+
     def _place(self, key, position):
-        """Puts the stream at a position (elements, a multiple of 4096) of the stream named by key."""
+        """Put the stream at a position (in elements, a multiple of 4096) of the stream with this key."""
         cdef uint64_t next_elem = position
         set_key(&self.words, key)
         store_u64(&self.next_elem, next_elem)
 
-    @property
-    def _process(self):
-        """The process_number() that the key is for; 0, at first, where it is for every process that has it."""
-        return load_int(&self.process)
-
-    @_process.setter
-    def _process(self, int number):
-        store_int(&self.process, number)
+    # ---- taking positions -------------------------------------------------------------------------------------------
 
     cdef uint64_t take(self, uint64_t n_elems, stream_key *key) except? 0:
-        """The first of n_elems positions of the stream's key that nobody else gets; the stream advances by whole
-        blocks."""
+        """Return the first of n_elems positions and set key. The stream advances by whole blocks."""
         cdef uint64_t first = 0
         cdef int process = load_int(&self.process)
-        while process != 0 and process != this_process:  # again, where the handler of a signal forks meanwhile
-            self._renew()
+        while process != 0 and process != this_process:  # a loop, because a signal handler may fork meanwhile
+            self.renew()
             process = load_int(&self.process)
         key[0] = self.words
         if n_elems == 0:
-            return 0  # at its end a stream has no position left to name
+            return 0  # at its end a stream has no position left
         if not take_blocks(&self.next_elem, n_elems, &first):
             raise OverflowError(f"the stream must hold what is drawn, got {n_elems} elements at {self.position}")
         return first
 
-    def _take_back(self, MaskCore mask not None):
-        """Undoes the drawing of a mask that came to nothing, unless somebody has drawn since."""
+    cdef int renew(self) except -1:
+        """Give the default stream a key of this process, unless it has one."""
+        with process_lock():
+            process = this_process  # read first: after a fork from here on, the child has to renew again
+            if load_int(&self.process) != process:
+                self.reseed(np.random.SeedSequence(), 0)
+                store_int(&self.process, process)
+        return 0
+
+    def _take_back(self, Mask mask not None):
+        """Undo the drawing of a mask, unless something has been drawn since."""
         return_blocks(&self.next_elem, n_drawn(mask.shape, mask.shared_axes), mask.first)
 
+    # ---- other streams of the same seed -----------------------------------------------------------------------------
 
-# ---- which stream an rng argument stands for ------------------------------------------------------------------------
+    def spawn(self, n):
+        """Return n new streams, independent of this one and of each other.
+
+        Parameters
+        ----------
+        n : int
+            Number of streams, from 0 to 2^32. Successive calls never return the same stream: the children are those of
+            the stream's `SeedSequence`, which counts them, also for the code that passed the `SeedSequence`. The
+            stream's position does not change.
+
+        Returns
+        -------
+        list of Stream
+            Streams at position 0.
+
+        Raises
+        ------
+        TypeError, ValueError
+            For an n that is not such an integer.
+
+        """
+        n = check_integer("n", n, 0, 1 << 32)  # more streams than fit into memory
+        with process_lock():
+            children = self.seeds.spawn(n)
+        return [Stream(child) for child in children]
+
+    def fold_in(self, identifier):
+        """Return the stream of an identifier, for example of a request or a sample.
+
+        The stream depends on this stream's seed and on the identifier alone. Nothing is counted and no lock is taken, so
+        every thread and machine gets the same stream, in any order. `spawn` never returns one of these streams.
+
+        Parameters
+        ----------
+        identifier : int, str or bytes
+            An int must be 0 or greater, of any size. 1, "1" and b"1" are three identifiers.
+
+        Returns
+        -------
+        Stream
+            A stream at position 0.
+
+        Raises
+        ------
+        TypeError
+            For an identifier of another type.
+        ValueError
+            For a negative identifier.
+
+        Notes
+        -----
+        The name is JAX's (`jax.random.fold_in`). Identifiers are hashed to 128 bits by SHA-256, so two of them get the
+        same stream with probability 2^-128. docs/design.md specifies the hash.
+
+        """
+        spawn_key = (*self.seeds.spawn_key, FOLD_IN_WORD, *identifier_words(identifier))
+        return Stream(
+            np.random.SeedSequence(plain_entropy(self.seeds), spawn_key=spawn_key, pool_size=self.seeds.pool_size)
+        )
+
+    # ---- saving and restoring ---------------------------------------------------------------------------------------
+
+    @property
+    def state(self):
+        """The whole state of the stream: a dict of plain ints and lists, which JSON can hold. Setting it restores it.
+
+        Keys: `version`; `entropy` (int or list of ints), `spawn_key` (list of ints) and `pool_size` of the
+        `SeedSequence`; `n_children_spawned`; `position`, in elements. An incomplete or invalid state raises ValueError
+        or TypeError and changes nothing. Do not set the state while another thread draws.
+        """
+        return {
+            "version": STATE_VERSION,
+            "entropy": plain_entropy(self.seeds),
+            "spawn_key": [int(word) for word in self.seeds.spawn_key],
+            "pool_size": int(self.seeds.pool_size),
+            "n_children_spawned": int(self.seeds.n_children_spawned),
+            "position": self.position,
+        }
+
+    @state.setter
+    def state(self, state):
+        keys = ("version", "entropy", "spawn_key", "pool_size", "n_children_spawned", "position")
+        if not isinstance(state, dict) or set(state) != set(keys):
+            raise ValueError(f"state must be a dict with the keys {', '.join(keys)}, got {shown(state)}")
+        check_version("state", state["version"], STATE_VERSION)
+        entropy, spawn_key = state["entropy"], state["spawn_key"]
+        for name, words in (("entropy", entropy), ("spawn_key", spawn_key)):
+            if not isinstance(words, (list, tuple)) and name == "spawn_key":
+                raise TypeError(f"state[{name!r}] must be a list of ints, got {words!r}")
+            for word in words if isinstance(words, (list, tuple)) else [words]:
+                check_count(f"state[{name!r}]", word)
+        for name in ("pool_size", "n_children_spawned", "position"):
+            check_count(f"state[{name!r}]", state[name])
+        if state["position"] % BLOCK or state["position"] > POSITION_LIMIT:
+            raise ValueError(
+                f"state['position'] must be a multiple of {BLOCK} below 2**64, got {shown(state['position'])}"
+            )
+        if max(state["n_children_spawned"], *spawn_key, 0) >= 1 << 32:
+            raise ValueError(
+                "state['n_children_spawned'] and the words of state['spawn_key'] must be below 2**32, "
+                f"got {shown(state['n_children_spawned'])} and {shown(spawn_key)}"
+            )
+        if not 4 <= state["pool_size"] <= 1024:
+            raise ValueError(f"state['pool_size'] must be in [4, 1024], got {shown(state['pool_size'])}")
+        seeds = np.random.SeedSequence(
+            entropy,
+            spawn_key=tuple(spawn_key),
+            pool_size=state["pool_size"],
+            n_children_spawned=state["n_children_spawned"],
+        )
+        self.reseed(seeds, state["position"])
+
+    def __reduce__(self):
+        return restore_stream, (self.state,)
+
+    def __repr__(self):
+        return f"Stream(key={self.key:#034x}, position={self.position})"
+
+    def _repr_html_(self):
+        from cdropout.display import stream_html
+
+        return stream_html(self)
+
+
+def restore_stream(state):
+    """Return a stream of a pickled state."""
+    stream = Stream(0)
+    stream.state = state
+    return stream
+
+
+# fold_in puts this where spawn_key has the number of a child; spawn never counts so far.
+FOLD_IN_WORD = (1 << 32) - 1
+
+
+def identifier_words(identifier):
+    """Return the four words of 32 bits that represent an identifier in a spawn_key."""
+    import hashlib  # here, because its import takes as long as that of NumPy's core
+    import struct
+
+    if isinstance(identifier, (int, np.integer)) and not isinstance(identifier, bool):
+        if identifier < 0:
+            raise ValueError(f"identifier must be 0 or greater where it is an int, got {shown(int(identifier))}")
+        named = b"i" + f"{int(identifier):x}".encode()
+    elif isinstance(identifier, str):
+        named = b"s" + identifier.encode("utf-8", "surrogatepass")
+    elif isinstance(identifier, bytes):
+        named = b"b" + identifier
+    else:
+        raise TypeError(f"identifier must be an int, a str or bytes, got {identifier!r}")
+    return struct.unpack("<4I", hashlib.sha256(named).digest()[:16])
+
+
+# ---- seeds ----------------------------------------------------------------------------------------------------------
 
 def plain_entropy(seeds):
-    """Return a SeedSequence's entropy as an int or a list of ints; TypeError where it is neither."""
+    """Return a SeedSequence's entropy as an int or a list of ints; TypeError if it is neither."""
     entropy = seeds.entropy
     words = [entropy] if isinstance(entropy, (int, np.integer)) else list(entropy)
     if not all([isinstance(word, (int, np.integer)) for word in words]):
@@ -78,7 +292,7 @@ def plain_entropy(seeds):
 
 
 def seed_sequence(seed):
-    """Turn any SPEC 7 rng but a Stream into a SeedSequence; a generator is advanced by 128 bits."""
+    """Return the SeedSequence of any SPEC 7 rng except a Stream; a generator is advanced by 128 bits."""
     random = np.random
     if seed is None or isinstance(seed, random.SeedSequence):
         return seed if seed is not None else random.SeedSequence()
@@ -103,34 +317,33 @@ def key_of_seeds(seeds):
     return low | high << 64
 
 
-# What rng=None draws from: a cdropout.Stream, which cdropout/stream.py makes.
-cdef StreamCore default_stream = None
+# ---- which stream an rng argument stands for ------------------------------------------------------------------------
+
+# The stream of rng=None. Each process gives it another key at its first draw, so that workers never repeat each other's
+# masks.
+cdef Stream default_stream = Stream.__new__(Stream)
+store_int(&default_stream.process, -1)  # a number that no process has
 
 
-def set_default_stream(StreamCore stream not None):
-    """Sets the stream that rng=None stands for."""
-    global default_stream
-    default_stream = stream
-
-
-cdef StreamCore stream_of_rng(object rng):
-    """The stream that rng stands for. Called when all arguments are checked and all memory is allocated, because a
-    generator advances."""
-    cdef StreamCore stream
-    if isinstance(rng, StreamCore):
+cdef Stream stream_of_rng(object rng):
+    """Return the stream that rng stands for. Call it after all checks and allocations, because a generator advances."""
+    if isinstance(rng, Stream):
         return rng
+    return default_stream if rng is None else Stream(rng)
+
+
+def as_stream(rng):
+    """Return the stream that rng stands for: the default stream for None, rng itself if it is a Stream."""
+    cdef Stream stream = stream_of_rng(rng)
     if rng is None:
-        return default_stream
-    key = key_of_seeds(seed_sequence(rng))
-    stream = StreamCore.__new__(StreamCore)
-    set_key(&stream.words, key)
+        stream.renew()
     return stream
 
 
 # ---- raw output -----------------------------------------------------------------------------------------------------
 
 def raw_blocks(key, first_block, n_blocks):
-    """The generator's own output, 8192 bytes a block: uint8 of shape (n_blocks * 8192,)."""
+    """Return the generator's raw output, 8192 bytes a block: uint8 of shape (n_blocks * 8192,)."""
     cdef stream_key words
     cdef uint64_t block = first_block
     cdef size_t n = n_blocks

@@ -18,15 +18,15 @@ from typing import Any
 import numpy as np
 
 import cdropout as cd
-from cdropout import value
-from cdropout.layers import DropoutLayer
+from cdropout import _kernels
+from cdropout.layers.base import Layer
 
 X = np.random.default_rng(0).standard_normal((2, 3, 8, 9)).astype(np.float32)
 
 
-def layers() -> dict[str, tuple[DropoutLayer, tuple[int, ...]]]:
+def layers() -> dict[str, tuple[Layer, tuple[int, ...]]]:
     """Return a layer of each class that has been through a forward pass, with the shape of what it takes."""
-    made: dict[str, tuple[DropoutLayer, tuple[int, ...]]] = {
+    made: dict[str, tuple[Layer, tuple[int, ...]]] = {
         cls.__name__: (cls(0.3, rng=1), (2, 3, 8, 9))
         for cls in (
             *(cd.Dropout, cd.Dropout2d, cd.FeatureDropout, cd.LockedDropout, cd.DropPath, cd.AlphaDropout),
@@ -231,9 +231,9 @@ def check_stream(stream: cd.Stream) -> None:
         cd.draw_mask(5000, 0.5, rng=again).keep()
 
 
-def check_layer(layer: DropoutLayer) -> None:
+def check_layer(layer: Layer) -> None:
     """Run a layer on small arrays, where any error will do."""
-    assert 0 <= layer.p <= 1
+    assert 0 <= getattr(layer, layer._rate) <= (1e37 if layer._rate == "std" else 1)
     state = copy.deepcopy(layer.state)
     layer.state = state
     with np.errstate(all="ignore"), contextlib.suppress(Exception):
@@ -253,9 +253,9 @@ def check_bit_generator(generator: Any) -> None:
 def check(loaded: Any) -> str:
     """Check what a pickle became; return its class, for what may be loaded at all."""
     for kind, check_kind in (
-        (value.Value, check_value),
+        (_kernels.Drawn, check_value),
         (cd.Stream, check_stream),
-        (DropoutLayer, check_layer),
+        (Layer, check_layer),
         (cd.StreamBitGenerator, check_bit_generator),
     ):
         if isinstance(loaded, kind):
@@ -276,7 +276,7 @@ def load_bytes(chance: np.random.Generator) -> str:
 
 def restore_fields(chance: np.random.Generator) -> str:
     _, arguments = VALUES[chance.integers(len(VALUES))].__reduce__()
-    return check(value.restore(arguments[0], *mutate_fields(arguments[1:], chance)))
+    return check(_kernels.restore(arguments[0], *mutate_fields(arguments[1:], chance)))
 
 
 def restore_stream(chance: np.random.Generator) -> str:

@@ -15,7 +15,7 @@ import numpy as np
 
 import cdropout as cd
 from cdropout import _kernels
-from cdropout.value import restore
+from cdropout._kernels import restore
 
 
 def resident():

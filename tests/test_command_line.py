@@ -12,7 +12,7 @@ import reference
 
 import cdropout as cd
 from cdropout import __main__ as command_line
-from cdropout import _kernels, environment, extras, machine
+from cdropout import _kernels, environment, machine, optional
 
 
 def test_without_a_command_it_says_what_runs_here(run_python):
@@ -46,7 +46,7 @@ def test_json_has_the_facts_that_the_text_has(run_python):
         "built": list(_kernels.known_isas()),
     }
     assert facts["cache_bytes"] == {f"L{level}": n_bytes for level, n_bytes in machine.cache_bytes().items()}
-    assert facts["packages"] == extras.installed_versions()
+    assert facts["packages"] == optional.installed_versions()
     shown = run_python("-m", "cdropout", env=env).stdout.decode()
     assert shown == environment.describe(facts) + "\n"
 
@@ -89,7 +89,7 @@ def test_the_processor_has_a_name_where_the_system_gives_one(tmp_path):
 def test_packages_are_looked_for_without_being_imported(run_python):
     code = (
         "import sys; from cdropout import environment; environment.describe(environment.facts()); "
-        "from cdropout.extras import PURPOSES; print(*[name for name in PURPOSES if name in sys.modules])"
+        "from cdropout.optional import PURPOSES; print(*[name for name in PURPOSES if name in sys.modules])"
     )
     assert run_python("-c", code).stdout.split() == []
 
@@ -97,16 +97,19 @@ def test_packages_are_looked_for_without_being_imported(run_python):
 def test_a_folder_that_has_a_packages_name_is_not_taken_for_it(monkeypatch, tmp_path):
     (tmp_path / "dask_like").mkdir()
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(extras, "PURPOSES", {"dask_like": "a test", "numpy": "a test", "module_alone": "a test"})
+    monkeypatch.setattr(optional, "PURPOSES", {"dask_like": "a test", "numpy": "a test", "module_alone": "a test"})
     (tmp_path / "module_alone.py").touch()
-    versions = extras.installed_versions()
+    versions = optional.installed_versions()
     assert versions == {"dask_like": None, "numpy": np.__version__, "module_alone": "of unknown version"}
 
 
 def test_every_integration_is_looked_for():
     text = {path.stem: path.read_text() for path in Path(cd.__file__).parent.glob("*.py")}
+    text |= {
+        folder.name: "".join(map(Path.read_text, folder.glob("*.py"))) for folder in Path(cd.__file__).parent.iterdir()
+    }
     foreign = {name for name, code in text.items() if f"\nimport {name}\n" in code or f"\nfrom {name}." in code}
-    assert {"torch", "thinc", "keras"} <= foreign <= set(extras.PURPOSES)
+    assert {"torch", "thinc", "keras"} <= foreign <= set(optional.PURPOSES)
 
 
 def test_a_source_folder_that_is_not_compiled_says_so(run_python, tmp_path):

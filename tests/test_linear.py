@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import cdropout as cd
-from cdropout import linear
+from cdropout.functions import linear
 
 
 def normals(shape, seed=0, dtype=np.float64):

@@ -18,7 +18,7 @@ from threadpoolctl import threadpool_limits
 
 import cdropout as cd
 from cdropout import _kernels
-from cdropout.value import restore
+from cdropout._kernels import restore
 
 DTYPES = (np.float32, np.float64, np.float16, ml_dtypes.bfloat16)
 KEY = cd.Stream(2024).key

@@ -195,8 +195,8 @@ print(len(masks), len({mask.key for mask in masks}), len({mask.start for mask in
 
 FORKING = """
 import ctypes, os, signal, threading
+import numpy as np
 import cdropout as cd
-from cdropout import stream
 fork = os.fork
 def key():
     return f"{cd.draw_mask(5, 0.5).key:032x}"
@@ -232,11 +232,11 @@ def test_a_fork_waits_for_the_thread_that_makes_the_default_stream(run_python, t
     code = """
 import builtins
 builtins.is_importing = threading.Event()
-reseed = cd.Stream._reseed
+seed_sequence = np.random.SeedSequence
 def after_import(*arguments, **keywords):
     import slow
-    return reseed(*arguments, **keywords)
-cd.Stream._reseed = after_import
+    return seed_sequence(*arguments, **keywords)
+np.random.SeedSequence = after_import
 thread = threading.Thread(target=key)
 thread.start()
 is_importing.wait()
@@ -253,19 +253,19 @@ print(child, key())
 def test_a_child_that_python_does_not_know_of_waits_for_no_thread_of_its_parents(run_python):
     code = """
 is_held, is_over = threading.Event(), threading.Event()
-reseed, streams, layer = cd.Stream._reseed, cd.Stream(1), cd.Dropout()
+seed_sequence, streams, layer = np.random.SeedSequence, cd.Stream(1), cd.Dropout()
 def wait(*arguments, **keywords):
     is_held.set()
     is_over.wait()
-    return reseed(*arguments, **keywords)
+    return seed_sequence(*arguments, **keywords)
 def hold():
     with cd.dropout_on([layer]):
         key()  # seeds the default stream
-cd.Stream._reseed = wait
+np.random.SeedSequence = wait
 thread = threading.Thread(target=hold, daemon=True)  # not to be waited for where something fails
 thread.start()
 is_held.wait()
-cd.Stream._reseed = reseed
+np.random.SeedSequence = seed_sequence
 def key():
     with cd.dropout_on([layer]):
         return f"{cd.draw_mask(5, 0.5).key:032x} {streams.spawn(1)[0].key:032x}"

@@ -10,6 +10,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::F
 torch = pytest.importorskip("torch")
 
 import cdropout.torch as ct  # noqa: E402
+from cdropout.torch import attention, modules  # noqa: E402
 
 F = torch.nn.functional
 # Drops nothing in a test's lifetime, and yet goes through the engine: 1/(1-p) is 1.
@@ -64,14 +65,14 @@ def one_thread():
 
 @pytest.fixture
 def pieces(request, monkeypatch):
-    monkeypatch.setattr(ct, "_BYTES_AT_ONCE", request.param)
+    monkeypatch.setattr(attention, "_BYTES_AT_ONCE", request.param)
 
 
 @pytest.fixture
 def attended(monkeypatch):
     """Counts how often this library's attention ran."""
-    calls, attend = [], ct._attend
-    monkeypatch.setattr(ct, "_attend", lambda *arguments: calls.append(1) or attend(*arguments))
+    calls, attend = [], attention._attend
+    monkeypatch.setattr(attention, "_attend", lambda *arguments: calls.append(1) or attend(*arguments))
     return calls
 
 
@@ -154,7 +155,7 @@ def test_lower_precisions_are_rounded_from_float32(dtype, tolerance, attended):
 def test_dropped_weights_are_those_of_one_mask_over_all_scores(pieces):
     query, key, value = inputs = qkv()
     y = seeded(lambda: ct.scaled_dot_product_attention(*inputs, BIASES["whole"], 0.3))
-    mask = seeded(lambda: ct._draw_mask((BATCH * HEADS * ROWS, KEYS), 0.3, (), None))
+    mask = seeded(lambda: ct.tensors.draw_mask((BATCH * HEADS * ROWS, KEYS), 0.3, (), None))
     scaled = torch.from_numpy(mask.scaled(np.float64)).view(BATCH, HEADS, ROWS, KEYS)
     weights = (query @ key.transpose(-1, -2) / 2 + BIASES["whole"]).softmax(-1)
     expected = (weights * scaled) @ value
@@ -302,8 +303,9 @@ def test_multihead_attention_without_drops_is_pytorchs(name, need_weights, atten
 
 @pytest.mark.parametrize("need_weights", [False, True])
 def test_multihead_attention_drops_its_weights_by_this_library(need_weights, monkeypatch):
-    drawn, draw = [], ct._draw_mask
-    monkeypatch.setattr(ct, "_draw_mask", lambda *arguments: drawn.append(draw(*arguments)) or drawn[-1])
+    drawn, draw = [], ct.tensors.draw_mask
+    for module in (attention, ct.tensors):
+        monkeypatch.setattr(module, "draw_mask", lambda *arguments: drawn.append(draw(*arguments)) or drawn[-1])
     module, x = torch.nn.MultiheadAttention(8, 2, dropout=0.4), torch.randn(50, 3, 8)
     ct.replace_dropout(module)
     _, weights = module(x, x, x, need_weights=need_weights, average_attn_weights=False)
@@ -365,4 +367,4 @@ def test_a_replaced_transformer_compiles_to_the_same_numbers(recwarn):
 
 def test_a_pytorch_that_calls_otherwise_is_refused():
     with pytest.raises(ImportError, match=r"needs a PyTorch whose .* uses {'another_name'}"):
-        ct._rebound(F.multi_head_attention_forward, another_name=None)
+        modules._rebound(F.multi_head_attention_forward, another_name=None)

@@ -102,7 +102,7 @@ def test_gradients_equal_numeric_gradients(kind, relu):
         reseed()
         dropped = [dropout.forward(np.ones((4, 6))) == 0]
     else:
-        dropped = [~layer.mask.keep() for layer in network.layers if isinstance(layer, cd.layers.DropoutLayer)]
+        dropped = [~layer.mask.keep() for layer in network.layers if isinstance(layer, cd.layers.base.DropoutLayer)]
     for drops in dropped:
         assert 0 < drops.sum() < drops.size, "a mask that drops all or nothing tests no gradient of dropout"
 
@@ -231,7 +231,7 @@ def test_kinds_that_drop_in_the_product_take_the_weights_of_the_linear_layers(ki
     for param, value in zip(network.params, plain.params, strict=True):
         np.testing.assert_array_equal(param, value)
         assert param.dtype == np.float32
-    dropping = [layer for layer in network.layers if isinstance(layer, cd.layers.DropoutLayer)]
+    dropping = [layer for layer in network.layers if isinstance(layer, cd.layers.base.DropoutLayer)]
     assert all(layer.rng is stream and layer.p == 0.25 for layer in dropping)
 
 

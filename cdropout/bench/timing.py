@@ -5,7 +5,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 
-from cdropout.extras import require
+from cdropout.optional import require
 
 
 def interleaved_times(

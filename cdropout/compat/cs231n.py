@@ -15,8 +15,7 @@ import numpy.typing as npt
 
 from cdropout import _kernels
 from cdropout.compat.last_pass import Array, p_of_keep
-from cdropout.functional import draw_mask
-from cdropout.mask import Mask
+from cdropout.mask import Mask, draw_mask
 
 Cache = tuple[Mapping[str, Any], "CachedMask | None"]
 

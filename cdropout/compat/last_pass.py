@@ -6,8 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cdropout import _kernels
-from cdropout.functional import draw_mask
-from cdropout.mask import Mask
+from cdropout.mask import Mask, draw_mask
 from cdropout.stream import Rng, Stream, as_stream
 
 Array = npt.NDArray[Any]

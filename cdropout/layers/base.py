@@ -1,0 +1,192 @@
+"""The base classes of all layers: `Layer`, and `DropoutLayer` for layers with a probability of dropping and a mask."""
+
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from cdropout import _kernels
+from cdropout.checks import check_version, shown
+from cdropout.mask import Mask
+from cdropout.stream import STATE_VERSION, Rng, Stream, as_stream, restore_stream
+
+
+class Layer:
+    """A layer that draws from a stream in training: its rate, stream, mode, saved state and text.
+
+    Subclasses define `forward` and `backward`, and a property for the rate that checks what it is set to. They check
+    their other arguments before they call this constructor, because it takes rng, and a NumPy generator advances when
+    it is taken.
+    """
+
+    # Name of the rate attribute: `p`, or `std` for GaussianNoise.
+    _rate: ClassVar[str]
+    # Types that a field may have in a pickle. A subclass adds the fields of its constructor.
+    _field_types: ClassVar[dict[str, Any]] = {
+        "training": bool | int | np.bool_,
+        "inplace": bool | int | np.bool_,
+        "_rng": Stream | None,
+        "params": list | tuple,
+        "grads": list | tuple,
+    }
+
+    def __init__(self, rate: float, *, rng: Rng | None = None, inplace: bool = False) -> None:
+        setattr(self, self._rate, rate)
+        self.inplace = inplace
+        self.training = True
+        self.rng = rng
+        self.params: list[npt.NDArray[Any]] = []
+        self.grads: list[npt.NDArray[Any]] = []
+
+    # ---- the stream and the mode ------------------------------------------------------------------------------------
+
+    @property
+    def rng(self) -> Stream | None:
+        """The stream that the layer draws from; None for the default stream. Setting a seed makes a stream of it."""
+        return self._rng
+
+    @rng.setter
+    def rng(self, rng: Rng | None) -> None:
+        self._rng = None if rng is None else as_stream(rng)
+
+    def train(self, mode: bool = True) -> Self:
+        """Switch to training, or to evaluation if mode is False, and return the layer."""
+        self.training = bool(mode)
+        return self
+
+    def eval(self) -> Self:
+        """Switch to evaluation and return the layer."""
+        return self.train(False)
+
+    def __call__(self, *inputs: npt.ArrayLike) -> npt.NDArray[Any]:
+        """Run `forward`."""
+        return self.forward(*inputs)  # type: ignore[attr-defined,no-any-return]
+
+    def _check_evaluated(self) -> None:
+        """Raise RuntimeError if the layer is in training: a backward pass then needs a forward pass before it."""
+        if self.training:
+            raise RuntimeError("backward must follow a forward pass in training, and none has been made")
+
+    # ---- saving and restoring ---------------------------------------------------------------------------------------
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """The state that changes from step to step, without `params`: a dict of plain values, which JSON can hold.
+
+        Keys: `version`; `p` (`std` for GaussianNoise); `training`; `rng`, the stream's `state` or None for the default
+        stream. Results that a forward pass keeps for `backward` are not included. Setting the state also moves the
+        layer's stream, which other layers may share. An invalid state raises ValueError or TypeError and changes
+        nothing.
+        """
+        return {
+            "version": STATE_VERSION,
+            self._rate: getattr(self, self._rate),
+            "training": self.training,
+            "rng": None if self._rng is None else self._rng.state,
+        }
+
+    @state.setter
+    def state(self, state: dict[str, Any]) -> None:
+        keys = ("version", self._rate, "training", "rng")
+        if not isinstance(state, dict) or set(state) != set(keys):
+            raise ValueError(f"state must be a dict with the keys {', '.join(keys)}, got {shown(state)}")
+        check_version("state", state["version"], STATE_VERSION)
+        if not isinstance(state["training"], bool):
+            raise TypeError(f"state['training'] must be True or False, got {state['training']!r}")
+        before = getattr(self, self._rate)
+        setattr(self, self._rate, state[self._rate])
+        try:
+            if state["rng"] is None or self._rng is None:
+                self.rng = None if state["rng"] is None else restore_stream(state["rng"])
+            else:
+                self._rng.state = state["rng"]
+        except (TypeError, ValueError):
+            setattr(self, self._rate, before)
+            raise
+        self.training = state["training"]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"version": STATE_VERSION, **self.__dict__}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Restore the fields of a pickle; ValueError or TypeError for a field that the constructor would not set."""
+        if not isinstance(state, dict):
+            raise TypeError(f"a pickled {type(self).__name__} must hold a dict, got {shown(state)}")
+        fields = {**state}
+        version = fields.pop("version", STATE_VERSION)  # the first pickles have none
+        check_version(f"a pickled {type(self).__name__}", version, STATE_VERSION)
+        try:
+            self._check_fields(fields)
+        except KeyError as error:
+            raise ValueError(f"a pickled {type(self).__name__} must have a field {error}") from error
+        self.__dict__.update(fields)
+        self._prepare()
+
+    def _check_fields(self, fields: dict[str, Any]) -> None:
+        """Raise TypeError or ValueError for a field of a pickle that is not valid, KeyError if one is missing."""
+        for name, types in self._field_types.items():
+            if not isinstance(fields[name], types):
+                raise TypeError(f"{name} of a pickled {type(self).__name__} must not be {shown(fields[name])}")
+
+    def _prepare(self) -> None:
+        """Compute values that follow from the rate; called when the rate is set and when a pickle is loaded."""
+
+    # ---- text -------------------------------------------------------------------------------------------------------
+
+    def __repr__(self) -> str:
+        options = "".join(f", {name}={value!r}" for name, value in self._options().items())
+        return f"{type(self).__name__}({self._rate}={getattr(self, self._rate)}{options})"
+
+    def _options(self) -> dict[str, Any]:
+        """Return the constructor's arguments, except rate and rng, whose values differ from their defaults.
+
+        Only plain values that the layer keeps under the argument's name are included.
+        """
+        import inspect  # here, because importing it takes long
+
+        options: dict[str, Any] = {}
+        for layer_type in type(self).__mro__[:-1]:
+            parameters = inspect.signature(layer_type).parameters
+            for name, parameter in parameters.items():
+                value = getattr(self, name, inspect)  # the module stands for "no such attribute": it is not plain
+                if name not in (self._rate, "rng") and isinstance(value, bool | int | float | str | tuple | None):
+                    options.setdefault(name, (value, parameter.default))
+            if not any(each.kind is each.VAR_KEYWORD for each in parameters.values()):
+                break  # this constructor passes no keywords on to the classes above it
+        return {name: value for name, (value, default) in options.items() if value != default}
+
+
+class DropoutLayer(Layer):
+    """A layer with a probability of dropping, p, and the mask of its last forward pass."""
+
+    _rate = "p"
+    _field_types: ClassVar[dict[str, Any]] = {**Layer._field_types, "mask": Mask | None}
+
+    def __init__(self, p: float = 0.5, *, rng: Rng | None = None, inplace: bool = False) -> None:
+        super().__init__(p, rng=rng, inplace=inplace)
+        self.mask: Mask | None = None
+
+    @property
+    def p(self) -> float:
+        """The probability of dropping an element."""
+        return self._p
+
+    @p.setter
+    def p(self, p: float) -> None:
+        self._p = self._checked_p(p)
+        self._prepare()
+
+    def _checked_p(self, p: float) -> float:
+        """Return p as a float; TypeError or ValueError for a p that the layer does not allow."""
+        return _kernels.check_p(p)
+
+    def _check_fields(self, fields: dict[str, Any]) -> None:
+        self._checked_p(fields["_p"])
+        super()._check_fields(fields)
+
+    def _through_mask(self, dy: npt.ArrayLike, out: Any, scale: float | None) -> npt.NDArray[Any] | None:
+        """Return the gradient through the mask of the last forward pass; None if that pass was in evaluation."""
+        if self.mask is not None:
+            return self.mask.apply(dy, out, scale=scale)
+        self._check_evaluated()
+        return None

@@ -1,0 +1,76 @@
+"""DropBlock, which drops squares of images, as a layer."""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cdropout import _kernels
+from cdropout.checks import check_integer
+from cdropout.functions.drop_block import apply_blocks, drop_blocks
+from cdropout.functions.shared_axes import Channels, spatial_axes
+from cdropout.layers.base import DropoutLayer
+from cdropout.stream import Rng
+
+
+class DropBlock2d(DropoutLayer):
+    """Drop squares of images, independently in each channel; evaluation is the identity.
+
+    Parameters
+    ----------
+    p : float
+        Share of elements to be dropped, in [0, 1]; because squares overlap, the expected share is about 1 - exp(-p). 1
+        drops all.
+    rng, inplace
+        As in `Dropout`.
+    block_size : int
+        The length of a square's side, in pixels.
+    channels : {"first", "last"}
+        Position of the channel axis.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For a p, rng, block_size or channels other than the above; from `forward`, for a block_size above the image's
+        height or width.
+
+    Notes
+    -----
+    Source: Ghiasi, Lin & Le, "DropBlock: a regularization method for convolutional networks", NeurIPS 2018. The layer
+    stores a bool array of its input's shape between `forward` and `backward`.
+
+    """
+
+    def __init__(
+        self,
+        p: float = 0.1,
+        *,
+        block_size: int = 7,
+        channels: Channels = "first",
+        rng: Rng | None = None,
+        inplace: bool = False,
+    ) -> None:
+        spatial_axes(2, 3, channels)
+        check_integer("block_size", block_size, 1)
+        super().__init__(p, rng=rng, inplace=inplace)
+        self.block_size, self.channels = block_size, channels
+        self._keep: npt.NDArray[np.bool_] | None = None
+
+    def forward(self, x: npt.ArrayLike) -> npt.NDArray[Any]:
+        """Return x without new squares, scaled, in training; x itself in evaluation; errors as in `drop_block2d`."""
+        if not self.training:
+            self._keep = None
+            return x  # type: ignore[return-value]
+        out = x if self.inplace else None
+        y, self._keep = drop_blocks(x, self._p, self.block_size, self.channels, self._rng, out)
+        return y
+
+    def backward(self, dy: npt.ArrayLike) -> npt.NDArray[Any]:
+        """Return the gradient with respect to x; RuntimeError in training if there was no forward pass."""
+        if self._keep is None:
+            self._check_evaluated()
+            return dy  # type: ignore[return-value]
+        gradient = _kernels.check_array(dy, "dy")
+        if gradient.shape != self._keep.shape:
+            raise ValueError(f"dy must have the output's shape {self._keep.shape}, got {gradient.shape}")
+        return apply_blocks(gradient, self._keep, dy if self.inplace else None)

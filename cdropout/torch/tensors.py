@@ -1,0 +1,131 @@
+"""Tensors for the engine: which ones it takes, their arrays, masks from PyTorch's generator, and autograd."""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import forward_ad
+
+from cdropout import _kernels
+from cdropout._kernels import alpha_map
+from cdropout.mask import Mask
+
+# NumPy has bfloat16 only if ml_dtypes is installed.
+HALVES = (torch.float16, torch.bfloat16) if importlib.util.find_spec("ml_dtypes") else (torch.float16,)
+DTYPES = (torch.float32, torch.float64, *HALVES)
+PLAIN = (Tensor, nn.Parameter)
+
+
+def is_plain(tensor: Tensor) -> bool:
+    """Return whether the kernels can read and write the tensor's memory."""
+    if type(tensor) not in PLAIN or tensor.device.type != "cpu" or tensor.dtype not in DTYPES:
+        return False
+    return tensor.layout is torch.strided and not tensor.is_nested
+
+
+def is_transformed() -> bool:
+    """Return whether torch.func or forward-mode differentiation is active, which tensor memory does not show."""
+    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0  # type: ignore[no-any-return]
+
+
+def is_ours(p: float, generator: Any, *tensors: Tensor) -> bool:
+    """Return whether this library drops; ValueError if PyTorch's function would, which ignores generator."""
+    if 0.0 < p <= 1.0 and all(map(is_plain, tensors)) and not is_transformed():
+        return True
+    if generator is not None and 0.0 < p <= 1.0:
+        raise ValueError(
+            "generator must be None unless input is a dense tensor on the CPU, of a floating dtype and outside "
+            f"torch.func and forward-mode differentiation, got {generator}"
+        )
+    return False
+
+
+def as_array(tensor: Tensor) -> Any:
+    """Return an array that shares the tensor's memory."""
+    if tensor.dtype is torch.bfloat16:
+        import ml_dtypes
+
+        return tensor.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
+    return tensor.numpy()
+
+
+def draw_mask(shape: tuple[int, ...], p: float, shared_axes: tuple[int, ...], generator: Any) -> Mask:
+    """Return a mask whose key is drawn from PyTorch's generator."""
+    low, high = torch.randint(-(2**63), 2**63 - 1, (2,), dtype=torch.int64, device="cpu", generator=generator).tolist()
+    key = (low & 0xFFFFFFFFFFFFFFFF) | (high & 0xFFFFFFFFFFFFFFFF) << 64
+    return Mask(key, 0, p, shape, shared_axes)
+
+
+def _apply(x: Tensor, mask: Mask, scale: float | None, shift: float, fill: float, inplace: bool) -> Tensor:
+    """Apply a mask without recording it in autograd's graph."""
+    plain = x.detach()
+    y = plain if inplace else torch.empty_like(plain)
+    written = as_array(y)
+    if not inplace and written.nbytes >= _kernels.HUGE_PAGES_FROM_BYTES and y.is_contiguous():
+        _kernels.expect_writing(written)
+    mask.apply(as_array(plain), written, scale=scale, shift=shift, fill=fill)
+    return y
+
+
+class ApplyMask(torch.autograd.Function):
+    """y = scale x + shift where kept, fill where dropped; the gradient is the same map without shift and fill."""
+
+    @staticmethod
+    def forward(  # noqa: D102 - the class says it
+        ctx: Any, x: Tensor, mask: Mask, scale: float | None, shift: float, fill: float, inplace: bool
+    ) -> Tensor:
+        ctx.mask, ctx.scale = mask, scale
+        y = _apply(x, mask, scale, shift, fill, inplace)
+        if not inplace:
+            return y
+        ctx.mark_dirty(x)
+        return x
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> Any:  # noqa: D102
+        (dy,) = grad_outputs
+        # Recording the step for a second derivative costs as much as applying a small mask, so only do it on demand.
+        apply = ApplyMask.apply if torch.is_grad_enabled() and dy.requires_grad else _apply
+        return apply(dy, ctx.mask, ctx.scale, 0.0, 0.0, False), None, None, None, None, None
+
+
+def _drop_now(
+    input: Tensor,  # noqa: A002
+    p: float,
+    shared_axes: tuple[int, ...],
+    inplace: bool,
+    generator: Any,
+    alpha: bool,
+) -> Tensor:
+    if input.numel() == 0:
+        return input
+    scale, shift, fill = alpha_map(p) if alpha else (None, 0.0, 0.0)
+    mask = draw_mask(tuple(input.shape), p, shared_axes, generator)
+    if torch.is_grad_enabled() and input.requires_grad:
+        return ApplyMask.apply(input, mask, scale, shift, fill, inplace)  # type: ignore[no-any-return,no-untyped-call]
+    y = _apply(input, mask, scale, shift, fill, inplace)
+    if not inplace:
+        return y
+    torch.autograd.graph.increment_version(input)
+    return input
+
+
+# torch.compile ends its graph before a call of this function.
+_drop_between_graphs = torch.compiler.disable(_drop_now)
+
+
+def drop(
+    input: Tensor,  # noqa: A002
+    p: float,
+    shared_axes: tuple[int, ...],
+    inplace: bool,
+    generator: Any,
+    *,
+    alpha: bool = False,
+) -> Tensor:
+    """Return input after dropout with a new mask; `is_ours` has accepted the arguments."""
+    drop = _drop_between_graphs if torch.compiler.is_compiling() else _drop_now
+    return drop(input, p, shared_axes, inplace, generator, alpha)

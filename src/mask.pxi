@@ -1,0 +1,323 @@
+"""Masks: the class `Mask`, and how one is drawn."""
+
+cdef class Mask(Drawn):
+    """Mask(key, start, p, shape, shared_axes=(), strides=None)\n--\n
+    The elements that one dropout drops: an immutable value without a buffer.
+
+    A mask holds a stream's key and position, p and a shape. Its bits are a function of these. They are generated again,
+    in registers, each time the mask is applied: the forward and the backward pass, other threads, other processes and
+    other machines get the same bits. `draw_mask` returns masks; two masks are equal if all their fields are.
+
+    Parameters
+    ----------
+    key : int
+        The 128 bits of `Stream.key`.
+    start : int
+        The stream's position of the first element.
+    p : float
+        The probability of dropping an element, in [0, 1].
+    shape : int or tuple of int
+        The shape of the arrays that the mask applies to.
+    shared_axes : int or tuple of int
+        Axes along which all elements share one decision.
+    strides : tuple of int, optional
+        Distance in positions between neighbours along each axis, 0 along shared axes. By default, the elements take one
+        run of positions, in C order. Slicing sets other strides.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For an argument of another type or out of its range.
+
+    """
+
+    PICKLE_VERSION = 2
+
+    cdef readonly double p
+    cdef readonly tuple shared_axes
+    cdef tuple part_strides  # None if the mask takes one run of positions
+
+    def __cinit__(self, key=NOT_GIVEN, start=NOT_GIVEN, p=NOT_GIVEN, shape=NOT_GIVEN, shared_axes=(), strides=None):
+        self.shape = self.shared_axes = ()
+        if key is NOT_GIVEN:
+            return  # new_mask sets the fields
+        if shape is NOT_GIVEN:
+            raise TypeError("Mask needs key, start, p and shape")
+        self.p = checked_p(p)
+        self.shape = checked_shape(shape)
+        self.shared_axes = checked_axes(shared_axes, len(self.shape))
+        if strides is not None:
+            self.part_strides = checked_strides(strides, self.shape, self.shared_axes)
+        if self.part_strides is None:
+            self.place(key, start, n_drawn(self.shape, self.shared_axes))
+        else:
+            reach = sum([(length - 1) * stride for length, stride in zip(self.shape, self.part_strides)])
+            self.place(key, start, reach + 1)
+
+    def __init__(self, key, start, p, shape, shared_axes=(), strides=None):
+        """The fields are set in __cinit__: a mask that exists never changes."""
+
+    # ---- applying a mask --------------------------------------------------------------------------------------------
+
+    def apply(self, a, out=None, *, scale=None, shift=0.0, fill=0.0):
+        """Scale the kept elements of an array and set the dropped ones to zero.
+
+        Parameters
+        ----------
+        a : array_like of float16, bfloat16, float32 or float64
+            An array of the mask's shape, in any memory layout and byte order. Objects of other libraries are taken as in
+            `dropout`.
+        out : ndarray, or an object that shares its memory, optional
+            Array for the result, of a's shape and dtype: either a itself (in place) or memory apart from a.
+        scale : float, optional
+            Factor for kept elements; 1/(1-p) by default.
+        shift : float, optional
+            Number added to kept elements after scaling.
+        fill : float, optional
+            Value of dropped elements.
+
+        Returns
+        -------
+        ndarray
+            out, or a new array of a's shape and dtype. A dropped element is `fill` (+0.0) whatever its value was, NaN
+            and infinity included. A kept element is a * scale, rounded once; with a shift or a fill the sum is rounded
+            again. For the 16-bit types the scale is first rounded to 13 bits (float16) or 16 bits (bfloat16), so that
+            the product is exact before its one rounding. At p = 0 with scale 1 and no shift the result is a copy, bit
+            for bit.
+
+        Raises
+        ------
+        TypeError
+            For a dtype other than float16, bfloat16, float32 and float64.
+        ValueError
+            For another shape, an out that does not fit, or a scale, shift or fill that is not finite.
+
+        Notes
+        -----
+        Errors are raised before anything is written.
+
+        """
+        cdef cnp.ndarray x = checked_array(a, "a")
+        if not has_shape(x, self.shape):
+            raise ValueError(f"a must have the mask's shape {self.shape}, got {(<object>x).shape}")
+        cdef affine map
+        map.scale = kept_scale(self.p) if scale is None else checked_finite(scale, "scale")
+        map.shift = checked_finite(shift, "shift")
+        map.fill = checked_finite(fill, "fill")
+        cdef cnp.ndarray result = checked_out(out, x, "a")
+        strides = self.strides if self.shared_axes else self.part_strides
+        cdef Scratch scratch = scratch_for(result, x, None, strides is not None)
+        apply_mask(&self.words, self.first, self.p, &map, strides, result, x, scratch)
+        return result if out is None else out
+
+    # ---- a mask as an array -----------------------------------------------------------------------------------------
+
+    def keep(self):
+        """Return a new bool array of the mask's shape: True where an element is kept."""
+        return self.filled(JOB_FILL_KEEP, np.bool_, 1.0)
+
+    def scaled(self, dtype=np.float32):
+        """Return a new array of 0 where an element is dropped and 1/(1-p) where it is kept.
+
+        Other libraries call this array the mask.
+
+        Parameters
+        ----------
+        dtype : float16, bfloat16, float32 or float64
+            The dtype of the result; TypeError for another.
+
+        """
+        numpy_dtype = check_dtype(dtype)
+        scaled = self.filled(OPERATION_fill_scaled, numpy_dtype.newbyteorder("="), kept_scale(self.p))
+        return scaled.astype(numpy_dtype, copy=False)
+
+    cdef object filled(self, int operation, object dtype, double scale):
+        """Return a new array of the mask's shape, filled by an operation that reads no array.
+
+        scale is the value of kept elements for OPERATION_fill_scaled.
+        """
+        cdef job_request request
+        cdef mask_axes axes
+        cdef cnp.ndarray drawn
+        drawn_shape = tuple([1 if axis in self.shared_axes else n for axis, n in enumerate(self.shape)])
+        if is_zero(self.p) or self.p == 1.0:
+            drawn = np.full(drawn_shape, scale if is_zero(self.p) else 0, dtype)
+        else:
+            drawn = np.empty(drawn_shape, dtype)
+            request = blank_request(operation, dtype_index(drawn))
+            request.key = self.words
+            request.first = self.first
+            request.p = self.p
+            request.scale = scale
+            request.out = cnp.PyArray_BYTES(drawn)
+            request.n_elems = cnp.PyArray_SIZE(drawn)
+            if self.part_strides is not None:
+                set_axes(&axes, drawn_shape, self.part_strides)
+                request.n_axes = axes.n
+                request.lens = axes.lens
+                request.strides = axes.strides
+            run_request(&request)
+        if not self.shared_axes:
+            return drawn
+        whole = np.empty(self.shape, dtype)
+        copy_elems(whole, np.broadcast_to(drawn, self.shape))
+        return whole
+
+    # ---- parts of a mask --------------------------------------------------------------------------------------------
+
+    @property
+    def strides(self):
+        """Distance in positions between neighbours along each axis, a tuple of int; 0 along shared axes."""
+        return run_strides(self.shape, self.shared_axes) if self.part_strides is None else self.part_strides
+
+    @property
+    def is_run(self):
+        """Whether the elements take one run of positions, in C order: False for a part with gaps."""
+        return self.part_strides is None
+
+    def __getitem__(self, index):
+        """Return the mask of a part of the array: `mask[index].apply(a[index])` is `mask.apply(a)[index]`, bit for bit.
+
+        Parameters
+        ----------
+        index : slice, or tuple of slices
+            One slice for each axis, from the first one on; `...` stands for the axes that are not named. Steps are
+            positive: `mask[rank::n_ranks]` is the mask of rows dealt out in turn.
+
+        Returns
+        -------
+        Mask
+            A mask of the part's shape, with as many dimensions as this one.
+
+        Raises
+        ------
+        TypeError, IndexError, ValueError
+            For an index of another kind, for too many slices, and for a step below 1.
+
+        """
+        start, lengths, strides = self.start, [], []
+        for length, stride, part in zip(self.shape, self.strides, slices_of(index, self.shape)):
+            low, high, step = part.indices(length)
+            if step < 1:
+                raise ValueError(f"a mask's slice must have a step of 1 or more, got {part!r}")
+            if 0 not in self.shape:
+                start += low * stride
+            lengths.append(len(range(low, high, step)))
+            strides.append(step * stride)
+        return Mask(self.key, start, self.p, tuple(lengths), self.shared_axes, tuple(strides))
+
+    def __len__(self):
+        if not self.shape:
+            raise TypeError("a mask of shape () has no length")
+        return self.shape[0]
+
+    # ---- a mask is no array: without these, NumPy would take it for a sequence --------------------------------------
+
+    __array_ufunc__ = None
+
+    def __array__(self, dtype=None, copy=None):
+        raise TypeError("a mask is no array: mask.apply(x) applies it, mask.keep() and mask.scaled() make one")
+
+    def __mul__(self, other):
+        raise TypeError("a mask is applied by mask.apply(x), not by *; mask.keep() and mask.scaled() make an array")
+
+    def __rmul__(self, other):
+        return self * other
+
+    # ---- a mask as text, HTML and a picture -------------------------------------------------------------------------
+
+    def _fields(self):
+        strides = None if self.part_strides is None else self.strides
+        return self.key, self.start, self.p, self.shape, self.shared_axes, strides
+
+    def __repr__(self):
+        shared = f", shared_axes={self.shared_axes}" if self.shared_axes else ""
+        strides = "" if self.part_strides is None else f", strides={self.strides}"
+        return f"Mask(key={self.key:#034x}, start={self.start}, p={self.p}, shape={self.shape}{shared}{strides})"
+
+    def _repr_html_(self):
+        from cdropout.display import mask_html
+
+        return mask_html(self)
+
+    def plot(self, ax=None, *, limit=256):
+        """Draw kept and dropped elements with matplotlib.
+
+        A mask of one dimension is drawn as a row. Of a mask with more than two dimensions, up to 16 slices along the
+        last two axes are drawn side by side.
+
+        Parameters
+        ----------
+        ax : matplotlib.axes.Axes, optional
+            Axes to draw on; those of a new figure by default.
+        limit : int
+            The most elements drawn along each side of the picture, counted from the first. The title says how many are
+            drawn. Only these are generated, whatever the mask's size.
+
+        Returns
+        -------
+        matplotlib.axes.Axes
+            ax, or the new one.
+
+        Raises
+        ------
+        ImportError
+            Without matplotlib, which the extra "plot" installs.
+        TypeError, ValueError
+            For a limit that is not an integer of at least 1.
+
+        """
+        from cdropout.display import plot_mask
+
+        return plot_mask(self, ax, limit)
+
+
+cdef list slices_of(object index, tuple shape):
+    """Return an index of a mask as one slice for each axis of its shape."""
+    parts = index if isinstance(index, tuple) else (index,)
+    slices = []
+    for part in parts:
+        if isinstance(part, slice):
+            slices.append(part)
+        elif part is not ...:
+            raise TypeError(f"a mask's index must be a slice, or a slice for each axis, got {index!r}")
+    n_whole = len(shape) - len(slices)
+    if n_whole < 0:
+        raise IndexError(f"a mask of shape {shape} has {len(shape)} axes to slice, got {index!r}")
+    if len(parts) > len(slices) + 1:
+        raise IndexError(f"a mask's index must have at most one ..., got {index!r}")
+    at = parts.index(...) if ... in parts else len(parts)
+    return [*slices[:at], *[slice(None)] * n_whole, *slices[at:]]
+
+
+# ---- drawing --------------------------------------------------------------------------------------------------------
+
+cdef Mask new_mask(double p, tuple shape, tuple shared_axes, Stream stream, object n_positions):
+    """Return a mask of the stream's next positions; the arguments have been checked."""
+    cdef Mask mask = Mask.__new__(Mask)
+    mask.p = p
+    mask.shape = shape
+    mask.shared_axes = shared_axes
+    mask.first = stream.take(n_positions, &mask.words)
+    return mask
+
+
+def draw_mask(shape, p, rng, shared_axes):
+    """Draw the mask of cdropout.draw_mask."""
+    cdef double p_checked = checked_p(p)
+    cdef tuple lengths = checked_shape(shape)
+    cdef tuple axes = checked_axes(shared_axes, len(lengths))
+    n_positions = checked_n_drawn(lengths, axes)
+    return new_mask(p_checked, lengths, axes, stream_of_rng(rng), n_positions)
+
+
+cpdef double kept_scale(double p) noexcept:
+    """Return 1/(1-p); 1 at p = 1, where no element is kept."""
+    return kept_scale_of(p)
+
+
+def alpha_map(double p):
+    """Return (scale, shift, fill) of alpha dropout: kept elements become scale * x + shift, dropped ones fill."""
+    cdef double scale, shift, fill
+    alpha_dropout_map(p, &scale, &shift, &fill)
+    return scale, shift, fill

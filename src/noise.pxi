@@ -1,0 +1,129 @@
+"""Normal noise: the class `Noise`, and how it is drawn and applied."""
+
+cdef class Noise(Drawn):
+    """Noise(key, start, std, shape)\n--\n
+    Normal numbers for the elements of an array: an immutable value without a buffer.
+
+    The numbers are a function of key, position and shape. They are generated again, in registers, each time the noise
+    is applied: the same bits in the forward and the backward pass, for every number of threads, instruction set and
+    machine. `draw_noise` returns noise; `multiply` and `add` apply it.
+
+    Parameters
+    ----------
+    key : int
+        The 128 bits of `Stream.key`.
+    start : int
+        The stream's position of the first number.
+    std : float
+        The standard deviation, in [0, 1e37].
+    shape : int or tuple of int
+        The shape of the arrays that the noise applies to.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For an argument of another type or out of its range.
+
+    Notes
+    -----
+    The numbers come from the transform of Box and Muller, "A note on the generation of random normal deviates", Ann.
+    Math. Stat. 29(2), 1958, in float32. None lies further than 6.7 standard deviations from 0; a normal number would
+    with probability 3e-11. docs/design.md specifies them.
+
+    """
+
+    PICKLE_VERSION = 1
+
+    cdef readonly double std
+
+    def __cinit__(self, key, start, std, shape):
+        self.std = checked_std(std)
+        self.shape = checked_shape(shape)
+        self.place(key, start, n_drawn(self.shape, ()))
+
+    def __init__(self, key, start, std, shape):
+        """The fields are set in __cinit__: noise that exists never changes."""
+
+    def multiply(self, a, out=None):
+        """Return a * (1 + std n), with n the noise's normal numbers.
+
+        Parameters
+        ----------
+        a : array_like of float16, bfloat16, float32 or float64
+            An array of the noise's shape, in any memory layout and byte order. Objects of other libraries are taken as
+            in `dropout`.
+        out : ndarray, or an object that shares its memory, optional
+            Array for the result, of a's shape and dtype: either a itself (in place) or memory apart from a.
+
+        Returns
+        -------
+        ndarray
+            out, or a new array of a's shape and dtype. n and the factor are float32; for the 16-bit types so is the
+            product before it is rounded.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As in `Mask.apply`.
+
+        """
+        return self.applied(True, a, out)
+
+    def add(self, a, out=None):
+        """Return a + std n; parameters, result and errors as in `multiply`."""
+        return self.applied(False, a, out)
+
+    cdef object applied(self, bint is_factor, object a, object out):
+        cdef cnp.ndarray x = checked_array(a, "a")
+        if not has_shape(x, self.shape):
+            raise ValueError(f"a must have the noise's shape {self.shape}, got {(<object>x).shape}")
+        cdef cnp.ndarray result = checked_out(out, x, "a")
+        apply_noise(self, is_factor, result, x, scratch_for(result, x, None, False))
+        return result if out is None else out
+
+    def _fields(self):
+        return self.key, self.start, self.std, self.shape
+
+    def __repr__(self):
+        return f"Noise(key={self.key:#034x}, start={self.start}, std={self.std}, shape={self.shape})"
+
+    def _repr_html_(self):
+        from cdropout.display import noise_html
+
+        return noise_html(self)
+
+
+cdef int apply_noise(Noise noise, bint is_factor, cnp.ndarray out, cnp.ndarray x, Scratch scratch) except -1:
+    """Write x times, or plus, the noise to out; the arguments have been checked."""
+    cdef job_request request
+    request = blank_request(OPERATION_multiply_by_noise if is_factor else OPERATION_add_noise, dtype_index(x))
+    request.key = noise.words
+    request.first = noise.first
+    request.scale = noise.std
+    return run_on_arrays(&request, out, x, None, scratch)
+
+
+cdef Noise new_noise(tuple shape, object std, Stream stream):
+    """Return noise of the stream's next positions; the arguments have been checked."""
+    cdef stream_key key
+    cdef uint64_t first = stream.take(checked_n_drawn(shape, ()), &key)
+    return Noise(key_number(&key), first, std, shape)
+
+
+def draw_noise(shape, std, rng):
+    """Draw the noise of cdropout.draw_noise."""
+    checked_std(std)
+    cdef tuple lengths = checked_shape(shape)
+    checked_n_drawn(lengths, ())
+    return new_noise(lengths, std, stream_of_rng(rng))
+
+
+def with_noise(bint is_factor, x, std, rng, out):
+    """Draw noise and return (y, noise), with y = x times, or plus, the noise."""
+    cdef cnp.ndarray array = checked_array(x, "x")
+    checked_std(std)
+    cdef cnp.ndarray result = checked_out(out, array, "x")
+    cdef Scratch scratch = scratch_for(result, array, None, False)
+    cdef Noise noise = new_noise((<object>array).shape, std, stream_of_rng(rng))
+    apply_noise(noise, is_factor, result, array, scratch)
+    return result if out is None else out, noise
