@@ -1,6 +1,11 @@
 """The documentation site: `sphinx-build -W docs docs/_build/html`."""
 
+import sys
+from pathlib import Path
+
 import cdropout
+
+sys.path.insert(0, str(Path(__file__).parent))  # for the extension promise_tests
 
 project = "cdropout"
 author = "The cdropout developers"
@@ -13,6 +18,7 @@ extensions = [
     "sphinx.ext.autosummary",
     "numpydoc",
     "sphinx_copybutton",
+    "promise_tests",
 ]
 exclude_patterns = ["_build"]
 

@@ -30,6 +30,20 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "thread_unsafe: a test of NumPy's that must not run beside itself")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the option --promise KEY."""
+    parser.addoption("--promise", metavar="KEY", help="run the tests of one promise (docs/promises.md, docs/family.md)")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Deselect the tests that do not have the mark of --promise, if it is given."""
+    key = config.getoption("promise", None)
+    if key is not None:
+        marked = {item for item in items if any(key in mark.args for mark in item.iter_markers("promise"))}
+        config.hook.pytest_deselected(items=[item for item in items if item not in marked])
+        items[:] = [item for item in items if item in marked]
+
+
 def _has_core_probe() -> bool:
     try:
         probe()

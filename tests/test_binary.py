@@ -119,6 +119,7 @@ def bare(instruction):
     return instruction.text[PREFIXES.match(instruction.text).end() :]
 
 
+@pytest.mark.promise("any-x86-64")
 @on_x86_64
 @every_extension
 def test_nothing_outside_dispatched_functions_needs_more_than_the_first_x86_64(extension):
@@ -165,6 +166,7 @@ print(has_avx2, system_saves, _kernels.active_isa())
 """
 
 
+@pytest.mark.promise("any-x86-64")
 @on_x86_64
 @pytest.mark.parametrize(
     ("processor", "expected"), [("Haswell", "1 1 avx2"), ("Haswell,-xsave", "1 0 sse2"), ("Nehalem", "0 0 sse2")]

@@ -191,6 +191,7 @@ def end(process):
     assert (process.returncode, err) == (0, b"")
 
 
+@pytest.mark.promise("resumed-training")
 def test_killed_program_resumes_to_the_same_bits(tmp_path):
     uninterrupted, path = tmp_path / "uninterrupted.npz", tmp_path / "killed.npz"
     undisturbed = start_program(uninterrupted, "--checkpoint-every", "1000")
@@ -217,6 +218,7 @@ def test_killed_program_resumes_to_the_same_bits(tmp_path):
     assert sorted(tmp_path.iterdir()) == [path, uninterrupted]
 
 
+@pytest.mark.promise("resumed-training")
 @pytest.mark.deep
 def test_20_runs_killed_at_random_moments_resume_to_the_bits_of_runs_that_were_not(tmp_path):
     rng, seconds_of, told = random.Random(3), {}, []

@@ -178,6 +178,7 @@ def test_every_isa_of_this_machine_gives_the_same_answers(native):
     assert_same(native, native, _kernels.supported_isas())
 
 
+@pytest.mark.promise("bits-processors")
 @pytest.mark.parametrize("name", EMULATED)
 def test_other_processors_give_the_same_answers(run_program, native, name):
     assert_same(answers(run_program("known_answers", PROCESSORS[name])), native, PROCESSORS[name].isas)
@@ -193,6 +194,7 @@ def results(printed):
         yield isa.decode(), hashlib.sha256(printed[end:at]).hexdigest()
 
 
+@pytest.mark.promise("bits-processors")
 @pytest.mark.parametrize("name", PROCESSORS)
 def test_every_frozen_digest_holds_on_every_processor(run_program, name):
     lines = "".join(f"{case.line()}\n" for case in FROZEN)
@@ -225,6 +227,7 @@ IN_BOUNDS = (
 )
 
 
+@pytest.mark.promise("memory-bounds")
 def test_no_kernel_and_no_job_touches_a_guard_page_or_a_canary(run_program):
     assert re.fullmatch(IN_BOUNDS, run_program("guard_pages", PROCESSORS["native"]).decode())
 

@@ -81,6 +81,7 @@ def test_dieharders_birthdays_find_nothing(name):
     check(name, BIRTHDAYS, None)
 
 
+@pytest.mark.promise("independent-drops")
 @pytest.mark.deep
 @pytest.mark.parametrize(("name", "number", "ntuple"), list(cases()))
 def test_dieharder_finds_nothing(name, number, ntuple):

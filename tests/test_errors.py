@@ -41,6 +41,7 @@ BAD_P = [
 ]
 
 
+@pytest.mark.promise("bad-arguments")
 @pytest.mark.parametrize(("p", "error", "message"), BAD_P, ids=[repr(case[0])[:12] for case in BAD_P])
 def test_a_bad_p_is_named_and_nothing_is_written_or_drawn(p, error, message):
     stream, generator = cd.Stream(1), np.random.default_rng(1)
@@ -123,6 +124,7 @@ BAD_OUT = {
 }
 
 
+@pytest.mark.promise("bad-out")
 @pytest.mark.parametrize("case", BAD_OUT.values(), ids=BAD_OUT)
 def test_a_bad_out_is_named_with_its_input_and_not_written(case):
     make, error, *words = case
@@ -208,6 +210,7 @@ def test_a_negative_seed_is_named():
             call()
 
 
+@pytest.mark.promise("whole-blocks")
 def test_a_stream_that_has_no_room_left_says_so():
     stream = cd.Stream(1)
     state = stream.state
@@ -265,6 +268,7 @@ def test_a_foreign_rescale_is_named():
         layer.rng = "seed"
 
 
+@pytest.mark.promise("failed-pass")
 def test_a_forward_that_fails_leaves_the_layer_as_it_was():
     layer = cd.Dropout(0.5, rng=1)
     layer.forward(X)

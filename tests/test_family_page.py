@@ -1,4 +1,4 @@
-"""docs/family.md: every row names a test that exists, and every public name of the library that it speaks of does."""
+"""docs/family.md has a complete table, with all layers of the library, and names what exists."""
 
 import re
 from pathlib import Path
@@ -7,8 +7,7 @@ import pytest
 
 import cdropout as cd
 
-ROOT = Path(__file__).parents[1]
-PAGE = ROOT / "docs/family.md"
+PAGE = Path(__file__).parents[1] / "docs/family.md"
 
 pytestmark = pytest.mark.skipif(not PAGE.exists(), reason="the tests were taken out of the checkout")
 
@@ -18,15 +17,6 @@ def rows():
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
 
 
-def test_every_row_names_a_test_that_exists():
-    named = [re.fullmatch(r"`(test_\w+\.py)::(test_\w+)`", row[-1]) for row in rows()]
-    assert len(named) > 20
-    assert all(named)
-    for match in named:
-        text = (ROOT / "tests" / match[1]).read_text()
-        assert f"\ndef {match[2]}(" in text, match[0]
-
-
 def test_every_row_has_as_many_cells_as_the_head():
     assert {len(row) for row in rows()} == {10}
 
@@ -34,8 +24,7 @@ def test_every_row_has_as_many_cells_as_the_head():
 def test_what_is_named_exists_and_what_exists_is_named():
     column = " ".join(row[1] for row in rows())
     names = set(re.findall(r"\b[A-Za-z_]\w*", column))
-    for name in ("Dropout1d", "Dropout2d", "SpatialDropout3D", "dropout", "relu_dropout", "mc_predict", "dropout_on"):
-        assert hasattr(cd, name)
+    assert set(re.findall(r"`(\w+)[`(.]", column)) <= set(dir(cd))
     layers = {name for name in cd.__all__ if name[0].isupper() and hasattr(getattr(cd, name), "forward")}
     spelled_out = {"Dropout2d", "Dropout3d", "SpatialDropout2D", "SpatialDropout3D"}
     fused = {"ReLUDropout", "BiasReLUDropout", "DropoutAdd", "BiasDropoutAdd"}

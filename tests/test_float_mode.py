@@ -146,6 +146,7 @@ def test_the_mode_that_is_set_is_real(register, mode):
     assert after & MODE_BITS == MODES[mode]
 
 
+@pytest.mark.promise("bits-float-mode")
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("mode", MODES)
 def test_the_callers_mode_changes_no_bit_and_is_left_as_it_was(register, isa, mode, dtype):

@@ -52,6 +52,7 @@ def test_a_state_that_is_read_while_others_draw_is_one_that_the_stream_had():
     assert stream.key == key
 
 
+@pytest.mark.promise("shared-values")
 def test_one_mask_is_applied_and_sliced_by_many_threads():
     mask = cd.draw_mask((200, 300), 0.3, rng=1)
     x = np.random.default_rng(0).standard_normal((200, 300), dtype=np.float32)

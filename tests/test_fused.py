@@ -50,6 +50,7 @@ def test_every_fused_operation_of_the_catalog_is_tested_here():
     assert set(_kernels.OPERATIONS) - others - {"multiply_by_noise", "add_noise"} == set(UNFUSED)
 
 
+@pytest.mark.promise("fused-operations")
 @pytest.mark.parametrize("name", OPERATIONS)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_a_fused_operation_has_the_bits_of_the_unfused_sequence(isa, dtype, name):

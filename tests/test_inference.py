@@ -14,6 +14,7 @@ import cdropout as cd
 X = np.random.default_rng(0).standard_normal((20, 30))
 
 
+@pytest.mark.promise("mc-dropout")
 def test_mean_and_spread_are_those_of_the_samples():
     layer = cd.Dropout(0.5, rng=1)
     samples = np.array([layer.forward(X) for _ in range(50)])

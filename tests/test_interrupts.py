@@ -121,6 +121,7 @@ def interrupt(*arguments, after_seconds, env):
     return float(ended) - sent, int(taken), is_whole == "True", right == "True"
 
 
+@pytest.mark.promise("ctrl-c")
 @pytest.mark.parametrize(
     ("kind", "dtype", "isa_name", "n_positions"),
     [
@@ -145,6 +146,7 @@ KINDS = (
 )
 
 
+@pytest.mark.promise("ctrl-c")
 @pytest.mark.deep
 @pytest.mark.parametrize("n_threads", ["1", "2"])
 @pytest.mark.parametrize("isa_name", ISAS)
@@ -279,6 +281,7 @@ def test_a_position_that_repeats_very_often_is_decided_once_for_all_of_it():
         assert np.array_equal(mask.apply(np.ones(mask.shape, dtype)), np.broadcast_to(expected, mask.shape))
 
 
+@pytest.mark.promise("signal-handlers")
 def test_a_handler_may_call_the_library_in_the_middle_of_a_call(slices):
     slices(10_000, 0.0)
     inner, outer = [], []
@@ -288,6 +291,7 @@ def test_a_handler_may_call_the_library_in_the_middle_of_a_call(slices):
     assert set(outer) == set(inner) == {DIGEST}
 
 
+@pytest.mark.promise("fork")
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
 @pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
 def test_a_handler_may_fork_in_the_middle_of_a_call_and_both_processes_end_it(slices):
@@ -323,6 +327,7 @@ def stop():
     raise StopError
 
 
+@pytest.mark.promise("interrupted-stream")
 def test_an_interrupted_call_has_taken_its_positions_and_written_some_elements(slices):
     slices(10_000, 0.0)
     stream, x, rng = cd.Stream(1), np.ones(10_000_000, np.float32), random.Random(1)
@@ -343,6 +348,7 @@ def test_an_interrupted_call_has_taken_its_positions_and_written_some_elements(s
     assert np.array_equal(y, cd.Mask(stream.key, before + n_taken, 0.5, X.shape).apply(X))
 
 
+@pytest.mark.promise("interrupted-layer")
 @pytest.mark.parametrize("make", [cd.Dropout, cd.ReLUDropout, cd.AlphaDropout, cd.GaussianDropout])
 def test_an_interrupted_layer_keeps_what_its_last_whole_pass_left(slices, make):
     slices(10_000, 0.0)
@@ -392,6 +398,7 @@ print(n_before, len(os.listdir("/proc/self/task")))
     assert run_python("-c", program, env=env).stdout.split() == [b"1", b"4"]
 
 
+@pytest.mark.promise("interrupts-elsewhere")
 def test_calls_of_other_threads_are_not_interrupted(slices):
     slices(10_000, 0.0)
     digests, is_over = [], threading.Event()

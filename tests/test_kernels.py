@@ -47,6 +47,7 @@ def test_every_kernel_that_ran_was_compiled_for_the_forced_isa(isa):
     assert isas_that_ran() == {isa}
 
 
+@pytest.mark.promise("rounded-once")
 @pytest.mark.parametrize("n_elems", SIZES)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_every_isa_matches_the_reference(isa, dtype, n_elems, kept_of_every_size):
@@ -63,6 +64,7 @@ def test_every_isa_matches_the_reference(isa, dtype, n_elems, kept_of_every_size
         assert bits(in_place) == bits(expected)
 
 
+@pytest.mark.promise("memory-bounds")
 @pytest.mark.parametrize("n_elems", SIZES)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_misaligned_pointers_match_the_reference_and_leave_their_surroundings(isa, dtype, n_elems, kept_of_every_size):
@@ -108,6 +110,7 @@ def test_masks_that_start_anywhere_match_the_reference(isa, start):
     assert bits(cd.Noise(KEY, start, 1.0, 3000).add(np.zeros(3000, np.float32))) == bits(numbers)
 
 
+@pytest.mark.promise("whole-blocks")
 @pytest.mark.parametrize("position", [2**31, 2**32, 2**63])
 def test_a_stream_passes_every_power_of_two_without_repeating_itself(position):
     # A position that wrapped would come again where it began: at 0, or at the start of the block before.
@@ -119,6 +122,7 @@ def test_a_stream_passes_every_power_of_two_without_repeating_itself(position):
     assert len({bits(mask.keep()) for mask in masks}) == 5
 
 
+@pytest.mark.promise("backward-mask")
 @pytest.mark.parametrize("position", [2**31, 2**32, 2**63])
 @pytest.mark.parametrize("layer_type", [cd.Dropout, cd.ReLUDropout])
 def test_backward_drops_what_forward_dropped_where_positions_pass_a_power_of_two(isa, layer_type, position):
@@ -130,6 +134,7 @@ def test_backward_drops_what_forward_dropped_where_positions_pass_a_power_of_two
         assert bits(found) == bits(reference.apply(x, kept, 2.0))
 
 
+@pytest.mark.promise("rounded-once")
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_dropped_elements_are_plus_zero_whatever_they_were(isa, dtype):
     special = np.array([np.nan, -np.nan, np.inf, -np.inf, -0.0, 5e-324, ml_dtypes.finfo(dtype).max], dtype)
@@ -150,6 +155,7 @@ def arbitrary_bits(n_elems, dtype):
     return x.view(dtype)
 
 
+@pytest.mark.promise("p-0-and-1")
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shared_axes", [(), 0, 1])
 def test_p_0_copies_bit_for_bit_and_p_1_is_all_plus_zero(isa, dtype, shared_axes):
@@ -246,6 +252,7 @@ def sha256_of_the_model(kept_of_every_size):
     )
 
 
+@pytest.mark.promise("bits-isa-threads")
 @pytest.mark.parametrize("n_threads", [1, 2, 3, 4, 7])
 def test_one_sha256_for_every_isa_thread_count_size_and_misalignment(isa, shared_out, n_threads, sha256_of_the_model):
     # 50 sizes at 8 misalignments, in the four dtypes by turns.
@@ -322,6 +329,7 @@ def layouts_of(values):
     }
 
 
+@pytest.mark.promise("bits-layouts")
 @pytest.mark.parametrize("shared_axes", [(), 0, (1, 2)])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_every_layout_gives_what_a_contiguous_copy_gives(isa, dtype, shared_axes):
@@ -426,6 +434,7 @@ def test_any_shape_with_any_shared_axes_matches_the_reference(shape_and_axes, p,
     assert bits(mask.scaled(dtype)) == bits(reference.apply(np.ones_like(x), kept, 1 / (1 - p) if p < 1 else 1))
 
 
+@pytest.mark.promise("mask-parts")
 def test_a_mask_is_its_beginning_followed_by_the_mask_of_the_rest_for_1000_splits():
     chance = np.random.default_rng(5)
     for _ in range(1000):
@@ -468,6 +477,7 @@ def patterns_scaled_in_integers(dtype, p):
     return (np.where(magnitude >= infinity, magnitude, scaled) | patterns & 0x8000).astype(np.uint16)
 
 
+@pytest.mark.promise("rounded-once")
 @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
 @pytest.mark.parametrize("p", [0.1, 0.3, 0.5, 0.9, 1 / 3])
 def test_every_16_bit_pattern_is_scaled_with_one_rounding_or_becomes_plus_zero(isa, dtype, p):

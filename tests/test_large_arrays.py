@@ -43,6 +43,7 @@ def assert_matches_the_model(y, pattern, first, n_elems):
     assert y[first : first + n_elems].tobytes() == reference.apply(x, kept, 1 / (1 - P)).tobytes()
 
 
+@pytest.mark.promise("backward-mask")
 @pytest.mark.deep
 @pytest.mark.parametrize(
     ("shape", "shared_axes"),

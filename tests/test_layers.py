@@ -31,12 +31,14 @@ def four_outcomes(rescale):
     return expectation, evaluated, float((inputs @ w)[0]), p
 
 
+@pytest.mark.promise("inverted-dropout")
 def test_inverted_dropout_keeps_the_expectation_of_a_neuron_over_its_four_outcomes():
     expectation, evaluated, z, _ = four_outcomes("train")
     assert expectation == pytest.approx(z, rel=1e-14)
     assert evaluated == z
 
 
+@pytest.mark.promise("standard-dropout")
 def test_standard_dropout_scales_the_expectation_by_1_minus_p_and_evaluates_to_it():
     expectation, evaluated, z, p = four_outcomes("eval")
     assert expectation == pytest.approx((1 - p) * z, rel=1e-14)
@@ -51,6 +53,7 @@ def test_without_rescaling_nothing_is_scaled_in_either_mode():
     assert layer.backward(X) is X
 
 
+@pytest.mark.promise("shared-axes")
 @pytest.mark.parametrize("rescale", ["train", "eval", None])
 @pytest.mark.parametrize("shared_axes", [(), 0, 1])
 @pytest.mark.parametrize("training", [True, False])
@@ -236,6 +239,7 @@ def test_a_layer_of_somebody_elses_has_a_repr_whatever_it_keeps():
     assert repr(linear) == "DropConnect(p=0.2)"
 
 
+@pytest.mark.promise("backward-mask")
 @switches_settings
 def test_forward_on_every_isa_and_backward_on_another_agree_whatever_runs_in_between():
     x = np.ones(1 << 20, np.float32)  # enough for two threads

@@ -38,6 +38,7 @@ def with_bias(layer, seed=9):
 # ---- outputs --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.promise("drop-connect")
 def test_drop_connect_drops_weights_and_not_inputs():
     x, w, b = normals((7, 6)), normals((6, 5), 1), normals(5, 2)
     kept = cd.draw_mask(w.shape, 0.4, rng=3).keep()
@@ -49,6 +50,7 @@ def test_drop_connect_drops_weights_and_not_inputs():
     assert np.array_equal(layer.forward(x), expected)
 
 
+@pytest.mark.promise("feature-dropout-linear")
 def test_feature_dropout_linear_is_the_two_steps_in_one(gathered):
     x, w, b = normals((7, 60)), normals((60, 5), 1), normals(5, 2)
     expected = cd.feature_dropout(x, 0.4, rng=3) @ w + b
@@ -104,6 +106,7 @@ def test_moments_of_drop_connect_are_those_over_its_masks(rescale):
     assert not cd.drop_connect_moments(x, w, b, 0.0)[1].any()
 
 
+@pytest.mark.promise("gaussian-inference")
 def test_gaussian_inference_is_the_expectation_of_relu():
     x = normals((3, 200))
     layer = cd.DropConnect(200, 4, 0.3, rng=1, relu=True, inference="gaussian", n_samples=20_000, dtype=np.float64)

@@ -50,6 +50,7 @@ def source(name, n_words):
 deep = functools.partial(pytest.param, marks=pytest.mark.deep)
 
 
+@pytest.mark.promise("independent-drops")
 @pytest.mark.parametrize("name", SOURCES)
 @pytest.mark.parametrize(("n", "n_matrices"), [(256, 128), deep(1024, 1024)])
 def test_binary_matrices_have_the_ranks_of_random_ones(name, n, n_matrices):
@@ -69,6 +70,7 @@ def test_a_matrix_of_2_to_the_28_bits_has_nearly_full_rank():
     assert rank(matrix) > (1 << 14) - 6
 
 
+@pytest.mark.promise("independent-drops")
 @pytest.mark.parametrize("name", SOURCES)
 @pytest.mark.parametrize("n_sequences", [128, deep(1 << 14)])
 def test_sequences_have_the_linear_complexity_of_random_ones(name, n_sequences):

@@ -142,6 +142,7 @@ def test_keep_gives_a_new_writable_array_each_time():
         assert mask.keep().any()
 
 
+@pytest.mark.promise("mask-parts")
 @pytest.mark.parametrize("shared_axes", [(), 0, 1, (1, 2), (0, 2)])
 def test_slices_are_the_masks_of_shards(shared_axes):
     mask = cd.draw_mask((100, 13, 7), 0.5, rng=4, shared_axes=shared_axes)
@@ -189,6 +190,7 @@ def indices(shape):
     return st.tuples(*slices)
 
 
+@pytest.mark.promise("mask-parts")
 @settings(max_examples=150, deadline=None)
 @given(parts_of_masks(), st.data())
 def test_any_part_of_a_mask_is_that_part_of_the_whole(mask_and_index, data):

@@ -31,6 +31,7 @@ def test_the_measure_sees_an_array():
     assert peak_of(lambda: np.empty(MIB, np.uint8)) >= MIB
 
 
+@pytest.mark.promise("no-stored-mask")
 def test_applying_a_mask_to_64_million_floats_allocates_nothing_that_grows():
     x = np.ones(1 << 26, np.float32)
     mask = cd.draw_mask(x.shape, 0.1, rng=1)
@@ -73,6 +74,7 @@ def test_the_core_allocates_nothing_behind_numpys_back(run_python):
     assert int(run_python("-c", PEAK_OF_PROCESS, "control").stdout) > 8 * 1024
 
 
+@pytest.mark.promise("no-stored-mask")
 def test_other_layouts_are_processed_in_bounded_memory():
     large = np.ones((2048, 4096), np.float32)
     mask = cd.draw_mask(large.T.shape, 0.1, rng=1)

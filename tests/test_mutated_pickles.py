@@ -28,6 +28,7 @@ def rows(printed):
     return printed.decode().replace("something else", "else").splitlines()
 
 
+@pytest.mark.promise("old-pickles")
 def test_hundreds_of_mutations_are_refused_or_whole(run_python):
     check_mutations(run_python(str(PROGRAM), "900", "0").stdout, 900)
 
@@ -49,6 +50,7 @@ def digest():
         sys.path.remove(str(VECTORS))
 
 
+@pytest.mark.promise("old-pickles")
 @pytest.mark.parametrize("name", FROZEN)
 def test_a_frozen_pickle_loads_and_does_what_it_did(digest, name):
     assert digest(pickle.loads(bytes.fromhex(FROZEN[name]["pickle"]))) == FROZEN[name]["digest"]

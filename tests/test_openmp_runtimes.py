@@ -63,6 +63,7 @@ print(found["with_cdropout"].pop(), _kernels.thread_limit(), len(runtimes))
 """
 
 
+@pytest.mark.promise("other-openmp")
 @pytest.mark.parametrize(
     ("order", "how"),
     [

@@ -47,6 +47,7 @@ def test_a_stream_has_not_moved_where_there_is_no_memory(call):
     assert stream.state == before
 
 
+@pytest.mark.promise("out-of-memory")
 @pytest.mark.parametrize("make", [np.random.default_rng, np.random.PCG64, np.random.MT19937])
 @pytest.mark.parametrize("call", FUNCTIONS.values(), ids=FUNCTIONS)
 def test_a_generator_has_not_moved_where_there_is_no_memory(call, make):
@@ -89,6 +90,7 @@ LAYERS = {
 }
 
 
+@pytest.mark.promise("out-of-memory")
 @pytest.mark.parametrize(("make", "n_inputs"), LAYERS.values(), ids=LAYERS)
 @pytest.mark.parametrize("is_training", [True, False])
 def test_a_layer_goes_on_as_if_the_pass_without_memory_had_not_been(make, n_inputs, is_training):
@@ -208,6 +210,7 @@ linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs L
 ONE_BLAS_THREAD = {"OPENBLAS_NUM_THREADS": "1"}
 
 
+@pytest.mark.promise("out-of-memory")
 @linux
 @pytest.mark.parametrize("n_threads", ["1", "4"])
 def test_whichever_piece_of_memory_is_refused_nothing_has_moved(run_python, n_threads):
@@ -217,6 +220,7 @@ def test_whichever_piece_of_memory_is_refused_nothing_has_moved(run_python, n_th
     assert n_refused > 50
 
 
+@pytest.mark.promise("refused-threads")
 @linux
 def test_threads_that_the_system_refuses_are_done_without(run_python):
     # GNU's OpenMP would end the process.

@@ -31,6 +31,7 @@ print(hashlib.sha256(y.tobytes()).hexdigest(), _kernels.active_isa(), n_threads)
 """
 
 
+@pytest.mark.promise("bits-processes")
 @pytest.mark.parametrize("isa_name", ISAS)
 @pytest.mark.parametrize("n_threads", [1, 2, 8])
 def test_a_pickled_mask_gives_the_same_bytes_in_another_process(run_python, isa_name, n_threads):
@@ -88,6 +89,7 @@ def run_on_old_processor(*arguments, processor="Nehalem", env=None):
     )
 
 
+@pytest.mark.promise("any-x86-64")
 def test_an_unsupported_isa_is_an_import_error_and_the_default_falls_back():
     result = run_on_old_processor("-c", "import cdropout", env={"CDROPOUT_ISA": "avx2"})
     assert result.returncode == 1, result.stderr.decode()
@@ -107,6 +109,7 @@ print(_kernels.active_isa(), hashlib.sha256(y.tobytes()).hexdigest())
 fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
 
 
+@pytest.mark.promise("worker-masks")
 @fork
 @pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
 def test_forked_children_draw_masks_of_their_own_by_default(in_forked_child):
@@ -155,6 +158,7 @@ assert len(seen) == 6 and all(seen.values()), seen
 """
 
 
+@pytest.mark.promise("import")
 def test_importing_leaves_subnormal_numbers_alone_in_every_thread_and_starts_none(run_python):
     run_python("-c", THREADS_AROUND_AN_IMPORT)
 
@@ -215,6 +219,7 @@ def key_of_child():
 """
 
 
+@pytest.mark.promise("worker-masks")
 @fork
 @pytest.mark.parametrize("whose", ["os.fork", "ctypes.PyDLL(None).fork"])
 def test_children_forked_before_the_first_draw_have_keys_of_their_own(run_python, whose):
@@ -249,6 +254,7 @@ print(child, key())
     assert len(set(keys)) == 2
 
 
+@pytest.mark.promise("fork")
 @fork
 def test_a_child_that_python_does_not_know_of_waits_for_no_thread_of_its_parents(run_python):
     code = """

@@ -1,55 +1,59 @@
-"""docs/promises.md: every promise and every defect that others had names a test that exists; those called deep are."""
+"""Each promise of docs/promises.md and docs/family.md has a test, and each `promise` mark names a promise."""
 
-import ast
 import re
+import runpy
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PAGE = ROOT / "docs/promises.md"
 
-pytestmark = pytest.mark.skipif(not PAGE.exists(), reason="the tests were taken out of the checkout")
-
-
-def rows():
-    """The cells of every row of the page's tables, but for their heads."""
-    lines = [line for line in PAGE.read_text().splitlines() if line.startswith("| ")]
-    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
-    return [row for row in cells if row[-1] not in ("test", "---")]
+pytestmark = pytest.mark.skipif(not (ROOT / "docs/conf.py").exists(), reason="the tests were taken out of the checkout")
 
 
-def names_in(nodes):
-    return {node.attr for each in nodes for node in ast.walk(each) if isinstance(node, ast.Attribute)}
+@pytest.fixture(scope="module")
+def site():
+    """The Sphinx extension that lists the tests of each promise."""
+    return SimpleNamespace(**runpy.run_path(str(ROOT / "docs/promise_tests.py")))
 
 
-def deepness_of(path):
-    """The tests of a file, and whether each is deep."""
-    module = ast.parse(path.read_text())
-    assignments = [node for node in module.body if isinstance(node, ast.Assign)]
-    marks = [node.value for node in assignments if ast.unparse(node.targets[0]) == "pytestmark"]
-    return {
-        node.name: "deep" in names_in([*node.decorator_list, *marks])
-        for node in module.body
-        if isinstance(node, ast.FunctionDef)
-    }
+@pytest.fixture(scope="module")
+def text(site):
+    """The text of all pages with promises."""
+    return "".join((ROOT / f"docs/{page}.md").read_text() for page in site.PAGES)
 
 
-def test_every_row_names_tests_that_exist_and_says_which_are_deep():
-    n_named = 0
-    for row in rows():
-        for part in row[-1].split(", "):
-            named = re.fullmatch(r"`(test_\w+\.py)::(test_\w+)`( \(deep\))?", part)
-            assert named, row
-            tests = deepness_of(ROOT / "tests" / named[1])
-            assert named[2] in tests, part
-            assert tests[named[2]] == bool(named[3]), part
-            n_named += 1
-    assert n_named > 60
+def test_each_row_has_a_key(site, text):
+    rows = re.findall(r"^\| (?!-).* \|$(?!\n\| -)", text, re.MULTILINE)  # without the heads
+    assert len(rows) > 70
+    assert [row for row in rows if not site.LAST_CELL.search(row)] == []
 
 
-def test_the_defects_are_all_there():
-    text = PAGE.read_text()
-    defects = [row for row in rows() if len(row) == 3]
-    assert text.count("\n## Defects that others have had\n") == 1
-    assert len(defects) == 11
+def test_each_promise_has_a_test_and_each_mark_names_a_promise(site, text):
+    assert site.keys_of(text) == site.marked_tests().keys()
+
+
+@pytest.fixture
+def marked(site, tmp_path):
+    """The tests by key of a module with a test of `known` and `unknown`, and a deep one of `known`."""
+    marks = '@pytest.mark.promise("unknown")\ndef test_a(): ...\n@pytest.mark.deep\ndef test_b(): ...\n'
+    (tmp_path / "test_module.py").write_text('pytestmark = [pytest.mark.promise("known")]\n' + marks)
+    return site.marked_tests(tmp_path)
+
+
+def test_unknown_and_untested_keys_are_found(site, marked):
+    assert site.keys_of("| text | `known`, `untested` |\n") ^ marked.keys() == {"unknown", "untested"}
+
+
+def test_the_site_lists_the_tests_of_a_key(site, marked):
+    tests = "`test_module.py::test_a`<br>`test_module.py::test_b` (deep)"
+    cell = f"<details><summary>`known`</summary>{tests}</details>"
+    assert site.with_tests("| text | `known` |\n", marked) == f"| text | {cell} |\n"
+
+
+def test_pytest_runs_the_tests_of_a_promise(site, run_python):
+    options = ("--promise", "shared-stream", "--collect-only", "-q", "-p", "no:cacheprovider", "--rootdir", str(ROOT))
+    run = run_python("-m", "pytest", *options, "-c", str(ROOT / "pyproject.toml"), str(ROOT / "tests/test_stream.py"))
+    found = re.findall(r"test_stream\.py::test_\w+", run.stdout.decode())
+    assert [f"`{name}`" for name in found] == site.marked_tests()["shared-stream"]

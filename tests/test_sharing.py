@@ -86,6 +86,7 @@ def test_a_machine_without_control_groups_has_no_quota(tmp_path):
     assert CpuQuota(tmp_path).n_cpus() is None
 
 
+@pytest.mark.promise("cpu-quota")
 @switches_settings
 @needs_openmp
 def test_the_quota_limits_the_threads_of_every_call(fixed_quota):
@@ -111,6 +112,7 @@ print(_kernels.thread_limit(), len(os.listdir("/proc/self/task")), hashlib.sha25
 """
 
 
+@pytest.mark.promise("cpu-quota")
 @needs_openmp
 @pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="needs Linux, to count threads")
 def test_a_real_quota_of_one_cpu_means_one_thread(run_python):
@@ -159,6 +161,7 @@ print(hashlib.sha256(y).hexdigest(), *found)
 """
 
 
+@pytest.mark.promise("bound-cpus")
 @needs_openmp
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs Linux, to bind a process to a CPU")
 @pytest.mark.parametrize(("when", "later"), [("before", []), ("after", [2, 1, 2])])
@@ -174,6 +177,7 @@ def test_a_process_bound_to_one_cpu_uses_one_thread(run_python, when, later):
     assert list(map(int, found)) == [1, 1, 1, *later]
 
 
+@pytest.mark.promise("bound-cpus")
 @needs_openmp
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs Linux, to bind a process to a CPU")
 def test_a_process_bound_to_one_cpu_uses_the_threads_that_its_environment_asks_for(run_python):
@@ -206,6 +210,7 @@ print(digests[0], len(digests), len(set(digests)), *set(limits), max(n_threads),
 """
 
 
+@pytest.mark.promise("nested-parallel")
 @needs_openmp
 @pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="needs Linux, to count threads")
 @pytest.mark.parametrize("nested", [{"OMP_MAX_ACTIVE_LEVELS": "2"}, {"OMP_NESTED": "true"}, {}], ids=str)
@@ -224,6 +229,7 @@ def test_calls_from_a_parallel_region_of_somebody_elses_start_no_more_threads(tm
     assert list(map(int, found)) == [8, 1, 1, 4, 4]
 
 
+@pytest.mark.promise("shared-values")
 def test_calls_from_many_threads_at_once_give_the_same_bits(fixed_quota):
     mask = cd.draw_mask(1_500_000, 0.3, rng=1)
     x = np.random.default_rng(0).standard_normal(mask.shape, dtype=np.float32)

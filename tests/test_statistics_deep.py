@@ -53,6 +53,7 @@ def shown(z):
     return largest
 
 
+@pytest.mark.promise("independent-drops")
 def test_as_many_of_2_to_the_30_are_dropped_as_p_says(sample):
     """Exact binomial tails. Catches an error of p of 8.1 * sqrt(pq/n): 1.3e-4 at 0.5, 7.5e-5 at 0.1, 7.9e-6 at 1e-3."""
     words, p = sample
@@ -88,6 +89,7 @@ def test_counts_of_calls_vary_as_binomial_counts_do(p):
 LAGS = (*range(1, BLOCK + 1), *(BLOCK * n for n in range(2, 65)), *(BLOCK << n for n in range(7, 13)))
 
 
+@pytest.mark.promise("independent-drops")
 @pytest.mark.parametrize("p", [0.5, 0.1])
 def test_elements_at_any_lag_do_not_know_each_other(p):
     """2^30 elements, 4165 lags. Catches a correlation of 2.8e-4 at any one of them."""
@@ -108,6 +110,7 @@ def streams_of_all_kinds():
     return [*map(cd.Stream, seeds), parent, *parent.spawn(256)]
 
 
+@pytest.mark.promise("independent-drops")
 @pytest.mark.parametrize("p", [0.5, 0.1])
 def test_streams_do_not_know_each_other(p):
     """All 97,903 pairs of 443 streams' first 2^22 elements, significance 1e-8. Catches a correlation of 0.0051."""

@@ -24,6 +24,7 @@ def test_the_same_seed_gives_the_same_masks_and_the_next_draw_differs():
     assert not np.array_equal(second.keep(), cd.draw_mask(5000, 0.5, rng=cd.Stream(6)).keep())
 
 
+@pytest.mark.promise("whole-blocks")
 @pytest.mark.parametrize(
     ("shape", "shared_axes", "n_blocks"),
     [((), (), 1), (1, (), 1), (4096, (), 1), (4097, (), 2), ((100, 4097), 0, 2), ((0, 5), (), 0), ((64, 128), 1, 1)],
@@ -71,6 +72,7 @@ def test_the_default_stream_moves_on_and_is_seeded_from_the_system():
     assert cd.Stream().key != cd.Stream().key
 
 
+@pytest.mark.promise("spawned-streams")
 def test_spawned_streams_are_numpys_children_and_never_repeat():
     stream = cd.Stream(9)
     children = [*stream.spawn(3), *stream.spawn(2)]
@@ -94,6 +96,7 @@ def test_a_callers_seed_sequence_counts_the_children_that_its_stream_spawns():
     assert keys == [cd.Stream(child).key for child in expected]
 
 
+@pytest.mark.promise("default-stream")
 def test_threads_that_spawn_from_one_stream_never_get_the_same_child():
     stream = cd.Stream(12)
     with ThreadPoolExecutor(8) as pool:
@@ -194,6 +197,7 @@ def test_a_broken_state_is_refused_and_changes_nothing(spoil):
     assert stream.key == cd.Stream(3).key
 
 
+@pytest.mark.promise("shared-stream")
 def test_16_threads_that_share_a_stream_draw_in_1000_calls_each_what_one_thread_would():
     stream, serial, x = cd.Stream(11), cd.Stream(11), np.ones(100, np.float32)
     layer, barrier, n_threads, n_calls = cd.Dropout(0.5, rng=stream), threading.Barrier(16), 16, 1000
@@ -240,6 +244,7 @@ def test_a_draw_that_is_taken_back_leaves_the_positions_of_others_alone():
     assert cd.draw_mask(5000, 0.5, rng=stream) == second
 
 
+@pytest.mark.promise("default-stream")
 def test_threads_that_use_the_default_stream_draw_different_masks():
     x = np.ones(200, np.float32)
     with ThreadPoolExecutor(8) as pool:

@@ -34,6 +34,7 @@ PHILOX_KNOWN = [
 ]
 
 
+@pytest.mark.promise("published-generators")
 @needs_core_probe
 @pytest.mark.parametrize(("counter", "key", "expected"), PHILOX_KNOWN)
 def test_philox_gives_the_published_answers(counter, key, expected):
@@ -74,6 +75,7 @@ def test_the_model_of_xoroshiro128_plus_plus_gives_the_published_answers(monkeyp
         assert outputs[: len(XOROSHIRO_KNOWN), lane].tolist() == XOROSHIRO_KNOWN
 
 
+@pytest.mark.promise("published-generators")
 def test_every_lane_of_every_isa_gives_the_published_answers(isa):
     # Philox backwards from the state (1, 2) gives, for one 64-bit key in 256, the rest of the key of a stream and the
     # block in which one of the lanes starts from just that state.
@@ -102,6 +104,7 @@ SEED_SEQUENCE_KNOWN = [
 ]
 
 
+@pytest.mark.promise("published-generators")
 @pytest.mark.parametrize(("entropy", "words"), SEED_SEQUENCE_KNOWN)
 def test_the_seed_becomes_the_key_by_the_published_hash(entropy, words):
     key = sum(word << 32 * i for i, word in enumerate(words))
@@ -169,6 +172,7 @@ def test_the_committed_vectors_are_what_their_program_makes():
     assert (len(made["raw"]), len(made["keep"]), len(made["normals"])) == (6, 96, 12)
 
 
+@pytest.mark.promise("exact-p")
 @needs_core_probe
 def test_the_probability_of_dropping_is_p_to_within_two_to_the_minus_48():
     # By arithmetic: of the 2^48 pairs of a 16-bit number and 32 further bits, those drop that fall below what the

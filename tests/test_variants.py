@@ -70,6 +70,7 @@ def normals(shape, seed=0, dtype=np.float64):
 # ---- decisions that are shared --------------------------------------------------------------------------------------
 
 
+@pytest.mark.promise("whole-slices")
 @pytest.mark.parametrize("name", SHARED)
 def test_whole_slices_are_dropped_and_the_rest_is_scaled(name):
     make, function, shape, axes = SHARED[name]
@@ -83,6 +84,7 @@ def test_whole_slices_are_dropped_and_the_rest_is_scaled(name):
     assert np.array_equal(cd.dropout(x, 0.4, rng=3, shared_axes=axes), y)
 
 
+@pytest.mark.promise("drop-path")
 def test_drop_path_without_scaling_keeps_samples_as_they_are():
     x = normals((50, 3, 4))
     y = cd.DropPath(0.4, scale_by_keep=False, rng=3).forward(x)
@@ -110,6 +112,7 @@ def test_alpha_dropout_is_its_formula():
     assert cd.alpha_dropout(x, p, rng=5) == pytest.approx(expected, rel=1e-14, abs=1e-14)
 
 
+@pytest.mark.promise("alpha-dropout")
 @pytest.mark.parametrize("p", [0.05, 0.2, 0.5, 0.8])
 def test_alpha_dropout_keeps_mean_0_and_variance_1(p):
     # 10 million standard normals: the standard errors of mean and variance are below 2e-4 and 5e-4 in float64.
@@ -118,6 +121,7 @@ def test_alpha_dropout_keeps_mean_0_and_variance_1(p):
     assert abs(y.var() - 1) < 1e-3
 
 
+@pytest.mark.promise("feature-alpha-dropout")
 def test_feature_alpha_dropout_treats_whole_channels_alike():
     x = normals((8, 20, 3, 2))
     y = cd.feature_alpha_dropout(x, 0.4, rng=2)
@@ -135,6 +139,7 @@ def test_everything_dropped_by_alpha_dropout_is_0():
 # ---- any fill, on every path of the kernels -------------------------------------------------------------------------
 
 
+@pytest.mark.promise("fill")
 @switches_settings
 @pytest.mark.parametrize("dtype", ["float32", "float64", "float16"])
 @pytest.mark.parametrize(
@@ -177,6 +182,7 @@ def test_a_fill_stands_also_where_everything_or_nothing_is_dropped():
 # ---- noise ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.promise("gaussian-dropout")
 def test_gaussian_dropout_has_dropouts_mean_and_variance():
     # 4 million numbers: standard errors of 5e-4 (mean) and 7e-4 of the variance.
     p = 0.3
@@ -188,6 +194,7 @@ def test_gaussian_dropout_has_dropouts_mean_and_variance():
     assert abs(noise.std() - 0.25) < 1e-3
 
 
+@pytest.mark.promise("gaussian-noise")
 def test_gaussian_layers_do_what_the_functions_do():
     x = normals((40, 30), dtype=np.float32)
     assert np.array_equal(cd.GaussianDropout(0.3, rng=1).forward(x), cd.gaussian_dropout(x, 0.3, rng=1))
@@ -203,6 +210,7 @@ def test_gaussian_layers_do_what_the_functions_do():
 # ---- zoneout and blocks ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.promise("zoneout")
 def test_zoneout_takes_each_element_from_one_state_or_the_other(isa):
     for dtype in ("float32", "float64", "float16"):
         new, previous = normals((30, 50), 0, dtype), normals((30, 50), 1, dtype)
@@ -250,6 +258,7 @@ def test_zoneouts_gradients_and_evaluation():
         cd.Zoneout(0.3).eval().backward(dy)
 
 
+@pytest.mark.promise("drop-block")
 def test_dropped_blocks_are_squares_that_lie_in_the_image():
     x = np.ones((3, 4, 12, 15))
     y = cd.drop_block2d(x, 0.1, block_size=3, rng=5)

@@ -62,6 +62,7 @@ report()
 """
 
 
+@pytest.mark.promise("fork", "worker-masks")
 @fork
 @pytest.mark.parametrize("whose", ["Python", "C"])
 def test_50_children_forked_after_a_parallel_region_end_within_5_seconds_with_the_right_bits(run_python, whose):
@@ -78,6 +79,7 @@ def test_50_children_forked_after_a_parallel_region_end_within_5_seconds_with_th
         assert n_threads == (team, *["1"] * 50, team)  # the parent's were there before the first fork
 
 
+@pytest.mark.promise("forked-stream")
 @fork
 @many_threads
 def test_forked_children_go_on_with_a_stream_they_were_given_as_their_parent_does(in_forked_child):
@@ -89,6 +91,7 @@ def test_forked_children_go_on_with_a_stream_they_were_given_as_their_parent_doe
     assert set(drawn) == {cd.dropout(SMALL, rng=stream).tobytes()}
 
 
+@pytest.mark.promise("worker-streams")
 @fork
 @many_threads
 def test_forked_children_that_take_a_spawned_stream_each_never_draw_the_same(in_forked_child):
@@ -98,6 +101,7 @@ def test_forked_children_that_take_a_spawned_stream_each_never_draw_the_same(in_
     assert len(set(drawn)) == 8
 
 
+@pytest.mark.promise("fork")
 @fork
 @many_threads
 def test_a_thread_other_than_the_main_one_may_fork(in_forked_child):
@@ -109,6 +113,7 @@ def test_a_thread_other_than_the_main_one_may_fork(in_forked_child):
     assert len({*drawn, cd.dropout(SMALL).tobytes()}) == 5
 
 
+@pytest.mark.promise("fork")
 @fork
 @many_threads
 def test_a_fork_in_the_middle_of_other_threads_calls_gives_a_child_that_works(in_forked_child):
@@ -141,6 +146,7 @@ def test_a_fork_in_the_middle_of_other_threads_calls_gives_a_child_that_works(in
     assert set(digests) == {DIGEST}
 
 
+@pytest.mark.promise("stream-per-thread")
 def test_threads_of_a_pool_draw_from_their_streams_what_one_thread_would():
     x = np.ones(700_000, np.float32)
     with ThreadPoolExecutor(8) as pool:
@@ -217,6 +223,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.promise("worker-masks", "worker-streams")
 @pytest.mark.parametrize(
     ("kind", "method", "n_workers"),
     [
