@@ -23,7 +23,7 @@ from cdropout import _kernels
 
 ROOT = Path(__file__).parents[1]
 SOURCES = Path(__file__).parent / "embedding"
-PAGE = ROOT / "docs/embedding.md"
+PAGE = ROOT / "docs/c_api.md"
 LANGUAGES = ("c", "cpp", "cython")
 
 pytestmark = pytest.mark.skipif(not SOURCES.exists(), reason="the tests were taken out of the checkout")
@@ -440,7 +440,7 @@ def test_get_include_is_the_headers_folder():
     assert Path(cd.get_include()).is_absolute()
 
 
-# ---- docs/embedding.md ----------------------------------------------------------------------------------------------
+# ---- docs/c_api.md --------------------------------------------------------------------------------------------------
 
 
 def blocks(language):
