@@ -143,7 +143,7 @@ def set_limits(**changes):
 OPERATIONS = dict([(operation_table[i].name.decode(), i) for i in range(N_OPERATIONS)])
 
 
-# ---- dropout ----------------------------------------------------------------------------------------------------------
+# ---- dropout ---------------------------------------------------------------------------------------------------------
 
 def dropout(x, p, rng, out, shared_axes):
     """Run cdropout.dropout."""

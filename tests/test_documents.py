@@ -48,7 +48,7 @@ FOREIGN = {
 }
 
 # A test that is there must speak of its page.
-OWN_TESTS = {"docs/c_api.md": "test_embedding.py", "docs/scaling_out.md": "test_data_parallel.py"}
+OWN_TESTS = {"docs/c_api.md": "test_c_api.py", "docs/scaling_out.md": "test_data_parallel.py"}
 
 PAGES = pages.all_pages()
 

@@ -22,7 +22,7 @@ import cdropout as cd
 from cdropout import _kernels
 
 ROOT = Path(__file__).parents[1]
-SOURCES = Path(__file__).parent / "embedding"
+SOURCES = Path(__file__).parent / "c_api"
 PAGE = ROOT / "docs/c_api.md"
 LANGUAGES = ("c", "cpp", "cython")
 
@@ -87,7 +87,7 @@ def packages(compiler, request, tmp_path_factory):
 @pytest.fixture(scope="session")
 def built(packages, tmp_path_factory):
     """The folder of the modules embedded_c, embedded_cpp and embedded_cython, built against the installed package."""
-    folder = tmp_path_factory.mktemp("embedding") / "modules"
+    folder = tmp_path_factory.mktemp("c_api") / "modules"
     shutil.copytree(SOURCES, folder)
     run("setup.py", "-q", "build_ext", "--inplace", folder=folder, packages=packages)
     return folder
