@@ -34,10 +34,10 @@ static stream_key stream_key_of(const cdropout_key *key)
 
 /* ---- jobs ---- */
 
-static job_request request_for(int kernel, int dtype, const cdropout_arrays *arrays, const cdropout_mask *mask)
+static job_request request_for(int operation, int dtype, const cdropout_arrays *arrays, const cdropout_mask *mask)
 {
     return (job_request){
-        .kernel = kernel,
+        .operation = operation,
         .dtype = dtype,
         .key = stream_key_of(&mask->key),
         .first = mask->start,
@@ -106,7 +106,7 @@ static int run_strided(job_request *request, const cdropout_strided_mask *mask, 
 /* Of `apply`: noise has other functions, which check std instead of p. */
 static int is_operation(int operation)
 {
-    return operation >= 0 && operation < N_OPERATIONS && !(operation_table[operation].parts & WITH_NOISE);
+    return operation >= 0 && operation < N_OPERATIONS && !(operation_table[operation].steps & WITH_NOISE);
 }
 
 static int apply(int operation, int dtype, const cdropout_arrays *arrays, const cdropout_mask *mask, size_t begin,
@@ -130,14 +130,14 @@ static int apply_strided(int operation, int dtype, const cdropout_arrays *arrays
 static int fill_keep(uint8_t *out, const cdropout_mask *mask, size_t begin, size_t end)
 {
     const cdropout_arrays arrays = {.out = out};
-    job_request request = request_for(JOB_FILL_KEEP, 0, &arrays, mask);
+    job_request request = request_for(OPERATION_fill_keep, 0, &arrays, mask);
     return run_positions(&request, 1, begin, end);
 }
 
 static int fill_keep_strided(uint8_t *out, const cdropout_strided_mask *mask, size_t begin, size_t end)
 {
     const cdropout_arrays arrays = {.out = out};
-    job_request request = request_for(JOB_FILL_KEEP, 0, &arrays, &mask->mask);
+    job_request request = request_for(OPERATION_fill_keep, 0, &arrays, &mask->mask);
     return run_strided(&request, mask, begin, end);
 }
 

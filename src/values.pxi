@@ -140,7 +140,7 @@ cdef class MaskCore(DrawnCore):
 
     def keep(self):
         """Return a new bool array of the mask's shape: True where an element is kept."""
-        return self.fill(JOB_FILL_KEEP, np.bool_, 1.0)
+        return self.fill(OPERATION_fill_keep, np.bool_, 1.0)
 
     def scaled(self, dtype=np.float32):
         """Return what other libraries call the mask: a new array of 0 where dropped and 1/(1-p) where kept.

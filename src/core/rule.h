@@ -63,7 +63,7 @@ static inline double kept_scale(double p)
 }
 
 /* The scale that a dtype's kernels multiply by, rounded to the catalog's scale_bits. */
-static inline double scale_in(int dtype, double scale)
+static inline double round_scale(int dtype, double scale)
 {
     const int n_bits = dtype_table[dtype].scale_bits;
     if (n_bits == 0)

@@ -88,7 +88,7 @@ static OUT_OF_LINE void seed_block(lanes *gen, const stream_key *key, uint64_t b
 }
 
 /* xoroshiro128++: Blackman & Vigna, "Scrambled linear pseudorandom number generators", ACM TOMS 47(4), 2021. */
-static ALWAYS_INLINE void step(lanes *gen, v64 out[N_VECS])
+static ALWAYS_INLINE void next_numbers(lanes *gen, v64 out[N_VECS])
 {
     for (int v = 0; v < N_VECS; v++) {
         const v64 s0 = gen->s0[v], x = v64_xor(s0, gen->s1[v]);
@@ -167,7 +167,7 @@ typedef void word_fn(const operands *ops, size_t i, size_t bias_at, uint64_t kee
 static ALWAYS_INLINE void for_each_group(const operands *ops, const mask_rule *rule, uint64_t first, size_t n_elems,
                                          group_fn *on_group, word_fn *on_word, int operation, int has_bias)
 {
-    const operands mine = *ops;
+    const operands local = *ops;
     const uint32_t threshold = (uint32_t)rule->threshold;
     const v64 threshold32 = v64_set1((uint64_t)(threshold << 16) * 0x100000001u);
     const v64 threshold16 = v64_set1((uint64_t)(threshold & 0xFFFFu) * 0x1000100010001u);
@@ -182,18 +182,18 @@ static ALWAYS_INLINE void for_each_group(const operands *ops, const mask_rule *r
         seed_block(&seeded, &rule->key, block, MASK_TAG);
         lanes gen = seeded;
         for (unsigned group = 0; group < elem / ELEMS_PER_GROUP; group++)
-            step(&gen, numbers);
+            next_numbers(&gen, numbers);
         while (elem < end) {
             const unsigned skip = elem % ELEMS_PER_GROUP;
             int has_tie = 0;
             if (skip == 0) {
                 for (; end - elem >= ELEMS_PER_GROUP; elem += ELEMS_PER_GROUP, i += ELEMS_PER_GROUP) {
-                    step(&gen, numbers);
+                    next_numbers(&gen, numbers);
                     has_tie = any_tie(numbers, threshold16);
                     if (UNLIKELY(has_tie))
                         break;
                     const group_keep group = {.numbers = numbers, .threshold32 = threshold32};
-                    on_group(&mine, i, bias_at, &group);
+                    on_group(&local, i, bias_at, &group);
                     if (has_bias) /* a period is no shorter than a group */
                         bias_at = bias_at + ELEMS_PER_GROUP < period ? bias_at + ELEMS_PER_GROUP
                                                                      : bias_at + ELEMS_PER_GROUP - period;
@@ -203,7 +203,7 @@ static ALWAYS_INLINE void for_each_group(const operands *ops, const mask_rule *r
             }
             /* One group by keep word: the last one had a tie, or this one is an end of the range. */
             if (!has_tie) {
-                step(&gen, numbers);
+                next_numbers(&gen, numbers);
                 has_tie = any_tie(numbers, threshold16);
             }
             const unsigned n_here = end - elem < ELEMS_PER_GROUP - skip ? end - elem : ELEMS_PER_GROUP - skip;
@@ -301,7 +301,7 @@ static ALWAYS_INLINE void fill_raw_blocks(uint8_t *out, const stream_key *key, u
     for (int group = 0; group < ELEMS_PER_BLOCK / ELEMS_PER_GROUP; group++, out += STREAM_LANES * 8)
         for (int b = 0; b < n_blocks; b++) {
             v64 numbers[N_VECS];
-            step(&gen[b], numbers);
+            next_numbers(&gen[b], numbers);
             for (int v = 0; v < N_VECS; v++)
                 v64_store_le(out + b * RAW_BYTES_PER_BLOCK + v * V64_LANES * 8, numbers[v]);
         }
@@ -370,11 +370,11 @@ enum { NOISE_GROUPS = 16 }; /* that are made at a time: 4 KiB of numbers */
 /* The normal numbers of the next n_groups groups, in the order of their elements: two steps give the words of 64. */
 static OUT_OF_LINE void next_normals(lanes *gen, unsigned n_groups, float *normals)
 {
-    lanes mine = *gen;
+    lanes local = *gen;
     for (unsigned group = 0; group < n_groups; group++, normals += ELEMS_PER_GROUP) {
         v64 radius_words[N_VECS], angle_words[N_VECS];
-        step(&mine, radius_words);
-        step(&mine, angle_words);
+        next_numbers(&local, radius_words);
+        next_numbers(&local, angle_words);
         for (int v = 0; v < N_VECS; v++) {
             vf32 cosine, sine;
             normal_pair(radius_words[v], angle_words[v], &cosine, &sine);
@@ -382,7 +382,7 @@ static OUT_OF_LINE void next_normals(lanes *gen, unsigned n_groups, float *norma
             f32_store((char *)(normals + v * V32_LANES + ELEMS_PER_GROUP / 2), sine);
         }
     }
-    *gen = mine;
+    *gen = local;
 }
 
 /* An operation with noise on n_elems elements, i from the range's first; may_stream where they are whole groups. */
@@ -401,7 +401,7 @@ static ALWAYS_INLINE void for_each_noise_group(const operands *ops, const stream
         v64 skipped[N_VECS];
         seed_block(&gen, key, (first + i) / ELEMS_PER_BLOCK, NOISE_TAG);
         for (unsigned n_steps = 0; n_steps < 2 * (elem / ELEMS_PER_GROUP); n_steps++)
-            step(&gen, skipped);
+            next_numbers(&gen, skipped);
         while (elem < end) {
             const unsigned skip = elem % ELEMS_PER_GROUP, n_whole = (end - elem) / ELEMS_PER_GROUP;
             const int is_whole = skip == 0 && n_whole > 0;
@@ -440,7 +440,7 @@ typedef double f64_scalar;
 #include "all_dtypes.inc.h"
 
 /* The table, for the isa file to export under its name. */
-#define DTYPE_ROW(name, n_bytes, scale_bits, numpy_name) [DTYPE_##name] = &row_##name,
+#define DTYPE_ROW(name, n_bytes, scale_bits, numpy_name) [DTYPE_##name] = &dtype_kernels_##name,
 #define KERNEL_TABLE(is_supported_fn)       \
     {.isa = ISA_NAME,                       \
      .is_supported = (is_supported_fn),     \
