@@ -1,5 +1,4 @@
-"""Cython declarations of src/core and src/system, as far as Cython uses them. _kernels.pyx and its includes are the users;
-every function and type of the C core is declared here and nowhere else."""
+"""What _kernels.pyx uses of the headers in src/core and src/system. Only this file declares it for Cython."""
 
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 
@@ -146,5 +145,5 @@ cdef extern from "system/threads.h" nogil:
 
 
 cdef extern from "Python.h":
-    # Declared without `except`: functions without the GIL's error check call it, and read Python's error themselves.
+    # noexcept: Cython does not raise Python's error here. The caller, a function that cannot raise, reports it.
     int run_signal_handlers "PyErr_CheckSignals"() noexcept

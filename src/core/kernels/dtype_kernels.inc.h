@@ -1,8 +1,10 @@
-/* The kernels of one dtype. Included by all_dtypes.inc.h once for each, with DTYPE, COMPUTED and COPIED defined; it
- * undefines them for the next. Arrays are addressed in bytes and by unaligned loads, because they need not be aligned.
+/* The kernels of one dtype, in the verbs that block_kernels.inc.h lists. all_dtypes.inc.h includes this file with
+ * DTYPE, COMPUTED and COPIED defined; its end undefines them. Arrays are addressed in bytes, as they need not be
+ * aligned.
  *
- * Each operation on a range has two loops with its steps compiled in: one stores past the caches, one does not. What
- * runs once for many elements, such as the ends of ranges, is one function that chooses the operation as it runs. */
+ * Each operation of the catalog has two loops over a range into which its steps are compiled: with streaming stores and
+ * with ordinary ones. Code that runs once for many elements, as at the ends of a range, is compiled once for all
+ * operations and chooses the operation at run time. Names end in the dtype: OF_DTYPE(words) is words_f32. */
 
 #define JOIN_TOKENS(a, b) a##_##b
 #define JOIN(a, b) JOIN_TOKENS(a, b)
@@ -24,7 +26,7 @@ static ALWAYS_INLINE void OF_DTYPE(store_vec)(char *p, VEC v, int is_streamed)
         STORE(p, v);
 }
 
-/* The bias of the elements that begin at bias_at, a group of them one after the other. */
+/* The bias of a group that begins at element bias_at of the bias: 64 neighbours in memory. */
 static ALWAYS_INLINE const char *OF_DTYPE(bias_from)(const operands *ops, size_t bias_at, int steps)
 {
     if (!(steps & WITH_BIAS))
@@ -34,7 +36,7 @@ static ALWAYS_INLINE const char *OF_DTYPE(bias_from)(const operands *ops, size_t
     return ops->bias_seam + (bias_at + ELEMS_PER_GROUP - ops->bias_period) * BYTES;
 }
 
-/* What kernel_table.h says of an operation's steps, for one vector, i elements from the range's first. */
+/* One vector from element i of the range on: computes the steps in the order that kernel_table.h gives. */
 static ALWAYS_INLINE void OF_DTYPE(operate_on_vec)(const operands *ops, size_t i, const char *bias, keep32 keep,
                                                    int steps, int is_streamed)
 {
@@ -84,9 +86,9 @@ static ALWAYS_INLINE void OF_DTYPE(operate_on_group)(const operands *ops, size_t
     }
 }
 
-/* ---- 1 to 64 elements by keep word ---- */
+/* ---- 1 to 64 elements by a keep word ---- */
 
-/* Fewer elements than a vector has, of each array, behind which zeros follow. */
+/* A vector's worth of each array: fewer elements than a vector has, followed by zeros. */
 typedef struct {
     char out[V32_LANES * BYTES];
     char x[V32_LANES * BYTES];
@@ -143,7 +145,7 @@ static OUT_OF_LINE void OF_DTYPE(operate_on_word)(const operands *ops, size_t i,
 
 /* ---- ranges ---- */
 
-/* An operation without a mask: every group by the same word. */
+/* An operation without a mask: every group has the same keep word. */
 static ALWAYS_INLINE void OF_DTYPE(operate_unmasked)(const operands *ops, size_t n_elems, int operation, int steps)
 {
     const group_keep all_kept = {.numbers = NULL, .keep_u64 = ~(uint64_t)0};
@@ -246,7 +248,7 @@ CDROPOUT_OPERATIONS(X)
 #undef DEFINE_ON_GROUP
 #undef STREAM_RANGE
 
-/* ---- from keep words: rows that share a mask, and runs that were put together ---- */
+/* ---- masks given as keep words ---- */
 
 static ALWAYS_INLINE size_t OF_DTYPE(groups_by_words)(const operands *ops, const uint64_t *keep_words, size_t n_elems,
                                                       int steps, int is_streamed)
@@ -259,7 +261,7 @@ static ALWAYS_INLINE size_t OF_DTYPE(groups_by_words)(const operands *ops, const
     return i;
 }
 
-/* The operations that functions with shared axes use have loops of their own. */
+/* apply_mask and alpha_dropout, which functions with shared axes use, have loops with their steps compiled in. */
 static const char *OF_DTYPE(words)(const operands *ops, const uint64_t *keep_words, size_t n_elems, int operation)
 {
     const operands local = *ops;
@@ -283,9 +285,9 @@ static const char *OF_DTYPE(words)(const operands *ops, const uint64_t *keep_wor
     return ISA_NAME;
 }
 
-/* ---- where each position covers a run of n_repeats elements ---- */
+/* ---- n_repeats elements to each position ---- */
 
-/* One vector of a run under one decision; where is_read is false, it is dropped. */
+/* One vector of elements that are all kept or all dropped. If is_read is 0 they are dropped, and x is not read. */
 static ALWAYS_INLINE VEC OF_DTYPE(decided_vec)(const operands *ops, const char *x, keep32 keep, int is_read, int steps)
 {
     const VEC scale = VERB(set1)((VERB(scalar))ops->scale), shift = VERB(set1)((VERB(scalar))ops->shift);
@@ -296,44 +298,44 @@ static ALWAYS_INLINE VEC OF_DTYPE(decided_vec)(const operands *ops, const char *
     return steps & WITH_FILL ? VERB(blend)(keep, VERB(add)(scaled, shift), fill) : VERB(select)(keep, scaled);
 }
 
-/* One run. The last vector may overlap the one before it, which in place must not be scaled twice: it is computed first
- * and stored last. */
-static ALWAYS_INLINE void OF_DTYPE(decide_run)(const operands *run, keep32 keep, int is_read, int steps,
-                                               int is_streamed)
+/* The n_repeats elements of one position. The last vector may overlap the one before it. It is computed first and
+ * stored last, so that in place no element is scaled twice. */
+static ALWAYS_INLINE void OF_DTYPE(decide_position)(const operands *ops, keep32 keep, int is_read, int steps,
+                                                    int is_streamed)
 {
-    const size_t last = (run->n_repeats - V32_LANES) * BYTES;
-    const VEC last_vec = OF_DTYPE(decided_vec)(run, run->x + last, keep, is_read, steps);
+    const size_t last = (ops->n_repeats - V32_LANES) * BYTES;
+    const VEC last_vec = OF_DTYPE(decided_vec)(ops, ops->x + last, keep, is_read, steps);
     for (size_t at = 0; at < last; at += V32_LANES * BYTES)
-        OF_DTYPE(store_vec)(run->out + at, OF_DTYPE(decided_vec)(run, run->x + at, keep, is_read, steps), is_streamed);
-    OF_DTYPE(store_vec)(run->out + last, last_vec, is_streamed && run->n_repeats % V32_LANES == 0);
+        OF_DTYPE(store_vec)(ops->out + at, OF_DTYPE(decided_vec)(ops, ops->x + at, keep, is_read, steps), is_streamed);
+    OF_DTYPE(store_vec)(ops->out + last, last_vec, is_streamed && ops->n_repeats % V32_LANES == 0);
 }
 
-static ALWAYS_INLINE void OF_DTYPE(repeat_run)(const operands *run, uint64_t all_kept, int steps, int is_streamed)
+static ALWAYS_INLINE void OF_DTYPE(repeat_position)(const operands *ops, uint64_t all_kept, int steps, int is_streamed)
 {
-    /* A short run is read even where it is dropped: what a gap costs the processor's prefetching, which works page by
-     * page, is more than reading costs. */
+    /* Fewer bytes than a page are read even if they are dropped. A gap would interrupt the processor's prefetching,
+     * which costs more time than reading (docs/design.md, "Rows that share a mask"). */
     enum { MIN_BYTES_SKIPPED = 4096 };
     const keep32 keep = keep32_of_bits((uint32_t)all_kept);
-    if (all_kept || run->n_repeats * BYTES < MIN_BYTES_SKIPPED)
-        OF_DTYPE(decide_run)(run, keep, 1, steps, is_streamed);
+    if (all_kept || ops->n_repeats * BYTES < MIN_BYTES_SKIPPED)
+        OF_DTYPE(decide_position)(ops, keep, 1, steps, is_streamed);
     else
-        OF_DTYPE(decide_run)(run, keep, 0, steps, is_streamed);
+        OF_DTYPE(decide_position)(ops, keep, 0, steps, is_streamed);
 }
 
 static OUT_OF_LINE void OF_DTYPE(repeat_on_word)(const operands *ops, size_t i, uint64_t keep_u64, size_t n_positions,
                                                  int operation)
 {
     for (size_t e = 0; e < n_positions; e++) {
-        const operands run = operands_at(ops, (i + e) * ops->n_repeats, BYTES);
+        const operands at = operands_at(ops, (i + e) * ops->n_repeats, BYTES);
         const uint64_t all_kept = -(keep_u64 >> e & 1);
-        if (operation == OPERATION_alpha_dropout && run.is_streamed)
-            OF_DTYPE(repeat_run)(&run, all_kept, WITH_FILL, 1);
+        if (operation == OPERATION_alpha_dropout && at.is_streamed)
+            OF_DTYPE(repeat_position)(&at, all_kept, WITH_FILL, 1);
         else if (operation == OPERATION_alpha_dropout)
-            OF_DTYPE(repeat_run)(&run, all_kept, WITH_FILL, 0);
-        else if (run.is_streamed)
-            OF_DTYPE(repeat_run)(&run, all_kept, 0, 1);
+            OF_DTYPE(repeat_position)(&at, all_kept, WITH_FILL, 0);
+        else if (at.is_streamed)
+            OF_DTYPE(repeat_position)(&at, all_kept, 0, 1);
         else
-            OF_DTYPE(repeat_run)(&run, all_kept, 0, 0);
+            OF_DTYPE(repeat_position)(&at, all_kept, 0, 0);
     }
 }
 
