@@ -1,4 +1,4 @@
-/* The verbs of AVX2 and F16C for block_kernels.inc.h: vectors of 4 lanes of 64 bits; masks are vectors too. */
+/* The verbs of AVX2 and F16C for block_kernels.inc.h: vectors of 4 lanes of 64 bits; a mask is a vector, too. */
 #include "../kernel_table.h"
 
 #if defined(__x86_64__) && defined(__GNUC__)

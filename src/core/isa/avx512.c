@@ -1,5 +1,4 @@
-/* The verbs of AVX-512 (F, BW, DQ, VL) for block_kernels.inc.h: vectors of 8 lanes of 64 bits, masks in mask registers.
- */
+/* The verbs of AVX-512 (F, BW, DQ, VL) for block_kernels.inc.h: vectors of 8 lanes of 64 bits, and mask registers. */
 #include "../kernel_table.h"
 
 #if defined(__x86_64__) && defined(__GNUC__)

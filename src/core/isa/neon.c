@@ -1,4 +1,5 @@
-/* The verbs of NEON, which every AArch64 has, for block_kernels.inc.h: vectors of 2 lanes of 64 bits; masks are too. */
+/* The verbs of NEON, which every AArch64 has, for block_kernels.inc.h: vectors of 2 lanes of 64 bits; a mask is one,
+ * too. */
 #include "../kernel_table.h"
 
 #if defined(__aarch64__) && defined(__ARM_NEON) && defined(__GNUC__) && !defined(__AARCH64EB__)

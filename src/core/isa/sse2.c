@@ -1,4 +1,5 @@
-/* The verbs of SSE2, which every x86-64 has, for block_kernels.inc.h: vectors of 2 lanes of 64 bits; masks are too. */
+/* The verbs of SSE2, which every x86-64 has, for block_kernels.inc.h: vectors of 2 lanes of 64 bits; a mask is one,
+ * too. */
 #include "../kernel_table.h"
 
 #if defined(__x86_64__) && defined(__GNUC__)
@@ -140,7 +141,7 @@ static inline void f64_stream(char *p, vf64 v)
     _mm_stream_pd((double *)(void *)p + 2, v.second);
 }
 
-/* The 16-bit elements of 4 are in the lower half of a vector. */
+/* Four 16-bit elements take the lower half of a vector. */
 static inline void halves_store(char *p, __m128i halves)
 {
     _mm_storel_epi64((__m128i *)(void *)p, halves);
