@@ -200,14 +200,14 @@ cdef FusedCall checked_fused(str name, x, bias, residual, p, out):
     """Check the arguments of a fused operation; bias and residual are ignored if the operation has none."""
     cdef FusedCall call = FusedCall.__new__(FusedCall)
     call.operation = OPERATIONS[name]
-    cdef int parts = operation_table[call.operation].parts
-    cdef str x_name = "new" if parts & WITH_CHOICE else "x"
-    cdef str residual_name = "previous" if parts & WITH_CHOICE else "residual"
+    cdef int steps = operation_table[call.operation].steps
+    cdef str x_name = "new" if steps & WITH_CHOICE else "x"
+    cdef str residual_name = "previous" if steps & WITH_CHOICE else "residual"
     call.x = checked_array(x, x_name)
     call.p = checked_p(p)
-    if parts & WITH_BIAS:
+    if steps & WITH_BIAS:
         call.bias = checked_bias(bias, call.x)
-    if parts & READS_RESIDUAL:
+    if steps & READS_RESIDUAL:
         call.residual = checked_partner(residual, call.x, residual_name, x_name)
     if out is None:
         return call

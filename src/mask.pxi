@@ -114,7 +114,7 @@ cdef class Mask(Drawn):
 
     def keep(self):
         """Return a new bool array of the mask's shape: True where an element is kept."""
-        return self.filled(JOB_FILL_KEEP, np.bool_, 1.0)
+        return self.filled(OPERATION_fill_keep, np.bool_, 1.0)
 
     def scaled(self, dtype=np.float32):
         """Return a new array of 0 where an element is dropped and 1/(1-p) where it is kept.
