@@ -5,10 +5,22 @@ A call takes five steps, always in this order. (1) Check all arguments: dtypes, 
 the result and scratch memory. (3) Resolve rng and advance the stream. (4) Plan a job in C (core/job.c). (5) Run the job
 with the GIL released, in parallel. Steps 1 and 2 can raise; then nothing has been written and no stream has advanced.
 
-This module is one compilation unit. Its subjects are in .pxi files, which are included below; each may use the names of
-those before it. The functions in this file are what the Python package calls: `cdropout.functions` and
-`cdropout.layers` add signatures, docstrings and state. Python composes operations and holds state, Cython checks
-arguments and owns the parallel loop, and C plans and computes.
+This module is one compilation unit. Its subjects are in .pxi files, which are included below in this order:
+
+    dlpack.pxi         arrays of other libraries: the buffer protocol, DLPack
+    arguments.pxi      checks of arguments, and their error messages
+    thread_budget.pxi  how many threads a call may use
+    parallel_run.pxi   the parallel loop over a job, and signals during it
+    scratch.pxi        arrays as job requests, and scratch memory for other memory layouts
+    values.pxi         the base class of masks and noise
+    stream.pxi         the class Stream
+    mask.pxi           the class Mask
+    noise.pxi          the class Noise
+    c_api.pxi          the part of the C interface that handles Python objects
+
+This file holds the functions that the Python package calls. `cdropout.functions` and `cdropout.layers` add signatures,
+docstrings and state. Python composes operations and holds state, Cython checks arguments and owns the parallel loop, and
+C plans and computes.
 """
 
 cimport cython
@@ -39,16 +51,16 @@ from cdropout.checks import check_count, check_integer, check_version, shown
 cnp.import_array()
 
 
-include "dlpack.pxi"         # arrays of other libraries: the buffer protocol, DLPack
-include "arguments.pxi"      # checks of arguments, and their error messages
-include "thread_budget.pxi"  # how many threads a call may use
-include "parallel_run.pxi"   # the parallel loop over a job, and signals during it
-include "scratch.pxi"        # arrays as job requests, and scratch memory for other memory layouts
-include "values.pxi"         # the base class of masks and noise
-include "stream.pxi"         # the class Stream
-include "mask.pxi"           # the class Mask
-include "noise.pxi"          # the class Noise
-include "c_api.pxi"          # the part of the C interface that handles Python objects
+include "dlpack.pxi"
+include "arguments.pxi"
+include "thread_budget.pxi"
+include "parallel_run.pxi"
+include "scratch.pxi"
+include "values.pxi"
+include "stream.pxi"
+include "mask.pxi"
+include "noise.pxi"
+include "c_api.pxi"
 
 
 # ---- which kernels run ----------------------------------------------------------------------------------------------
