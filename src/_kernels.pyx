@@ -19,8 +19,8 @@ This module is one compilation unit. Its subjects are in .pxi files, which are i
     c_api.pxi          the part of the C interface that handles Python objects
 
 This file holds the functions that the Python package calls. `cdropout.functions` and `cdropout.layers` add signatures,
-docstrings and state. Python composes operations and holds state, Cython checks arguments and owns the parallel loop, and
-C plans and computes.
+docstrings and state. Python composes operations and holds state, Cython checks arguments and owns the parallel loop,
+and C plans and computes.
 """
 
 cimport cython
