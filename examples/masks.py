@@ -7,9 +7,8 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from digit_network import HERE, new_figure, parse_image, parse_natural, parse_p, save_figure
-
 import cdropout as cd
+from digit_network import HERE, new_figure, parse_image, parse_natural, parse_p, save_figure
 
 PANELS = (
     ("every element for itself", (24, 24), ()),

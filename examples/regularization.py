@@ -16,6 +16,10 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from mnist_data import DataError, Dataset, LabelledImages, load_dataset
+from threadpoolctl import threadpool_limits
+from tqdm import tqdm
+
 from digit_network import (
     BATCH,
     LEARNING_RATE,
@@ -33,9 +37,6 @@ from digit_network import (
     train_epochs,
     write_report,
 )
-from mnist_data import DataError, Dataset, LabelledImages, load_dataset
-from threadpoolctl import threadpool_limits
-from tqdm import tqdm
 
 PROG = "regularization.py"
 TITLE = "Test error with and without dropout"

@@ -16,6 +16,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from mnist_data import DataError, Dataset, load_dataset, pixels
+from network import Array, Network, softmax
+from scipy.ndimage import rotate
+from threadpoolctl import threadpool_limits
+from tqdm import tqdm
+
+import cdropout as cd
 from digit_network import (
     BATCH,
     LEARNING_RATE,
@@ -30,13 +37,6 @@ from digit_network import (
     train_epochs,
     write_report,
 )
-from mnist_data import DataError, Dataset, load_dataset, pixels
-from network import Array, Network, softmax
-from scipy.ndimage import rotate
-from threadpoolctl import threadpool_limits
-from tqdm import tqdm
-
-import cdropout as cd
 
 PROG = "uncertainty.py"
 TITLE = "Predictive uncertainty on rotated digits"

@@ -17,7 +17,7 @@ Array = npt.NDArray[Any]
 
 
 class Layer(Protocol):
-    """What a network asks of a layer."""
+    """Declare the methods and attributes that `Network` uses."""
 
     params: list[Array]
     grads: list[Array]
@@ -38,7 +38,7 @@ INITS: dict[str, Callable[[int, int], float]] = {
 
 
 class Linear:
-    """The affine map x W + b.
+    """Apply the affine map x W + b.
 
     Parameters
     ----------
@@ -52,7 +52,7 @@ class Linear:
         That of the parameters: float32, or float64 to check gradients.
     input_gradient : bool
         Whether `backward` returns the gradient of the input. False saves a matrix product in a first layer, whose
-        input nobody learns: `backward` then returns None.
+        input is not learned: `backward` then returns None.
 
     """
 
@@ -98,7 +98,7 @@ class Linear:
 
 
 class ReLU:
-    """max(x, 0), element by element, for an array of any shape."""
+    """Compute max(x, 0), element by element, for an array of any shape."""
 
     def __init__(self) -> None:
         self.params: list[Array] = []
@@ -125,14 +125,14 @@ class ReLU:
 
 
 class NumPyDropout:
-    """Inverted dropout as it is taught: draw floats, compare them with p, keep a mask of floats, and multiply by it.
+    """Drop elements as tutorials do: draw floats, compare them with p, store a mask of floats, and multiply by it.
 
-    The baseline to time `cdropout.Dropout` against, and the same layer to a network: p is the probability of dropping.
+    This is the baseline of `cdropout.Dropout`, with the same interface: p is the probability of dropping.
 
     Parameters
     ----------
     p : float
-        In [0, 1]. At 1 everything is dropped.
+        The probability of dropping, in [0, 1].
     rng : Generator
         Draws one float64 for each element of a batch.
 
@@ -172,7 +172,7 @@ class NumPyDropout:
 
 
 class Network:
-    """Layers one after the other; itself a layer.
+    """Chain layers; a network is itself a layer.
 
     Parameters
     ----------
@@ -214,7 +214,7 @@ class Network:
 
 
 def softmax(logits: Array) -> npt.NDArray[np.float64]:
-    """Turn logits (n_samples, n_classes) into probabilities of that shape, in float64: rows add up to 1 better."""
+    """Turn logits (n_samples, n_classes) into probabilities, in float64, so that rows add up to 1 closely."""
     exponentials = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
     return exponentials / exponentials.sum(axis=1, keepdims=True)
 
@@ -225,7 +225,7 @@ def softmax_cross_entropy(logits: Array, labels: npt.NDArray[np.integer]) -> tup
     Parameters
     ----------
     logits : ndarray of float32 or float64, shape (n_samples, n_classes)
-        Logarithms of the probabilities of the classes, but for a constant for each sample.
+        Logarithms of the probabilities of the classes, up to a constant for each sample.
     labels : ndarray of integers, shape (n_samples,)
         In [0, n_classes).
 
@@ -233,7 +233,7 @@ def softmax_cross_entropy(logits: Array, labels: npt.NDArray[np.integer]) -> tup
     -------
     loss : float
     dlogits : ndarray
-        Of the shape and dtype of `logits`.
+        With the shape and dtype of `logits`.
 
     """
     rows = np.arange(len(labels))
@@ -249,7 +249,7 @@ def softmax_cross_entropy(logits: Array, labels: npt.NDArray[np.integer]) -> tup
 
 
 class Adam:
-    """Adam (Kingma and Ba 2015, algorithm 1), with an optional L2 penalty.
+    """Update parameters by Adam (Kingma and Ba 2015, algorithm 1), with an optional L2 penalty.
 
     Parameters
     ----------
@@ -310,7 +310,7 @@ class Adam:
         """Update the parameters by their gradients; with `l2`, the gradients of weights gain the penalty's."""
         self.n_steps += 1
         # The factors of the paper's moments and bias corrections are the same for all elements, so they go into the
-        # step size and eps. That, and working in place, matters: a slow optimiser makes dropout's share look small.
+        # step size and eps. That, and working in place, matters: a slow optimizer makes dropout's share look small.
         root = math.sqrt((1 - self.beta2) / (1 - self.beta2**self.n_steps))
         step_size = self.lr * (1 - self.beta1) / (1 - self.beta1**self.n_steps) / root
         eps = self.eps / root
@@ -329,3 +329,11 @@ class Adam:
             np.divide(first_sum, scratch, out=scratch)
             scratch *= step_size
             param -= scratch
+
+
+def train_step(network: Network, optimizer: Adam, x: Array, labels: npt.NDArray[np.integer]) -> float:
+    """Make one training step on a batch (n_samples, n_in), and return its loss in nats."""
+    loss, dlogits = softmax_cross_entropy(network.forward(x), labels)
+    network.backward(dlogits)
+    optimizer.step()
+    return loss

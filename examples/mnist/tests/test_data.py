@@ -1,22 +1,20 @@
-"""The loader of labelled images: what it reads, and what it says of every kind of bad file."""
+"""The loader of labelled images: the files it reads, and its message for every kind of bad file."""
 
 import gzip
-import importlib.util
 import os
 import struct
-import sys
 from pathlib import Path
 
-import mnist_data
 import numpy as np
 import pytest
-from conftest import writes_what_is_shared
-from mnist_data import DataError, load_dataset, load_idx, load_sample, pixels
+
+import make_sample
+from digits.data import SAMPLE, DataError, Dataset, load_dataset, load_idx, load_sample, pixels
 
 N_TRAIN, N_TEST, N_ROWS, N_COLS = 7, 5, 4, 3
 IMAGES_MAGIC, LABELS_MAGIC = 0x0803, 0x0801
 
-pytestmark = writes_what_is_shared
+pytestmark = pytest.mark.thread_unsafe(reason="writes files that a fixture gives to every thread")
 
 
 def encode_idx(elements: np.ndarray, magic: int) -> bytes:
@@ -42,7 +40,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def assert_same(one: mnist_data.Dataset, other: mnist_data.Dataset) -> None:
+def assert_same(one: Dataset, other: Dataset) -> None:
     for name in ("train", "test"):
         np.testing.assert_array_equal(getattr(one, name).images, getattr(other, name).images)
         np.testing.assert_array_equal(getattr(one, name).labels, getattr(other, name).labels)
@@ -62,7 +60,7 @@ def test_sample_is_ten_thousand_and_two_thousand_balanced_digits():
     assert np.bincount(data.train.labels).tolist() == [1000] * 10
     assert np.bincount(data.test.labels).tolist() == [200] * 10
     assert (data.n_pixels, data.n_classes) == (784, 10)
-    assert mnist_data.SAMPLE.stat().st_size < 3_000_000
+    assert SAMPLE.stat().st_size < 3_000_000
 
 
 def test_sample_training_and_test_digits_are_distinct():
@@ -276,7 +274,7 @@ def test_load_idx_of_an_absent_path_is_told(tmp_path):
 )
 def test_damaged_sample_is_told(tmp_path, damage):
     path = tmp_path / "sample.npz"
-    path.write_bytes(damage(mnist_data.SAMPLE.read_bytes()))
+    path.write_bytes(damage(SAMPLE.read_bytes()))
     with pytest.raises(DataError, match=r"sample\.npz: must be a sample written by make_sample\.py, got "):
         load_sample(path)
 
@@ -299,26 +297,13 @@ def test_data_error_is_a_value_error():
     assert issubclass(DataError, ValueError)
 
 
-@pytest.fixture
-def make_sample(monkeypatch):
-    path = Path(mnist_data.__file__).parent / "data" / "make_sample.py"
-    spec = importlib.util.spec_from_file_location("make_sample", path)
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setattr("sys.path", list(sys.path))  # the program adds its parent folder
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_sample_is_what_make_sample_makes_of_mnist(make_sample, tmp_path):
-    source = os.environ.get("CDROPOUT_MNIST")
-    if not source:
-        pytest.skip("CDROPOUT_MNIST names no folder of MNIST's idx files")
+def test_sample_is_what_make_sample_makes_of_mnist(mnist_folder, tmp_path):
     out = tmp_path / "sample.npz"
-    assert make_sample.main([source, "--out", str(out)]) == 0
+    assert make_sample.main([mnist_folder, "--out", str(out)]) == 0
     assert_same(load_sample(out), load_sample())
 
 
-def test_make_sample_refuses_too_few_images(make_sample, folder, tmp_path, capsys):
+def test_make_sample_refuses_too_few_images(folder, tmp_path, capsys):
     out = tmp_path / "sample.npz"
     assert make_sample.main([str(folder), "--out", str(out)]) == 2
     assert "error: class 0 must have at least 1000 images, got 3" in capsys.readouterr().err
