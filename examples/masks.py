@@ -1,4 +1,4 @@
-"""What shared axes do to a mask: four masks with the same p, side by side.
+"""Draw four masks with the same p and different shared axes, side by side.
 
 python examples/masks.py [--p P] [--seed N] [--plot FILE]
 """

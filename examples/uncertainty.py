@@ -1,4 +1,4 @@
-"""Monte Carlo dropout tells what a network does not know: predictions of digits that are turned upside down.
+"""Measure predictive uncertainty by Monte Carlo dropout, on digits that are rotated up to 180 degrees.
 
     python examples/uncertainty.py [--p P] [--epochs N] [--samples N] [--digits N] [--step DEGREES] [--plot FILE] ...
 
@@ -16,8 +16,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from mnist_data import DataError, Dataset, load_dataset, pixels
-from network import Array, Network, softmax
 from scipy.ndimage import rotate
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
@@ -37,6 +35,8 @@ from digit_network import (
     train_epochs,
     write_report,
 )
+from mnist.digits.data import DataError, Dataset, load_dataset, pixels
+from mnist.digits.network import Array, Network, softmax
 
 PROG = "uncertainty.py"
 TITLE = "Predictive uncertainty on rotated digits"
@@ -46,16 +46,16 @@ _STRIP_POINTS = 640  # the width of the strip of one digit's images
 
 @dataclass(frozen=True)
 class Prediction:
-    """What is predicted for images at one angle.
+    """Hold the predictions for images at one angle.
 
     Attributes
     ----------
     plain : ndarray of float64, shape (n_images, n_classes)
         The probabilities of a network trained without dropout.
     off : ndarray of float64, shape (n_images, n_classes)
-        The probabilities of the network with dropout, which is off.
+        The probabilities of the network with dropout, switched off.
     mean, std : ndarray of float64, shape (n_images, n_classes)
-        Those of the same network with dropout on: mean and standard deviation over its samples.
+        The mean and standard deviation of the probabilities over the samples of the same network, with dropout on.
 
     """
 
@@ -67,20 +67,20 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Summary:
-    """Means over the images at one angle.
+    """Hold means over the images at one angle.
 
     Attributes
     ----------
     angle : int
         In degrees.
     accuracy : float
-        Of the class with the largest mean probability.
+        The share of images whose class has the largest mean probability.
     plain_confidence, off_confidence, mc_confidence : float
-        The largest probability: of the network without dropout, with dropout off, and of the Monte Carlo mean.
+        The largest probability of the network without dropout, with dropout off, and of the Monte Carlo mean.
     mc_std : float
         The standard deviation, over the samples, of the probability of the predicted class.
     entropy : float
-        Of the Monte Carlo mean, in nats: from 0 to log(n_classes).
+        The entropy of the Monte Carlo mean, in nats: from 0 to log(n_classes).
 
     """
 
@@ -106,9 +106,9 @@ def train_networks(
     Parameters
     ----------
     data : Dataset
-        Whose training set to use whole.
+        Its whole training set is used.
     seed : int
-        Of weights, order and masks.
+        The seed of weights, order and masks.
     p : float
         The probability of dropping a hidden unit, in (0, 1).
     epochs : int
@@ -146,7 +146,7 @@ def predict(
     def forward(x: Array) -> npt.NDArray[np.float64]:
         return softmax(network.forward(x))
 
-    # The same seed at every angle: the same sub-networks look at all of them, and curves over angles are smooth.
+    # The same seed at every angle gives the same sub-networks, so that curves over angles are smooth.
     mean, std = cd.mc_predict(forward, x, n_samples, layers=dropouts, rng=seed)
     return Prediction(softmax(plain.forward(x)), forward(x), mean, std)
 
@@ -155,7 +155,7 @@ def summarize(angle: int, prediction: Prediction, labels: npt.NDArray[np.uint8])
     """Average a prediction over its images."""
     mean = prediction.mean
     predicted = mean.argmax(axis=1)
-    # A probability of 0 adds nothing to the entropy, and its logarithm must not be asked for.
+    # A probability of 0 adds nothing to the entropy, and its logarithm is not finite.
     terms = mean * np.log(np.where(mean > 0, mean, 1))
     return Summary(
         angle,
@@ -213,7 +213,7 @@ def draw(
     prediction : Prediction
         For each row of `turned`.
     title : str
-        Of the whole figure.
+        The title of the figure.
     path : Path
         An image file of the format its suffix names.
 
@@ -235,7 +235,7 @@ def draw(
         values = [getattr(summary, name) for summary in summaries]
         left.plot(angles, values, color=colour, linestyle=dashes, label=label, **markers)
     left.set(ylabel="mean over the digits", ylim=(0, 1.02))
-    # Between the confidences, which stay high, and the accuracy, which does not.
+    # The legend stands between the confidences, which stay high, and the accuracy, which does not.
     left.legend(frameon=False, fontsize=8.5, loc="center right", bbox_to_anchor=(1, 0.42))
     left.set_title("How often right, and how sure", loc="left", fontsize=11)
     for name, label, colour in (
@@ -251,7 +251,7 @@ def draw(
 
     strip, lines = bottom.subplots(2, 1, height_ratios=(1, 4), sharex=True)
     half = (angles[1] - angles[0]) / 2 if len(angles) > 1 else 90
-    # As offset boxes, which stay square whatever the axes do: as many points wide as there are between two angles.
+    # Offset boxes stay square whatever the axes do; each is as wide as the distance between two angles.
     zoom = min(0.9 * _STRIP_POINTS / len(angles), 50) / turned.shape[1]
     for angle, image in zip(angles, turned, strict=True):
         box = OffsetImage(image, zoom=zoom, cmap="gray_r")
@@ -260,7 +260,7 @@ def draw(
     strip.tick_params(bottom=False, labelbottom=False)
     strip.spines[:].set_visible(False)
     strip.set_title("One digit: the probabilities of its classes", loc="left", fontsize=11)
-    # A colour belongs to a class, whichever classes are drawn.
+    # A class has the same colour in every plot.
     colours = [f"C{i}" for i in range(10)]
     shown = np.flatnonzero(prediction.mean.max(axis=0) >= 0.2)
     for class_ in shown:
@@ -293,7 +293,7 @@ def _finish(axes: Any, angles: Sequence[int]) -> None:
 
 
 def parse_step(text: str) -> int:
-    """Parse a number of degrees that leads from 0 to 180 in whole steps."""
+    """Parse a number of degrees that divides 180."""
     step = parse_positive(text)
     if 180 % step:
         raise argparse.ArgumentTypeError(f"must divide 180, got {step}")
@@ -328,7 +328,7 @@ def main(argv: list[str] | None = None) -> int:
     shown = data.test.images[data.test.labels == args.show][:1]
     angles = range(0, 181, args.step)
 
-    # For the same results on any number of processors; and the matrices are too small to gain much from more threads.
+    # One thread gives the same results on every machine, and the matrices are too small to gain much from more.
     with threadpool_limits(1, user_api="blas"):
         networks = train_networks(
             data, args.seed, p=args.p, epochs=args.epochs, hidden=args.hidden, progress=not args.quiet

@@ -154,9 +154,7 @@ class RunState:
         own = _state_of(self.rng)
         if isinstance(self.rng, cd.Stream):
             self.rng.state = saved
-            own["position"] = saved[
-                "position"
-            ]  # the rest of its state follows from the seed in `config`
+            own["position"] = saved["position"]  # the rest of its state follows from the seed in `config`
         else:
             self.rng.bit_generator.state = saved
             own = _state_of(self.rng)

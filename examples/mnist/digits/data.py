@@ -114,9 +114,7 @@ def load_sample(path: str | Path = SAMPLE) -> Dataset:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             sets = [LabelledImages(arrays[f"{name}_images"], arrays[f"{name}_labels"]) for name in ("train", "test")]
     except FileNotFoundError:
-        raise DataError(
-            f"{path}: file must exist, got none (examples/mnist/make_sample.py makes it)"
-        ) from None
+        raise DataError(f"{path}: file must exist, got none (examples/mnist/make_sample.py makes it)") from None
     except (OSError, EOFError, ValueError, KeyError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"{path}: must be a sample written by make_sample.py, got {error}") from error
     return Dataset(*sets)
