@@ -1,0 +1,72 @@
+"""Parse the command line of all questions, and run the chosen one.
+
+A question is a module of this package. The first line of its docstring is its help text, `add_options(parser)` adds
+its options to its parser, and `run(arguments)` measures, prints, and returns the exit status (None means 0). Only the
+module of the chosen question is imported: others may need packages that are not installed.
+"""
+
+import argparse
+import ast
+import importlib
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks.options import UsageError
+
+PROG = "python -m benchmarks"
+ROOT = Path(__file__).resolve().parents[1]
+QUESTIONS = (
+    *("compare", "floor", "family", "threads", "training-share", "frameworks", "attention", "serving"),
+    *("feature-linear", "parts", "memmap", "dask", "interrupts", "stores", "import-time", "c-api", "instructions"),
+)
+
+
+def module_name(question: str) -> str:
+    """Return the name of a question's module within the package."""
+    return question.replace("-", "_")
+
+
+def docstring_of(question: str) -> str:
+    """Read the docstring of a question's module without importing it."""
+    source = Path(__file__).with_name(f"{module_name(question)}.py").read_text(encoding="utf-8")
+    return ast.get_docstring(ast.parse(source)) or ""
+
+
+def command_of(question: str, *options: str) -> list[str]:
+    """Return the command that asks a question in another process; it must be started in the folder `ROOT`."""
+    return [sys.executable, "-m", "benchmarks", question, *options]
+
+
+def build_parser(chosen: str | None = None) -> argparse.ArgumentParser:
+    """Build the parser of the command line, with all options of the chosen question."""
+    parser = argparse.ArgumentParser(prog=PROG, description="Measure the speed of dropout. Questions:")
+    questions = parser.add_subparsers(metavar="QUESTION", required=True)
+    for question in QUESTIONS:
+        text = docstring_of(question)
+        subparser = questions.add_parser(
+            question,
+            help=text.partition("\n")[0].replace("%", "%%"),
+            description=text.replace("%", "%%"),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        if question == chosen:
+            try:
+                module = importlib.import_module(f"benchmarks.{module_name(question)}")
+            except ModuleNotFoundError as error:
+                if error.name is None or error.name.startswith(("benchmarks", "examples", "cdropout")):
+                    raise
+                subparser.error(f"a package is not installed: {error}")
+            module.add_options(subparser)
+            subparser.set_defaults(run=module.run, error=subparser.error)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Ask the question that the command line names; return the exit status."""
+    argv = sys.argv[1:] if argv is None else argv
+    arguments = build_parser(next(iter(argv), None)).parse_args(argv)
+    try:
+        return arguments.run(arguments) or 0
+    except UsageError as error:
+        return arguments.error(str(error))
