@@ -71,13 +71,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add_shared(parser, sizes=(), p=(), threads=(), rounds=None)
     for name, choices in (("dtypes", DTYPES), ("operations", tuple(OPERATIONS))):
         add(f"--{name}", choices=choices, nargs="+", metavar="NAME", help=f"of {', '.join(choices)} (default: all)")
-    add(
-        "--contenders",
-        type=parse_contender,
-        nargs="+",
-        metavar="NAME",
-        help="beside the floor (default: all installed)",
-    )
+    add("--contenders", type=parse_contender, nargs="+", metavar="NAME", help="(default: all that are installed)")
     add("--json", type=parse_path, metavar="FILE", help="(default: benchmarks/results/latest.json)")
     add("--plot", type=parse_image, metavar="FILE", help="PNG, PDF or SVG (default: benchmarks/results/latest.png)")
     add_quiet(parser)

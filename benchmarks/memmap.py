@@ -173,7 +173,7 @@ def memory_report(group: ControlGroup | None) -> str:
     """Describe the memory that the passes took, in this process and in its control group."""
     status = Path("/proc/self/status")
     lines = status.read_text().splitlines() if status.exists() else []
-    own = [f"{int(line.split()[1]) >> 10} MiB of its own" for line in lines if line.startswith("RssAnon:")]
+    own = [f"{int(line.split()[1]) >> 10} MiB" for line in lines if line.startswith("RssAnon:")]
     peak = None if group is None else group.peak_memory()
     of_group = [] if peak is None else [f"at most {peak // MIB} MiB with the pages of files"]
     return "memory of the process: " + (", ".join(own + of_group) or "unknown")

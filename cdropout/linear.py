@@ -171,7 +171,7 @@ def _affine(x: Array, weight: Array, bias: Array | None) -> Array:
 # ---- gathering ------------------------------------------------------------------------------------------------------
 
 # A product makes about so many multiplications and additions in the time in which gathering and scattering move one
-# element (benchmarks/feature_linear.py; docs/design.md, "When gathering pays").
+# element (`python -m benchmarks feature-linear`; docs/design.md, "When gathering pays").
 FLOPS_PER_MOVED_ELEM = 30
 
 

@@ -261,7 +261,7 @@ def feature_alpha_dropout(
 # ---- attention ------------------------------------------------------------------------------------------------------
 
 # What is worked on at a time, in bytes of scores: they are made, normalized, dropped and multiplied within a core's
-# cache; `python benchmarks/attention.py --pieces` tries other sizes.
+# cache; `python -m benchmarks attention --pieces` tries other sizes.
 _BYTES_AT_ONCE = 1 << 21
 
 

@@ -1,7 +1,7 @@
 """Define a contender: one way to do one operation.
 
-A contender is made for a case and returns the call to be timed; the call returns its result. Everything that a call need
-not repeat (buffers, compilation, copies into another library's arrays) is done when it is made.
+A contender is made for a case and returns the call to be timed; the call returns its result. Work that a call need not
+repeat (buffers, compilation, copies into another library's arrays) is done when the contender is made.
 """
 
 import importlib
