@@ -4,16 +4,16 @@ import sys
 from pathlib import Path
 
 # `python -m` puts the current folder first on sys.path: the checkout, whose folder `cdropout/` has no compiled core
-# unless it was built in place, and would hide the installed package. At the end of the path it hides no other folder,
-# and `benchmarks` and `examples` can still be imported. The import comes in between because an editable install is found
-# after all of the path.
+# unless it was built in place, and would hide the installed package. At the end of the path it hides nothing, and
+# `benchmarks` and `examples` can still be imported. cdropout is imported in between, because Python looks for an
+# editable install after all folders of the path.
 if Path(sys.path[0]).resolve() == Path(__file__).resolve().parents[1]:
     checkout = sys.path.pop(0)
     import cdropout  # noqa: F401
 
     sys.path.append(checkout)
 
-from benchmarks.command_line import main  # noqa: E402
+from benchmarks.command_line import main
 
 if __name__ == "__main__":
     sys.exit(main())

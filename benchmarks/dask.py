@@ -12,10 +12,8 @@ import logging
 import math
 import os
 import statistics
-import sys
 from collections.abc import Callable, Iterator
 
-import cloudpickle
 import dask.array as da
 import numpy as np
 import numpy.typing as npt
@@ -24,12 +22,15 @@ from distributed.deploy.subprocess import SubprocessCluster
 
 import cdropout as cd
 import cdropout.dask
+from benchmarks.command_line import ROOT
 from benchmarks.options import UsageError, add_shared, parse_positive
 from benchmarks.table import Table
 from benchmarks.timing import interleaved_times, introduce
 from cdropout.stream import Rng
 
 MIB = 1 << 20
+# The processes of a cluster do with the checkout what __main__.py does: they import this module, and not the sources.
+PRELOAD = [f"import cdropout, sys; sys.path.append({str(ROOT)!r})"]
 P, SEED = 0.1, 7
 Chunk = npt.NDArray[np.float32]
 
@@ -58,13 +59,14 @@ def reduced(array: da.Array, reduce: Callable[[Chunk], object], dtype: str) -> d
 @contextlib.contextmanager
 def workers(n_workers: int) -> Iterator[Client]:
     """Start a scheduler and workers of one thread, each in a separate process."""
+    os.environ["PYTHONSAFEPATH"] = "1"  # without the current folder on the path of `python -m`
     with (
         SubprocessCluster(
             n_workers=n_workers,
             threads_per_worker=1,
             dashboard_address="127.0.0.1:0",  # None would be one port for both
-            scheduler_kwargs={"dashboard": False},
-            worker_kwargs={"dashboard": False, "memory_limit": 0},
+            scheduler_kwargs={"dashboard": False, "preload": PRELOAD},
+            worker_kwargs={"dashboard": False, "memory_limit": 0, "preload": PRELOAD},
             silence_logs=logging.ERROR,
         ) as cluster,
         Client(cluster) as client,
@@ -121,10 +123,6 @@ def run(arguments: argparse.Namespace) -> int:
     ):
         raise UsageError("--chunk-mib must be a power of 4, and --mib a power of 2 times that")
     shape = n_rows * side, n_chunks // n_rows * side
-    # The workers are started by `python -m` in this folder: they must not import cdropout from the sources in it. As
-    # they cannot import this module either, its functions are sent by value.
-    os.environ["PYTHONSAFEPATH"] = "1"
-    cloudpickle.register_pickle_by_value(sys.modules[__name__])
     introduce(f"float32 of {shape}, {n_chunks} chunks of {arguments.chunk_mib} MiB, p = {P}", arguments.rounds)
     expected = digests_of_one_call(shape, side)
     with workers(1) as one, workers(2) as two:
