@@ -1,7 +1,7 @@
-"""Compare PyTorch's attention, forward and backward: without dropout, with its own, with this library's.
+"""Compare PyTorch's attention without dropout, with its own, and with this library's.
 
-float32, p = 0.1, one thread. Outputs and gradients are compared first, at a p so small that nothing is dropped.
---pieces times this library's attention with other amounts of scores in memory at a time.
+float32, p = 0.1, one thread, forward and backward. Outputs and gradients are compared first, at a p so small that
+nothing is dropped. --pieces times this library's attention with other amounts of scores in memory at a time.
 """
 
 import argparse

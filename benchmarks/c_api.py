@@ -1,4 +1,4 @@
-"""Time the C interface from C, C++ and Cython, and NumPy's numbers from the raw stream beside NumPy's own.
+"""Time calls from C, C++ and Cython, and NumPy's random numbers from the raw stream.
 
 A call on 64 elements is compared with the block kernel alone, one on a million with Python's call, on one thread. The
 calling modules are those of the tests, built here against the installed package; that needs Cython, setuptools and a

@@ -7,6 +7,7 @@ module of the chosen question is imported: others may need packages that are not
 
 import argparse
 import ast
+import functools
 import importlib
 import sys
 from collections.abc import Sequence
@@ -40,8 +41,12 @@ def command_of(question: str, *options: str) -> list[str]:
 
 def build_parser(chosen: str | None = None) -> argparse.ArgumentParser:
     """Build the parser of the command line, with all options of the chosen question."""
-    parser = argparse.ArgumentParser(prog=PROG, description="Measure the speed of dropout. Questions:")
-    questions = parser.add_subparsers(metavar="QUESTION", required=True)
+    parser = argparse.ArgumentParser(
+        prog=PROG,
+        description=f"Measure the speed of dropout. `{PROG} QUESTION --help` lists the options of a question.",
+        formatter_class=functools.partial(argparse.HelpFormatter, width=120, max_help_position=20),
+    )
+    questions = parser.add_subparsers(metavar="QUESTION", title="questions", required=True)
     for question in QUESTIONS:
         text = docstring_of(question)
         subparser = questions.add_parser(

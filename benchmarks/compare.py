@@ -1,4 +1,4 @@
-"""Compare dropout with its floor and with every alternative that is installed, from 128 to 64 M elements.
+"""Compare dropout with its floor and every installed alternative, from 128 to 64 M elements.
 
 Prints tables, and writes JSON and a chart. Sizes and operations are crossed with everything. Of --dtypes, --p and
 --threads the first value is the usual one, and each other value is measured with the usual ones of the two others.

@@ -1,4 +1,4 @@
-"""Compare dropout on one and on two Dask workers: the bytes of one NumPy call, throughput, scheduler's memory.
+"""Compare one and two Dask workers: throughput, scheduler's memory, and the bytes of one call.
 
 Each worker has one thread, and the array lies on the workers, in square chunks that cut every row. Dropout and a sum
 over the bits of each chunk are timed; only the sums travel. The NumPy call takes the whole array in this process, so

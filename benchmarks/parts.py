@@ -1,4 +1,4 @@
-"""Time parts of a mask that are cut along inner axes, `mask[:, :columns].apply(x)`, over np.multiply.
+"""Time parts of a mask cut along inner axes, `mask[:, :columns].apply(x)`, over np.multiply.
 
 A row of the part takes a run of the mask's positions. Seeding starts the generator anew for each row; gathering makes
 the keep words of whole blocks and copies out the bits of the rows. The library gathers if rows are at most

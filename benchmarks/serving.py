@@ -1,4 +1,4 @@
-"""Measure Monte Carlo dropout for single requests: latency and throughput of 1, 2 and 8 threads of Python.
+"""Measure latency and throughput of Monte Carlo dropout for requests from several threads.
 
 A request is one digit; its answer is the mean and the spread of the class probabilities over 64 sub-networks of a
 784-512-512-10 network, trained on the sample of MNIST, with ReLU and dropout after both hidden layers. All threads

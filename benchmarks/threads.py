@@ -1,4 +1,4 @@
-"""Time one thread and two, in place and out of place, to find the size from which a second thread pays.
+"""Time one thread and two, to find the size from which a second thread pays.
 
 The library's threshold (min_elems_per_thread in src/core/job.c) comes from this table. With --at-once: the throughput
 of two threads of Python that call at the same time over that of one that calls alone, beside np.multiply.

@@ -1,4 +1,4 @@
-"""Measure the share of a training step that dropout takes: cdropout's, NumPy's best and that of write-ups.
+"""Measure dropout's share of a training step: cdropout's, NumPy's best and that of write-ups.
 
 The network is 784-512-512-10 in float32 with ReLU and dropout after both hidden layers, trained by Adam on the sample
 of MNIST. One network for each kind of dropout starts from the same weights; in every round each makes one step on the

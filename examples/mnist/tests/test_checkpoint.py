@@ -243,7 +243,7 @@ def test_failure_before_renaming_leaves_the_old_checkpoint_whole(name, path, mon
 
 
 def test_kill_in_writing_or_before_renaming_leaves_the_old_checkpoint_whole(few, path):
-    """What a kill leaves in the temporary's place, of any length, is never read, is overwritten, and is gone then."""
+    """The temporary file of a killed run, of any length, is never read, is overwritten, and is then removed."""
     expected = train(CONFIG, few, checkpoints=Checkpoints(path))
     whole = path.read_bytes()
     temporary = path.with_name(".run.npz.partial")
@@ -371,7 +371,7 @@ def test_damaged_byte_is_refused_or_does_no_harm(few, path):
         i = rng.randrange(len(whole))
         path.write_bytes(whole[:i] + bytes([whole[i] ^ (1 << rng.randrange(8))]) + whole[i + 1 :])
         try:
-            # What nothing depends on, such as the archive's dates, may change.
+            # Bytes that nothing depends on, such as the archive's dates, may change.
             assert bits_of(train(CONFIG, few, checkpoints=Checkpoints(path, resume=True))) == expected
         except CheckpointError as error:
             assert str(error).startswith(f"{path}: must be a whole training checkpoint, got ")  # noqa: PT017
@@ -402,8 +402,8 @@ def test_changed_contents_are_refused(change, found, few, path):
 
 
 FOREIGN_VALUES = [None, True, -1, 0.5, 2**200, math.nan, math.inf, -math.inf, "text", "", [], [None], {}, {"x": 1}]
-# What a run can have there: one whose weights have overflowed has such losses, and goes on. NumPy reads any number but
-# 0 as 1 in has_uint32.
+# Values that a run can have: the losses of one whose weights have overflowed, and any number in has_uint32, where NumPy
+# reads each except 0 as 1.
 POSSIBLE = {
     "loss": (0.5, math.nan, math.inf),
     "macro_f1": (0.5,),
