@@ -152,6 +152,11 @@ class Case:
         """The array of the operations in place; equal to x after `refresh`."""
         return self.x.copy()
 
+    @property
+    def source_and_target(self) -> tuple[Array, Array]:
+        """The array that the operation reads and the one that it writes: x and y, or `work` twice."""
+        return (self.work, self.work) if self.operation.in_place else (self.x, self.y)
+
     @cached_property
     def bias(self) -> Array:
         """One number for each column."""

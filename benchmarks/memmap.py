@@ -93,18 +93,12 @@ def multiply(path: Path) -> None:
     mapped.flush()
 
 
-def apply_mask(path: Path, mask: cd.Mask, scale: float) -> None:
-    """Apply a mask to the mapped file."""
+def apply_mask(path: Path, mask: cd.Mask, scale: float, *, in_sequence: bool = False) -> None:
+    """Apply a mask to the mapped file; in sequence: with one thread, and the advice that it goes from front to back."""
     mapped = np.memmap(path, np.float32, "r+")
-    mask.apply(mapped, out=mapped, scale=scale)
-    mapped.flush()
-
-
-def apply_mask_in_sequence(path: Path, mask: cd.Mask, scale: float) -> None:
-    """Apply a mask to the mapped file in one thread, and tell the system that it goes from front to back."""
-    mapped = np.memmap(path, np.float32, "r+")
-    mapped.base.madvise(mmap.MADV_SEQUENTIAL)
-    with threadpool_limits(1):
+    if in_sequence:
+        mapped.base.madvise(mmap.MADV_SEQUENTIAL)
+    with threadpool_limits(1 if in_sequence else None):
         mask.apply(mapped, out=mapped, scale=scale)
     mapped.flush()
 
@@ -141,16 +135,16 @@ def measure(path: Path, n_elems: int, rounds: int, *, progress: bool = False) ->
 
     """
     mask = cd.draw_mask(n_elems, P, rng=1)
-    for apply in (apply_mask, apply_mask_in_sequence):
+    for in_sequence in (False, True):
         write_file(path, n_elems)
-        apply(path, mask, 1 / (1 - P))
+        apply_mask(path, mask, 1 / (1 - P), in_sequence=in_sequence)
         check_file(path, mask)
     passes: dict[str, Callable[[], object]] = {
         FLOOR: lambda: read_and_write(path),
         "np.multiply(m, 1, out=m)": lambda: multiply(path),
         # The same mask with scale 1 leaves the file as it is.
         "mask.apply(m, out=m)": lambda: apply_mask(path, mask, 1.0),
-        "the same, one thread, MADV_SEQUENTIAL": lambda: apply_mask_in_sequence(path, mask, 1.0),
+        "the same, one thread, MADV_SEQUENTIAL": lambda: apply_mask(path, mask, 1.0, in_sequence=True),
     }
     times = interleaved_times(passes, rounds=rounds, refresh=lambda: forget(path), progress=progress)
     return [

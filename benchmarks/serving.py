@@ -18,7 +18,7 @@ import statistics
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -259,7 +259,7 @@ def measure(
     costs: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
     with ExitStack() as stack:
         processes = stack.enter_context(Processes(server, n_processes)) if n_processes else None
-        for _ in _rounds(rounds, progress):
+        for _ in tqdm(range(rounds), leave=False, unit="round", disable=not progress, file=sys.stderr):
             for name, n_threads in zip(names, thread_counts, strict=False):
                 before = usage()
                 _, latencies, seconds = answer_all(server, requests, n_threads)
@@ -286,10 +286,6 @@ def _costs(latencies: list[float], costs: list[tuple[float, float]]) -> dict[str
     cpu_seconds, n_sleeps = (statistics.median(values) for values in zip(*costs, strict=True))
     percentiles = tuple(np.percentile(latencies, PERCENTILES).tolist())
     return {"latencies": percentiles, "cpu_seconds": cpu_seconds, "n_sleeps": n_sleeps}
-
-
-def _rounds(n: int, progress: bool) -> Iterator[int]:
-    yield from tqdm(range(n), leave=False, unit="round", disable=not progress, file=sys.stderr)
 
 
 def table(rows: Iterable[Row]) -> str:

@@ -10,7 +10,7 @@ gives the mean and the spread over many sampled sub-networks. A network trained 
 import argparse
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -170,30 +170,10 @@ def summarize(angle: int, prediction: Prediction, labels: npt.NDArray[np.uint8])
 
 def describe(summaries: Sequence[Summary]) -> str:
     """Return the summaries as a table."""
-    header = (
-        "angle, degrees",
-        "accuracy",
-        "confidence, no dropout",
-        "confidence, dropout off",
-        "confidence, MC",
-        "std, MC",
-        "entropy, MC, nats",
-    )
+    header = ["angle, degrees", "accuracy"]
+    header += [f"confidence, {of}" for of in ("no dropout", "dropout off", "MC")] + ["std, MC", "entropy, MC, nats"]
     rows = [
-        [
-            str(summary.angle),
-            *(
-                f"{value:.3f}"
-                for value in (
-                    summary.accuracy,
-                    summary.plain_confidence,
-                    summary.off_confidence,
-                    summary.mc_confidence,
-                    summary.mc_std,
-                    summary.entropy,
-                )
-            ),
-        ]
+        [str(summary.angle), *(f"{value:.3f}" for value in astuple(summary)[1:])]  # the fields, in the header's order
         for summary in summaries
     ]
     return tabulate(header, rows)

@@ -32,15 +32,9 @@ def expect_added(case: Case) -> Expectation:
 
 
 def multiply(case: Case) -> Call:
-    """Scale into a ready array."""
-    x, y, scale = case.x, case.y, case.scale
-    return lambda: np.multiply(x, scale, out=y)
-
-
-def multiply_in_place(case: Case) -> Call:
-    """Scale in place."""
-    work, scale = case.work, case.scale
-    return lambda: np.multiply(work, scale, out=work)
+    """Scale into a ready array, or in place."""
+    (x, out), scale = case.source_and_target, case.scale
+    return lambda: np.multiply(x, scale, out=out)
 
 
 def multiply_fresh(case: Case) -> Call:
@@ -78,15 +72,9 @@ def pass_over_bits(case: Case) -> Call:
 
 
 def rectify(case: Case) -> Call:
-    """Take the maximum with 0 into a ready array."""
-    x, y, zero = case.x, case.y, case.dtype.type(0)
-    return lambda: np.maximum(x, zero, out=y)
-
-
-def rectify_in_place(case: Case) -> Call:
-    """Take the maximum with 0 in place."""
-    work, zero = case.work, case.dtype.type(0)
-    return lambda: np.maximum(work, zero, out=work)
+    """Take the maximum with 0, into a ready array or in place."""
+    (x, out), zero = case.source_and_target, case.dtype.type(0)
+    return lambda: np.maximum(x, zero, out=out)
 
 
 def add_residual(case: Case) -> Call:

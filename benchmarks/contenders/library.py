@@ -11,29 +11,17 @@ from benchmarks.result_check import Expectation
 
 
 def cdropout(case: Case) -> Call:
-    """Drop into a ready array."""
-    x, y, p, stream, axes = case.x, case.y, case.p, cd.Stream(1), case.operation.shared_axes
+    """Drop into a ready array, or in place."""
+    (x, out), p, stream, axes = case.source_and_target, case.p, cd.Stream(1), case.operation.shared_axes
     if axes:
-        return lambda: cd.dropout(x, p, rng=stream, out=y, shared_axes=axes)
-    return lambda: cd.dropout(x, p, rng=stream, out=y)
+        return lambda: cd.dropout(x, p, rng=stream, out=out, shared_axes=axes)
+    return lambda: cd.dropout(x, p, rng=stream, out=out)
 
 
 def cdropout_backward(case: Case) -> Call:
-    """Apply a mask once more."""
-    x, y, mask = case.x, case.y, cd.draw_mask(case.shape, case.p, rng=1)
-    return lambda: mask.apply(x, out=y)
-
-
-def cdropout_in_place(case: Case) -> Call:
-    """Drop in place."""
-    work, p, stream = case.work, case.p, cd.Stream(1)
-    return lambda: cd.dropout(work, p, rng=stream, out=work)
-
-
-def cdropout_backward_in_place(case: Case) -> Call:
-    """Apply a mask in place."""
-    work, mask = case.work, cd.draw_mask(case.shape, case.p, rng=1)
-    return lambda: mask.apply(work, out=work)
+    """Apply a stored mask, into a ready array or in place."""
+    (x, out), mask = case.source_and_target, cd.draw_mask(case.shape, case.p, rng=1)
+    return lambda: mask.apply(x, out=out)
 
 
 def cdropout_fresh(case: Case) -> Call:
@@ -55,7 +43,7 @@ def fused(name: str) -> Callable[[Case], Call]:
         if not hasattr(cd, name):
             raise Skip(f"this cdropout has no {name}")
         function, p, stream = getattr(cd, name), case.p, cd.Stream(1)
-        x, out = (case.work, case.work) if case.operation.in_place else (case.x, case.y)
+        x, out = case.source_and_target
         others = (case.bias,) * case.operation.bias + (case.residual,) * case.operation.residual
         return lambda: function(x, *others, p, rng=stream, out=out)
 
@@ -96,7 +84,7 @@ def relu_backward_in_steps(case: Case) -> Call:
 def unfused(case: Case) -> Call:
     """Do what a fused function does with one NumPy function, or `dropout`, after the other."""
     operation, p, stream, zero = case.operation, case.p, cd.Stream(1), case.dtype.type(0)
-    x, out = (case.work, case.work) if operation.in_place else (case.x, case.y)
+    x, out = case.source_and_target
     steps: list[Callable[[Array], object]] = []  # each reads the array it is given and writes to out
     if operation.bias:
         bias = case.bias

@@ -9,25 +9,14 @@ import numpy as np
 
 from benchmarks.cases import Array, Case
 from benchmarks.contenders.contender import Call
-from benchmarks.contenders.plain_numpy import nearest_p
+from benchmarks.contenders.plain_numpy import compare_bits
 
 
 def mkl_bytes(case: Case) -> Call:
     """Compare 16-bit numbers of MKL's vectorised Mersenne Twister, its fastest way from random bits to decisions."""
     import mkl_random
 
-    generator = mkl_random.MKLRandomState(1, brng="SFMT19937")
-    p = nearest_p(case.p, 16)
-    x, y, threshold, scale = case.x, case.y, np.uint16(p * 65536), case.dtype.type(1 / (1 - p))
-    keep = np.empty(case.n_elems, bool)
-
-    def call() -> Array:
-        np.greater_equal(np.frombuffer(generator.bytes(2 * keep.size), np.uint16), threshold, out=keep)
-        np.multiply(x, keep, out=y)
-        np.multiply(y, scale, out=y)
-        return y
-
-    return call
+    return compare_bits(case, 16, mkl_random.MKLRandomState(1, brng="SFMT19937").bytes)
 
 
 def torch_tensor(array: Array) -> Any:

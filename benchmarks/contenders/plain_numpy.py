@@ -12,8 +12,7 @@ from cdropout.bench.numpy_code import WRITE_UPS, best_dropout, write_up_dropout
 
 def numpy_best(case: Case) -> Call:
     """Draw float32 numbers with the fastest generator into a ready buffer, compare, and multiply twice."""
-    x, out = (case.work, case.work) if case.operation.in_place else (case.x, case.y)
-    return best_dropout(x, out, case.p)
+    return best_dropout(*case.source_and_target, case.p)
 
 
 def numpy_best_backward(case: Case) -> Call:
@@ -50,20 +49,24 @@ def expect_bits(n_bits: int) -> Callable[[Case], Expectation]:
     return lambda case: expect_dropout(case, nearest_p(case.p, n_bits))
 
 
-def numpy_bytes(case: Case) -> Call:
-    """Compare random bytes: an eighth of the work of drawing floats, and p in steps of 1/256."""
-    rng = np.random.Generator(np.random.SFC64(1))
-    p = nearest_p(case.p, 8)
-    x, y, threshold, scale = case.x, case.y, np.uint8(p * 256), case.dtype.type(1 / (1 - p))
+def compare_bits(case: Case, n_bits: int, draw_bytes: Callable[[int], bytes]) -> Call:
+    """Compare random integers of 8 or 16 bits with p, whose precision they limit, and multiply twice."""
+    p, dtype = nearest_p(case.p, n_bits), np.dtype(f"u{n_bits // 8}")
+    x, y, threshold, scale = case.x, case.y, dtype.type(p * 2**n_bits), case.dtype.type(1 / (1 - p))
     keep = np.empty(case.n_elems, bool)
 
     def call() -> Array:
-        np.greater_equal(np.frombuffer(rng.bytes(keep.size), np.uint8), threshold, out=keep)
+        np.greater_equal(np.frombuffer(draw_bytes(keep.size * dtype.itemsize), dtype), threshold, out=keep)
         np.multiply(x, keep, out=y)
         np.multiply(y, scale, out=y)
         return y
 
     return call
+
+
+def numpy_bytes(case: Case) -> Call:
+    """Compare random bytes, an eighth of the work of drawing floats."""
+    return compare_bits(case, 8, np.random.Generator(np.random.SFC64(1)).bytes)
 
 
 def write_up(name: str) -> Callable[[Case], Call]:
