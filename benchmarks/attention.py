@@ -12,7 +12,7 @@ from threadpoolctl import threadpool_limits
 from torch.nn import functional
 
 import cdropout.torch as ct
-from benchmarks.options import add_shared, parse_positive
+from benchmarks.options import parse_positive
 from benchmarks.timing import interleaved_medians, introduce
 
 P = 0.1
@@ -20,6 +20,7 @@ DROPS_NOTHING = 1e-300
 # batch, heads, queries and keys, features
 SHAPES = ((8, 12, 128, 64), (2, 12, 512, 64), (1, 8, 2048, 64))
 PIECES = tuple(1 << power for power in range(18, 24))
+SHARED_OPTIONS = {"rounds": 11}
 
 
 def passes(attend: Callable[..., torch.Tensor], shape: tuple[int, ...], p: float) -> Callable[[], list[torch.Tensor]]:
@@ -61,7 +62,6 @@ def ours_with(n_bytes: int, shape: tuple[int, ...]) -> Callable[[], object]:
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add --rounds, --pieces and --shape."""
-    add_shared(parser, rounds=11)
     parser.add_argument("--pieces", action="store_true", help="other amounts of scores in memory at a time")
     parser.add_argument("--shape", type=parse_positive, nargs=4, metavar="N", help="one shape instead of three")
 

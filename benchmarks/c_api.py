@@ -24,7 +24,6 @@ from tqdm import tqdm
 
 import cdropout as cd
 from benchmarks.command_line import ROOT, command_of
-from benchmarks.options import add_shared
 from benchmarks.table import Table
 from benchmarks.timing import interleaved_medians, introduce
 
@@ -36,6 +35,7 @@ CALLS = 1000  # on the small array, timed together
 APPLY_MASK, FLOAT32 = 0, 0
 BIT_GENERATORS = ("StreamBitGenerator", "SFC64", "PCG64", "Philox")
 N_FRESH, N_CACHED, N_CALLS = 10**7, 4096, 500
+SHARED_OPTIONS = {"rounds": 101}
 
 
 def build(folder: Path) -> dict[str, object]:
@@ -142,7 +142,6 @@ def compare_numbers(rounds: int) -> None:
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add --rounds."""
-    add_shared(parser, rounds=101)
     parser.add_argument("--draw", choices=BIT_GENERATORS, help=argparse.SUPPRESS)
 
 

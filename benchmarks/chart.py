@@ -72,7 +72,6 @@ def draw_chart(rows: Sequence[Row], machine: Mapping[str, Any], path: Path) -> N
         Its folder is made if it does not exist.
 
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
@@ -88,7 +87,6 @@ def draw_chart(rows: Sequence[Row], machine: Mapping[str, Any], path: Path) -> N
     labels["floor"] = f"floor: {next(row.code for row in shown if row.contender == 'floor')}"
 
     figure = Figure(figsize=(10.5, 6.4), layout="constrained")
-    FigureCanvasAgg(figure)
     axes = figure.subplots()
     for name in sorted(names, key=lambda name: name in _PROMINENT):
         colour, dashes = _STYLES.get(name, _OTHER_STYLE)

@@ -1,8 +1,9 @@
 """Parse the command line of all questions, and run the chosen one.
 
-A question is a module of this package. The first line of its docstring is its help text, `add_options(parser)` adds
-its options to its parser, and `run(arguments)` measures, prints, and returns the exit status (None means 0). Only the
-module of the chosen question is imported: others may need packages that are not installed.
+A question is a module of this package. The first line of its docstring is its help text. `SHARED_OPTIONS` holds the
+defaults of the options that other questions have too; `add_options(parser)`, if there is one, adds all others; and
+`run(arguments)` measures, prints, and returns the exit status (None means 0). Only the module of the chosen question is
+imported: others may need packages that are not installed.
 """
 
 import argparse
@@ -13,7 +14,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.options import UsageError
+from benchmarks.options import UsageError, add_shared
 
 PROG = "python -m benchmarks"
 ROOT = Path(__file__).resolve().parents[1]
@@ -44,7 +45,7 @@ def build_parser(chosen: str | None = None) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=PROG,
         description=f"Measure the speed of dropout. `{PROG} QUESTION --help` lists the options of a question.",
-        formatter_class=functools.partial(argparse.HelpFormatter, width=120, max_help_position=20),
+        formatter_class=functools.partial(argparse.HelpFormatter, width=120, max_help_position=28),
     )
     questions = parser.add_subparsers(metavar="QUESTION", title="questions", required=True)
     for question in QUESTIONS:
@@ -62,7 +63,8 @@ def build_parser(chosen: str | None = None) -> argparse.ArgumentParser:
                 if error.name is None or error.name.startswith(("benchmarks", "examples", "cdropout")):
                     raise
                 subparser.error(f"a package is not installed: {error}")
-            module.add_options(subparser)
+            add_shared(subparser, **getattr(module, "SHARED_OPTIONS", {}))
+            getattr(module, "add_options", lambda parser: None)(subparser)
             subparser.set_defaults(run=module.run, error=subparser.error)
     return parser
 

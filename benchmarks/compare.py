@@ -14,7 +14,7 @@ from tqdm import tqdm
 from benchmarks.cases import DTYPES, OPERATIONS
 from benchmarks.chart import draw_chart
 from benchmarks.contenders import NAMES
-from benchmarks.options import UsageError, add_quiet, add_shared
+from benchmarks.options import UsageError, add_quiet
 from benchmarks.report import header, remarks, summary, tables
 from benchmarks.sweep import Plan, Results, as_json, describe_machine, run_sweep
 from cdropout import _kernels
@@ -30,6 +30,7 @@ QUICK_SECONDS_PER_GROUP = 0.4
 QUICK_SECONDS_PER_CONTENDER = 0.8
 
 _IMAGE_SUFFIXES = (".png", ".pdf", ".svg")
+SHARED_OPTIONS = {"sizes": (), "p": (), "threads": (), "rounds": None}
 
 
 def parse_contender(text: str) -> str:
@@ -68,7 +69,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     add = parser.add_argument
     add("--quick", action="store_true", help="end within a minute")
-    add_shared(parser, sizes=(), p=(), threads=(), rounds=None)
     for name, choices in (("dtypes", DTYPES), ("operations", tuple(OPERATIONS))):
         add(f"--{name}", choices=choices, nargs="+", metavar="NAME", help=f"of {', '.join(choices)} (default: all)")
     add("--contenders", type=parse_contender, nargs="+", metavar="NAME", help="(default: all that are installed)")

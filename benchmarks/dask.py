@@ -23,7 +23,7 @@ from distributed.deploy.subprocess import SubprocessCluster
 import cdropout as cd
 import cdropout.dask
 from benchmarks.command_line import ROOT
-from benchmarks.options import UsageError, add_shared, parse_positive
+from benchmarks.options import UsageError, parse_positive
 from benchmarks.table import Table
 from benchmarks.timing import interleaved_times, introduce
 from cdropout.stream import Rng
@@ -33,6 +33,7 @@ MIB = 1 << 20
 PRELOAD = [f"import cdropout, sys; sys.path.append({str(ROOT)!r})"]
 P, SEED = 0.1, 7
 Chunk = npt.NDArray[np.float32]
+SHARED_OPTIONS = {"rounds": 11}
 
 
 def sum_of_bits(chunk: Chunk) -> npt.NDArray[np.uint64]:
@@ -108,7 +109,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Add --mib, --chunk-mib and --rounds."""
     parser.add_argument("--mib", type=parse_positive, default=2048, help="size of the array (default: %(default)s)")
     parser.add_argument("--chunk-mib", type=parse_positive, default=64, help="size of a chunk (default: %(default)s)")
-    add_shared(parser, rounds=11)
 
 
 def run(arguments: argparse.Namespace) -> int:

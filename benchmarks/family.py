@@ -13,11 +13,13 @@ from threadpoolctl import threadpool_limits
 
 import cdropout as cd
 from benchmarks.cases import Array
-from benchmarks.options import add_shared, parse_positive
+from benchmarks.options import parse_positive
 from benchmarks.table import Table
 from benchmarks.timing import interleaved_medians, introduce
 
 Function = Callable[..., Array]
+
+SHARED_OPTIONS = {"p": 0.1, "rounds": 15, "dtypes": ("float32", "float64")}
 
 
 def images(a: Array, n_axes: int) -> Array:
@@ -48,7 +50,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Add --shape, --p, --dtype and --rounds."""
     shape = {"nargs": 2, "default": (4096, 4096), "metavar": ("ROWS", "COLUMNS")}
     parser.add_argument("--shape", type=parse_positive, help="(default: 4096 4096)", **shape)
-    add_shared(parser, p=0.1, rounds=15, dtypes=("float32", "float64"))
 
 
 def run(args: argparse.Namespace) -> None:

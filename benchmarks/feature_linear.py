@@ -14,7 +14,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 import cdropout as cd
-from benchmarks.options import add_shared, parse_positive
+from benchmarks.options import parse_positive
 from benchmarks.table import Table
 from benchmarks.timing import interleaved_medians, introduce
 from cdropout import linear
@@ -30,6 +30,7 @@ SHAPES = (
 )
 PS = (0.05, 0.2, 0.5, 0.8)
 WAYS = ("full", "gathered", "rule")
+SHARED_OPTIONS = {"p": PS, "rounds": 15, "threads": 1, "dtypes": ("float32", "float64")}
 
 
 def parse_shape(text: str) -> tuple[int, int, int]:
@@ -73,7 +74,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--shapes", type=parse_shape, nargs="+", default=SHAPES, metavar="N,IN,OUT", help="samples, inputs, outputs"
     )
-    add_shared(parser, p=PS, rounds=15, threads=1, dtypes=("float32", "float64"))
 
 
 def run(arguments: argparse.Namespace) -> None:

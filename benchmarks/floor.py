@@ -12,12 +12,12 @@ from threadpoolctl import threadpool_limits
 
 import cdropout as cd
 from benchmarks.cases import OPERATIONS
-from benchmarks.options import add_shared
 from benchmarks.result_check import Expectation, check_result
 from benchmarks.table import Table
 from benchmarks.timing import interleaved_medians, introduce
 
 SIZES = (4096, 65_536, 1_048_576, 16_777_216)
+SHARED_OPTIONS = {"sizes": SIZES, "p": 0.1, "rounds": 101, "dtypes": ("float32", "float64")}
 
 
 def array_at(values: npt.NDArray[np.floating], offset: int | None) -> npt.NDArray[np.floating]:
@@ -72,7 +72,6 @@ def measure(n_elems: int, p: float, dtype: str, rounds: int, offset: int | None)
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add --sizes, --p, --dtype, --rounds and --offset."""
-    add_shared(parser, sizes=SIZES, p=0.1, rounds=101, dtypes=("float32", "float64"))
     parser.add_argument(
         "--offset",
         type=int,

@@ -18,7 +18,6 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from benchmarks.cases import OPERATIONS, Array
-from benchmarks.options import add_shared
 from benchmarks.result_check import Expectation, WrongResultError, check_result
 from benchmarks.table import Table
 from benchmarks.timing import interleaved_medians, introduce
@@ -26,6 +25,7 @@ from benchmarks.timing import interleaved_medians, introduce
 P = 0.1
 SHAPES = ((128, 512), (512, 768), (1024, 4096))
 TABLE = Table(("", "<10"), ("shape", "14"), ("its own, ms", "12.4f"), ("cdropout, ms", "13.4f"), ("faster", "7"))
+SHARED_OPTIONS = {"rounds": 31}
 
 
 @dataclass(frozen=True)
@@ -237,7 +237,6 @@ def compare(framework: str, rounds: int) -> None:
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add --rounds and --frameworks."""
-    add_shared(parser, rounds=31)
     names = tuple(FRAMEWORKS)
     parser.add_argument("--frameworks", choices=names, nargs="+", default=names, help="(default: all)")
 

@@ -10,10 +10,10 @@ import subprocess
 import sys
 import tempfile
 
-from benchmarks.options import add_shared
 from benchmarks.table import Table
 from benchmarks.timing import interleaved_medians, introduce
 
+SHARED_OPTIONS = {"rounds": 21}
 PROGRAMS = {"import numpy": "import numpy", "import numpy, cdropout": "import numpy, cdropout"}
 
 
@@ -31,11 +31,6 @@ def measure(rounds: int) -> dict[str, float]:
             run(program)
         calls = {name: lambda program=program: run(program) for name, program in PROGRAMS.items()}
         return interleaved_medians(calls, rounds=rounds)
-
-
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add --rounds."""
-    add_shared(parser, rounds=21)
 
 
 def run(arguments: argparse.Namespace) -> None:

@@ -10,12 +10,12 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 import cdropout as cd
-from benchmarks.options import add_shared
 from benchmarks.table import Table
 from benchmarks.timing import interleaved_medians, introduce
 from cdropout import _kernels
 
 SIZES = (1 << 23, 1 << 24, 1 << 26)
+SHARED_OPTIONS = {"sizes": SIZES, "threads": (1, 2), "rounds": 51}
 
 
 def measure(n_elems: int, n_threads: int, rounds: int) -> tuple[float, float]:
@@ -35,11 +35,6 @@ def measure(n_elems: int, n_threads: int, rounds: int) -> tuple[float, float]:
     finally:
         _kernels.set_limits(**limits)
     return medians["whole"] / n_elems * 1e9, medians["sliced"] / medians["whole"]
-
-
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add --sizes, --threads and --rounds."""
-    add_shared(parser, sizes=SIZES, threads=(1, 2), rounds=51)
 
 
 def run(arguments: argparse.Namespace) -> None:

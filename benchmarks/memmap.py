@@ -22,7 +22,7 @@ from threadpoolctl import threadpool_limits
 import cdropout as cd
 from benchmarks.command_line import ROOT, command_of
 from benchmarks.control_group import ControlGroup, NoControlGroupError, control_group
-from benchmarks.options import add_shared, parse_positive
+from benchmarks.options import parse_positive
 from benchmarks.result_check import WrongResultError
 from benchmarks.table import Table
 from benchmarks.timing import interleaved_times, introduce
@@ -33,6 +33,7 @@ ELEMS_PER_CHUNK = 2 * MIB
 FLOOR = "read and write"
 
 _IN_MEMORY = ("tmpfs", "ramfs", "devtmpfs", "hugetlbfs")
+SHARED_OPTIONS = {"rounds": 7}
 
 
 def file_system_of(folder: Path) -> str:
@@ -199,7 +200,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--mib", type=parse_positive, default=1024, metavar="N", help="size of the file (default: %(default)s)")
     add("--limit-mib", type=parse_positive, default=256, metavar="N", help="of memory (default: %(default)s)")
     add("--folder", type=parse_folder, default=tempfile.gettempdir(), help="(default: %(default)s)")
-    add_shared(parser, rounds=7)
     add("--inside", type=Path, metavar="GROUP", help=argparse.SUPPRESS)
 
 

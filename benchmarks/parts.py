@@ -12,7 +12,6 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 import cdropout as cd
-from benchmarks.options import add_shared
 from benchmarks.table import Table
 from benchmarks.timing import interleaved_medians, introduce
 from cdropout import _kernels
@@ -21,6 +20,7 @@ N_ELEMS = 1 << 20
 MAX_GATHERED_STRIDE = _kernels.get_limits()["max_gathered_stride"]
 STRIDES = (16, 64, 256, 1024, 2048, 4096, 16_384, 65_536)
 WAYS = ("seeded", "gathered", "chosen")
+SHARED_OPTIONS = {"rounds": 31}
 
 
 def measure(stride: int, columns: int, rounds: int) -> dict[str, float]:
@@ -44,11 +44,6 @@ def measure(stride: int, columns: int, rounds: int) -> dict[str, float]:
         return interleaved_medians(contenders, rounds=rounds)
     finally:
         _kernels.set_limits(max_gathered_stride=MAX_GATHERED_STRIDE)
-
-
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add --rounds."""
-    add_shared(parser, rounds=31)
 
 
 def run(arguments: argparse.Namespace) -> None:

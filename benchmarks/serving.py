@@ -30,7 +30,7 @@ from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 import cdropout as cd
-from benchmarks.options import add_shared, parse_positive
+from benchmarks.options import parse_positive
 from benchmarks.result_check import WrongResultError
 from benchmarks.table import Table
 from benchmarks.timing import introduce
@@ -45,6 +45,8 @@ Answer = tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]
 
 
 # ---- the server -----------------------------------------------------------------------------------------------------
+
+SHARED_OPTIONS = {"threads": THREAD_COUNTS, "rounds": 15, "p": 0.5}
 
 
 def train_network(data: Dataset, p: float, config: Config) -> Network:
@@ -303,7 +305,6 @@ def table(rows: Iterable[Row]) -> str:
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add --threads, --rounds, --p and the options of serving."""
-    add_shared(parser, threads=THREAD_COUNTS, rounds=15, p=0.5)
     add = parser.add_argument
     add("--requests", type=parse_positive, default=400, metavar="N", help="in a round (default: %(default)s)")
     add("--samples", type=parse_positive, default=64, metavar="N", help="of a request (default: %(default)s)")

@@ -11,7 +11,6 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 import cdropout as cd
-from benchmarks.options import add_shared
 from benchmarks.table import Table
 from benchmarks.timing import interleaved_medians, introduce
 from cdropout import _kernels
@@ -19,6 +18,7 @@ from cdropout import _kernels
 SIZES = (1 << 20, 1 << 21, 5 << 19, 3 << 20, 7 << 19, 1 << 22, 1 << 23, 1 << 24)
 ALWAYS, NEVER = 0, 1 << 62
 READ = " + y.sum()"
+SHARED_OPTIONS = {"sizes": SIZES, "rounds": 31, "dtypes": ("float32", "float64", "float16")}
 
 
 def measure(n_elems: int, dtype: str, rounds: int) -> tuple[float, ...]:
@@ -40,11 +40,6 @@ def measure(n_elems: int, dtype: str, rounds: int) -> tuple[float, ...]:
         medians = interleaved_medians(calls, rounds=rounds)
     ratios = (medians[way + of] / medians[f"multiply{of}"] for of in ("", READ) for way in ("ordinary", "streaming"))
     return n_elems, 2 * x.nbytes >> 20, *ratios
-
-
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add --sizes, --rounds and --dtype."""
-    add_shared(parser, sizes=SIZES, rounds=31, dtypes=("float32", "float64", "float16"))
 
 
 def run(arguments: argparse.Namespace) -> None:

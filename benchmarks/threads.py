@@ -15,7 +15,6 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 import cdropout as cd
-from benchmarks.options import add_shared
 from benchmarks.table import Table
 from benchmarks.timing import interleaved_medians, introduce
 from cdropout import _kernels
@@ -23,6 +22,7 @@ from cdropout import _kernels
 SIZES = tuple(2**k for k in range(13, 25))
 AT_ONCE_SIZES = tuple(4**k for k in range(6, 12))
 AT_ONCE_SECONDS = 0.1
+SHARED_OPTIONS = {"rounds": 101, "dtypes": ("float32", "float64")}
 
 
 def seconds_of_threads(repeat: Callable[[int], object], n_threads: int) -> float:
@@ -89,7 +89,6 @@ def measure(n_elems: int, dtype: str, rounds: int) -> tuple[float, ...]:
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add --rounds, --dtype and --at-once."""
-    add_shared(parser, rounds=101, dtypes=("float32", "float64"))
     parser.add_argument("--at-once", action="store_true", help="two threads of Python that call at the same time")
 
 

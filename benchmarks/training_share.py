@@ -18,7 +18,7 @@ from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 import cdropout as cd
-from benchmarks.options import UsageError, add_quiet, add_shared, parse_positive
+from benchmarks.options import UsageError, add_quiet, parse_positive
 from benchmarks.table import Table
 from benchmarks.timing import introduce
 from cdropout.bench.numpy_code import WRITE_UPS
@@ -27,6 +27,7 @@ from examples.mnist.digits.network import Adam, Array, Layer, Linear, Network, R
 from examples.mnist.digits.training import Timed
 
 HIDDEN = 512
+SHARED_OPTIONS = {"threads": 1, "rounds": 200, "p": 0.5}
 
 
 class NumPyBestDropout:
@@ -214,19 +215,8 @@ def measure_shares(
     }
 
 
-def tabulate(shares: dict[str, Share]) -> str:
-    """Return a table of the shares."""
-    width = max(map(len, shares))
-    columns = (("step, ms", "10.3f"), ("dropout, ms", "12.4f"), ("share", "8.2%"), ("step / none", "12.3f"))
-    return Table(("dropout", f"<{width}"), *columns).text(
-        (name, 1e3 * share.step, 1e3 * share.dropout, share.share, share.step / shares["none"].step)
-        for name, share in shares.items()
-    )
-
-
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add --threads, --rounds, --p, --batch and --quiet."""
-    add_shared(parser, threads=1, rounds=200, p=0.5)
     parser.add_argument("--batch", type=parse_positive, default=128, metavar="N", help="samples (default: %(default)s)")
     add_quiet(parser)
 
@@ -242,4 +232,8 @@ def run(args: argparse.Namespace) -> None:
         setting = f"{widths}, batch {args.batch}, ReLU, two dropout layers, p = {args.p:g}, float32, {threads}"
         introduce(setting, args.rounds)
         shares = measure_shares(data, p=args.p, batch=args.batch, rounds=args.rounds, progress=not args.quiet)
-    print(tabulate(shares))
+    columns = (("step, ms", "10.3f"), ("dropout, ms", "12.4f"), ("share", "8.2%"), ("step / none", "12.3f"))
+    Table(("dropout", "<18"), *columns).show(
+        (name, 1e3 * share.step, 1e3 * share.dropout, share.share, share.step / shares["none"].step)
+        for name, share in shares.items()
+    )

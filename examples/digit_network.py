@@ -3,13 +3,14 @@
 import argparse
 import os
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import cdropout as cd
+from mnist.digits.curves import check_writable
 from mnist.digits.data import Dataset, LabelledImages, pixels
 from mnist.digits.network import Adam, Linear, Network, ReLU, train_step
 
@@ -124,16 +125,11 @@ def parse_p_or_zero(text: str) -> float:
 
 def parse_output(text: str) -> Path:
     """Parse the path of an output file, and check before a long run that it can be written."""
-    path = Path(text)
-    existed = path.exists()
     try:
-        # Opening for appending is the one test that is right for every file system and user; it changes no file.
-        path.open("ab").close()
-    except OSError as error:
-        raise argparse.ArgumentTypeError(f"{path}: must be writable, got {error.strerror}") from None
-    if not existed:
-        path.unlink()
-    return path
+        check_writable(Path(text))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return Path(text)
 
 
 def parse_image(text: str) -> Path:
@@ -156,16 +152,19 @@ def _parse_float(text: str) -> float:
         raise argparse.ArgumentTypeError(f"must be a number, got {text!r}") from None
 
 
+def add_option(
+    parser: argparse.ArgumentParser, name: str, parse: Callable[[str], Any], default: Any, metavar: str, meaning: str
+) -> None:
+    """Add an option with a default."""
+    parser.add_argument(
+        f"--{name}", type=parse, default=default, metavar=metavar, help=f"{meaning} (default %(default)s)"
+    )
+
+
 def add_common_arguments(parser: argparse.ArgumentParser, name: str) -> None:
     """Add --hidden, --data, --plot, --table and --quiet; plot and table go by default beside the example."""
+    add_option(parser, "hidden", parse_positive, 512, "N", "width of the hidden layers")
     add = parser.add_argument
-    add(
-        "--hidden",
-        type=parse_positive,
-        default=512,
-        metavar="N",
-        help="width of the hidden layers (default %(default)s)",
-    )
     add("--data", type=Path, metavar="FOLDER", help="folder of MNIST's idx files (default: the sample of MNIST)")
     for option, parse, suffix, what in (
         ("--plot", parse_image, ".png", "the plot: PNG, PDF or SVG"),
@@ -197,12 +196,9 @@ def write_report(path: Path, title: str, program: str, argv: Sequence[str], repo
 
 def new_figure(width: float, height: float) -> Any:
     """Return a figure of that many inches, which needs no display."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
+    return Figure(figsize=(width, height), layout="constrained")
 
 
 def save_figure(figure: Any, path: Path) -> None:

@@ -8,6 +8,7 @@ gives the mean and the spread over many sampled sub-networks. A network trained 
 """
 
 import argparse
+import functools
 import sys
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
@@ -21,20 +22,7 @@ from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 import cdropout as cd
-from digit_network import (
-    BATCH,
-    LEARNING_RATE,
-    add_common_arguments,
-    build_network,
-    new_figure,
-    parse_natural,
-    parse_p,
-    parse_positive,
-    save_figure,
-    tabulate,
-    train_epochs,
-    write_report,
-)
+import digit_network as common
 from mnist.digits.data import DataError, Dataset, load_dataset, pixels
 from mnist.digits.network import Array, Network, softmax
 
@@ -127,11 +115,11 @@ def train_networks(
 
     """
     weights, order, masks = np.random.SeedSequence(seed).spawn(3)
-    plain, _ = build_network(data, weights, masks, hidden=hidden)
-    network, dropouts = build_network(data, weights, masks, hidden=hidden, p=p)
+    plain, _ = common.build_network(data, weights, masks, hidden=hidden)
+    network, dropouts = common.build_network(data, weights, masks, hidden=hidden, p=p)
     with tqdm(total=2 * epochs, unit="epoch", desc="training", disable=not progress, file=sys.stderr) as bar:
         for trainee in (plain, network):
-            for loss in train_epochs(trainee, data.train, epochs, order):
+            for loss in common.train_epochs(trainee, data.train, epochs, order):
                 bar.set_postfix_str(f"loss {loss:.4f}", refresh=False)
                 bar.update()
             trainee.eval()
@@ -176,7 +164,7 @@ def describe(summaries: Sequence[Summary]) -> str:
         [str(summary.angle), *(f"{value:.3f}" for value in astuple(summary)[1:])]  # the fields, in the header's order
         for summary in summaries
     ]
-    return tabulate(header, rows)
+    return common.tabulate(header, rows)
 
 
 def draw(
@@ -200,7 +188,7 @@ def draw(
     """
     from matplotlib.offsetbox import AnnotationBbox, OffsetImage
 
-    figure = new_figure(10.5, 9)
+    figure = common.new_figure(10.5, 9)
     top, bottom = figure.subfigures(2, 1, height_ratios=(1, 1.3))
     top.suptitle(title, fontsize=12)
     angles = [summary.angle for summary in summaries]
@@ -261,7 +249,7 @@ def draw(
         title_fontsize=8.5,
     )
     _finish(lines, angles)
-    save_figure(figure, path)
+    common.save_figure(figure, path)
 
 
 def _finish(axes: Any, angles: Sequence[int]) -> None:
@@ -274,7 +262,7 @@ def _finish(axes: Any, angles: Sequence[int]) -> None:
 
 def parse_step(text: str) -> int:
     """Parse a number of degrees that divides 180."""
-    step = parse_positive(text)
+    step = common.parse_positive(text)
     if 180 % step:
         raise argparse.ArgumentTypeError(f"must divide 180, got {step}")
     return step
@@ -284,15 +272,15 @@ def main(argv: list[str] | None = None) -> int:
     """Train and predict as the command line says; 0, or 2 for bad data."""
     argv = sys.argv[1:] if argv is None else argv
     parser = argparse.ArgumentParser(prog=PROG, description=__doc__.splitlines()[0])
-    add = parser.add_argument
-    add("--p", type=parse_p, default=0.5, metavar="P", help="probability of dropping a unit (default %(default)s)")
-    add("--epochs", type=parse_positive, default=10, metavar="N", help="passes of training (default %(default)s)")
-    add("--samples", type=parse_positive, default=100, metavar="N", help="sub-networks (default %(default)s)")
-    add("--digits", type=parse_positive, default=1000, metavar="N", help="test digits to rotate (default %(default)s)")
-    add("--step", type=parse_step, default=15, metavar="DEGREES", help="between two angles (default %(default)s)")
-    add("--seed", type=parse_natural, default=0, metavar="N", help="of weights, order, masks (default %(default)s)")
-    add("--show", type=parse_natural, default=1, metavar="CLASS", help="draw the first of it (default %(default)s)")
-    add_common_arguments(parser, "uncertainty")
+    add = functools.partial(common.add_option, parser)
+    add("p", common.parse_p, 0.5, "P", "probability of dropping a unit")
+    add("epochs", common.parse_positive, 10, "N", "passes of training")
+    add("samples", common.parse_positive, 100, "N", "sub-networks")
+    add("digits", common.parse_positive, 1000, "N", "test digits to rotate")
+    add("step", parse_step, 15, "DEGREES", "between two angles")
+    add("seed", common.parse_natural, 0, "N", "of weights, order, masks")
+    add("show", common.parse_natural, 1, "CLASS", "draw the first of it")
+    common.add_common_arguments(parser, "uncertainty")
     args = parser.parse_args(argv)
     try:
         data = load_dataset(args.data)
@@ -328,7 +316,7 @@ def main(argv: list[str] | None = None) -> int:
     draw(summaries, turned, of_shown, title, args.plot)
     report = (
         f"{widths} with ReLU, trained on {len(data.train):,} upright digits for {args.epochs} epochs (Adam, step size "
-        f"{LEARNING_RATE:g}, batches of {BATCH}),\n"
+        f"{common.LEARNING_RATE:g}, batches of {common.BATCH}),\n"
         f"without dropout and with p = {args.p:g} after each hidden layer. It predicts {args.digits:,} test digits, "
         "rotated counterclockwise.\n"
         f"MC is the mean over {args.samples:,} sub-networks sampled by `cdropout.mc_predict`. Accuracy is that of MC; "
@@ -336,7 +324,7 @@ def main(argv: list[str] | None = None) -> int:
         "probability of the predicted class;\nentropy is that of MC. All are means over the digits.\n\n"
         f"{table}"
     )
-    write_report(args.table, TITLE, PROG, argv, report, args.plot)
+    common.write_report(args.table, TITLE, PROG, argv, report, args.plot)
     return 0
 
 

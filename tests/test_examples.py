@@ -228,7 +228,7 @@ def test_bad_argument_is_told_before_training(name, arguments, message, tmp_path
     def fail(*args, **options):
         raise AssertionError("training began")
 
-    monkeypatch.setattr(example, "train_epochs", fail)
+    monkeypatch.setattr("digit_network.train_epochs", fail)
     monkeypatch.chdir(tmp_path)
     outputs = ["--plot", "unused.png", "--table", "unused.md"]
     try:

@@ -11,7 +11,6 @@ if TYPE_CHECKING:
 
 def plot_curves(result: "Result", title: str, path: Path) -> None:
     """Draw the loss and the macro F1 over the steps into an image file, of the format its suffix names."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     steps = np.arange(1, len(result.losses) + 1)
@@ -23,7 +22,6 @@ def plot_curves(result: "Result", title: str, path: Path) -> None:
     evaluated = [evaluation.n_steps for evaluation in result.evaluations]
 
     figure = Figure(figsize=(10, 4.2), layout="constrained")
-    FigureCanvasAgg(figure)
     loss_axes, f1_axes = figure.subplots(1, 2)
     train_colour, test_colour = "tab:blue", "tab:orange"
     points = {"marker": "o", "markersize": 4, "clip_on": False}
@@ -62,6 +60,18 @@ def check_plot_path(path: Path) -> None:
     formats = Figure().canvas.get_supported_filetypes()
     if path.suffix and path.suffix[1:].lower() not in formats:
         raise ValueError(f"{path}: suffix must be one of {', '.join(sorted(formats))}, got {path.suffix}")
+    check_writable(path)
+
+
+def check_writable(path: Path) -> None:
+    """Check before a long run that a file can be written, without changing it.
+
+    Raises
+    ------
+    ValueError
+        Naming path, rule and value.
+
+    """
     existed = path.exists()
     try:
         # Opening for appending is the one test that is right for every file system and user; it changes no file.

@@ -247,11 +247,6 @@ def draw_batches(config: Config, n_samples: int) -> Iterator[npt.NDArray[np.int6
             yield order[start : start + config.batch]
 
 
-def count_steps(config: Config, n_samples: int) -> int:
-    """Return how many batches `draw_batches` yields."""
-    return config.epochs * math.ceil(n_samples / config.batch)
-
-
 def evaluate(network: Network, images: LabelledImages) -> Score:
     """Score a network on images with dropout off; leaves the network in evaluation mode."""
     network.eval()
@@ -298,7 +293,7 @@ def train(
     network = build_network(config, data.n_pixels, data.n_classes, dropout)
     network = drop_in_product(network, kind, config.p, rng)
     optimizer = Adam(network.params, network.grads, lr=config.lr, l2=config.l2)
-    n_steps = count_steps(config, len(data.train))
+    n_steps = config.epochs * math.ceil(len(data.train) / config.batch)  # the batches of `draw_batches`
     evaluate_after = set(np.linspace(0, n_steps, config.epochs * evaluations_per_epoch + 1).round().astype(int)[1:])
     train_part = LabelledImages(data.train.images[: len(data.test)], data.train.labels[: len(data.test)])
     losses, step_seconds, dropout_seconds = np.zeros((3, n_steps))
