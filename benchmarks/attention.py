@@ -61,7 +61,7 @@ def ours_with(n_bytes: int, shape: tuple[int, ...]) -> Callable[[], object]:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add --rounds, --pieces and --shape."""
+    """Add --pieces and --shape."""
     parser.add_argument("--pieces", action="store_true", help="other amounts of scores in memory at a time")
     parser.add_argument("--shape", type=parse_positive, nargs=4, metavar="N", help="one shape instead of three")
 

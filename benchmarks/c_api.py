@@ -141,7 +141,7 @@ def compare_numbers(rounds: int) -> None:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add --rounds."""
+    """Add --draw, which the program passes to the processes it starts."""
     parser.add_argument("--draw", choices=BIT_GENERATORS, help=argparse.SUPPRESS)
 
 

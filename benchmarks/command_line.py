@@ -47,7 +47,7 @@ def build_parser(chosen: str | None = None) -> argparse.ArgumentParser:
         description=f"Measure the speed of dropout. `{PROG} QUESTION --help` lists the options of a question.",
         formatter_class=functools.partial(argparse.HelpFormatter, width=120, max_help_position=28),
     )
-    questions = parser.add_subparsers(metavar="QUESTION", title="questions", required=True)
+    questions = parser.add_subparsers(metavar="QUESTION [options]", title="questions", required=True)
     for question in QUESTIONS:
         text = docstring_of(question)
         subparser = questions.add_parser(

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from benchmarks.cases import DTYPES, OPERATIONS
 from benchmarks.chart import draw_chart
 from benchmarks.contenders import NAMES
-from benchmarks.options import UsageError, add_quiet
+from benchmarks.options import UsageError
 from benchmarks.report import header, remarks, summary, tables
 from benchmarks.sweep import Plan, Results, as_json, describe_machine, run_sweep
 from cdropout import _kernels
@@ -30,7 +30,7 @@ QUICK_SECONDS_PER_GROUP = 0.4
 QUICK_SECONDS_PER_CONTENDER = 0.8
 
 _IMAGE_SUFFIXES = (".png", ".pdf", ".svg")
-SHARED_OPTIONS = {"sizes": (), "p": (), "threads": (), "rounds": None}
+SHARED_OPTIONS = {"sizes": (), "p": (), "threads": (), "rounds": None, "quiet": False}
 
 
 def parse_contender(text: str) -> str:
@@ -74,7 +74,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--contenders", type=parse_contender, nargs="+", metavar="NAME", help="(default: all that are installed)")
     add("--json", type=parse_path, metavar="FILE", help="(default: benchmarks/results/latest.json)")
     add("--plot", type=parse_image, metavar="FILE", help="PNG, PDF or SVG (default: benchmarks/results/latest.png)")
-    add_quiet(parser)
 
 
 def make_plan(args: argparse.Namespace) -> Plan:

@@ -106,7 +106,7 @@ def digests_of_one_call(shape: tuple[int, int], side: int) -> npt.NDArray[np.byt
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add --mib, --chunk-mib and --rounds."""
+    """Add --mib and --chunk-mib."""
     parser.add_argument("--mib", type=parse_positive, default=2048, help="size of the array (default: %(default)s)")
     parser.add_argument("--chunk-mib", type=parse_positive, default=64, help="size of a chunk (default: %(default)s)")
 

@@ -17,8 +17,6 @@ from benchmarks.options import parse_positive
 from benchmarks.table import Table
 from benchmarks.timing import interleaved_medians, introduce
 
-Function = Callable[..., Array]
-
 SHARED_OPTIONS = {"p": 0.1, "rounds": 15, "dtypes": ("float32", "float64")}
 
 
@@ -30,7 +28,7 @@ def images(a: Array, n_axes: int) -> Array:
 
 
 # name -> the function, the layer for a p, and the number of axes of their input
-FAMILY: dict[str, tuple[Function, Callable[[float], Any], int]] = {
+FAMILY: dict[str, tuple[Callable[..., Array], Callable[[float], Any], int]] = {
     "Dropout": (cd.dropout, cd.Dropout, 2),
     "Dropout1d": (cd.dropout1d, cd.Dropout1d, 3),
     "Dropout2d": (cd.dropout2d, cd.Dropout2d, 4),
@@ -47,7 +45,7 @@ FAMILY: dict[str, tuple[Function, Callable[[float], Any], int]] = {
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add --shape, --p, --dtype and --rounds."""
+    """Add --shape."""
     shape = {"nargs": 2, "default": (4096, 4096), "metavar": ("ROWS", "COLUMNS")}
     parser.add_argument("--shape", type=parse_positive, help="(default: 4096 4096)", **shape)
 

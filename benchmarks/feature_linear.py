@@ -70,7 +70,7 @@ def measure(shape: tuple[int, int, int], p: float, rounds: int, dtype: str) -> d
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add --shapes, --p, --rounds, --threads and --dtype."""
+    """Add --shapes."""
     parser.add_argument(
         "--shapes", type=parse_shape, nargs="+", default=SHAPES, metavar="N,IN,OUT", help="samples, inputs, outputs"
     )

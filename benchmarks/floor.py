@@ -71,7 +71,7 @@ def measure(n_elems: int, p: float, dtype: str, rounds: int, offset: int | None)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add --sizes, --p, --dtype, --rounds and --offset."""
+    """Add --offset."""
     parser.add_argument(
         "--offset",
         type=int,

@@ -236,7 +236,7 @@ def compare(framework: str, rounds: int) -> None:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add --rounds and --frameworks."""
+    """Add --frameworks."""
     names = tuple(FRAMEWORKS)
     parser.add_argument("--frameworks", choices=names, nargs="+", default=names, help="(default: all)")
 

@@ -42,11 +42,10 @@ class Instruction:
     @property
     def stored_bytes(self) -> int:
         """The number of bytes of a vector register that it stores to an array; 0 for a store to the stack."""
+        source, _, target = self.operands.partition(",")
         if "%" in self.operands:
-            source, _, target = self.operands.partition(",")
             is_store = "mov" in self.name and target.endswith(")") and not re.search(r"\(%r[sb]p", target)
         else:
-            source, _, target = self.operands.partition(",")
             is_store = self.name.startswith("st") and "[sp" not in target
             if self.name == "stp":
                 return 2 * _bytes_of(source) if is_store else 0

@@ -195,7 +195,7 @@ def parse_folder(text: str) -> Path:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add --mib, --limit-mib, --folder and --rounds."""
+    """Add --mib, --limit-mib and --folder."""
     add = parser.add_argument
     add("--mib", type=parse_positive, default=1024, metavar="N", help="size of the file (default: %(default)s)")
     add("--limit-mib", type=parse_positive, default=256, metavar="N", help="of memory (default: %(default)s)")

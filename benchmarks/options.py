@@ -66,10 +66,12 @@ def add_shared(parser: argparse.ArgumentParser, *, dtypes: tuple[str, ...] = (),
     dtypes : tuple of str
         The choices of --dtype, the default first; without any there is no --dtype.
     **defaults
-        A default for each of `rounds`, `sizes`, `threads` and `p` that the question has. The option takes several
-        values where its default is a tuple, which is empty where the default depends on other options.
+        A default for each of `rounds`, `sizes`, `threads`, `p` and `quiet` that the question has. The option takes
+        several values where its default is a tuple, which is empty where the default depends on other options.
 
     """
+    if "quiet" in defaults:
+        parser.add_argument("--quiet", action="store_true", default=defaults.pop("quiet"), help="show no progress bar")
     for name, default in defaults.items():
         parse, meaning = _SHARED[name]
         several = isinstance(default, tuple)
@@ -84,8 +86,3 @@ def add_shared(parser: argparse.ArgumentParser, *, dtypes: tuple[str, ...] = (),
         )
     if dtypes:
         parser.add_argument("--dtype", choices=dtypes, default=dtypes[0], help="(default: %(default)s)")
-
-
-def add_quiet(parser: argparse.ArgumentParser) -> None:
-    """Add --quiet."""
-    parser.add_argument("--quiet", action="store_true", help="show no progress bar")

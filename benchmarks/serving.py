@@ -304,7 +304,7 @@ def table(rows: Iterable[Row]) -> str:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add --threads, --rounds, --p and the options of serving."""
+    """Add the options of requests and processes."""
     add = parser.add_argument
     add("--requests", type=parse_positive, default=400, metavar="N", help="in a round (default: %(default)s)")
     add("--samples", type=parse_positive, default=64, metavar="N", help="of a request (default: %(default)s)")

@@ -5,7 +5,7 @@ src/core/job.c).
 """
 
 import argparse
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 from threadpoolctl import threadpool_limits
@@ -44,13 +44,9 @@ def measure(n_elems: int, dtype: str, rounds: int) -> tuple[float, ...]:
 
 def run(arguments: argparse.Namespace) -> None:
     """Measure every size and print a table."""
-
-    def rows() -> Iterator[tuple[float, ...]]:
-        for n_elems in arguments.sizes:
-            yield measure(n_elems, arguments.dtype, arguments.rounds)
-
     cache = _kernels.get_limits()["max_cached_bytes"] >> 20
     setting = f"{arguments.dtype}, p = 0.1, one thread, last-level cache {cache} MiB"
     introduce(setting, arguments.rounds, " over the multiplication")
     stores = [(way + of, "9.2f") for of in ("", READ) for way in ("ordinary", "streaming")]
-    Table(("elements", "10"), ("MiB", "6"), *stores).show(rows())
+    table = Table(("elements", "10"), ("MiB", "6"), *stores)
+    table.show(measure(n_elems, arguments.dtype, arguments.rounds) for n_elems in arguments.sizes)

@@ -88,7 +88,7 @@ def measure(n_elems: int, dtype: str, rounds: int) -> tuple[float, ...]:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add --rounds, --dtype and --at-once."""
+    """Add --at-once."""
     parser.add_argument("--at-once", action="store_true", help="two threads of Python that call at the same time")
 
 

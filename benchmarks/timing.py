@@ -3,7 +3,7 @@
 from cdropout import environment
 from cdropout.bench.timing import interleaved_medians, interleaved_times
 
-__all__ = ["interleaved_medians", "interleaved_times", "introduce", "machine", "machine_facts"]
+__all__ = ["interleaved_medians", "interleaved_times", "introduce", "machine_facts"]
 
 
 def machine_facts() -> dict[str, str | int]:
@@ -22,15 +22,10 @@ def machine_facts() -> dict[str, str | int]:
     }
 
 
-def machine() -> str:
-    """Return the facts about the machine on one line."""
-    facts = machine_facts()
-    return (
-        "{cpu}, {n_cpus} CPUs; cdropout {cdropout}, {instruction_set}, {n_threads} threads ({openmp}); "
-        "NumPy {numpy}; Python {python}"
-    ).format_map(facts)
-
-
 def introduce(setting: str, rounds: int, figures: str = "") -> None:
     """Print the machine and the setting, above a table of medians over so many rounds."""
-    print(f"{machine()}\n{setting}, medians of {rounds} interleaved rounds{figures}\n", flush=True)
+    machine = (
+        "{cpu}, {n_cpus} CPUs; cdropout {cdropout}, {instruction_set}, {n_threads} threads ({openmp}); "
+        "NumPy {numpy}; Python {python}"
+    ).format_map(machine_facts())
+    print(f"{machine}\n{setting}, medians of {rounds} interleaved rounds{figures}\n", flush=True)

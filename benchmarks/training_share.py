@@ -18,7 +18,7 @@ from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 import cdropout as cd
-from benchmarks.options import UsageError, add_quiet, parse_positive
+from benchmarks.options import UsageError, parse_positive
 from benchmarks.table import Table
 from benchmarks.timing import introduce
 from cdropout.bench.numpy_code import WRITE_UPS
@@ -27,7 +27,7 @@ from examples.mnist.digits.network import Adam, Array, Layer, Linear, Network, R
 from examples.mnist.digits.training import Timed
 
 HIDDEN = 512
-SHARED_OPTIONS = {"threads": 1, "rounds": 200, "p": 0.5}
+SHARED_OPTIONS = {"threads": 1, "rounds": 200, "p": 0.5, "quiet": False}
 
 
 class NumPyBestDropout:
@@ -216,9 +216,8 @@ def measure_shares(
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add --threads, --rounds, --p, --batch and --quiet."""
+    """Add --batch."""
     parser.add_argument("--batch", type=parse_positive, default=128, metavar="N", help="samples (default: %(default)s)")
-    add_quiet(parser)
 
 
 def run(args: argparse.Namespace) -> None:

@@ -7,11 +7,13 @@ the gradients of the parameters into the arrays in `grads`, which stay the same 
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
+
+import cdropout as cd
 
 Array = npt.NDArray[Any]
 
@@ -29,14 +31,6 @@ class Layer(Protocol):
         """Map the gradient of the loss with respect to the outputs to that with respect to the inputs."""
 
 
-# name -> the bound of the uniform distribution that weights are drawn from, by the numbers of inputs and outputs
-INITS: dict[str, Callable[[int, int], float]] = {
-    "glorot": lambda n_in, n_out: math.sqrt(6 / (n_in + n_out)),  # Glorot and Bengio 2010, eq. 16
-    "he": lambda n_in, n_out: math.sqrt(6 / n_in),  # He et al. 2015, eq. 10: a variance of 2 / n_in
-    "lecun": lambda n_in, n_out: math.sqrt(1 / n_in),  # the default of PyTorch's nn.Linear: a variance of 1 / (3 n_in)
-}
-
-
 class Linear:
     """Apply the affine map x W + b.
 
@@ -45,9 +39,7 @@ class Linear:
     n_in, n_out : int
         The widths of input and output: W is (n_in, n_out), b is (n_out,), zero at first.
     rng : Generator
-        Draws W.
-    init : {"glorot", "he", "lecun"}
-        The uniform distribution W is drawn from, a name of `INITS`.
+        Draws W, uniform with a variance of 2 / n_in (He et al. 2015, eq. 10).
     dtype : dtype
         That of the parameters: float32, or float64 to check gradients.
     input_gradient : bool
@@ -62,11 +54,10 @@ class Linear:
         n_out: int,
         rng: np.random.Generator,
         *,
-        init: str = "he",
         dtype: npt.DTypeLike = np.float32,
         input_gradient: bool = True,
     ) -> None:
-        bound = INITS[init](n_in, n_out)
+        bound = math.sqrt(6 / n_in)
         self.weight = rng.uniform(-bound, bound, (n_in, n_out)).astype(dtype)
         self.bias = np.zeros(n_out, dtype)
         self.input_gradient = input_gradient
@@ -201,16 +192,11 @@ class Network:
 
     def train(self) -> None:
         """Switch every layer that has the two modes to training."""
-        self._switch("train")
+        cd.train(self.layers)
 
     def eval(self) -> None:
         """Switch every layer that has the two modes to evaluation."""
-        self._switch("eval")
-
-    def _switch(self, mode: str) -> None:
-        for layer in self.layers:
-            if hasattr(layer, mode):
-                getattr(layer, mode)()
+        cd.eval(self.layers)
 
 
 def softmax(logits: Array) -> npt.NDArray[np.float64]:

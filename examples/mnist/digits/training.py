@@ -56,7 +56,6 @@ DROPOUTS: dict[str, Kind] = {
 }
 
 _EVALUATION_BATCH = 1000
-_PLOT_EVALUATIONS_PER_EPOCH = 10
 
 
 @dataclass(frozen=True)

@@ -282,26 +282,16 @@ def test_contents_are_on_the_disk_before_the_name_and_the_name_before_the_end(pa
 # ---- refused --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"dropout": "feature"}, "argument --dropout must be elementwise as in {path}, got feature"),
-        ({"p": 0.25}, "argument --p must be 0.5 as in {path}, got 0.25"),
-        ({"epochs": 3}, "argument --epochs must be 2 as in {path}, got 3"),
-        ({"batch": 64}, "argument --batch must be 128 as in {path}, got 64"),
-        ({"lr": 0.1}, "argument --lr must be 0.001 as in {path}, got 0.1"),
-        ({"l2": 0.0}, "argument --l2 must be 0.0001 as in {path}, got 0.0"),
-        ({"hidden": 25}, "argument --hidden must be 24 as in {path}, got 25"),
-        ({"relu": False}, "argument --relu must be True as in {path}, got False"),
-        ({"seed": 8}, "argument --seed must be 7 as in {path}, got 8"),
-    ],
-)
-def test_checkpoint_of_another_configuration_is_refused(change, message, few, path):
+OTHER_VALUES = {"p": 0.25, "epochs": 3, "batch": 64, "lr": 0.1, "l2": 0.0, "hidden": 25, "relu": False, "seed": 8}
+
+
+@pytest.mark.parametrize(("name", "value"), [("dropout", "feature"), *OTHER_VALUES.items()])
+def test_checkpoint_of_another_configuration_is_refused(name, value, few, path):
     train(CONFIG, few, checkpoints=Checkpoints(path))
     old = path.read_bytes()
     with pytest.raises(CheckpointError) as error:
-        train(dataclasses.replace(CONFIG, **change), few, checkpoints=Checkpoints(path, resume=True))
-    assert str(error.value) == message.format(path=path)
+        train(dataclasses.replace(CONFIG, **{name: value}), few, checkpoints=Checkpoints(path, resume=True))
+    assert str(error.value) == f"argument --{name} must be {getattr(CONFIG, name)} as in {path}, got {value}"
     assert path.read_bytes() == old
 
 
