@@ -1,1 +1,1 @@
-"""The benchmarks as a package, so that `python -m benchmarks` finds them and no other package of that name."""
+"""Measure the speed of dropout: `python -m benchmarks --help` lists the questions that can be asked."""

@@ -1,18 +1,19 @@
-"""`python -m benchmarks`: dropout's speed, from 128 to 64 M elements, beside every alternative that is installed."""
+"""`python -m benchmarks QUESTION [options]`; `--help` lists the questions."""
 
 import sys
 from pathlib import Path
 
-# `python -m` puts the current directory first on sys.path. In a checkout that directory holds the source folder
-# `cdropout/`, which has no compiled core unless it was built in place, and it would hide the installed package. The
-# folder of the benchmarks takes its place: programs run as `python benchmarks/floor.py` have the same one there, so
-# that both import their siblings plainly.
-HERE = Path(__file__).resolve().parent
-if Path(sys.path[0]).resolve() == HERE.parent:
-    del sys.path[0]
-sys.path.insert(0, str(HERE))
+# `python -m` puts the current folder first on sys.path: the checkout, whose folder `cdropout/` has no compiled core
+# unless it was built in place, and would hide the installed package. At the end of the path it hides nothing, and
+# `benchmarks` and `examples` can still be imported. cdropout is imported in between, because Python looks for an
+# editable install after all folders of the path.
+if Path(sys.path[0]).resolve() == Path(__file__).resolve().parents[1]:
+    checkout = sys.path.pop(0)
+    import cdropout  # noqa: F401
 
-from command_line import main  # noqa: E402
+    sys.path.append(checkout)
+
+from benchmarks.command_line import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,4 +1,4 @@
-"""What is measured: operations, and one operation's arrays for a number of elements, dtype, p and number of threads."""
+"""Define operations, and the arrays of one operation for a number of elements, dtype, p and number of threads."""
 
 import importlib
 import math
@@ -17,24 +17,24 @@ WIDE_DTYPES = ("float32", "float64")
 HALF_DTYPES = ("float16", "bfloat16")
 DTYPES = WIDE_DTYPES + HALF_DTYPES
 
-# An array that operations in place write to is filled anew before less than this share of it is left undropped.
+# An array that is written in place is filled again before less than this share of it is left undropped.
 _LEAST_SHARE_LEFT = 0.25
 _N_DRAWN = 1 << 20
 
 
-class Skip(Exception):  # noqa: N818 - no error: a reason, like the test framework's of this name
-    """Why something is not measured here."""
+class Skip(Exception):  # noqa: N818 - not an error, as with pytest's exception of this name
+    """Leave out a measurement; the message gives the reason."""
 
 
 @dataclass(frozen=True)
 class Operation:
-    """What contenders compete in; y is `relu(x + bias)` dropped and scaled, plus the residual.
+    """Define an operation: y is `relu(x + bias)` dropped and scaled, plus the residual.
 
     Attributes
     ----------
     name : str
     relu, bias, residual : bool
-        Which of these it has.
+        The steps that it has.
     in_place : bool
         Whether the result goes into the input.
     shared_axes : tuple of int
@@ -42,7 +42,7 @@ class Operation:
     matrix : bool
         Whether the arrays have two axes, about equally long, rather than one.
     n_moved : int
-        How many arrays of n elements must be read or written: the bytes behind GB/s.
+        The number of arrays of n elements that must be read or written; GB/s counts their bytes.
 
     """
 
@@ -92,7 +92,7 @@ def numpy_dtype(name: str) -> np.dtype[Any]:
 
 
 def probe_dtype(name: str) -> None:
-    """Raise Skip where cdropout does not take arrays of the dtype."""
+    """Raise Skip if cdropout does not accept arrays of the dtype."""
     x = np.ones(1, numpy_dtype(name))
     try:
         cd.dropout(x, 0.5)
@@ -107,7 +107,7 @@ def near_square(n_elems: int) -> tuple[int, int]:
 
 
 class Case:
-    """One point of the sweep, with its arrays: each made when first asked for, and shared by all contenders.
+    """Hold one point of the sweep, and its arrays: each is made at its first use, and shared by all contenders.
 
     Parameters
     ----------
@@ -119,12 +119,12 @@ class Case:
     p : float
         The probability of dropping, in (0, 1).
     n_threads : int
-        How many threads a contender may use.
+        The number of threads that a contender may use.
 
     Raises
     ------
     Skip
-        Where the dtype is not to be had.
+        Where the dtype is not available.
 
     """
 
@@ -139,18 +139,23 @@ class Case:
 
     @cached_property
     def x(self) -> Array:
-        """The input: normally distributed, without a zero, so that a zero in a result is a dropped element."""
+        """The input: normally distributed, without zeros, so that each zero in a result is a dropped element."""
         return self._draw(0, self.shape)
 
     @cached_property
     def y(self) -> Array:
-        """Where results go. It holds NaN at first: what a contender leaves unwritten fails the check."""
+        """The output. It holds NaN at first, so that elements that are not written fail the check."""
         return np.full(self.shape, np.nan, self.dtype)
 
     @cached_property
     def work(self) -> Array:
-        """What contenders in place read and write: x, after `refresh`."""
+        """The array of the operations in place; equal to x after `refresh`."""
         return self.x.copy()
+
+    @property
+    def source_and_target(self) -> tuple[Array, Array]:
+        """The array that the operation reads and the one that it writes: x and y, or `work` twice."""
+        return (self.work, self.work) if self.operation.in_place else (self.x, self.y)
 
     @cached_property
     def bias(self) -> Array:
@@ -159,12 +164,12 @@ class Case:
 
     @cached_property
     def residual(self) -> Array:
-        """What is added last, of x's shape."""
+        """The array that is added last, with the shape of x."""
         return self._draw(2, self.shape)
 
     @cached_property
     def relu_output(self) -> Array:
-        """What a forward pass through ReLU and dropout gave, for the backward passes that look at it."""
+        """The output of a forward pass through ReLU and dropout, which the backward passes read."""
         return cd.relu_dropout(self.residual, self.p, rng=1)
 
     @property
@@ -174,7 +179,7 @@ class Case:
 
     @property
     def calls_per_refresh(self) -> int:
-        """How many calls in place may follow each other before too many of the elements are zero."""
+        """The number of calls in place after which too many of the elements are zero."""
         return max(1, int(math.log(_LEAST_SHARE_LEFT) / math.log1p(-self.p)))
 
     def refresh(self) -> None:
@@ -183,7 +188,7 @@ class Case:
 
     def _draw(self, seed: int, shape: tuple[int, ...]) -> Array:
         rng = np.random.Generator(np.random.SFC64(seed))
-        # Drawing takes longer than what is measured, and no kernel's time depends on values that repeat so late.
+        # Drawing takes longer than the measured call, and no kernel's time depends on values that repeat so late.
         n_drawn = min(math.prod(shape), _N_DRAWN)
         values = rng.standard_normal(n_drawn, np.float64 if self.dtype_name == "float64" else np.float32)
         values = values.astype(self.dtype, copy=False)

@@ -1,14 +1,14 @@
-"""The sweep as a picture: ns an element against size, a line for each contender, the floor among them."""
+"""Draw the results of a sweep: ns an element over size, a line for each contender and for the floor."""
 
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from report import title
-from sweep import Row
+from benchmarks.report import title
+from benchmarks.sweep import Row
 
-# Ours and the floor stand out; peers have a colour for each family and a dash for each member.
+# cdropout and the floor stand out; other contenders have a colour for each family and a dash for each member.
 _STYLES: dict[str, tuple[str, str]] = {
     "cdropout": ("#c8102e", "-"),
     "floor": ("#222222", "--"),
@@ -28,14 +28,15 @@ _STYLES: dict[str, tuple[str, str]] = {
 }
 _OTHER_STYLE = ("#555555", "-.")
 _PROMINENT = ("cdropout", "floor")
-# How much room a label needs on the axis of times, as a factor.
+# The room of a label on the axis of times, as a factor.
 _LABEL_ROOM = 1.24
 
 
 def spread(values: Sequence[float], room: float) -> list[float]:
     """Move positive numbers apart until each two differ by at least a factor, keeping their order.
 
-    Neighbours that are too close become a cluster around their (geometric) centre, which may meet the next one.
+    Neighbours that are too close form a cluster around their geometric centre, which is merged with the one below it if
+    they are too close.
     """
     order = sorted(range(len(values)), key=lambda i: values[i])
     step = math.log(room)
@@ -68,10 +69,9 @@ def draw_chart(rows: Sequence[Row], machine: Mapping[str, Any], path: Path) -> N
     machine : mapping
         For the title: its cpu and instruction_set.
     path : Path
-        Its folder is made where there is none.
+        Its folder is made if it does not exist.
 
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
@@ -87,7 +87,6 @@ def draw_chart(rows: Sequence[Row], machine: Mapping[str, Any], path: Path) -> N
     labels["floor"] = f"floor: {next(row.code for row in shown if row.contender == 'floor')}"
 
     figure = Figure(figsize=(10.5, 6.4), layout="constrained")
-    FigureCanvasAgg(figure)
     axes = figure.subplots()
     for name in sorted(names, key=lambda name: name in _PROMINENT):
         colour, dashes = _STYLES.get(name, _OTHER_STYLE)
@@ -105,7 +104,7 @@ def draw_chart(rows: Sequence[Row], machine: Mapping[str, Any], path: Path) -> N
     axes.set(xscale="log", yscale="log", xlabel="elements", ylabel="ns per element")
     axes.set_title(f"Dropout, {title(first)}\n{machine['cpu']}, {machine['instruction_set']}", loc="left", fontsize=11)
     axes.set_xticks(sizes, [abbreviate(size) for size in sizes])
-    # The leaders of the labels are no part of the data, and must not move the axes.
+    # The lines to the labels are not data, and must not change the limits of the axes.
     axes.set_xlim(sizes[0] / 1.15, max(sizes[-1], sizes[0] * 2) * 1.15)
     axes.set_ylim(axes.get_ylim())
     axes.xaxis.set_minor_formatter(NullFormatter())
@@ -138,7 +137,7 @@ def draw_chart(rows: Sequence[Row], machine: Mapping[str, Any], path: Path) -> N
 
 
 def abbreviate(n_elems: int) -> str:
-    """Return a number of elements with K or M for 1024 and 1024 x 1024 where that is exact."""
+    """Return a number of elements as text, with K or M for 1024 and 1024 x 1024 if that is exact."""
     for unit, letter in ((1 << 20, "M"), (1 << 10, "K")):
         if n_elems >= unit and n_elems % unit == 0:
             return f"{n_elems // unit} {letter}"

@@ -1,188 +1,79 @@
-"""The command line of `python -m benchmarks`."""
+"""Parse the command line of all questions, and run the chosen one.
+
+A question is a module of this package. The first line of its docstring is its help text. `SHARED_OPTIONS` holds the
+defaults of the options that other questions have too; `add_options(parser)`, if there is one, adds all others; and
+`run(arguments)` measures, prints, and returns the exit status (None means 0). Only the module of the chosen question is
+imported: others may need packages that are not installed.
+"""
 
 import argparse
-import json
-import math
+import ast
+import functools
+import importlib
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-from cases import DTYPES, OPERATIONS
-from chart import draw_chart
-from contenders import NAMES
-from report import header, remarks, summary, tables
-from sweep import Plan, Results, as_json, describe_machine, run_sweep
-from tqdm import tqdm
-
-from cdropout import _kernels
+from benchmarks.options import UsageError, add_shared
 
 PROG = "python -m benchmarks"
-RESULTS = Path(__file__).parent / "results"
-SIZES = (128, 1 << 10, 1 << 12, 1 << 14, 1 << 16, 1 << 18, 1 << 20, 1 << 22, 1 << 24, 1 << 26)
-QUICK_SIZES = (1 << 12, 1 << 16, 1 << 20, 1 << 24)
-LARGEST = 1 << 32
-
-# What --quick gives itself. The rest of its minute is for what comes before and after the sweep, and for the one
-# contender that is being built when the time is up.
-QUICK_SECONDS = 44.0
-QUICK_SECONDS_PER_GROUP = 0.4
-QUICK_SECONDS_PER_CONTENDER = 0.8
-
-_UNITS = {"K": 1 << 10, "M": 1 << 20}
-_IMAGE_SUFFIXES = (".png", ".pdf", ".svg")
+ROOT = Path(__file__).resolve().parents[1]
+QUESTIONS = (
+    *("compare", "floor", "family", "threads", "training-share", "frameworks", "attention", "serving"),
+    *("feature-linear", "parts", "memmap", "dask", "interrupts", "stores", "import-time", "c-api", "instructions"),
+)
 
 
-def parse_size(text: str) -> int:
-    """Parse a number of elements such as 4096, 64K or 16M; K and M are 1024 and 1024 x 1024."""
-    digits, unit = (text[:-1], _UNITS[text[-1]]) if text[-1:] in _UNITS else (text, 1)
-    if not digits.isascii() or not digits.isdigit() or not 1 <= int(digits) * unit <= LARGEST:
-        raise argparse.ArgumentTypeError(
-            f"a size must be a number of elements from 1 to 2^32, such as 4096, 64K or 16M, got {text!r}"
-        )
-    return int(digits) * unit
+def module_name(question: str) -> str:
+    """Return the name of a question's module within the package."""
+    return question.replace("-", "_")
 
 
-def parse_p(text: str) -> float:
-    """Parse a probability of dropping for which there is something to drop and something to keep."""
-    try:
-        p = float(text)
-    except ValueError:
-        p = math.nan
-    if not 0 < p < 1:
-        raise argparse.ArgumentTypeError(f"p must be in (0, 1), got {text!r}")
-    return p
+def docstring_of(question: str) -> str:
+    """Read the docstring of a question's module without importing it."""
+    source = Path(__file__).with_name(f"{module_name(question)}.py").read_text(encoding="utf-8")
+    return ast.get_docstring(ast.parse(source)) or ""
 
 
-def parse_threads(text: str) -> int:
-    """Parse a number of threads; "all" is as many as cdropout would use."""
-    if text == "all":
-        return _kernels.thread_limit()
-    return parse_positive(text)
+def command_of(question: str, *options: str) -> list[str]:
+    """Return the command that asks a question in another process; it must be started in the folder `ROOT`."""
+    return [sys.executable, "-m", "benchmarks", question, *options]
 
 
-def parse_positive(text: str) -> int:
-    """Parse an integer of at least 1."""
-    if not text.isascii() or not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be an integer of at least 1, got {text!r}")
-    return int(text)
-
-
-def parse_contender(text: str) -> str:
-    """Parse the name of a contender."""
-    if text not in NAMES:
-        raise argparse.ArgumentTypeError(f"unknown contender {text!r}; known are {', '.join(NAMES)}")
-    return text
-
-
-def parse_image(text: str) -> Path:
-    """Parse the path of an image of a format that can be drawn."""
-    path = parse_path(text)
-    if path.suffix.lower() not in _IMAGE_SUFFIXES:
-        raise argparse.ArgumentTypeError(f"{text}: suffix must be one of {', '.join(_IMAGE_SUFFIXES)}")
-    return path
-
-
-def parse_path(text: str) -> Path:
-    """Parse the path of a file to be written, having found out that it can be, before a long run."""
-    path = Path(text)
-    folder = path.parent
-    if folder == RESULTS:
-        folder.mkdir(exist_ok=True)
-    if not folder.is_dir():
-        raise argparse.ArgumentTypeError(f"{text}: folder {folder} must exist")
-    if path.is_dir():
-        raise argparse.ArgumentTypeError(f"{text}: must be a file, got a folder")
-    return path
-
-
-def parse_arguments(argv: list[str] | None = None) -> tuple[Plan, argparse.Namespace]:
-    """Return what to measure, and the other options.
-
-    Raises
-    ------
-    SystemExit
-        With status 2, after a message that names the argument, for one that is not valid.
-
-    """
+def build_parser(chosen: str | None = None) -> argparse.ArgumentParser:
+    """Build the parser of the command line, with all options of the chosen question."""
     parser = argparse.ArgumentParser(
         prog=PROG,
-        description="Measure dropout beside its floor and every alternative that is installed.",
-        epilog="Sizes and operations are crossed with everything. Of --dtypes, --p and --threads the first value is "
-        f"the usual one; the others are measured one at a time. Contenders: {', '.join(NAMES)}.",
+        description=f"Measure the speed of dropout. `{PROG} QUESTION --help` lists the options of a question.",
+        formatter_class=functools.partial(argparse.HelpFormatter, width=120, max_help_position=28),
     )
-    add = parser.add_argument
-    add("--quick", action="store_true", help="end within a minute: fewer sizes and rounds, one dtype, one thread")
-    add("--sizes", type=parse_size, nargs="+", metavar="N", help="numbers of elements (default: 128 to 64M)")
-    add("--dtypes", choices=DTYPES, nargs="+", metavar="DTYPE", help=f"of {', '.join(DTYPES)} (default: all)")
-    add("--p", type=parse_p, nargs="+", metavar="P", help="probabilities of dropping (default: 0.1 0.5)")
-    add("--threads", type=parse_threads, nargs="+", metavar="N", help="numbers of threads (default: 1 all)")
-    add(
-        "--operations",
-        choices=tuple(OPERATIONS),
-        nargs="+",
-        metavar="NAME",
-        help=f"of {', '.join(OPERATIONS)} (default: all)",
-    )
-    add(
-        "--contenders",
-        type=parse_contender,
-        nargs="+",
-        metavar="NAME",
-        help="beside the floor (default: all that are installed)",
-    )
-    add("--rounds", type=parse_positive, metavar="N", help="rounds, at most (default: 31; with --quick 11)")
-    add("--json", type=parse_path, metavar="FILE", help="(default: benchmarks/results/latest.json)")
-    add("--plot", type=parse_image, metavar="FILE", help="PNG, PDF or SVG (default: benchmarks/results/latest.png)")
-    add("--quiet", action="store_true", help="show no progress bar")
-    args = parser.parse_args(argv)
-    quick = args.quick
-    plan = Plan(
-        sizes=tuple(dict.fromkeys(sorted(args.sizes or (QUICK_SIZES if quick else SIZES)))),
-        dtypes=tuple(dict.fromkeys(args.dtypes or (DTYPES[:1] if quick else DTYPES))),
-        ps=tuple(dict.fromkeys(args.p or ((0.1,) if quick else (0.1, 0.5)))),
-        thread_counts=tuple(dict.fromkeys(args.threads or ((1,) if quick else (1, _kernels.thread_limit())))),
-        operations=tuple(dict.fromkeys(args.operations or OPERATIONS)),
-        contenders=tuple(dict.fromkeys(args.contenders or NAMES)),
-        rounds=args.rounds or (11 if quick else 31),
-        seconds_per_group=QUICK_SECONDS_PER_GROUP if quick else Plan.seconds_per_group,
-        seconds=QUICK_SECONDS if quick else None,
-        seconds_per_contender=QUICK_SECONDS_PER_CONTENDER if quick else Plan.seconds_per_contender,
-        build_slowly=not quick,
-    )
+    questions = parser.add_subparsers(metavar="QUESTION [options]", title="questions", required=True)
+    for question in QUESTIONS:
+        text = docstring_of(question)
+        subparser = questions.add_parser(
+            question,
+            help=text.partition("\n")[0].replace("%", "%%"),
+            description=text.replace("%", "%%"),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        if question == chosen:
+            try:
+                module = importlib.import_module(f"benchmarks.{module_name(question)}")
+            except ModuleNotFoundError as error:
+                if error.name is None or error.name.startswith(("benchmarks", "examples", "cdropout")):
+                    raise
+                subparser.error(f"a package is not installed: {error}")
+            add_shared(subparser, **getattr(module, "SHARED_OPTIONS", {}))
+            getattr(module, "add_options", lambda parser: None)(subparser)
+            subparser.set_defaults(run=module.run, error=subparser.error)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Ask the question that the command line names; return the exit status."""
+    argv = sys.argv[1:] if argv is None else argv
+    arguments = build_parser(next(iter(argv), None)).parse_args(argv)
     try:
-        args.json = args.json or parse_path(str(RESULTS / "latest.json"))
-        args.plot = args.plot or parse_image(str(RESULTS / "latest.png"))
-    except (argparse.ArgumentTypeError, OSError) as error:
-        parser.error(f"the default of --json and --plot: {error}")
-    return plan, args
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Run the sweep; 0, or 1 where a result of cdropout's, or a floor's, was refused."""
-    plan, args = parse_arguments(argv)
-    machine = describe_machine()
-    print(header(machine, plan), flush=True)
-    results = Results()
-    n_printed = 0
-    for results in run_sweep(plan, progress=not args.quiet):
-        if results.rows[n_printed:]:
-            # Through tqdm, which moves its bar out of the way.
-            tqdm.write(f"\n{tables(results.rows[n_printed:])}")
-            n_printed = len(results.rows)
-    if results.rows:
-        print(f"\n{summary(results.rows)}")
-    if notes := remarks(results):
-        print(f"\n{notes}")
-    write(results, plan, machine, args.json, args.plot)
-    own = ("floor", "cdropout")
-    return 1 if any(line.startswith(own) for line in results.refused) else 0
-
-
-def write(results: Results, plan: Plan, machine: dict[str, object], json_path: Path, plot_path: Path) -> None:
-    """Write the results as JSON, a row a line, and as a chart, where there is anything to draw."""
-    fields = as_json(results, plan, machine)
-    rows = ",\n  ".join(json.dumps(row) for row in fields.pop("rows"))
-    others = json.dumps(fields, indent=1)[:-2]
-    json_path.write_text(f'{others},\n "rows": [\n  {rows}\n ]\n}}\n')
-    print(f"\nwritten: {json_path}")
-    if results.rows:
-        draw_chart(results.rows, machine, plot_path)
-        print(f"drawn:   {plot_path}")
+        return arguments.run(arguments) or 0
+    except UsageError as error:
+        return arguments.error(str(error))

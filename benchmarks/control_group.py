@@ -1,4 +1,4 @@
-"""Linux's control groups: limits of memory or CPU time, made for a test or a benchmark and removed again."""
+"""Make control groups of Linux, which limit memory or CPU time, for a test or a benchmark."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -10,16 +10,16 @@ _PERIOD_MICROSECONDS = 100_000
 
 
 class NoControlGroupError(Exception):
-    """No control group can be made here; the message says why."""
+    """Report that no control group can be made here; the message gives the reasons."""
 
 
 class ControlGroup:
-    """A control group of version 1 or 2.
+    """Handle a control group of version 1 or 2.
 
     Attributes
     ----------
     folder : Path
-        Where the kernel shows it.
+        Its folder in the kernel's file system.
 
     """
 
@@ -27,9 +27,9 @@ class ControlGroup:
         self.folder = folder
 
     def limit_memory(self, n_bytes: int) -> None:
-        """Limit what its processes have in memory together, in bytes: their own, and the files' pages that they use.
+        """Limit the memory of all its processes, in bytes, with the pages of files that they use.
 
-        Nothing is swapped out to stay below: a process that needs more is killed.
+        Swapping is off: a process that needs more is killed.
         """
         self._write({"memory.max": n_bytes, "memory.limit_in_bytes": n_bytes})
         for name in ("memory.swap.max", "memory.swappiness"):
@@ -37,19 +37,19 @@ class ControlGroup:
                 (self.folder / name).write_text("0")
 
     def limit_cpus(self, n_cpus: float) -> None:
-        """Limit its processes to the time of so many CPUs together."""
+        """Limit all its processes together to the time of n_cpus CPUs."""
         quota = int(n_cpus * _PERIOD_MICROSECONDS)
         self._write({"cpu.max": f"{quota} {_PERIOD_MICROSECONDS}", "cpu.cfs_quota_us": quota})
 
     def peak_memory(self) -> int | None:
-        """Return the most bytes it ever had; None where the kernel does not count them."""
+        """Return its peak memory in bytes; None if the kernel does not count it."""
         for name in ("memory.peak", "memory.max_usage_in_bytes"):
             if (self.folder / name).exists():
                 return int((self.folder / name).read_text())
         return None
 
     def inside(self, command: Sequence[str]) -> list[str]:
-        """Return a command that runs another one as a process of the group."""
+        """Return a command that runs the given one in the group."""
         return ["sh", "-c", 'echo $$ > "$0/cgroup.procs" && exec "$@"', str(self.folder), *command]
 
     def _write(self, settings: dict[str, object]) -> None:
@@ -63,17 +63,17 @@ class ControlGroup:
 
 @contextmanager
 def control_group(controller: str) -> Iterator[ControlGroup]:
-    """Make a control group for a `with` block, at the top of its hierarchy.
+    """Make a control group at the top of its hierarchy, and remove it at the end of the `with` block.
 
     Parameters
     ----------
     controller : {"memory", "cpu"}
-        What is to be limited.
+        The resource to be limited.
 
     Raises
     ------
     NoControlGroupError
-        Where the system has none, or does not let this user make one.
+        Where the system has no such controller, or this user may not make a group.
 
     """
     reasons = []

@@ -1,37 +1,34 @@
-"""What each member of the dropout family costs, against its floor, `np.multiply(x, s)` into the same kind of output.
+"""Time each member of the dropout family, over `np.multiply(x, s)` into the same kind of output.
 
-    python benchmarks/family.py [--shape ROWS COLUMNS] [--dtype DTYPE] [--rounds N]
-
-One thread. "function" writes to a ready array (forward, and backward of the linear ones alike), "layer" is
-`layer.forward(x)`, with a fresh output.
+One thread. "function" writes to a ready array (the linear members take the same time backward), "layer" is
+`layer.forward(x)`, which allocates its output.
 """
 
 import argparse
-import sys
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-from command_line import parse_p, parse_positive
 from threadpoolctl import threadpool_limits
-from timing import interleaved_medians, machine
 
 import cdropout as cd
+from benchmarks.cases import Array
+from benchmarks.options import parse_positive
+from benchmarks.table import Table
+from benchmarks.timing import interleaved_medians, introduce
 
-Array = npt.NDArray[Any]
-Function = Callable[..., Array]
+SHARED_OPTIONS = {"p": 0.1, "rounds": 15, "dtypes": ("float32", "float64")}
 
 
 def images(a: Array, n_axes: int) -> Array:
-    """Return a matrix as (samples, channels, ...), with the last axes about equally long."""
+    """Return a matrix as (samples, channels, ...), with n_axes axes."""
     n_rows, n_columns = a.shape
     n_channels = 64 if n_columns % 64 == 0 else 1
     return a.reshape(n_rows, n_channels, n_columns // n_channels, *(1,) * (n_axes - 3))
 
 
-# name -> the function, the layer for a p, and the number of axes of what they take
-FAMILY: dict[str, tuple[Function, Callable[[float], Any], int]] = {
+# name -> the function, the layer for a p, and the number of axes of their input
+FAMILY: dict[str, tuple[Callable[..., Array], Callable[[float], Any], int]] = {
     "Dropout": (cd.dropout, cd.Dropout, 2),
     "Dropout1d": (cd.dropout1d, cd.Dropout1d, 3),
     "Dropout2d": (cd.dropout2d, cd.Dropout2d, 4),
@@ -47,15 +44,14 @@ FAMILY: dict[str, tuple[Function, Callable[[float], Any], int]] = {
 }
 
 
-def main() -> int:
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add --shape."""
+    shape = {"nargs": 2, "default": (4096, 4096), "metavar": ("ROWS", "COLUMNS")}
+    parser.add_argument("--shape", type=parse_positive, help="(default: 4096 4096)", **shape)
+
+
+def run(args: argparse.Namespace) -> None:
     """Measure, and print a table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    add = parser.add_argument
-    add("--shape", type=parse_positive, nargs=2, default=(4096, 4096), metavar=("ROWS", "COLUMNS"))
-    add("--p", type=parse_p, default=0.1, help="the probability of dropping (default: %(default)s)")
-    add("--dtype", choices=("float32", "float64"), default="float32")
-    add("--rounds", type=parse_positive, default=15, help="(default: %(default)s)")
-    args = parser.parse_args()
     rng = np.random.default_rng(0)
     x = rng.standard_normal(args.shape).astype(args.dtype)
     y, scale, stream = np.ones_like(x), x.dtype.type(1 / (1 - args.p)), cd.Stream(1)
@@ -77,18 +73,15 @@ def main() -> int:
         x, normal.standard_normal(x.shape, np.float32), out=y
     )
     with threadpool_limits(1):
-        print(machine())
-        print(f"{x.shape}, {args.dtype}, p = {args.p:g}, medians of {args.rounds} interleaved rounds\n")
+        introduce(f"{x.shape}, {args.dtype}, p = {args.p:g}", args.rounds)
         first = interleaved_medians(into, rounds=args.rounds)
         second = interleaved_medians(fresh, rounds=args.rounds)
-    print(f"{'':<33} {'function, ns/element':>21} {'ratio':>6} {'layer, ns/element':>18} {'ratio':>6}")
-    for name, seconds in first.items():
-        line = f"{name:<33} {seconds / x.size * 1e9:>21.3f} {seconds / first['np.multiply']:>6.2f}"
-        if name in second:
-            line += f" {second[name] / x.size * 1e9:>18.3f} {second[name] / second['np.multiply']:>6.2f}"
-        print(line)
-    return 0
 
+    def cells(medians: dict[str, float], name: str) -> tuple[float | None, float | None]:
+        if name not in medians:
+            return None, None
+        return medians[name] / x.size * 1e9, medians[name] / medians["np.multiply"]
 
-if __name__ == "__main__":
-    sys.exit(main())
+    timed = (("ns/element", ".3f"), ("ratio", "6.2f"))
+    table = Table(("", "<33"), *((f"{kind}, {title}", form) for kind in ("function", "layer") for title, form in timed))
+    table.show((name, *cells(first, name), *cells(second, name)) for name in first)

@@ -1,22 +1,22 @@
-"""What FeatureDropoutLinear saves: forward and backward passes against the same layer without dropout.
+"""Time FeatureDropoutLinear, forward and backward, over the same layer without dropout.
 
-    python benchmarks/feature_linear.py [--p P ...] [--shapes N,IN,OUT ...]
-
-The library's rule (gathering_pays in cdropout/linear.py) comes from this table: "gathered" is the time where the
-smaller products are always made, "full" where they never are, "rule" what the layer does; each over the layer in
-evaluation.
+The library's rule (`gathering_pays` in cdropout/linear.py) comes from this table: "gathered" is the time if the smaller
+products are always made, "full" if they never are, "rule" is what the layer does; each over the layer in evaluation.
 """
 
 import argparse
-import sys
+import itertools
+from collections.abc import Iterator
+from typing import Any
 from unittest import mock
 
 import numpy as np
-from command_line import parse_p, parse_positive
 from threadpoolctl import threadpool_limits
-from timing import interleaved_medians, machine
 
 import cdropout as cd
+from benchmarks.options import parse_positive
+from benchmarks.table import Table
+from benchmarks.timing import interleaved_medians, introduce
 from cdropout import linear
 
 SHAPES = (
@@ -29,6 +29,8 @@ SHAPES = (
     (1024, 4096, 1024),
 )
 PS = (0.05, 0.2, 0.5, 0.8)
+WAYS = ("full", "gathered", "rule")
+SHARED_OPTIONS = {"p": PS, "rounds": 15, "threads": 1, "dtypes": ("float32", "float64")}
 
 
 def parse_shape(text: str) -> tuple[int, int, int]:
@@ -41,7 +43,7 @@ def parse_shape(text: str) -> tuple[int, int, int]:
 
 
 def measure(shape: tuple[int, int, int], p: float, rounds: int, dtype: str) -> dict[str, float]:
-    """Time forward and backward passes; return each way's median over that of no dropout."""
+    """Time forward and backward passes; return each way's median over that without dropout, and that one in ms."""
     n_samples, n_in, n_out = shape
     rng = np.random.default_rng(0)
     x, dy = (rng.standard_normal((n_samples, n)).astype(dtype) for n in (n_in, n_out))
@@ -67,31 +69,23 @@ def measure(shape: tuple[int, int, int], p: float, rounds: int, dtype: str) -> d
     return {name: seconds / medians["none"] for name, seconds in medians.items()} | {"ms": 1e3 * medians["none"]}
 
 
-def main() -> int:
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add --shapes."""
+    parser.add_argument(
+        "--shapes", type=parse_shape, nargs="+", default=SHAPES, metavar="N,IN,OUT", help="samples, inputs, outputs"
+    )
+
+
+def run(arguments: argparse.Namespace) -> None:
     """Measure every shape and p, and print a table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    add = parser.add_argument
-    add("--shapes", type=parse_shape, nargs="+", default=SHAPES, metavar="N,IN,OUT", help="samples, inputs, outputs")
-    add("--p", type=parse_p, nargs="+", default=PS, metavar="P", help="probabilities of dropping")
-    add("--rounds", type=parse_positive, default=15, help="rounds a case (default: %(default)s)")
-    add("--threads", type=parse_positive, default=1, help="of BLAS and dropout (default: %(default)s)")
-    add("--dtype", choices=("float32", "float64"), default="float32")
-    arguments = parser.parse_args()
+
+    def rows() -> Iterator[tuple[Any, ...]]:
+        for shape, p in itertools.product(arguments.shapes, arguments.p):
+            found = measure(shape, p, arguments.rounds, arguments.dtype)
+            chosen = "" if linear.gathering_pays(shape[0], shape[1:], p) else "(full)"
+            yield " x ".join(map(str, shape)), found["ms"], p, *(found[way] for way in WAYS), chosen
+
     with threadpool_limits(arguments.threads):
-        print(machine())
-        print(f"{arguments.dtype}, medians of {arguments.rounds} interleaved rounds, over the layer without dropout\n")
-        print(f"{'samples x in x out':>20} {'none, ms':>9} {'p':>5} {'full':>6} {'gathered':>9} {'rule':>6}")
-        for shape in arguments.shapes:
-            for p in arguments.p:
-                found = measure(shape, p, arguments.rounds, arguments.dtype)
-                name = " x ".join(map(str, shape))
-                print(
-                    f"{name:>20} {found['ms']:>9.3f} {p:>5.2f} {found['full']:>6.2f} {found['gathered']:>9.2f} "
-                    f"{found['rule']:>6.2f}{'' if linear.gathering_pays(shape[0], shape[1:], p) else ' (full)'}",
-                    flush=True,
-                )
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+        introduce(arguments.dtype, arguments.rounds, ", over the layer without dropout")
+        ways = ((way, "6.2f") for way in WAYS)
+        Table(("samples x in x out", "20"), ("none, ms", "9.3f"), ("p", "5.2f"), *ways, ("", "<6")).show(rows())

@@ -1,43 +1,44 @@
-"""Frameworks with their own dropout and with this library's, side by side in one run.
+"""Compare frameworks with their own dropout and with this library's.
 
-    python benchmarks/frameworks.py
-
-Measures what is installed: PyTorch (a module's forward and backward pass, and dropout's share of training steps), thinc
-(a mask) and Keras on its NumPy backend (a layer's forward pass), one thread. KERAS_BACKEND is set to numpy. Whatever is
-timed is checked first: its rate, its scale, that two calls differ, and that a gradient is dropped where the output is.
+Measures the installed ones, on one thread: PyTorch (a module's forward and backward pass, and dropout's share of
+training steps), thinc (a mask) and Keras on its NumPy backend (a layer's forward pass). KERAS_BACKEND is set to numpy.
+Each contender is checked before it is timed: its rate, its scale, that two calls differ, and that a gradient is dropped
+where the output is.
 """
 
 import argparse
 import functools
 import importlib
 import os
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from cases import OPERATIONS, Array
-from command_line import parse_positive
-from result_check import Expectation, WrongResultError, check_result
 from threadpoolctl import threadpool_limits
-from timing import interleaved_medians, machine
+
+from benchmarks.cases import OPERATIONS, Array
+from benchmarks.result_check import Expectation, WrongResultError, check_result
+from benchmarks.table import Table
+from benchmarks.timing import interleaved_medians, introduce
 
 P = 0.1
 SHAPES = ((128, 512), (512, 768), (1024, 4096))
+TABLE = Table(("", "<10"), ("shape", "14"), ("its own, ms", "12.4f"), ("cdropout, ms", "13.4f"), ("faster", "7"))
+SHARED_OPTIONS = {"rounds": 31}
 
 
 @dataclass(frozen=True)
 class Contender:
-    """One way to do what is compared.
+    """Hold one of the two ways that are compared.
 
     Attributes
     ----------
     call : callable
-        What is timed.
+        The call to be timed.
     passes : callable
-        Does the same once, and returns the input and the output of each pass that must drop the same elements: the
-        forward pass, and where there is one the backward pass, from the output's gradient to the input's.
+        Makes the same call, and returns the input and the output of each pass that must drop the same elements: the
+        forward pass and, if there is one, the backward pass, from the output's gradient to the input's.
 
     """
 
@@ -67,7 +68,7 @@ def numbers(shape: tuple[int, ...], seed: int) -> Array:
 
 
 def of_thinc(shape: tuple[int, int]) -> dict[str, Contender]:
-    """Return thinc's way to a mask, and this library's."""
+    """Return contenders that make a mask with thinc, and with this library."""
     thinc_api, ours = importlib.import_module("thinc.api"), importlib.import_module("cdropout.thinc")
     ones = np.ones(shape, np.float32)
 
@@ -80,14 +81,14 @@ def of_thinc(shape: tuple[int, int]) -> dict[str, Contender]:
 
 
 def of_torch(shape: tuple[int, ...]) -> dict[str, Contender]:
-    """Return a forward and a backward pass through PyTorch's module, and through this library's."""
+    """Return contenders that go forward and backward through PyTorch's module, and through this library's."""
     torch, ours = importlib.import_module("torch"), importlib.import_module("cdropout.torch")
     torch.set_num_threads(1)
     return {"torch": of_module(torch.nn.Dropout(P), shape), "cdropout": of_module(ours.Dropout(P), shape)}
 
 
 def of_module(module: Any, shape: tuple[int, ...]) -> Contender:
-    """Return a forward and a backward pass through a module of PyTorch."""
+    """Return a contender that goes forward and backward through a module of PyTorch."""
     torch = importlib.import_module("torch")
     x, dy = torch.from_numpy(numbers(shape, 0)).requires_grad_(), torch.from_numpy(numbers(shape, 1))
 
@@ -109,13 +110,13 @@ def check_model(name: str, model: Any, x: Any, p: float) -> None:
     Parameters
     ----------
     name : str
-        "cdropout" must have this library's modules, and others PyTorch's.
+        The model of "cdropout" must have this library's modules, and any other PyTorch's.
     model : Module
-        In training; each of its dropout modules is checked by itself.
+        In training mode; each of its dropout modules is checked on its own.
     x : Tensor
         Its input.
     p : float
-        The probability that its modules drop with; at 0 the model must give the same twice, and otherwise not.
+        The probability of dropping; two passes must give the same output if it is 0, and different ones otherwise.
 
     """
     torch, ours = importlib.import_module("torch"), importlib.import_module("cdropout.torch")
@@ -130,7 +131,7 @@ def check_model(name: str, model: Any, x: Any, p: float) -> None:
 
 
 def torch_shares(rounds: int) -> None:
-    """Print dropout's share of PyTorch training steps: without any, with its own, and after `replace_dropout`."""
+    """Print dropout's share of training steps with PyTorch's dropout, and after `replace_dropout`."""
     torch = importlib.import_module("torch")
     torch.set_num_threads(1)
     nn = torch.nn
@@ -152,7 +153,7 @@ def torch_shares(rounds: int) -> None:
     for title, make, p, shape, n_rounds in cases:
         x, model = torch.randn(shape), make(p)
         optimizer = torch.optim.Adam(model.parameters())
-        # One model for all: two of the same kind differ by some percent with where their weights lie in memory.
+        # All contenders use one model: the times of two equal models differ by some percent with their addresses.
         become = switch_of(model, p)
 
         def step(name: str, model=model, optimizer=optimizer, x=x, become=become) -> None:
@@ -173,7 +174,7 @@ def torch_shares(rounds: int) -> None:
 
 
 def switch_of(model: Any, p: float) -> Callable[[str], None]:
-    """Return what gives a model no dropout ("none"), PyTorch's ("torch") or this library's; PyTorch's is there."""
+    """Return a function that gives a model no dropout ("none"), PyTorch's ("torch", as it is now) or this library's."""
     nn, ours = importlib.import_module("torch").nn, importlib.import_module("cdropout.torch")
     current = ["torch"]
 
@@ -192,7 +193,7 @@ def switch_of(model: Any, p: float) -> Callable[[str], None]:
 
 
 def of_keras(shape: tuple[int, int]) -> dict[str, Contender]:
-    """Return a layer's forward pass with Keras's function, and with this library's."""
+    """Return contenders that go forward through a layer with Keras's function, and with this library's."""
     os.environ["KERAS_BACKEND"] = "numpy"
     keras, ours = importlib.import_module("keras"), importlib.import_module("cdropout.keras")
     x, layer = numbers(shape, 0), keras.layers.Dropout(P, seed=1)
@@ -215,14 +216,14 @@ FRAMEWORKS: dict[str, Callable[[tuple[int, int]], dict[str, Contender]]] = {
 
 
 def compare(framework: str, rounds: int) -> None:
-    """Check and measure both ways of a framework at each of `SHAPES`, and print a row for each.
+    """Check and measure both contenders of a framework at each of `SHAPES`, and print a row for each.
 
     Raises
     ------
     ImportError
         Where the framework is not installed.
     WrongResultError
-        Where one of the ways is no dropout.
+        Where the result of one of them is not dropout.
 
     """
     for shape in SHAPES:
@@ -231,21 +232,21 @@ def compare(framework: str, rounds: int) -> None:
             check_contender(name, contender)
         medians = interleaved_medians({name: each.call for name, each in contenders.items()}, rounds=rounds)
         own, ours = (1e3 * seconds for seconds in medians.values())
-        print(f"{framework:<10} {shape!s:>14} {own:>12.4f} {ours:>13.4f} {own / ours:>6.1f}x", flush=True)
+        print(TABLE.row(framework, str(shape), own, ours, f"{own / ours:.1f}x"), flush=True)
 
 
-def main(argv: list[str] | None = None) -> int:
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add --frameworks."""
+    names = tuple(FRAMEWORKS)
+    parser.add_argument("--frameworks", choices=names, nargs="+", default=names, help="(default: all)")
+
+
+def run(arguments: argparse.Namespace) -> int:
     """Measure each framework that is installed, and print a table; 1 where a result was refused."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    add = parser.add_argument
-    add("--rounds", type=parse_positive, default=31, help="(default: %(default)s)")
-    add("--frameworks", choices=tuple(FRAMEWORKS), nargs="+", default=tuple(FRAMEWORKS), help="(default: all)")
-    arguments = parser.parse_args(argv)
     n_refused = 0
     with threadpool_limits(1):
-        print(machine())
-        print(f"float32, p = {P}, medians of {arguments.rounds} interleaved rounds\n")
-        print(f"{'':<10} {'shape':>14} {'its own, ms':>12} {'cdropout, ms':>13} {'faster':>7}")
+        introduce(f"float32, p = {P}", arguments.rounds)
+        print(TABLE.header())
         parts = {name: lambda name=name: compare(name, arguments.rounds) for name in arguments.frameworks}
         if "torch" in parts:
             parts["torch, training steps"] = lambda: torch_shares(arguments.rounds)
@@ -258,7 +259,3 @@ def main(argv: list[str] | None = None) -> int:
                 n_refused += 1
                 print(f"{name:<10} refused: {error}")
     return 1 if n_refused else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

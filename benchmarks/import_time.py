@@ -1,9 +1,7 @@
-"""What `import cdropout` takes beyond `import numpy`.
+"""Time `import cdropout` beyond `import numpy`.
 
-    python benchmarks/import_time.py
-
-Fresh processes of both kinds take turns; what is timed is a process's whole life. Both import compiled bytecode, as
-installed packages have it, from a folder of their own.
+Fresh processes of both kinds take turns; the time is that of a whole process. Both import compiled bytecode, as
+installed packages have it, from a temporary folder.
 """
 
 import argparse
@@ -12,9 +10,10 @@ import subprocess
 import sys
 import tempfile
 
-from command_line import parse_positive
-from timing import interleaved_medians, machine
+from benchmarks.table import Table
+from benchmarks.timing import interleaved_medians, introduce
 
+SHARED_OPTIONS = {"rounds": 21}
 PROGRAMS = {"import numpy": "import numpy", "import numpy, cdropout": "import numpy, cdropout"}
 
 
@@ -25,29 +24,19 @@ def measure(rounds: int) -> dict[str, float]:
         environment["PYTHONPYCACHEPREFIX"] = bytecode
 
         def run(program: str) -> None:
-            # -P: not what happens to lie in the current folder, such as the sources without their compiled part.
+            # -P: the current folder may hold the sources without their compiled part.
             subprocess.run([sys.executable, "-P", "-c", program], env=environment, check=True)
 
-        for program in PROGRAMS.values():  # these compile
+        for program in PROGRAMS.values():  # the first run compiles
             run(program)
         calls = {name: lambda program=program: run(program) for name, program in PROGRAMS.items()}
         return interleaved_medians(calls, rounds=rounds)
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Measure and print the medians and their difference."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=parse_positive, default=21, help="(default: %(default)s)")
-    arguments = parser.parse_args(argv)
-    print(machine())
-    print(f"medians of {arguments.rounds} processes each\n")
+def run(arguments: argparse.Namespace) -> None:
+    """Measure, and print the medians and their difference."""
+    introduce("processes", arguments.rounds)
     medians = measure(arguments.rounds)
-    for name, seconds in medians.items():
-        print(f"{name:<24} {1e3 * seconds:7.1f} ms")
     numpy_alone, both = medians.values()
-    print(f"{'cdropout':<24} {1e3 * (both - numpy_alone):7.1f} ms")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    medians["cdropout"] = both - numpy_alone
+    Table(("", "<24"), ("ms", "7.1f")).show((name, 1e3 * seconds) for name, seconds in medians.items())

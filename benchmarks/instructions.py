@@ -1,19 +1,20 @@
-"""How many instructions the library's kernels take for 64 elements, counted in the compiler's output.
+"""Count the instructions that the kernels take for 64 elements, in the compiler's output.
 
-    python benchmarks/instructions.py [--kernel apply_mask_f32] [FILE.o ...]
-
-Without files, those of the last build in place. What is counted is the shortest innermost loop that stores 64 elements.
-Needs objdump, of binutils, for the processor of the object files (--objdump names another).
+Without files, the last build in place is read. The shortest innermost loop that stores 64 elements is counted. Needs
+objdump, of binutils, for the processor of the object files (--objdump names another).
 """
 
 import argparse
 import re
 import subprocess
-import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+from benchmarks.command_line import ROOT
+from benchmarks.options import UsageError
+from benchmarks.table import Table
+
 ELEMS_PER_GROUP = 64
 ELEM_BYTES = {"f16": 2, "bf16": 2, "f32": 4, "f64": 8}
 
@@ -24,7 +25,7 @@ _VECTOR_BYTES = (("%zmm", 64), ("%ymm", 32), ("%xmm", 16), ("q", 16), ("d", 8))
 
 @dataclass(frozen=True)
 class Instruction:
-    """A line of a disassembly.
+    """Hold a line of a disassembly.
 
     Attributes
     ----------
@@ -40,12 +41,11 @@ class Instruction:
 
     @property
     def stored_bytes(self) -> int:
-        """How many bytes of a vector register it stores to an array; 0 for what goes to the stack."""
+        """The number of bytes of a vector register that it stores to an array; 0 for a store to the stack."""
+        source, _, target = self.operands.partition(",")
         if "%" in self.operands:
-            source, _, target = self.operands.partition(",")
             is_store = "mov" in self.name and target.endswith(")") and not re.search(r"\(%r[sb]p", target)
         else:
-            source, _, target = self.operands.partition(",")
             is_store = self.name.startswith("st") and "[sp" not in target
             if self.name == "stp":
                 return 2 * _bytes_of(source) if is_store else 0
@@ -65,7 +65,7 @@ def disassemble(objdump: str, path: Path, kernel: str) -> list[Instruction]:
 
 
 def find_loop(instructions: list[Instruction], n_bytes: int) -> list[Instruction] | None:
-    """Return the shortest loop without another in it that stores n_bytes or more; None where there is none."""
+    """Return the shortest innermost loop that stores n_bytes or more; None if there is none."""
     index = {instruction.address: i for i, instruction in enumerate(instructions)}
     loops = []
     for end, instruction in enumerate(instructions):
@@ -82,31 +82,32 @@ def find_loop(instructions: list[Instruction], n_bytes: int) -> list[Instruction
     return min(whole, key=len, default=None)
 
 
-def main() -> int:
-    """Count, and print a table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the object files, --kernel and --objdump."""
     parser.add_argument("objects", type=Path, nargs="*", metavar="FILE", help="object files of src/core/isa/*.c")
     parser.add_argument("--kernel", default="apply_mask_f32", help="(default: %(default)s)")
     parser.add_argument("--objdump", default="objdump", help="(default: %(default)s)")
-    arguments = parser.parse_args()
-    dtype = arguments.kernel.rsplit("_", 1)[-1]
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Count, and print a table."""
+    kernel = arguments.kernel
+    dtype = kernel.rsplit("_", 1)[-1]
     if dtype not in ELEM_BYTES:
-        parser.error(f"argument --kernel: must end in a dtype ({', '.join(ELEM_BYTES)}), got {arguments.kernel!r}")
+        raise UsageError(f"argument --kernel: must end in a dtype ({', '.join(ELEM_BYTES)}), got {kernel!r}")
     objects = arguments.objects or sorted((ROOT / "build").glob("temp*/src/core/isa/*.o"))
     if not objects:
-        parser.error("no object files: build in place first (CONTRIBUTING.md)")
-    print(f"{arguments.kernel}, instructions for {ELEMS_PER_GROUP} elements\n")
-    print(f"{'':<10} {'all':>5} {'stores':>7} {'to or from the stack':>21}")
-    for path in objects:
-        loop = find_loop(disassemble(arguments.objdump, path, arguments.kernel), ELEMS_PER_GROUP * ELEM_BYTES[dtype])
-        if loop is None:
-            print(f"{path.stem:<10} no loop that stores {ELEMS_PER_GROUP} elements")
-            continue
-        n_stores = sum(one.stored_bytes > 0 for one in loop)
-        n_stack = sum(bool(re.search(r"\(%r[sb]p\)|\[sp", one.operands)) for one in loop)
-        print(f"{path.stem:<10} {len(loop):>5} {n_stores:>7} {n_stack:>21}")
-    return 0
+        raise UsageError("no object files: build in place first (CONTRIBUTING.md)")
 
+    def rows() -> Iterator[tuple[str, int | None, int | None, int | str]]:
+        for path in objects:
+            loop = find_loop(disassemble(arguments.objdump, path, kernel), ELEMS_PER_GROUP * ELEM_BYTES[dtype])
+            if loop is None:
+                yield path.stem, None, None, "no such loop"
+                continue
+            n_stores = sum(one.stored_bytes > 0 for one in loop)
+            n_stack = sum(bool(re.search(r"\(%r[sb]p\)|\[sp", one.operands)) for one in loop)
+            yield path.stem, len(loop), n_stores, n_stack
 
-if __name__ == "__main__":
-    sys.exit(main())
+    print(f"{kernel}, instructions for {ELEMS_PER_GROUP} elements\n")
+    Table(("", "<10"), ("all", "5"), ("stores", "7"), ("to or from the stack", "21")).show(rows())

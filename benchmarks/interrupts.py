@@ -1,25 +1,25 @@
-"""What it costs to look for signals: calls in slices, between which Ctrl-C is heard, against calls in one piece.
-
-    python benchmarks/interrupts.py
+"""Time calls in slices, between which Ctrl-C is heard, over calls in one piece.
 
 One piece is one slice for each thread.
 """
 
 import argparse
-import sys
+import itertools
 
 import numpy as np
 from threadpoolctl import threadpool_limits
-from timing import interleaved_medians, machine
 
 import cdropout as cd
+from benchmarks.table import Table
+from benchmarks.timing import interleaved_medians, introduce
 from cdropout import _kernels
 
 SIZES = (1 << 23, 1 << 24, 1 << 26)
+SHARED_OPTIONS = {"sizes": SIZES, "threads": (1, 2), "rounds": 51}
 
 
 def measure(n_elems: int, n_threads: int, rounds: int) -> tuple[float, float]:
-    """Return ns an element of a call in one piece, and the ratio of one in slices to it."""
+    """Return ns an element of a call in one piece, and the ratio of a call in slices to it."""
     x = np.random.default_rng(0).standard_normal(n_elems, dtype=np.float32)
     y, mask, limits = np.empty_like(x), cd.draw_mask(x.shape, 0.1, rng=1), _kernels.get_limits()
 
@@ -37,22 +37,9 @@ def measure(n_elems: int, n_threads: int, rounds: int) -> tuple[float, float]:
     return medians["whole"] / n_elems * 1e9, medians["sliced"] / medians["whole"]
 
 
-def main(argv: list[str] | None = None) -> int:
+def run(arguments: argparse.Namespace) -> None:
     """Measure every size and print a table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, metavar="N", help="numbers of elements")
-    parser.add_argument("--threads", type=int, nargs="+", default=(1, 2), metavar="N", help="numbers of threads")
-    parser.add_argument("--rounds", type=int, default=51, help="rounds a size (default: %(default)s)")
-    arguments = parser.parse_args(argv)
-    print(machine())
-    print(f"float32, p = 0.1, mask.apply(x, out=y), medians of {arguments.rounds} interleaved rounds\n")
-    print(f"{'elements':>10} {'threads':>8} {'in one piece, ns/element':>25} {'in slices':>10}")
-    for n_elems in arguments.sizes:
-        for n_threads in arguments.threads:
-            nanoseconds, ratio = measure(n_elems, n_threads, arguments.rounds)
-            print(f"{n_elems:>10} {n_threads:>8} {nanoseconds:>25.4f} {ratio:>10.3f}", flush=True)
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    introduce("float32, p = 0.1, mask.apply(x, out=y)", arguments.rounds)
+    table = Table(("elements", "10"), ("threads", "8"), ("in one piece, ns/element", "25.4f"), ("in slices", "10.3f"))
+    cases = itertools.product(arguments.sizes, arguments.threads)
+    table.show((*case, *measure(*case, arguments.rounds)) for case in cases)

@@ -1,10 +1,8 @@
-"""Dropout in place on a file that does not fit into memory, beside a pass that reads the file and writes it back.
+"""Time dropout in place on a file larger than memory, over reading the file and writing it back.
 
-    python benchmarks/memmap.py [--mib N] [--limit-mib N] [--folder FOLDER] [--rounds N]
-
-The file is mapped by np.memmap, in a process whose memory a control group limits (Linux, as root); where none can be
-made, --mib must be larger than the machine's memory for the figures to be the disk's. The folder must not be in memory
-itself, as a tmpfs is. Every pass begins with none of the file in memory, and ends when the disk has what was written.
+The file is mapped by np.memmap, in a process whose memory a control group limits (Linux, as root). If none can be made,
+--mib must be larger than the machine's memory, or the figures are not those of the disk. The folder must not itself be
+in memory, as a tmpfs is. Every pass begins with none of the file in memory, and ends when the disk has all of it.
 """
 
 import argparse
@@ -12,7 +10,6 @@ import mmap
 import os
 import statistics
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,13 +17,15 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from command_line import parse_positive
-from control_group import ControlGroup, NoControlGroupError, control_group
-from result_check import WrongResultError
 from threadpoolctl import threadpool_limits
-from timing import interleaved_times, machine
 
 import cdropout as cd
+from benchmarks.command_line import ROOT, command_of
+from benchmarks.control_group import ControlGroup, NoControlGroupError, control_group
+from benchmarks.options import parse_positive
+from benchmarks.result_check import WrongResultError
+from benchmarks.table import Table
+from benchmarks.timing import interleaved_times, introduce
 
 P = 0.1
 MIB = 1 << 20
@@ -34,6 +33,7 @@ ELEMS_PER_CHUNK = 2 * MIB
 FLOOR = "read and write"
 
 _IN_MEMORY = ("tmpfs", "ramfs", "devtmpfs", "hugetlbfs")
+SHARED_OPTIONS = {"rounds": 7}
 
 
 def file_system_of(folder: Path) -> str:
@@ -44,13 +44,13 @@ def file_system_of(folder: Path) -> str:
         return "unknown"
     mounts = [(Path(line.split()[4]), line.partition(" - ")[2].split()[0]) for line in lines]
     here = folder.resolve()
-    # The longest mount point that the folder is under; of several mounts there, the last one covers the others.
+    # The longest mount point above the folder; of several mounts on it, the last one hides the others.
     fitting = [(len(point.parts), i, kind) for i, (point, kind) in enumerate(mounts) if here.is_relative_to(point)]
     return max(fitting)[2] if fitting else "unknown"
 
 
 def is_in_memory(folder: Path) -> bool:
-    """Whether what is written to a folder stays in memory."""
+    """Tell whether the files of a folder are in memory."""
     return file_system_of(folder) in _IN_MEMORY
 
 
@@ -58,7 +58,7 @@ def is_in_memory(folder: Path) -> bool:
 
 
 def values_at(first: int, n_elems: int) -> npt.NDArray[np.float32]:
-    """Return what the file holds at first from an element on: small numbers above 0."""
+    """Return the initial values of the file's elements, small numbers above 0, from the element `first` on."""
     return (np.arange(first, first + n_elems) % 1000 + 1).astype(np.float32)
 
 
@@ -70,7 +70,7 @@ def write_file(path: Path, n_elems: int) -> None:
 
 
 def forget(path: Path) -> None:
-    """Have the disk hold all of the file and the page cache nothing."""
+    """Write the file to the disk, and remove it from the page cache."""
     with path.open("r+b") as file:
         os.fsync(file)
         if hasattr(os, "posix_fadvise"):
@@ -78,7 +78,7 @@ def forget(path: Path) -> None:
 
 
 def read_and_write(path: Path) -> None:
-    """Read the file piece by piece and write each piece back: what no pass in place can do without."""
+    """Read the file piece by piece and write each piece back: the least that a pass in place must do."""
     piece = bytearray(8 * MIB)
     with path.open("r+b", buffering=0) as file:
         while n_bytes := file.readinto(piece):
@@ -94,24 +94,18 @@ def multiply(path: Path) -> None:
     mapped.flush()
 
 
-def apply_mask(path: Path, mask: cd.Mask, scale: float) -> None:
-    """Apply a mask to the mapped file, with no further care."""
+def apply_mask(path: Path, mask: cd.Mask, scale: float, *, in_sequence: bool = False) -> None:
+    """Apply a mask to the mapped file; in sequence: with one thread, and the advice that it goes from front to back."""
     mapped = np.memmap(path, np.float32, "r+")
-    mask.apply(mapped, out=mapped, scale=scale)
-    mapped.flush()
-
-
-def apply_mask_in_sequence(path: Path, mask: cd.Mask, scale: float) -> None:
-    """Apply a mask to the mapped file in one thread, and tell the system that it goes from front to back."""
-    mapped = np.memmap(path, np.float32, "r+")
-    mapped.base.madvise(mmap.MADV_SEQUENTIAL)
-    with threadpool_limits(1):
+    if in_sequence:
+        mapped.base.madvise(mmap.MADV_SEQUENTIAL)
+    with threadpool_limits(1 if in_sequence else None):
         mask.apply(mapped, out=mapped, scale=scale)
     mapped.flush()
 
 
 def check_file(path: Path, mask: cd.Mask) -> None:
-    """Raise WrongResultError unless the file holds what its slices hold, masked on their own."""
+    """Raise WrongResultError unless the file equals its slices, each masked on its own."""
     for low in range(0, len(mask), ELEMS_PER_CHUNK):
         part = mask[low : low + ELEMS_PER_CHUNK]
         expected = part.apply(values_at(low, len(part)))
@@ -125,7 +119,7 @@ def check_file(path: Path, mask: cd.Mask) -> None:
 
 @dataclass(frozen=True)
 class Row:
-    """A pass: its median time in seconds, and the median of its ratio to reading and writing in the same round."""
+    """Hold the median time of a pass in seconds, and the median of its ratio to `FLOOR` in the same round."""
 
     name: str
     seconds: float
@@ -133,25 +127,25 @@ class Row:
 
 
 def measure(path: Path, n_elems: int, rounds: int, *, progress: bool = False) -> list[Row]:
-    """Write, check and time the file; it is left behind.
+    """Write the file, and check and time the passes over it; the file is not removed.
 
     Raises
     ------
     WrongResultError
-        Where a pass over the mapped file does not give what its slices give.
+        Where a pass over the mapped file gives another result than its slices.
 
     """
     mask = cd.draw_mask(n_elems, P, rng=1)
-    for apply in (apply_mask, apply_mask_in_sequence):
+    for in_sequence in (False, True):
         write_file(path, n_elems)
-        apply(path, mask, 1 / (1 - P))
+        apply_mask(path, mask, 1 / (1 - P), in_sequence=in_sequence)
         check_file(path, mask)
     passes: dict[str, Callable[[], object]] = {
         FLOOR: lambda: read_and_write(path),
         "np.multiply(m, 1, out=m)": lambda: multiply(path),
         # The same mask with scale 1 leaves the file as it is.
         "mask.apply(m, out=m)": lambda: apply_mask(path, mask, 1.0),
-        "the same, one thread, MADV_SEQUENTIAL": lambda: apply_mask_in_sequence(path, mask, 1.0),
+        "the same, one thread, MADV_SEQUENTIAL": lambda: apply_mask(path, mask, 1.0, in_sequence=True),
     }
     times = interleaved_times(passes, rounds=rounds, refresh=lambda: forget(path), progress=progress)
     return [
@@ -165,30 +159,29 @@ def measure(path: Path, n_elems: int, rounds: int, *, progress: bool = False) ->
 
 
 def table(rows: Sequence[Row], n_elems: int) -> str:
-    """Return rows as a table; GB/s counts what is read and what is written."""
-    lines = [f"{'':<38} {'seconds':>8} {'GB/s':>6} {'ratio':>6}"]
-    lines += [
-        f"{row.name:<38} {row.seconds:>8.2f} {8e-9 * n_elems / row.seconds:>6.2f} {row.ratio:>6.2f}" for row in rows
-    ]
-    return "\n".join(lines)
+    """Return rows as a table; GB/s counts the bytes read and the bytes written."""
+    columns = Table(("", "<38"), ("seconds", "8.2f"), ("GB/s", "6.2f"), ("ratio", "6.2f"))
+    return columns.text((row.name, row.seconds, 8e-9 * n_elems / row.seconds, row.ratio) for row in rows)
 
 
 def memory_report(group: ControlGroup | None) -> str:
-    """Return what memory the passes took, of this process and of its control group."""
+    """Describe the memory that the passes took, in this process and in its control group."""
     status = Path("/proc/self/status")
     lines = status.read_text().splitlines() if status.exists() else []
-    own = [f"{int(line.split()[1]) >> 10} MiB of its own" for line in lines if line.startswith("RssAnon:")]
+    own = [f"{int(line.split()[1]) >> 10} MiB" for line in lines if line.startswith("RssAnon:")]
     peak = None if group is None else group.peak_memory()
     of_group = [] if peak is None else [f"at most {peak // MIB} MiB with the pages of files"]
     return "memory of the process: " + (", ".join(own + of_group) or "unknown")
 
 
-def run_inside(limit_mib: int, argv: Sequence[str]) -> int:
-    """Run this program in a control group with so much memory; return its status."""
+def run_inside(arguments: argparse.Namespace) -> int:
+    """Ask this question in a control group with limited memory; return the exit status."""
+    options = [f"--{name}={getattr(arguments, name)}" for name in ("mib", "rounds")]
+    options += [f"--limit-mib={arguments.limit_mib}", f"--folder={Path(arguments.folder).resolve()}"]
     with control_group("memory") as group:
-        group.limit_memory(limit_mib * MIB)
-        command = [sys.executable, __file__, *argv, "--inside", str(group.folder)]
-        return subprocess.run(group.inside(command), check=False).returncode
+        group.limit_memory(arguments.limit_mib * MIB)
+        command = group.inside(command_of("memmap", *options, f"--inside={group.folder}"))
+        return subprocess.run(command, cwd=ROOT, check=False).returncode
 
 
 def parse_folder(text: str) -> Path:
@@ -201,33 +194,28 @@ def parse_folder(text: str) -> Path:
     return folder
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add --mib, --limit-mib and --folder."""
+    add = parser.add_argument
+    add("--mib", type=parse_positive, default=1024, metavar="N", help="size of the file (default: %(default)s)")
+    add("--limit-mib", type=parse_positive, default=256, metavar="N", help="of memory (default: %(default)s)")
+    add("--folder", type=parse_folder, default=tempfile.gettempdir(), help="(default: %(default)s)")
+    add("--inside", type=Path, metavar="GROUP", help=argparse.SUPPRESS)
+
+
+def run(args: argparse.Namespace) -> int:
     """Make the file, check, measure, and print a table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--mib", type=parse_positive, default=1024, metavar="N", help="the file's size (%(default)s)")
-    parser.add_argument(
-        "--limit-mib", type=parse_positive, default=256, metavar="N", help="of the process's memory (%(default)s)"
-    )
-    parser.add_argument("--folder", type=parse_folder, default=tempfile.gettempdir(), help="default: %(default)s")
-    parser.add_argument("--rounds", type=parse_positive, default=7, metavar="N", help="default: %(default)s")
-    parser.add_argument("--inside", type=Path, metavar="GROUP", help=argparse.SUPPRESS)
-    args = parser.parse_args(argv)
     if args.inside is None:
         try:
-            return run_inside(args.limit_mib, sys.argv[1:] if argv is None else argv)
+            return run_inside(args)
         except NoControlGroupError as error:
             print(f"memory is not limited: {error}")
     n_elems = args.mib * MIB // 4
     limit = f" in {args.limit_mib} MiB of memory" if args.inside else ""
-    print(machine())
-    print(f"a file of {args.mib} MiB{limit}, on {file_system_of(args.folder)}; float32, p = {P}")
-    print(f"medians of {args.rounds} interleaved rounds\n", flush=True)
+    system = file_system_of(args.folder)
+    introduce(f"a file of {args.mib} MiB{limit}, on {system}; float32, p = {P}", args.rounds)
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
         rows = measure(Path(folder, "array.bin"), n_elems, args.rounds, progress=True)
     print(table(rows, n_elems))
     print(f"\n{memory_report(ControlGroup(args.inside) if args.inside else None)}")
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

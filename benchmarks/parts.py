@@ -1,26 +1,26 @@
-"""What a part of a mask costs that is cut along inner axes: `mask[:, :columns].apply(x)` beside np.multiply.
-
-    python benchmarks/parts.py
+"""Time parts of a mask cut along inner axes, `mask[:, :columns].apply(x)`, over np.multiply.
 
 A row of the part takes a run of the mask's positions. Seeding starts the generator anew for each row; gathering makes
-the keep words of whole blocks and copies out the rows' bits. The library gathers where rows are at most
+the keep words of whole blocks and copies out the bits of the rows. The library gathers if rows are at most
 max_gathered_stride positions apart (src/core/job.c): that number comes from this table.
 """
 
 import argparse
-import sys
+from collections.abc import Iterator
 
 import numpy as np
-from command_line import parse_positive
 from threadpoolctl import threadpool_limits
-from timing import interleaved_medians, machine
 
 import cdropout as cd
+from benchmarks.table import Table
+from benchmarks.timing import interleaved_medians, introduce
 from cdropout import _kernels
 
 N_ELEMS = 1 << 20
 MAX_GATHERED_STRIDE = _kernels.get_limits()["max_gathered_stride"]
 STRIDES = (16, 64, 256, 1024, 2048, 4096, 16_384, 65_536)
+WAYS = ("seeded", "gathered", "chosen")
+SHARED_OPTIONS = {"rounds": 31}
 
 
 def measure(stride: int, columns: int, rounds: int) -> dict[str, float]:
@@ -46,23 +46,16 @@ def measure(stride: int, columns: int, rounds: int) -> dict[str, float]:
         _kernels.set_limits(max_gathered_stride=MAX_GATHERED_STRIDE)
 
 
-def main() -> int:
+def run(arguments: argparse.Namespace) -> None:
     """Measure every stride with parts of all, half and an eighth of its columns, and print a table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=parse_positive, default=31, help="rounds a row (default: %(default)s)")
-    arguments = parser.parse_args()
-    print(machine())
-    print(f"float32, p = 0.1, {N_ELEMS} elements, one thread, medians of {arguments.rounds} interleaved rounds")
-    print("times np.multiply(x, s, out=y)\n")
-    print(f"{'columns of':>10} {'stride':>7}  {'seeded':>8} {'gathered':>8} {'chosen':>8}")
-    with threadpool_limits(1):
+
+    def rows() -> Iterator[tuple[float, ...]]:
         for stride in STRIDES:
             for columns in (stride // 8, stride // 2, stride - 1):
                 seconds = measure(stride, columns, arguments.rounds)
-                ratios = [seconds[name] / seconds["multiply"] for name in ("seeded", "gathered", "chosen")]
-                print(f"{columns:>10} {stride:>7}  " + " ".join(f"{ratio:>8.2f}" for ratio in ratios), flush=True)
-    return 0
+                yield columns, stride, *(seconds[way] / seconds["multiply"] for way in WAYS)
 
-
-if __name__ == "__main__":
-    sys.exit(main())
+    setting = f"float32, p = 0.1, {N_ELEMS} elements, one thread"
+    introduce(setting, arguments.rounds, " over np.multiply(x, s, out=y)")
+    with threadpool_limits(1):
+        Table(("columns of", "10"), ("stride", "7"), *((way, "8.2f") for way in WAYS)).show(rows())

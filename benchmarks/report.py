@@ -1,19 +1,19 @@
-"""A sweep's results as text."""
+"""Format the results of a sweep as text."""
 
 from collections.abc import Iterable, Sequence
 from itertools import groupby
 from typing import Any
 
-from sweep import Plan, Results, Row
+from benchmarks.sweep import Plan, Results, Row
 
 _MACHINE_KEYS = ("cpu", "n_cpus", "instruction_set", "n_threads", "openmp", "load")
 
 
 def header(machine: dict[str, Any], plan: Plan) -> str:
-    """Return what the figures below it were measured with, and what their columns mean."""
+    """Return the machine, the versions, and the meaning of the columns."""
     versions = ", ".join(f"{name} {value}" for name, value in machine.items() if name not in _MACHINE_KEYS)
     counts = " and ".join(map(str, plan.thread_counts))
-    load = "" if machine["load"] is None else f"; others keep {machine['load']:.1f} of them busy"
+    load = "" if machine["load"] is None else f"; other programs keep {machine['load']:.1f} of them busy"
     return (
         f"CPU              {machine['cpu']}, {machine['n_cpus']} CPUs{load}\n"
         f"instruction set  {machine['instruction_set']}\n"
@@ -26,12 +26,12 @@ def header(machine: dict[str, Any], plan: Plan) -> str:
 
 
 def setting_of(row: Row) -> tuple[str, str, float, int]:
-    """Return what the rows of one table have in common."""
+    """Return the fields that the rows of one table share."""
     return row.operation, row.dtype, row.p, row.n_threads
 
 
 def title(row: Row) -> str:
-    """Return a line for a table that the row is in."""
+    """Return the title of the table that the row is in."""
     threads = "1 thread" if row.n_threads == 1 else f"{row.n_threads} threads"
     return f"{row.operation}, {row.dtype}, p = {row.p:g}, {threads}"
 
@@ -76,6 +76,6 @@ def summary(rows: Sequence[Row]) -> str:
 
 
 def remarks(results: Results) -> str:
-    """Return who is not in the tables and why, or nothing."""
+    """Return the contenders that are missing from the tables, with reasons; empty if there are none."""
     lines = [f"refused: {line}" for line in results.refused] + [f"skipped: {line}" for line in results.skipped]
     return "\n".join(lines)

@@ -1,9 +1,10 @@
-"""Whether a result is dropout: what is checked before anything is timed."""
+"""Check that a result is dropout, before anything is timed."""
 
 from dataclasses import dataclass
 
 import numpy as np
-from cases import Array, Case, Operation
+
+from benchmarks.cases import Array, Case, Operation
 
 _N_SIGMA = 6
 _ELEMS_PER_CHUNK = 1 << 15  # float64 intermediates of this length stay in the cache
@@ -13,21 +14,21 @@ _SUBNORMAL_SPACING = {"float16": 2**-24, "bfloat16": 2**-133, "float32": 2**-149
 
 
 class WrongResultError(Exception):
-    """A contender's result is not what it should be; the message says in what."""
+    """Report a wrong result; the message names the rule and the values."""
 
 
 @dataclass(frozen=True)
 class Expectation:
-    """What a result must be.
+    """Hold the properties that a result must have.
 
     Attributes
     ----------
     p : float
         The probability of dropping; at 0 nothing may be dropped.
     scale : float
-        What kept elements are multiplied by.
+        The factor of the kept elements.
     operation : Operation
-        What else is done, and which axes share decisions.
+        The other steps, and the axes that share decisions.
 
     """
 
@@ -37,7 +38,7 @@ class Expectation:
 
 
 def expect_dropout(case: Case, p: float | None = None) -> Expectation:
-    """Expect the case's operation with its p, or, from those who can only approximate it, with another."""
+    """Expect the case's operation with its p, or with another where a contender can only approximate it."""
     p = case.p if p is None else p
     return Expectation(p, 1 / (1 - p), case.operation)
 
@@ -57,14 +58,14 @@ def check_result(
     result, x : ndarray
         Output and input, of one shape; the result may have a wider dtype.
     expectation : Expectation
-        What the result must be.
+        The properties of the result.
     bias, residual : ndarray or None
-        Looked at where the expected operation has them.
+        Used if the expected operation has them.
 
     Returns
     -------
     ndarray of bool
-        Of x's shape. Elements that are the same dropped and kept, as behind a ReLU, count as dropped.
+        In the shape of x. Elements that are equal dropped and kept, as after a ReLU, count as dropped.
 
     Raises
     ------
@@ -78,7 +79,7 @@ def check_result(
     if result.shape != x.shape:
         raise WrongResultError(f"shape must be {x.shape}, got {result.shape}")
     dropped = np.empty(x.shape, bool)
-    # Where a kept element can be what a dropped one is, only the others tell something about the rate.
+    # Where a kept element can equal a dropped one, only the others count for the rate.
     is_ambiguous = operation.relu or operation.bias or operation.residual
     telling = np.empty(x.shape, bool) if is_ambiguous else None
     bias_f64 = bias.astype(np.float64) if operation.bias else None
@@ -119,7 +120,7 @@ def check_result(
 
 
 def _check_rate(dropped: Array, telling: Array | None, expectation: Expectation) -> None:
-    """Raise unless the right share of decisions is to drop."""
+    """Raise unless the share of decisions to drop is p."""
     axes = expectation.operation.shared_axes
     if axes:
         some = dropped.any(axis=axes)

@@ -1,14 +1,12 @@
-"""Monte Carlo dropout for one request at a time: latency and throughput of 1, 2 and 8 threads of Python.
+"""Measure latency and throughput of Monte Carlo dropout for requests from several threads.
 
-    python benchmarks/serving.py [--threads N ...] [--requests N] [--rounds N] [--samples N] [--p P] [--processes]
-
-A request is one digit: its answer are the mean and the spread of the class probabilities over 64 sub-networks of a
+A request is one digit; its answer is the mean and the spread of the class probabilities over 64 sub-networks of a
 784-512-512-10 network, trained on the sample of MNIST, with ReLU and dropout after both hidden layers. All threads
-answer with the same layers. Each request has a stream of its own, that of its number, and the answers are compared bit
-for bit, over all numbers of threads and orders of requests, before anything is timed. BLAS has one thread.
+answer with the same layers. Each request has its own stream, folded from its number. The answers are compared bit for
+bit, over all numbers of threads and orders of requests, before anything is timed. BLAS has one thread.
 
-Beside rates and latencies stand two figures that other programs on the machine change less: the CPU time of a request,
-which would grow if threads spun or worked for each other, and how often a request slept, on a lock or the GIL.
+Two more figures depend less on other programs: the CPU time of a request, which grows if threads spin or work for each
+other, and how often a request sleeps, on a lock or the GIL.
 """
 
 import argparse
@@ -20,7 +18,7 @@ import statistics
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -28,37 +26,40 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from command_line import parse_p, parse_positive
-from mnist_data import Dataset, load_dataset, pixels
-from network import Adam, Array, Linear, Network, softmax, softmax_cross_entropy
-from result_check import WrongResultError
 from threadpoolctl import threadpool_limits
-from timing import machine
 from tqdm import tqdm
-from train_mnist import Config, draw_batches, evaluate
 
 import cdropout as cd
+from benchmarks.options import parse_positive
+from benchmarks.result_check import WrongResultError
+from benchmarks.table import Table
+from benchmarks.timing import introduce
 from cdropout import _kernels
+from examples.mnist.digits.data import Dataset, load_dataset, pixels
+from examples.mnist.digits.network import Adam, Array, Linear, Network, softmax, train_step
+from examples.mnist.digits.training import Config, draw_batches, evaluate
 
 THREAD_COUNTS = (1, 2, 8)
 PERCENTILES = (50, 90, 99)
 Answer = tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]
 
 
-# ---- what serves ----------------------------------------------------------------------------------------------------
+# ---- the server -----------------------------------------------------------------------------------------------------
+
+SHARED_OPTIONS = {"threads": THREAD_COUNTS, "rounds": 15, "p": 0.5}
 
 
 def train_network(data: Dataset, p: float, config: Config) -> Network:
-    """Train a network with fused ReLU and dropout after both hidden layers; it comes back in evaluation mode.
+    """Train a network with fused ReLU and dropout after both hidden layers; return it in evaluation mode.
 
     Parameters
     ----------
     data : Dataset
-        Whose training set to learn.
+        Its training set is learned.
     p : float
         The probability of dropping, in (0, 1).
     config : Config
-        Its epochs, batch, step size, width and seed count here.
+        Gives the epochs, batch, step size, width and seed.
 
     """
     weights, _, masks = config.spawn_seeds()
@@ -74,25 +75,23 @@ def train_network(data: Dataset, p: float, config: Config) -> Network:
     )
     optimizer = Adam(network.params, network.grads, lr=config.lr)
     for batch in draw_batches(config, len(data.train)):
-        logits = network.forward(pixels(data.train.images[batch]))
-        network.backward(softmax_cross_entropy(logits, data.train.labels[batch])[1])
-        optimizer.step()
+        train_step(network, optimizer, pixels(data.train.images[batch]), data.train.labels[batch])
     network.eval()
     return network
 
 
 @dataclass(frozen=True)
 class Server:
-    """What answers requests: any thread may call `answer` at any time.
+    """Answer requests; any thread may call `answer` at any time.
 
     Attributes
     ----------
     steps : list
-        The network's layers, and what turns its output into probabilities.
+        The network's layers, and the function that turns its output into probabilities.
     digits : ndarray of float32, shape (n_digits, n_pixels)
-        What requests are about: number i about digit i modulo n_digits.
+        The inputs: request i is about digit i modulo n_digits.
     stream : Stream
-        What the streams of all requests follow from.
+        The streams of all requests are folded from it.
     n_samples : int
         The number of sub-networks.
 
@@ -115,7 +114,7 @@ class Server:
 
 
 def answer_all(server: Server, requests: Iterable[int], n_threads: int) -> tuple[dict[int, Answer], list[float], float]:
-    """Answer requests, each thread the next one as soon as it can.
+    """Answer requests; each thread takes the next one as soon as it is free.
 
     Returns
     -------
@@ -123,7 +122,7 @@ def answer_all(server: Server, requests: Iterable[int], n_threads: int) -> tuple
     latencies : list of float
         The time each answer took, in seconds.
     seconds : float
-        The time that all took together.
+        The time from the start of the first to the end of the last.
 
     """
     waiting = iter(list(requests))
@@ -150,7 +149,7 @@ def answer_all(server: Server, requests: Iterable[int], n_threads: int) -> tuple
 
 
 def check_answers(server: Server, n_requests: int, thread_counts: Sequence[int]) -> dict[int, Answer]:
-    """Raise WrongResultError unless answers are the same bits for all numbers of threads and orders; return them."""
+    """Return the answers, or raise WrongResultError if their bits depend on the number of threads or the order."""
     expected, _, _ = answer_all(server, range(n_requests), 1)
     for n_threads in thread_counts:
         order = list(range(n_requests))
@@ -183,7 +182,7 @@ def _answer_in_process(requests: Sequence[int]) -> None:
 
 
 class Processes:
-    """Processes that answer with networks of their own: what threads could do at most, with no GIL between them."""
+    """Answer with one network in each process: an upper bound for threads, which share a GIL."""
 
     def __init__(self, server: Server, n: int) -> None:
         context = multiprocessing.get_context("spawn")
@@ -198,7 +197,7 @@ class Processes:
             pool.shutdown()
 
     def seconds(self, requests: Sequence[int]) -> float:
-        """Return the time that answering requests takes, in equal parts."""
+        """Return the time that the processes take, with an equal share of the requests each."""
         start = time.perf_counter()
         parts = [pool.submit(_answer_in_process, requests[i :: len(self._pools)]) for i, pool in enumerate(self._pools)]
         for part in parts:
@@ -211,20 +210,20 @@ class Processes:
 
 @dataclass(frozen=True)
 class Row:
-    """How requests were answered in one way; medians over the rounds.
+    """Hold the figures of one way to answer requests: medians over the rounds.
 
     Attributes
     ----------
     name : str
-        By whom.
+        The number of threads or processes.
     per_second : float
         Answers in a second.
     ratio : float
-        That of a round over one thread's in the same round.
+        The rate of a round over one thread's in the same round.
     latencies : tuple of float
         The `PERCENTILES` of the time of an answer over all rounds, in seconds; none for processes.
     cpu_seconds, n_sleeps : float
-        The CPU time of a request, and how often it gave up the processor to wait; NaN for processes.
+        The CPU time of a request, and the number of times it waited; NaN for processes.
 
     """
 
@@ -237,7 +236,7 @@ class Row:
 
 
 def usage() -> tuple[float, int]:
-    """Return this process's CPU time in seconds, and how often its threads gave up a processor to wait."""
+    """Return this process's CPU time in seconds, and the number of times its threads waited."""
     used = resource.getrusage(resource.RUSAGE_SELF)
     return used.ru_utime + used.ru_stime, used.ru_nvcsw
 
@@ -253,7 +252,7 @@ def measure(
 ) -> list[Row]:
     """Answer n_requests in each round by each number of threads in turn, the first of which is 1.
 
-    With n_processes above 0, so many processes have a turn too.
+    With n_processes above 0, that many processes have a turn too.
     """
     requests = range(n_requests)
     names = [f"{n} thread{'s' * (n > 1)}" for n in thread_counts] + [f"{n_processes} processes"] * (n_processes > 0)
@@ -262,7 +261,7 @@ def measure(
     costs: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
     with ExitStack() as stack:
         processes = stack.enter_context(Processes(server, n_processes)) if n_processes else None
-        for _ in _rounds(rounds, progress):
+        for _ in tqdm(range(rounds), leave=False, unit="round", disable=not progress, file=sys.stderr):
             for name, n_threads in zip(names, thread_counts, strict=False):
                 before = usage()
                 _, latencies, seconds = answer_all(server, requests, n_threads)
@@ -283,7 +282,7 @@ def measure(
 
 
 def _costs(latencies: list[float], costs: list[tuple[float, float]]) -> dict[str, Any]:
-    """Return what a Row says of threads and not of processes."""
+    """Return the fields of `Row` that threads have and processes do not."""
     if not latencies:
         return {}
     cpu_seconds, n_sleeps = (statistics.median(values) for values in zip(*costs, strict=True))
@@ -291,51 +290,45 @@ def _costs(latencies: list[float], costs: list[tuple[float, float]]) -> dict[str
     return {"latencies": percentiles, "cpu_seconds": cpu_seconds, "n_sleeps": n_sleeps}
 
 
-def _rounds(n: int, progress: bool) -> Iterator[int]:
-    yield from tqdm(range(n), leave=False, unit="round", disable=not progress, file=sys.stderr)
-
-
 def table(rows: Iterable[Row]) -> str:
     """Return rows as a table, times in milliseconds."""
-    percentiles = " ".join(f"{f'p{n}, ms':>8}" for n in PERCENTILES)
-    lines = [f"{'':<12} {'requests/s':>10} {'ratio':>6} {percentiles} {'CPU, ms':>8} {'sleeps':>7}"]
-    for row in rows:
-        line = f"{row.name:<12} {row.per_second:>10.0f} {row.ratio:>6.2f}"
-        if row.latencies:
-            line += "".join(f" {1e3 * seconds:>8.2f}" for seconds in (*row.latencies, row.cpu_seconds))
-            line += f" {row.n_sleeps:>7.2f}"
-        lines.append(line)
-    return "\n".join(lines)
+    timed = (*(f"p{n}, ms" for n in PERCENTILES), "CPU, ms", "sleeps")
+    columns = Table(("", "<12"), ("requests/s", "10.0f"), ("ratio", "6.2f"), *((title, "8.2f") for title in timed))
+
+    def costs(row: Row) -> tuple[float | None, ...]:
+        if not row.latencies:
+            return (None,) * len(timed)
+        return *(1e3 * seconds for seconds in (*row.latencies, row.cpu_seconds)), row.n_sleeps
+
+    return columns.text((row.name, row.per_second, row.ratio, *costs(row)) for row in rows)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of requests and processes."""
+    add = parser.add_argument
+    add("--requests", type=parse_positive, default=400, metavar="N", help="in a round (default: %(default)s)")
+    add("--samples", type=parse_positive, default=64, metavar="N", help="of a request (default: %(default)s)")
+    add("--seed", type=int, default=0, help="of the network and all requests (default: %(default)s)")
+    add("--processes", action="store_true", help="two processes too, which share no GIL")
+    add("--without-gil-from", type=int, metavar="N", help="the elements from which a call of cdropout releases the GIL")
+
+
+def run(args: argparse.Namespace) -> None:
     """Train, check, measure, and print a table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--threads", type=parse_positive, nargs="+", default=THREAD_COUNTS, metavar="N")
-    parser.add_argument("--requests", type=parse_positive, default=400, metavar="N", help="in a round (%(default)s)")
-    parser.add_argument("--rounds", type=parse_positive, default=15, metavar="N", help="default: %(default)s")
-    parser.add_argument("--samples", type=parse_positive, default=64, metavar="N", help="of a request (%(default)s)")
-    parser.add_argument("--p", type=parse_p, default=0.5, help="the probability of dropping (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of the network and all requests (default: %(default)s)")
-    parser.add_argument("--processes", action="store_true", help="two processes too, which share no GIL")
-    parser.add_argument(
-        "--without-gil-from", type=int, metavar="N", help="the elements from which a call of cdropout releases the GIL"
-    )
-    args = parser.parse_args(argv)
     thread_counts = (1, *(n for n in dict.fromkeys(args.threads) if n != 1))
     if args.without_gil_from is not None:
         _kernels.set_limits(min_elems_without_gil=args.without_gil_from)
     with threadpool_limits(1):
-        print(machine())
         data = load_dataset()
         network = train_network(data, args.p, Config(epochs=1, seed=args.seed))
-        print(f"784-512-512-10, accuracy {evaluate(network, data.test).accuracy:.3f} with dropout off")
+        accuracy = evaluate(network, data.test).accuracy
+        trained = f"784-512-512-10, accuracy {accuracy:.3f} with dropout off"
+        setting = f"{trained}; {args.samples} samples a request, p = {args.p}"
+        introduce(setting, args.rounds, f" of {args.requests} requests")
         server = Server([*network.layers, softmax], pixels(data.test.images), cd.Stream(args.seed), args.samples)
         answers = check_answers(server, min(200, args.requests), thread_counts)
-        print(
-            f"{len(answers)} answers are the same bits from {', '.join(map(str, thread_counts))} threads, in any order"
-        )
-        print(f"{args.samples} samples a request, p = {args.p}; {args.rounds} interleaved rounds of {args.requests}\n")
+        counts = ", ".join(map(str, thread_counts))
+        print(f"{len(answers)} answers are the same bits from {counts} threads, in any order\n")
         rows = measure(
             server,
             thread_counts,
@@ -345,8 +338,3 @@ def main(argv: Sequence[str] | None = None) -> int:
             progress=True,
         )
     print(table(rows))
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

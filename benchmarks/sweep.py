@@ -1,4 +1,4 @@
-"""The sweep: which cases are measured, and how one is: made, checked, then timed against its floor, in turns."""
+"""Measure cases: make the contenders of each, check their results, then time them and the floor in turns."""
 
 import importlib.metadata
 import math
@@ -11,14 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from cases import OPERATIONS, Array, Case, Skip, probe_dtype
-from contenders import CONTENDERS, Call, Contender, first_line
-from result_check import Expectation, WrongResultError, check_result
 from threadpoolctl import threadpool_limits
-from timing import interleaved_times, machine_facts
 from tqdm import tqdm
 
-# After this many rounds, a group may end for want of time.
+from benchmarks.cases import OPERATIONS, Array, Case, Skip, probe_dtype
+from benchmarks.contenders import CONTENDERS, Call, Contender, first_line
+from benchmarks.result_check import Expectation, WrongResultError, check_result
+from benchmarks.timing import interleaved_times, machine_facts
+
+# After this many rounds, a group may end if its time is up.
 LEAST_ROUNDS = 3
 
 # GNU's OpenMP lets threads spin for 300,000 pauses after a parallel region: 15 ms where a pause takes 140 cycles.
@@ -30,7 +31,7 @@ _DISTRIBUTIONS = ("ml_dtypes", "torch", "jax", "numba", "mkl_random", "onnxrunti
 
 @dataclass(frozen=True)
 class Plan:
-    """What to measure.
+    """Hold the cases to measure, and limits of time.
 
     Operations and sizes are crossed with everything. Of dtypes, p and numbers of threads the first is the usual one,
     and each other value is measured with the usual ones of the two others.
@@ -46,15 +47,15 @@ class Plan:
     operations : tuple of str
         Names in `cases.OPERATIONS`.
     contenders : tuple of str
-        Names of contenders; the floor takes part in any case.
+        Names of contenders; the floor always takes part.
     rounds : int
-        The rounds of a group, at most.
+        The largest number of rounds of a group.
     seconds_per_group : float
-        When a group ends if it has made `LEAST_ROUNDS`.
+        The time after which a group ends, once it has made `LEAST_ROUNDS`.
     seconds : float or None
-        When the sweep stops measuring.
+        The time after which the sweep ends.
     seconds_per_contender : float
-        Who would need longer for `LEAST_ROUNDS` of a case, by what it needed for a smaller one, is left out.
+        A contender is left out of a case if `LEAST_ROUNDS` would take longer, estimated from a smaller case.
     build_slowly : bool
         Whether contenders that are slow to build take part.
 
@@ -85,22 +86,22 @@ class Plan:
 
 @dataclass(frozen=True)
 class Row:
-    """One contender's time for one case.
+    """Hold one contender's time for one case.
 
     Attributes
     ----------
     operation, dtype, p, n_threads, n_elems
         The case.
     contender, label, code : str
-        Who, and what it ran.
+        Those of the contender.
     seconds, lower_quartile, upper_quartile : float
-        For a call: the median over the rounds, and the quartiles around it.
+        The time of a call: the median over the rounds, and the quartiles.
     rounds : int
     ns_per_elem : float
     ratio : float
         To the floor's median.
     gb_per_s : float
-        The bytes that the operation has to read and write, by the median.
+        The bytes that the operation must read and write, divided by the median time.
 
     """
 
@@ -123,15 +124,15 @@ class Row:
 
 @dataclass
 class Results:
-    """What a sweep found.
+    """Hold the results of a sweep.
 
     Attributes
     ----------
     rows : list of Row
     skipped : list of str
-        Who was not measured, and why.
+        Contenders and cases that were not measured, with reasons.
     refused : list of str
-        Whose result was wrong, and in what.
+        Contenders with wrong results, with the errors.
 
     """
 
@@ -140,24 +141,24 @@ class Results:
     refused: list[str] = field(default_factory=list)
 
     def predict_seconds(self, contender: Contender, case: Case) -> float:
-        """Return how long a call would take if it took what it took before, for each element; 0 without a before."""
-        who = contender.name, case.operation.name, case.dtype_name, case.p, case.n_threads
+        """Estimate the time of a call from the time an element of the last smaller case; 0 if there is none."""
+        which = contender.name, case.operation.name, case.dtype_name, case.p, case.n_threads
         rates = (
             row.seconds / row.n_elems
             for row in reversed(self.rows)
-            if who == (row.contender, row.operation, row.dtype, row.p, row.n_threads)
+            if which == (row.contender, row.operation, row.dtype, row.p, row.n_threads)
         )
         return case.n_elems * next(rates, 0.0)
 
     def skip(self, what: str, reason: object) -> None:
-        """Note a reason, once."""
+        """Note a reason, unless it is already there."""
         line = f"{what}: {reason}"
         if line not in self.skipped:
             self.skipped.append(line)
 
 
 def describe_machine() -> dict[str, Any]:
-    """Return what the figures depend on, with the versions of the peers that are installed."""
+    """Return the facts about the machine, its load, and the versions of the installed libraries."""
     facts: dict[str, Any] = dict(machine_facts())
     facts["load"] = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     for name in _DISTRIBUTIONS:
@@ -169,14 +170,14 @@ def describe_machine() -> dict[str, Any]:
 
 
 def run_sweep(plan: Plan, *, progress: bool = True) -> Iterator[Results]:
-    """Measure what is planned, and yield the results so far after each operation and setting.
+    """Measure a plan, and yield the results so far after each operation and setting.
 
-    A keyboard interrupt ends the sweep early, with what has been measured.
+    A keyboard interrupt ends the sweep early, with the results so far.
 
     Parameters
     ----------
     plan : Plan
-        What to measure.
+        The cases to measure.
     progress : bool
         Whether to show a progress bar on stderr.
 
@@ -220,17 +221,17 @@ def run_sweep(plan: Plan, *, progress: bool = True) -> Iterator[Results]:
 
 
 def is_past(deadline: float | None) -> bool:
-    """Whether there was a deadline and its time has come."""
+    """Tell whether a deadline, if any, has passed."""
     return deadline is not None and time.monotonic() > deadline
 
 
 def measure(case: Case, plan: Plan, results: Results, deadline: float | None = None) -> None:
-    """Check and time the contenders of one case, and add their rows, or reasons, to the results.
+    """Check and time the contenders of one case, and add rows or reasons to the results.
 
     Raises
     ------
     Skip
-        Where there is no memory for it.
+        Where the memory does not suffice.
 
     """
     entrants = list_entrants(case, plan)
@@ -248,7 +249,7 @@ def measure(case: Case, plan: Plan, results: Results, deadline: float | None = N
             ready.append(contender)
         except Skip as reason:
             results.skip(contender.name, reason)
-    # Only after all are loaded: it limits the thread pools that it finds.
+    # Only after all are loaded, because it limits the thread pools that exist.
     with threadpool_limits(case.n_threads):
         calls: dict[str, tuple[Contender, Call]] = {}
         for contender in ready:
@@ -300,14 +301,14 @@ def measure(case: Case, plan: Plan, results: Results, deadline: float | None = N
 
 
 def list_entrants(case: Case, plan: Plan) -> list[Contender]:
-    """Return who takes part in a case, the floor first."""
+    """Return the contenders of a case, the floor first."""
     entrants = [
         contender
         for contender in CONTENDERS
         if contender.operation == case.operation.name
         and case.dtype_name in contender.dtypes
         and (contender.is_floor or contender.name in plan.contenders)
-        # With more threads, one that has only one would be measured again.
+        # A contender with one thread is not measured again with more.
         and (contender.is_floor or contender.threaded or case.n_threads == plan.thread_counts[0])
     ]
     return sorted(entrants, key=lambda contender: not contender.is_floor)
@@ -319,12 +320,12 @@ def prepare(contender: Contender, case: Case) -> Call:
     Raises
     ------
     Skip
-        Where it cannot be made here.
+        Where the contender cannot be made here.
     WrongResultError
         Where its result is wrong.
 
     """
-    # The library under test, and NumPy, have to work; a peer may fail for reasons of its own.
+    # cdropout and NumPy must work; another library may fail for any reason.
     try:
         expectation = contender.expect(case)
         call = contender.make(case)
@@ -342,7 +343,7 @@ def prepare(contender: Contender, case: Case) -> Call:
 
 
 def _call_and_check(contender: Contender, case: Case, call: Call, expectation: Expectation, n_elems: int) -> Array:
-    """Check the result of a call, in its first rows of together about n_elems, and return which were dropped there."""
+    """Check the first rows of a call's result, about n_elems in all; return which elements of them are dropped."""
     if case.operation.in_place:
         case.refresh()
     result = contender.read(call())
@@ -357,20 +358,20 @@ def _call_and_check(contender: Contender, case: Case, call: Call, expectation: E
 
 
 def _check_redrawn(first: Array, second: Array, expectation: Expectation) -> None:
-    """Raise if two calls dropped the same elements and chance cannot have done it."""
+    """Raise if two calls dropped the same elements and that is not due to chance."""
     operation, p = expectation.operation, expectation.p
     n_decisions = math.prod(n for axis, n in enumerate(first.shape) if axis not in operation.shared_axes)
     if operation.relu:
         n_decisions //= 4  # about half of the elements are zero anyway
-    # Two independent decisions are equal with this probability; where chance can make all equal, that proves nothing.
+    # Two independent decisions are equal with this probability.
     p_equal = 1 - 2 * p * (1 - p)
     if p_equal**n_decisions < 1e-9 and np.array_equal(first, second):
         raise WrongResultError("every call must drop other elements, and two dropped the same")
 
 
 def check_memory(case: Case, n_contenders: int) -> None:
-    """Raise Skip where the arrays of a case and of its contenders would not fit into the machine's memory."""
-    # Three arrays of the case's, one for each contender, and two of float64 and some bytes on the way.
+    """Raise Skip if the arrays of a case and of its contenders do not fit into the machine's memory."""
+    # Three arrays of the case, one of each contender, and temporary ones: two of float64 and some of bool.
     needed = case.n_elems * (case.dtype.itemsize * (3 + n_contenders) + 24)
     meminfo = Path("/proc/meminfo")
     if not meminfo.exists():
@@ -382,7 +383,7 @@ def check_memory(case: Case, n_contenders: int) -> None:
 
 
 def as_json(results: Results, plan: Plan, machine: dict[str, Any]) -> dict[str, Any]:
-    """Return everything about a sweep as what JSON can hold, with numbers of 5 digits."""
+    """Return all about a sweep as values that JSON can hold, with numbers of 5 digits."""
     rows = [
         {name: float(f"{value:.5g}") if isinstance(value, float) else value for name, value in asdict(row).items()}
         for row in results.rows

@@ -1,7 +1,4 @@
-"""From which size a second thread pays: one thread against two, in place and out of place.
-
-    python benchmarks/threads.py
-    python benchmarks/threads.py --at-once
+"""Time one thread and two, to find the size from which a second thread pays.
 
 The library's threshold (min_elems_per_thread in src/core/job.c) comes from this table. With --at-once: the throughput
 of two threads of Python that call at the same time over that of one that calls alone, beside np.multiply.
@@ -9,107 +6,101 @@ of two threads of Python that call at the same time over that of one that calls 
 
 import argparse
 import statistics
-import sys
 import threading
 import time
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from threadpoolctl import threadpool_limits
-from timing import interleaved_medians, machine
 
 import cdropout as cd
+from benchmarks.table import Table
+from benchmarks.timing import interleaved_medians, introduce
 from cdropout import _kernels
 
 SIZES = tuple(2**k for k in range(13, 25))
-
-
 AT_ONCE_SIZES = tuple(4**k for k in range(6, 12))
 AT_ONCE_SECONDS = 0.1
+SHARED_OPTIONS = {"rounds": 101, "dtypes": ("float32", "float64")}
 
 
-def at_once(rounds: int) -> None:
-    """Print the throughput of two threads of Python, in calls a second, over that of one."""
-    print(f"{'elements':>10}  {'dropout':>8} {'np.multiply':>12}")
-    for n_elems in AT_ONCE_SIZES:
-        arrays = [np.random.default_rng(i).standard_normal(n_elems, dtype=np.float32) for i in range(2)]
-        outs, streams, scale = [np.ones_like(x) for x in arrays], cd.Stream(1).spawn(2), np.float32(1 / 0.9)
-        kinds: dict[str, Callable[[int], object]] = {
-            "dropout": lambda i, x=arrays, y=outs, s=streams: cd.dropout(x[i], 0.1, rng=s[i], out=y[i]),
-            "multiply": lambda i, x=arrays, y=outs, scale=scale: np.multiply(x[i], scale, out=y[i]),
-        }
-        ratios: dict[str, list[float]] = {name: [] for name in kinds}
-        n_calls = max(3, int(AT_ONCE_SECONDS / (n_elems * 1e-10 + 4e-7)))
-
-        def repeat(call: Callable[[int], object], i: int, n_calls: int = n_calls) -> None:
-            for _ in range(n_calls):
-                call(i)
-
-        with threadpool_limits(1):
-            for _ in range(rounds):
-                for name, call in kinds.items():
-                    start = time.perf_counter()
-                    repeat(call, 0)
-                    alone = time.perf_counter() - start
-                    threads = [threading.Thread(target=repeat, args=(call, i)) for i in range(2)]
-                    start = time.perf_counter()
-                    for thread in threads:
-                        thread.start()
-                    for thread in threads:
-                        thread.join()
-                    ratios[name].append(2 * alone / (time.perf_counter() - start))
-        medians = [statistics.median(values) for values in ratios.values()]
-        print(f"{n_elems:>10}  {medians[0]:>8.2f} {medians[1]:>12.2f}", flush=True)
+def seconds_of_threads(repeat: Callable[[int], object], n_threads: int) -> float:
+    """Return the time that threads take together, from the start of the first; each calls repeat with its number."""
+    threads = [threading.Thread(target=repeat, args=(i,)) for i in range(n_threads)]
+    start = time.perf_counter()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return time.perf_counter() - start
 
 
-def main() -> int:
-    """Measure every size and print a table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=101, help="rounds a size (default: %(default)s)")
-    parser.add_argument("--dtype", choices=("float32", "float64"), default="float32")
-    parser.add_argument("--at-once", action="store_true", help="two threads of Python that call at the same time")
-    arguments = parser.parse_args()
-    print(machine())
-    if arguments.at_once:
-        print(f"throughput of two threads of Python over one's, medians of {arguments.rounds} rounds\n")
-        at_once(arguments.rounds)
-        return 0
-    print(f"{arguments.dtype}, p = 0.1, medians of {arguments.rounds} interleaved rounds, ns an element\n")
-    columns = f"{'1 thread':>9} {'2 threads':>9} {'ratio':>6}"
-    print(f"{'':>10}  {'out of place':^26}  {'in place':^26}\n{'elements':>10}  {columns}  {columns}")
-    for n_elems in SIZES:
-        x = np.random.default_rng(0).standard_normal(n_elems, dtype=arguments.dtype)
-        y, in_place = np.empty_like(x), x.copy()
-        mask = cd.draw_mask(x.shape, 0.1, rng=1)
+def measure_at_once(n_elems: int, rounds: int) -> tuple[float, ...]:
+    """Return the elements, and the throughput of two threads of Python over one's: dropout's and np.multiply's."""
+    x = [np.random.default_rng(i).standard_normal(n_elems, dtype=np.float32) for i in range(2)]
+    y, streams, scale = [np.ones_like(each) for each in x], cd.Stream(1).spawn(2), np.float32(1 / 0.9)
+    n_calls = max(3, int(AT_ONCE_SECONDS / (n_elems * 1e-10 + 4e-7)))
 
-        def serial(a=x, out=y, mask=mask):
-            _kernels.set_limits(min_elems_per_thread=1 << 62)
-            mask.apply(a, out=out, scale=1.0)
+    def dropout(i: int) -> None:
+        for _ in range(n_calls):
+            cd.dropout(x[i], 0.1, rng=streams[i], out=y[i])
 
-        def parallel(a=x, out=y, mask=mask):
-            _kernels.set_limits(min_elems_per_thread=1)
-            mask.apply(a, out=out, scale=1.0)
+    def multiply(i: int) -> None:
+        for _ in range(n_calls):
+            np.multiply(x[i], scale, out=y[i])
 
-        with threadpool_limits(2):
-            medians = interleaved_medians(
-                {
-                    "limit": lambda: _kernels.set_limits(min_elems_per_thread=1),
-                    "one": serial,
-                    "two": parallel,
-                    "one in place": lambda serial=serial, a=in_place: serial(a, a),
-                    "two in place": lambda parallel=parallel, a=in_place: parallel(a, a),
-                },
-                rounds=arguments.rounds,
-            )
-        limit = medians.pop("limit")  # what every other contender begins with
-        one, two, one_in_place, two_in_place = ((seconds - limit) / n_elems * 1e9 for seconds in medians.values())
-        print(
-            f"{n_elems:>10}  {one:>9.4f} {two:>9.4f} {two / one:>6.2f}  "
-            f"{one_in_place:>9.4f} {two_in_place:>9.4f} {two_in_place / one_in_place:>6.2f}",
-            flush=True,
+    ratios: dict[Callable[[int], None], list[float]] = {dropout: [], multiply: []}
+    with threadpool_limits(1):
+        for _ in range(rounds):
+            for repeat, found in ratios.items():
+                start = time.perf_counter()
+                repeat(0)
+                alone = time.perf_counter() - start
+                found.append(2 * alone / seconds_of_threads(repeat, 2))
+    return n_elems, *(statistics.median(found) for found in ratios.values())
+
+
+def measure(n_elems: int, dtype: str, rounds: int) -> tuple[float, ...]:
+    """Return the elements, and of calls out of place and in place: ns of one thread and of two, and their ratio."""
+    x = np.random.default_rng(0).standard_normal(n_elems, dtype=dtype)
+    y, in_place = np.empty_like(x), x.copy()
+    mask = cd.draw_mask(x.shape, 0.1, rng=1)
+
+    def apply(min_elems_per_thread: int, a: Any, out: Any) -> None:
+        _kernels.set_limits(min_elems_per_thread=min_elems_per_thread)
+        mask.apply(a, out=out, scale=1.0)
+
+    with threadpool_limits(2):
+        medians = interleaved_medians(
+            {
+                "limit": lambda: _kernels.set_limits(min_elems_per_thread=1),
+                "one": lambda: apply(1 << 62, x, y),
+                "two": lambda: apply(1, x, y),
+                "one in place": lambda: apply(1 << 62, in_place, in_place),
+                "two in place": lambda: apply(1, in_place, in_place),
+            },
+            rounds=rounds,
         )
-    return 0
+    limit = medians.pop("limit")  # the first part of every other call
+    one, two, one_in_place, two_in_place = ((seconds - limit) / n_elems * 1e9 for seconds in medians.values())
+    return n_elems, one, two, two / one, one_in_place, two_in_place, two_in_place / one_in_place
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add --at-once."""
+    parser.add_argument("--at-once", action="store_true", help="two threads of Python that call at the same time")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Measure every size and print a table."""
+    rounds = arguments.rounds
+    if arguments.at_once:
+        introduce("throughput of two threads of Python over one's", rounds)
+        table = Table(("elements", "10"), ("dropout", "8.2f"), ("np.multiply", "12.2f"))
+        table.show(measure_at_once(n_elems, rounds) for n_elems in AT_ONCE_SIZES)
+        return
+    introduce(f"{arguments.dtype}, p = 0.1, out of place and then in place", rounds, ", ns an element")
+    columns = (("1 thread", "9.4f"), ("2 threads", "9.4f"), ("ratio", "6.2f"))
+    table = Table(("elements", "10"), *columns, *columns)
+    table.show(measure(n_elems, arguments.dtype, rounds) for n_elems in SIZES)

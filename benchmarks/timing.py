@@ -1,13 +1,13 @@
-"""What figures are measured with; the timing itself is the package's, which `python -m cdropout bench` uses too."""
+"""Time calls in turns, and describe the machine; `python -m cdropout bench` uses the same timing."""
 
 from cdropout import environment
 from cdropout.bench.timing import interleaved_medians, interleaved_times
 
-__all__ = ["interleaved_medians", "interleaved_times", "machine", "machine_facts"]
+__all__ = ["interleaved_medians", "interleaved_times", "introduce", "machine_facts"]
 
 
 def machine_facts() -> dict[str, str | int]:
-    """Return what figures measured now were measured with: processor, instruction set, threads, versions."""
+    """Return the processor, the instruction set, the threads and the versions that figures depend on."""
     facts = environment.facts()
     openmp = facts["threads"]["openmp"]
     return {
@@ -22,10 +22,10 @@ def machine_facts() -> dict[str, str | int]:
     }
 
 
-def machine() -> str:
-    """Return what the figures were measured with, on one line."""
-    facts = machine_facts()
-    return (
+def introduce(setting: str, rounds: int, figures: str = "") -> None:
+    """Print the machine and the setting, above a table of medians over so many rounds."""
+    machine = (
         "{cpu}, {n_cpus} CPUs; cdropout {cdropout}, {instruction_set}, {n_threads} threads ({openmp}); "
         "NumPy {numpy}; Python {python}"
-    ).format_map(facts)
+    ).format_map(machine_facts())
+    print(f"{machine}\n{setting}, medians of {rounds} interleaved rounds{figures}\n", flush=True)

@@ -1,11 +1,9 @@
-"""The share of a training step that dropout takes, with cdropout, with NumPy at its best, and as write-ups have it.
-
-    python benchmarks/training_share.py [--threads N] [--rounds N] [--p P] [--batch N]
+"""Measure dropout's share of a training step: cdropout's, NumPy's best and that of write-ups.
 
 The network is 784-512-512-10 in float32 with ReLU and dropout after both hidden layers, trained by Adam on the sample
 of MNIST. One network for each kind of dropout starts from the same weights; in every round each makes one step on the
-same batch. Where a write-up's mask of float64 makes its result float64, the layer turns it back to float32 and is
-charged for that: the rest of the network would otherwise go on in float64.
+same batch. If a write-up's mask of float64 makes its result float64, the layer converts it back to float32, within its
+own time: otherwise the rest of the network would compute in float64.
 """
 
 import argparse
@@ -16,29 +14,31 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from command_line import parse_p, parse_positive
-from mnist_data import Dataset, load_dataset, pixels
-from network import Adam, Array, Layer, Linear, Network, ReLU, softmax_cross_entropy
 from threadpoolctl import threadpool_limits
-from timing import machine
 from tqdm import tqdm
-from train_mnist import Timed
 
 import cdropout as cd
+from benchmarks.options import UsageError, parse_positive
+from benchmarks.table import Table
+from benchmarks.timing import introduce
 from cdropout.bench.numpy_code import WRITE_UPS
+from examples.mnist.digits.data import Dataset, load_dataset, pixels
+from examples.mnist.digits.network import Adam, Array, Layer, Linear, Network, ReLU, train_step
+from examples.mnist.digits.training import Timed
 
 HIDDEN = 512
+SHARED_OPTIONS = {"threads": 1, "rounds": 200, "p": 0.5, "quiet": False}
 
 
 class NumPyBestDropout:
-    """NumPy's best: SFC64 floats into a ready buffer, a stored mask of bools, products in place.
+    """Drop by the fastest NumPy code: SFC64 floats into a ready buffer, a stored mask of bools, products in place.
 
     Parameters
     ----------
     p : float
         The probability of dropping, in [0, 1).
     seed : int
-        Of the masks.
+        The seed of the masks.
 
     """
 
@@ -67,7 +67,7 @@ class NumPyBestDropout:
 
 
 class WriteUpDropout:
-    """A write-up's code as a layer.
+    """Wrap the code of a write-up as a layer.
 
     Parameters
     ----------
@@ -98,7 +98,7 @@ class WriteUpDropout:
         return product.astype(dy.dtype, copy=False)
 
 
-# name -> the layer for a probability of dropping and a seed; None is no layer at all
+# name -> the layer for a probability of dropping and a seed; None is no layer
 DROPOUTS: dict[str, Callable[[float, int], Layer] | None] = {
     "none": None,
     "cdropout": lambda p, seed: cd.Dropout(p, rng=seed),
@@ -110,7 +110,7 @@ DROPOUTS: dict[str, Callable[[float, int], Layer] | None] = {
 
 @dataclass(frozen=True)
 class Share:
-    """What a step took, in seconds: medians over the rounds.
+    """Hold the times of a step in seconds: medians over the rounds.
 
     Attributes
     ----------
@@ -129,12 +129,12 @@ class Share:
 
 
 class Trainee:
-    """A network with one kind of dropout, and its optimiser.
+    """Hold a network with one kind of dropout, and its optimizer.
 
     Parameters
     ----------
     make_dropout : callable or None
-        Takes p and a seed, and returns a layer.
+        Takes p and a seed, and returns a layer; None for no dropout.
     p : float
         The probability of dropping, in [0, 1).
     n_inputs, n_classes : int
@@ -162,12 +162,10 @@ class Trainee:
         self.optimizer = Adam(self.network.params, self.network.grads)
 
     def step(self, x: Array, labels: Array) -> tuple[float, float]:
-        """Make a training step and return the seconds it took, and those of its dropout."""
+        """Make a training step; return its time in seconds, and that of its dropout."""
         before = sum(layer.seconds for layer in self.timed)
         start = time.perf_counter()
-        _, dlogits = softmax_cross_entropy(self.network.forward(x), labels)
-        self.network.backward(dlogits)
-        self.optimizer.step()
+        train_step(self.network, self.optimizer, x, labels)
         seconds = time.perf_counter() - start
         return seconds, sum(layer.seconds for layer in self.timed) - before
 
@@ -180,13 +178,13 @@ def measure_shares(
     Parameters
     ----------
     data : Dataset
-        Whose training set to take batches of.
+        Batches are drawn from its training set.
     p : float
         The probability of dropping, in (0, 1).
     batch : int
-        The samples in a step; at least 1, and no more than there are.
+        The samples in a step, from 1 to all.
     rounds : int
-        How many steps of each network count; a tenth as many, and at least one, come before.
+        The number of timed steps of each network; a tenth as many, and at least one, precede them.
     progress : bool
         Whether to show a progress bar on stderr.
 
@@ -217,43 +215,24 @@ def measure_shares(
     }
 
 
-def tabulate(shares: dict[str, Share]) -> str:
-    """Return a table of the shares."""
-    width = max(map(len, shares))
-    lines = [f"{'dropout':<{width}} {'step, ms':>10} {'dropout, ms':>12} {'share':>8} {'step / none':>12}"]
-    lines += [
-        f"{name:<{width}} {1e3 * share.step:>10.3f} {1e3 * share.dropout:>12.4f} {share.share:>8.2%} "
-        f"{share.step / shares['none'].step:>12.3f}"
-        for name, share in shares.items()
-    ]
-    return "\n".join(lines)
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add --batch."""
+    parser.add_argument("--batch", type=parse_positive, default=128, metavar="N", help="samples (default: %(default)s)")
 
 
-def main(argv: list[str] | None = None) -> int:
+def run(args: argparse.Namespace) -> None:
     """Print the table of shares."""
-    parser = argparse.ArgumentParser(prog="training_share.py", description=__doc__.splitlines()[0])
-    add = parser.add_argument
-    add("--threads", type=parse_positive, default=1, metavar="N", help="of BLAS and dropout (default %(default)s)")
-    add("--rounds", type=parse_positive, default=200, metavar="N", help="steps of each network (default %(default)s)")
-    add("--p", type=parse_p, default=0.5, metavar="P", help="probability of dropping (default %(default)s)")
-    add("--batch", type=parse_positive, default=128, metavar="N", help="samples in a step (default %(default)s)")
-    add("--quiet", action="store_true", help="show no progress bar")
-    args = parser.parse_args(argv)
     data = load_dataset()
     if args.batch > len(data.train):
-        parser.error(f"argument --batch: batch must be at most {len(data.train)}, got {args.batch}")
+        raise UsageError(f"argument --batch: batch must be at most {len(data.train)}, got {args.batch}")
+    widths = f"{data.n_pixels}-{HIDDEN}-{HIDDEN}-{data.n_classes}"
+    threads = f"{args.threads} thread{'s' * (args.threads > 1)}"
     with threadpool_limits(args.threads):
-        print(machine())
-        print(
-            f"{data.n_pixels}-{HIDDEN}-{HIDDEN}-{data.n_classes}, batch {args.batch}, ReLU, two dropout layers, "
-            f"p = {args.p:g}, float32, {args.threads} thread{'s' * (args.threads > 1)}; medians of {args.rounds} "
-            "interleaved steps\n",
-            flush=True,
-        )
+        setting = f"{widths}, batch {args.batch}, ReLU, two dropout layers, p = {args.p:g}, float32, {threads}"
+        introduce(setting, args.rounds)
         shares = measure_shares(data, p=args.p, batch=args.batch, rounds=args.rounds, progress=not args.quiet)
-    print(tabulate(shares))
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    columns = (("step, ms", "10.3f"), ("dropout, ms", "12.4f"), ("share", "8.2%"), ("step / none", "12.3f"))
+    Table(("dropout", "<18"), *columns).show(
+        (name, 1e3 * share.step, 1e3 * share.dropout, share.share, share.step / shares["none"].step)
+        for name, share in shares.items()
+    )

@@ -9,7 +9,8 @@ import ast
 import re
 from pathlib import Path
 
-TESTS = Path(__file__).parents[1] / "tests"
+ROOT = Path(__file__).parents[1]
+FOLDERS = (ROOT / "tests", ROOT / "examples/mnist/tests")
 PAGES = ("promises", "family")
 LAST_CELL = re.compile(r"(?<=\| )(?:`[a-z0-9-]+`(?:, )?)+(?= \|$)", re.MULTILINE)
 KEY = re.compile(r"`([a-z0-9-]+)`")
@@ -20,10 +21,15 @@ def keys_of(text):
     return {key for cell in LAST_CELL.findall(text) for key in KEY.findall(cell)}
 
 
-def marked_tests(folder=TESTS):
+def files_in(folders):
+    """Return the paths of the test files, in order."""
+    return [path for folder in folders for path in sorted(folder.glob("test_*.py"))]
+
+
+def marked_tests(folders=FOLDERS):
     """Return a dict from each key to its tests, in Markdown. A mark in a module's `pytestmark` marks all its tests."""
     found = {}
-    for path in sorted(folder.glob("test_*.py")):
+    for path in files_in(folders):
         module = ast.parse(path.read_text())
         assigned = {ast.unparse(node.targets[0]): node.value for node in module.body if isinstance(node, ast.Assign)}
         of_module = assigned.get("pytestmark", ast.List([]))
@@ -50,7 +56,7 @@ def with_tests(text, tests):
 
 def _on_source_read(app, docname, source):
     if docname in PAGES:
-        for path in TESTS.glob("test_*.py"):
+        for path in files_in(FOLDERS):
             app.env.note_dependency(path)
         source[0] = with_tests(source[0], marked_tests())
 

@@ -1,28 +1,23 @@
-"""What the examples have in common: a small network for digits, its training, and parts of their command lines."""
+"""Share the code of the examples: a small network for digits, its training, command-line options and reports."""
 
 import argparse
 import os
 import shlex
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import cdropout as cd
-
-# The digits and the other layers are those of the benchmarks, a folder of the checkout that is not installed.
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
-
-from mnist_data import Dataset, LabelledImages, pixels
-from network import Adam, Linear, Network, ReLU, softmax_cross_entropy
+from mnist.digits.curves import check_writable
+from mnist.digits.data import Dataset, LabelledImages, pixels
+from mnist.digits.network import Adam, Linear, Network, ReLU, train_step
 
 HERE = Path(__file__).resolve().parent
 BATCH = 100
 LEARNING_RATE = 1e-3
 
-_EVALUATION_BATCH = 1000
 _IMAGE_SUFFIXES = (".png", ".pdf", ".svg")
 
 
@@ -40,9 +35,9 @@ def build_network(
     Parameters
     ----------
     data : Dataset
-        Whose numbers of pixels and classes are the widths of input and output.
+        Its numbers of pixels and classes are the widths of input and output.
     weights, masks : SeedSequence
-        Of the initial weights and of all masks. The weights do not depend on p and p_input.
+        The seeds of the initial weights and of all masks. The weights do not depend on p and p_input.
     hidden : int
         The width of the hidden layers.
     p, p_input : float
@@ -63,7 +58,7 @@ def build_network(
 
     layers = [
         *drop(p_input),
-        # The gradient of the pixels has no use but for a dropout layer before, which expects one.
+        # Only a dropout layer before it uses the gradient of the pixels.
         Linear(data.n_pixels, hidden, rng, input_gradient=p_input > 0),
         ReLU(),
         *drop(p),
@@ -83,39 +78,23 @@ def train_epochs(
     Parameters
     ----------
     network : Network
-        Put into training mode at the start of each epoch: between two it may be evaluated.
+        Switched to training at the start of each epoch: between epochs it may be evaluated.
     images : LabelledImages
-        What to train on.
+        The training set.
     epochs : int
-        How often.
+        The number of passes over the images.
     order : SeedSequence
-        Of the order of the images, another one in each epoch.
+        The seed of the order of the images, which is new in each epoch.
 
     """
     rng = np.random.default_rng(order)
     optimizer = Adam(network.params, network.grads, lr=LEARNING_RATE)
     for _ in range(epochs):
         network.train()
-        shuffled = rng.permutation(len(images))
-        losses = []
-        for start in range(0, len(images), BATCH):
-            batch = shuffled[start : start + BATCH]
-            loss, dlogits = softmax_cross_entropy(network.forward(pixels(images.images[batch])), images.labels[batch])
-            network.backward(dlogits)
-            optimizer.step()
-            losses.append(loss)
-        yield float(np.mean(losses))
-
-
-def error_rate(network: Network, images: LabelledImages) -> float:
-    """Return the share of images, in [0, 1], that a network with dropout off puts into a wrong class."""
-    network.eval()
-    n_wrong = 0
-    for start in range(0, len(images), _EVALUATION_BATCH):
-        part = slice(start, start + _EVALUATION_BATCH)
-        classes = network.forward(pixels(images.images[part])).argmax(axis=1)
-        n_wrong += int((classes != images.labels[part]).sum())
-    return n_wrong / len(images)
+        batches = np.split(rng.permutation(len(images)), range(BATCH, len(images), BATCH))
+        yield float(
+            np.mean([train_step(network, optimizer, pixels(images.images[i]), images.labels[i]) for i in batches])
+        )
 
 
 def parse_positive(text: str) -> int:
@@ -129,7 +108,7 @@ def parse_natural(text: str) -> int:
 
 
 def parse_p(text: str) -> float:
-    """Parse a probability of dropping for which there is something to drop and something to keep."""
+    """Parse a probability of dropping, neither 0 nor 1."""
     p = _parse_float(text)
     if not 0 < p < 1:
         raise argparse.ArgumentTypeError(f"must be in (0, 1), got {text}")
@@ -145,17 +124,12 @@ def parse_p_or_zero(text: str) -> float:
 
 
 def parse_output(text: str) -> Path:
-    """Parse the path of a file to be written, having found out before a long run that it can be."""
-    path = Path(text)
-    existed = path.exists()
+    """Parse the path of an output file, and check before a long run that it can be written."""
     try:
-        # Appending nothing is the one test that holds for every file system and user; it leaves a file as it was.
-        path.open("ab").close()
-    except OSError as error:
-        raise argparse.ArgumentTypeError(f"{path}: must be writable, got {error.strerror}") from None
-    if not existed:
-        path.unlink()
-    return path
+        check_writable(Path(text))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return Path(text)
 
 
 def parse_image(text: str) -> Path:
@@ -178,16 +152,19 @@ def _parse_float(text: str) -> float:
         raise argparse.ArgumentTypeError(f"must be a number, got {text!r}") from None
 
 
-def add_common_arguments(parser: argparse.ArgumentParser, name: str) -> None:
-    """Add --hidden, --data, --plot, --table and --quiet; plot and table are by default the example's own, beside it."""
-    add = parser.add_argument
-    add(
-        "--hidden",
-        type=parse_positive,
-        default=512,
-        metavar="N",
-        help="width of the hidden layers (default %(default)s)",
+def add_option(
+    parser: argparse.ArgumentParser, name: str, parse: Callable[[str], Any], default: Any, metavar: str, meaning: str
+) -> None:
+    """Add an option with a default."""
+    parser.add_argument(
+        f"--{name}", type=parse, default=default, metavar=metavar, help=f"{meaning} (default %(default)s)"
     )
+
+
+def add_common_arguments(parser: argparse.ArgumentParser, name: str) -> None:
+    """Add --hidden, --data, --plot, --table and --quiet; plot and table go by default beside the example."""
+    add_option(parser, "hidden", parse_positive, 512, "N", "width of the hidden layers")
+    add = parser.add_argument
     add("--data", type=Path, metavar="FOLDER", help="folder of MNIST's idx files (default: the sample of MNIST)")
     for option, parse, suffix, what in (
         ("--plot", parse_image, ".png", "the plot: PNG, PDF or SVG"),
@@ -210,7 +187,7 @@ def tabulate(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def write_report(path: Path, title: str, program: str, argv: Sequence[str], report: str, plot: Path) -> None:
-    """Write a title, the command line that made a report, the report and its plot into a Markdown file."""
+    """Write a title, the command line, the report it made and the plot into a Markdown file."""
     command = shlex.join(["python", f"examples/{program}", *argv])
     versions = f"cdropout {cd.__version__}, NumPy {np.__version__}"
     image = Path(os.path.relpath(plot, path.parent)).as_posix()
@@ -219,12 +196,9 @@ def write_report(path: Path, title: str, program: str, argv: Sequence[str], repo
 
 def new_figure(width: float, height: float) -> Any:
     """Return a figure of that many inches, which needs no display."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
+    return Figure(figsize=(width, height), layout="constrained")
 
 
 def save_figure(figure: Any, path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What shared axes do to a mask: four masks with the same p, side by side.
+"""Draw four masks with the same p and different shared axes, side by side.
 
 python examples/masks.py [--p P] [--seed N] [--plot FILE]
 """
@@ -7,9 +7,8 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from digit_network import HERE, new_figure, parse_image, parse_natural, parse_p, save_figure
-
 import cdropout as cd
+from digit_network import HERE, add_option, new_figure, parse_image, parse_natural, parse_p, save_figure
 
 PANELS = (
     ("every element for itself", (24, 24), ()),
@@ -22,8 +21,8 @@ PANELS = (
 def main(argv: Sequence[str] | None = None) -> int:
     """Draw the masks and return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--p", type=parse_p, default=0.3, help="the probability of dropping (default: %(default)s)")
-    parser.add_argument("--seed", type=parse_natural, default=5, help="(default: %(default)s)")
+    add_option(parser, "p", parse_p, 0.3, "P", "the probability of dropping")
+    add_option(parser, "seed", parse_natural, 5, "N", "of the masks")
     parser.add_argument(
         "--plot",
         type=parse_image,

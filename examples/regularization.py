@@ -1,14 +1,14 @@
-"""Dropout against overfitting: the test error of a network trained on few digits, with dropout and without.
+"""Compare the test errors of a network trained on few digits, with dropout and without.
 
     python examples/regularization.py [--p P] [--p-input P] [--epochs N] [--seeds N] [--digits N] [--plot FILE] ...
 
-A network 784-512-512-10 with ReLU learns 1,000 digits of MNIST by heart. It is trained without dropout and with it,
-from the same initial weights, on the same digits in the same order, for the same number of steps; and that for several
-seeds. The test error that counts is that after the last step. Exits with status 1 where dropout does not make it
-smaller in the mean.
+A network 784-512-512-10 with ReLU overfits 1,000 digits of MNIST. It is trained without dropout and with it, from the
+same initial weights, on the same digits in the same order, for the same number of steps, and for several seeds. The
+test errors after the last step are compared: the exit status is 1 unless dropout makes their mean smaller.
 """
 
 import argparse
+import functools
 import json
 import sys
 from dataclasses import asdict, dataclass
@@ -16,26 +16,12 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from digit_network import (
-    BATCH,
-    LEARNING_RATE,
-    add_common_arguments,
-    build_network,
-    error_rate,
-    new_figure,
-    parse_natural,
-    parse_output,
-    parse_p,
-    parse_p_or_zero,
-    parse_positive,
-    save_figure,
-    tabulate,
-    train_epochs,
-    write_report,
-)
-from mnist_data import DataError, Dataset, LabelledImages, load_dataset
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
+
+import digit_network as common
+from mnist.digits.data import DataError, Dataset, LabelledImages, load_dataset
+from mnist.digits.training import evaluate
 
 PROG = "regularization.py"
 TITLE = "Test error with and without dropout"
@@ -43,12 +29,12 @@ TITLE = "Test error with and without dropout"
 
 @dataclass(frozen=True)
 class Comparison:
-    """Test errors, in [0, 1], after each epoch.
+    """Hold test errors, in [0, 1], after each epoch.
 
     Attributes
     ----------
     seeds : list of int
-        One for each row.
+        The seed of each row.
     without, with_dropout : ndarray of float64, shape (n_seeds, n_epochs)
 
     """
@@ -79,15 +65,15 @@ def compare(
     Parameters
     ----------
     data : Dataset
-        Whose test set to use whole.
+        Its whole test set is used.
     seeds : list of int
-        Each of digits, weights, order and masks.
+        Each seeds digits, weights, order and masks.
     p, p_input : float
         The probability of dropping a hidden unit, and a pixel, in [0, 1).
     epochs : int
         Passes over the digits, at least 1.
     n_digits : int
-        How many of the training set to train on, from 1 to all.
+        The number of training digits, from 1 to all.
     hidden : int
         The width of the hidden layers.
     progress : bool
@@ -101,9 +87,9 @@ def compare(
             chosen = np.random.default_rng(choice).choice(len(data.train), n_digits, replace=False)
             digits = LabelledImages(data.train.images[chosen], data.train.labels[chosen])
             for i, probabilities in enumerate(({}, {"p": p, "p_input": p_input})):
-                network, _ = build_network(data, weights, masks, hidden=hidden, **probabilities)
-                for epoch, loss in enumerate(train_epochs(network, digits, epochs, order)):
-                    errors[i, row, epoch] = error_rate(network, data.test)
+                network, _ = common.build_network(data, weights, masks, hidden=hidden, **probabilities)
+                for epoch, loss in enumerate(common.train_epochs(network, digits, epochs, order)):
+                    errors[i, row, epoch] = 1 - evaluate(network, data.test).accuracy
                     bar.set_postfix_str(f"seed {seed}, loss {loss:.4f}", refresh=False)
                     bar.update()
     return Comparison(seeds, *errors)
@@ -120,12 +106,12 @@ def describe(comparison: Comparison) -> str:
     rows.append(["mean", f"{without:.2f}", f"{with_:.2f}", f"{difference:+.2f}"])
     if len(comparison.seeds) > 1:
         rows.append(["standard deviation", *(f"{deviation:.2f}" for deviation in columns.std(axis=1, ddof=1))])
-    return tabulate(["seed", "without dropout, %", "with dropout, %", "difference, points"], rows)
+    return common.tabulate(["seed", "without dropout, %", "with dropout, %", "difference, points"], rows)
 
 
 def draw(comparison: Comparison, title: str, path: Path) -> None:
     """Draw the test errors over the epochs: the mean over the seeds, and a standard deviation on either side."""
-    figure = new_figure(8, 4.8)
+    figure = common.new_figure(8, 4.8)
     axes = figure.subplots()
     epochs = np.arange(1, comparison.without.shape[1] + 1)
     n_seeds = len(comparison.seeds)
@@ -148,7 +134,7 @@ def draw(comparison: Comparison, title: str, path: Path) -> None:
             annotation_clip=False,
         )
     last = 100 * np.stack([comparison.without[:, -1], comparison.with_dropout[:, -1]])
-    # The first epochs, where nothing is learned yet, would press what matters into the lower edge.
+    # Cut off the large errors of the first epochs.
     axes.set_ylim(max(0.0, last.min() - 2), last.max() + 8)
     axes.set_xlim(0, epochs[-1])
     spread = f"mean and standard deviation of {n_seeds} seeds" if n_seeds > 1 else "one seed"
@@ -157,28 +143,22 @@ def draw(comparison: Comparison, title: str, path: Path) -> None:
     axes.grid(color="#dddddd", linewidth=0.7)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
-    save_figure(figure, path)
+    common.save_figure(figure, path)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Compare as the command line says; 0, 1 where dropout is not better in the mean, or 2 for bad data."""
     argv = sys.argv[1:] if argv is None else argv
     parser = argparse.ArgumentParser(prog=PROG, description=__doc__.splitlines()[0])
-    add = parser.add_argument
-    add("--p", type=parse_p, default=0.5, metavar="P", help="probability of dropping a unit (default %(default)s)")
-    add(
-        "--p-input",
-        type=parse_p_or_zero,
-        default=0.2,
-        metavar="P",
-        help="probability of dropping a pixel (default %(default)s)",
-    )
-    add("--epochs", type=parse_positive, default=60, metavar="N", help="passes over the digits (default %(default)s)")
-    add("--seeds", type=parse_positive, default=5, metavar="N", help="how many (default %(default)s)")
-    add("--seed", type=parse_natural, default=0, metavar="N", help="the first (default %(default)s)")
-    add("--digits", type=parse_positive, default=1000, metavar="N", help="to train on (default %(default)s)")
-    add("--json", type=parse_output, metavar="FILE", help="write the test error after every epoch into this file")
-    add_common_arguments(parser, "regularization")
+    add = functools.partial(common.add_option, parser)
+    add("p", common.parse_p, 0.5, "P", "probability of dropping a unit")
+    add("p-input", common.parse_p_or_zero, 0.2, "P", "probability of dropping a pixel")
+    add("epochs", common.parse_positive, 60, "N", "passes over the digits")
+    add("seeds", common.parse_positive, 5, "N", "how many")
+    add("seed", common.parse_natural, 0, "N", "the first")
+    add("digits", common.parse_positive, 1000, "N", "to train on")
+    parser.add_argument("--json", type=common.parse_output, metavar="FILE", help="write the test errors of all epochs")
+    common.add_common_arguments(parser, "regularization")
     args = parser.parse_args(argv)
     try:
         data = load_dataset(args.data)
@@ -194,7 +174,7 @@ def main(argv: list[str] | None = None) -> int:
         "n_digits": args.digits,
         "hidden": args.hidden,
     }
-    # For the same results on any number of processors; and the matrices are too small to gain much from more threads.
+    # One thread gives the same results on every machine, and the matrices are too small to gain much from more.
     with threadpool_limits(1, user_api="blas"):
         comparison = compare(data, list(range(args.seed, args.seed + args.seeds)), **options, progress=not args.quiet)
     table = describe(comparison)
@@ -204,12 +184,12 @@ def main(argv: list[str] | None = None) -> int:
     draw(comparison, f"{widths}, ReLU, {setting}", args.plot)
     report = (
         f"{widths} with ReLU, trained on {args.digits:,} digits for {args.epochs} epochs (Adam, step size "
-        f"{LEARNING_RATE:g}, batches of {BATCH}):\n"
+        f"{common.LEARNING_RATE:g}, batches of {common.BATCH}):\n"
         f"without dropout, and with p = {args.p:g} after each hidden layer and {args.p_input:g} on the pixels. "
         f"The errors are those on\n{len(data.test):,} test digits after the last epoch; the difference is that with "
         f"dropout minus that without.\n\n{table}"
     )
-    write_report(args.table, TITLE, PROG, argv, report, args.plot)
+    common.write_report(args.table, TITLE, PROG, argv, report, args.plot)
     if args.json is not None:
         fields = {name: value if name == "seeds" else value.tolist() for name, value in asdict(comparison).items()}
         args.json.write_text(json.dumps({**options, "n_test_digits": len(data.test), **fields}, indent=1) + "\n")

@@ -1,4 +1,4 @@
-"""Monte Carlo dropout tells what a network does not know: predictions of digits that are turned upside down.
+"""Measure predictive uncertainty by Monte Carlo dropout, on digits that are rotated up to 180 degrees.
 
     python examples/uncertainty.py [--p P] [--epochs N] [--samples N] [--digits N] [--step DEGREES] [--plot FILE] ...
 
@@ -8,35 +8,23 @@ gives the mean and the spread over many sampled sub-networks. A network trained 
 """
 
 import argparse
+import functools
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from digit_network import (
-    BATCH,
-    LEARNING_RATE,
-    add_common_arguments,
-    build_network,
-    new_figure,
-    parse_natural,
-    parse_p,
-    parse_positive,
-    save_figure,
-    tabulate,
-    train_epochs,
-    write_report,
-)
-from mnist_data import DataError, Dataset, load_dataset, pixels
-from network import Array, Network, softmax
 from scipy.ndimage import rotate
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 import cdropout as cd
+import digit_network as common
+from mnist.digits.data import DataError, Dataset, load_dataset, pixels
+from mnist.digits.network import Array, Network, softmax
 
 PROG = "uncertainty.py"
 TITLE = "Predictive uncertainty on rotated digits"
@@ -46,16 +34,16 @@ _STRIP_POINTS = 640  # the width of the strip of one digit's images
 
 @dataclass(frozen=True)
 class Prediction:
-    """What is predicted for images at one angle.
+    """Hold the predictions for images at one angle.
 
     Attributes
     ----------
     plain : ndarray of float64, shape (n_images, n_classes)
         The probabilities of a network trained without dropout.
     off : ndarray of float64, shape (n_images, n_classes)
-        The probabilities of the network with dropout, which is off.
+        The probabilities of the network with dropout, switched off.
     mean, std : ndarray of float64, shape (n_images, n_classes)
-        Those of the same network with dropout on: mean and standard deviation over its samples.
+        The mean and standard deviation of the probabilities over the samples of the same network, with dropout on.
 
     """
 
@@ -67,20 +55,20 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Summary:
-    """Means over the images at one angle.
+    """Hold means over the images at one angle.
 
     Attributes
     ----------
     angle : int
         In degrees.
     accuracy : float
-        Of the class with the largest mean probability.
+        The share of images whose class has the largest mean probability.
     plain_confidence, off_confidence, mc_confidence : float
-        The largest probability: of the network without dropout, with dropout off, and of the Monte Carlo mean.
+        The largest probability of the network without dropout, with dropout off, and of the Monte Carlo mean.
     mc_std : float
         The standard deviation, over the samples, of the probability of the predicted class.
     entropy : float
-        Of the Monte Carlo mean, in nats: from 0 to log(n_classes).
+        The entropy of the Monte Carlo mean, in nats: from 0 to log(n_classes).
 
     """
 
@@ -106,9 +94,9 @@ def train_networks(
     Parameters
     ----------
     data : Dataset
-        Whose training set to use whole.
+        Its whole training set is used.
     seed : int
-        Of weights, order and masks.
+        The seed of weights, order and masks.
     p : float
         The probability of dropping a hidden unit, in (0, 1).
     epochs : int
@@ -127,11 +115,11 @@ def train_networks(
 
     """
     weights, order, masks = np.random.SeedSequence(seed).spawn(3)
-    plain, _ = build_network(data, weights, masks, hidden=hidden)
-    network, dropouts = build_network(data, weights, masks, hidden=hidden, p=p)
+    plain, _ = common.build_network(data, weights, masks, hidden=hidden)
+    network, dropouts = common.build_network(data, weights, masks, hidden=hidden, p=p)
     with tqdm(total=2 * epochs, unit="epoch", desc="training", disable=not progress, file=sys.stderr) as bar:
         for trainee in (plain, network):
-            for loss in train_epochs(trainee, data.train, epochs, order):
+            for loss in common.train_epochs(trainee, data.train, epochs, order):
                 bar.set_postfix_str(f"loss {loss:.4f}", refresh=False)
                 bar.update()
             trainee.eval()
@@ -146,7 +134,7 @@ def predict(
     def forward(x: Array) -> npt.NDArray[np.float64]:
         return softmax(network.forward(x))
 
-    # The same seed at every angle: the same sub-networks look at all of them, and curves over angles are smooth.
+    # The same seed at every angle gives the same sub-networks, so that curves over angles are smooth.
     mean, std = cd.mc_predict(forward, x, n_samples, layers=dropouts, rng=seed)
     return Prediction(softmax(plain.forward(x)), forward(x), mean, std)
 
@@ -155,7 +143,7 @@ def summarize(angle: int, prediction: Prediction, labels: npt.NDArray[np.uint8])
     """Average a prediction over its images."""
     mean = prediction.mean
     predicted = mean.argmax(axis=1)
-    # A probability of 0 adds nothing to the entropy, and its logarithm must not be asked for.
+    # A probability of 0 adds nothing to the entropy, and its logarithm is not finite.
     terms = mean * np.log(np.where(mean > 0, mean, 1))
     return Summary(
         angle,
@@ -170,33 +158,13 @@ def summarize(angle: int, prediction: Prediction, labels: npt.NDArray[np.uint8])
 
 def describe(summaries: Sequence[Summary]) -> str:
     """Return the summaries as a table."""
-    header = (
-        "angle, degrees",
-        "accuracy",
-        "confidence, no dropout",
-        "confidence, dropout off",
-        "confidence, MC",
-        "std, MC",
-        "entropy, MC, nats",
-    )
+    header = ["angle, degrees", "accuracy"]
+    header += [f"confidence, {of}" for of in ("no dropout", "dropout off", "MC")] + ["std, MC", "entropy, MC, nats"]
     rows = [
-        [
-            str(summary.angle),
-            *(
-                f"{value:.3f}"
-                for value in (
-                    summary.accuracy,
-                    summary.plain_confidence,
-                    summary.off_confidence,
-                    summary.mc_confidence,
-                    summary.mc_std,
-                    summary.entropy,
-                )
-            ),
-        ]
+        [str(summary.angle), *(f"{value:.3f}" for value in astuple(summary)[1:])]  # the fields, in the header's order
         for summary in summaries
     ]
-    return tabulate(header, rows)
+    return common.tabulate(header, rows)
 
 
 def draw(
@@ -213,14 +181,14 @@ def draw(
     prediction : Prediction
         For each row of `turned`.
     title : str
-        Of the whole figure.
+        The title of the figure.
     path : Path
         An image file of the format its suffix names.
 
     """
     from matplotlib.offsetbox import AnnotationBbox, OffsetImage
 
-    figure = new_figure(10.5, 9)
+    figure = common.new_figure(10.5, 9)
     top, bottom = figure.subfigures(2, 1, height_ratios=(1, 1.3))
     top.suptitle(title, fontsize=12)
     angles = [summary.angle for summary in summaries]
@@ -235,7 +203,7 @@ def draw(
         values = [getattr(summary, name) for summary in summaries]
         left.plot(angles, values, color=colour, linestyle=dashes, label=label, **markers)
     left.set(ylabel="mean over the digits", ylim=(0, 1.02))
-    # Between the confidences, which stay high, and the accuracy, which does not.
+    # The legend stands between the confidences, which stay high, and the accuracy, which does not.
     left.legend(frameon=False, fontsize=8.5, loc="center right", bbox_to_anchor=(1, 0.42))
     left.set_title("How often right, and how sure", loc="left", fontsize=11)
     for name, label, colour in (
@@ -251,7 +219,7 @@ def draw(
 
     strip, lines = bottom.subplots(2, 1, height_ratios=(1, 4), sharex=True)
     half = (angles[1] - angles[0]) / 2 if len(angles) > 1 else 90
-    # As offset boxes, which stay square whatever the axes do: as many points wide as there are between two angles.
+    # Offset boxes stay square whatever the axes do; each is as wide as the distance between two angles.
     zoom = min(0.9 * _STRIP_POINTS / len(angles), 50) / turned.shape[1]
     for angle, image in zip(angles, turned, strict=True):
         box = OffsetImage(image, zoom=zoom, cmap="gray_r")
@@ -260,7 +228,7 @@ def draw(
     strip.tick_params(bottom=False, labelbottom=False)
     strip.spines[:].set_visible(False)
     strip.set_title("One digit: the probabilities of its classes", loc="left", fontsize=11)
-    # A colour belongs to a class, whichever classes are drawn.
+    # A class has the same colour in every plot.
     colours = [f"C{i}" for i in range(10)]
     shown = np.flatnonzero(prediction.mean.max(axis=0) >= 0.2)
     for class_ in shown:
@@ -281,7 +249,7 @@ def draw(
         title_fontsize=8.5,
     )
     _finish(lines, angles)
-    save_figure(figure, path)
+    common.save_figure(figure, path)
 
 
 def _finish(axes: Any, angles: Sequence[int]) -> None:
@@ -293,8 +261,8 @@ def _finish(axes: Any, angles: Sequence[int]) -> None:
 
 
 def parse_step(text: str) -> int:
-    """Parse a number of degrees that leads from 0 to 180 in whole steps."""
-    step = parse_positive(text)
+    """Parse a number of degrees that divides 180."""
+    step = common.parse_positive(text)
     if 180 % step:
         raise argparse.ArgumentTypeError(f"must divide 180, got {step}")
     return step
@@ -304,15 +272,15 @@ def main(argv: list[str] | None = None) -> int:
     """Train and predict as the command line says; 0, or 2 for bad data."""
     argv = sys.argv[1:] if argv is None else argv
     parser = argparse.ArgumentParser(prog=PROG, description=__doc__.splitlines()[0])
-    add = parser.add_argument
-    add("--p", type=parse_p, default=0.5, metavar="P", help="probability of dropping a unit (default %(default)s)")
-    add("--epochs", type=parse_positive, default=10, metavar="N", help="passes of training (default %(default)s)")
-    add("--samples", type=parse_positive, default=100, metavar="N", help="sub-networks (default %(default)s)")
-    add("--digits", type=parse_positive, default=1000, metavar="N", help="test digits to rotate (default %(default)s)")
-    add("--step", type=parse_step, default=15, metavar="DEGREES", help="between two angles (default %(default)s)")
-    add("--seed", type=parse_natural, default=0, metavar="N", help="of weights, order, masks (default %(default)s)")
-    add("--show", type=parse_natural, default=1, metavar="CLASS", help="draw the first of it (default %(default)s)")
-    add_common_arguments(parser, "uncertainty")
+    add = functools.partial(common.add_option, parser)
+    add("p", common.parse_p, 0.5, "P", "probability of dropping a unit")
+    add("epochs", common.parse_positive, 10, "N", "passes of training")
+    add("samples", common.parse_positive, 100, "N", "sub-networks")
+    add("digits", common.parse_positive, 1000, "N", "test digits to rotate")
+    add("step", parse_step, 15, "DEGREES", "between two angles")
+    add("seed", common.parse_natural, 0, "N", "of weights, order, masks")
+    add("show", common.parse_natural, 1, "CLASS", "draw the first of it")
+    common.add_common_arguments(parser, "uncertainty")
     args = parser.parse_args(argv)
     try:
         data = load_dataset(args.data)
@@ -328,7 +296,7 @@ def main(argv: list[str] | None = None) -> int:
     shown = data.test.images[data.test.labels == args.show][:1]
     angles = range(0, 181, args.step)
 
-    # For the same results on any number of processors; and the matrices are too small to gain much from more threads.
+    # One thread gives the same results on every machine, and the matrices are too small to gain much from more.
     with threadpool_limits(1, user_api="blas"):
         networks = train_networks(
             data, args.seed, p=args.p, epochs=args.epochs, hidden=args.hidden, progress=not args.quiet
@@ -348,7 +316,7 @@ def main(argv: list[str] | None = None) -> int:
     draw(summaries, turned, of_shown, title, args.plot)
     report = (
         f"{widths} with ReLU, trained on {len(data.train):,} upright digits for {args.epochs} epochs (Adam, step size "
-        f"{LEARNING_RATE:g}, batches of {BATCH}),\n"
+        f"{common.LEARNING_RATE:g}, batches of {common.BATCH}),\n"
         f"without dropout and with p = {args.p:g} after each hidden layer. It predicts {args.digits:,} test digits, "
         "rotated counterclockwise.\n"
         f"MC is the mean over {args.samples:,} sub-networks sampled by `cdropout.mc_predict`. Accuracy is that of MC; "
@@ -356,7 +324,7 @@ def main(argv: list[str] | None = None) -> int:
         "probability of the predicted class;\nentropy is that of MC. All are means over the digits.\n\n"
         f"{table}"
     )
-    write_report(args.table, TITLE, PROG, argv, report, args.plot)
+    common.write_report(args.table, TITLE, PROG, argv, report, args.plot)
     return 0
 
 

@@ -15,6 +15,10 @@ from core_probe import ProbeError, probe
 
 from cdropout import _kernels, machine
 
+# Tests import `benchmarks` and `examples` from the checkout. It comes last on the path: its folder `cdropout/` may have
+# no compiled core, and must not hide the installed package.
+sys.path.append(str(Path(__file__).parents[1]))
+
 ISAS = _kernels.known_isas()
 THREAD_COUNTS = (1, 2, 3, 8)
 

@@ -56,7 +56,7 @@ class Block:
 
 def all_pages() -> list[Path]:
     """Return every page of the project."""
-    found = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/*.md")]
+    found = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/**/*.md")]
     return sorted(page for page in found if "_build" not in page.parts)
 
 

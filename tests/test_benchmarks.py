@@ -1,33 +1,29 @@
-"""The benchmarks check before they time, survive what is missing, and write what they say. None of them is a race."""
+"""The benchmarks check before they time, work without optional packages, and write what they print."""
 
 import importlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
 
-import cases
-import chart
-import command_line
-import contenders
-import frameworks
-import mnist_data
 import numpy as np
 import pytest
-import report
-import sweep
-import training_share
-from cases import DTYPES, OPERATIONS, Case, Operation, Skip
-from contenders import CONTENDERS, Contender
-from result_check import Expectation, WrongResultError, check_result, expect_dropout
-from sweep import Plan, Results, measure, prepare, run_sweep
-from timing import interleaved_times
 
 import cdropout as cd
+from benchmarks import cases, chart, command_line, compare, contenders, frameworks, parts, report, sweep, training_share
+from benchmarks.cases import DTYPES, OPERATIONS, Case, Operation, Skip
+from benchmarks.command_line import QUESTIONS, docstring_of, main
+from benchmarks.contenders import CONTENDERS, Contender
+from benchmarks.result_check import Expectation, WrongResultError, check_result, expect_dropout
+from benchmarks.sweep import Plan, Results, measure, prepare, run_sweep
+from benchmarks.table import Table
+from benchmarks.timing import interleaved_times
 from cdropout import _kernels
+from examples.mnist.digits.data import LabelledImages, load_dataset
 
 BENCHMARKS = Path(command_line.__file__).parent
 FORWARD = OPERATIONS["forward"]
@@ -355,17 +351,55 @@ def test_matrix_has_all_elements_and_is_as_square_as_can_be(n_elems):
 # The command
 
 
+def test_help_lists_every_question_without_importing_it(run_python):
+    command = ["-c", f"import sys; sys.path.append({str(BENCHMARKS.parent)!r}); sys.modules['numpy.random'] = None"]
+    command[1] += "; from benchmarks.command_line import main; main(['--help'])"
+    shown = run_python(*command).stdout.decode()
+    for question in QUESTIONS:
+        summary = docstring_of(question).partition("\n")[0]
+        assert summary.endswith(".")
+        assert re.search(rf"^ +{question} +{re.escape(summary)}$", shown, re.MULTILINE)
+
+
+@pytest.mark.parametrize("question", [name for name in QUESTIONS if name not in ("attention", "dask")])
+def test_question_has_options_with_help(question, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        main([question, "--help"])
+    assert exit_.value.code == 0
+    assert docstring_of(question).splitlines()[-1] in capsys.readouterr().out
+
+
+def test_question_whose_package_is_missing_says_so(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    monkeypatch.delitem(sys.modules, "benchmarks.attention", raising=False)
+    with pytest.raises(SystemExit) as exit_:
+        main(["attention"])
+    assert exit_.value.code == 2
+    assert "benchmarks attention: error: a package is not installed" in capsys.readouterr().err
+
+
+def test_tables_align_cells_with_titles():
+    table = Table(("", "<6"), ("ns", "8.2f"), ("a long title", ".1f"))
+    assert table.text([("one", 1.234, 5), ("two", None, "none")]).splitlines() == [
+        *("             ns a long title", "one        1.23          5.0", "two                     none")
+    ]
+
+
+def plan_of(*arguments):
+    return compare.make_plan(command_line.build_parser("compare").parse_args(["compare", *arguments]))
+
+
 @pytest.fixture
 def files(tmp_path):
     return ["--json", str(tmp_path / "table.json"), "--plot", str(tmp_path / "chart.png")]
 
 
-TINY = ["--quick", "--quiet", "--sizes", "128", "1K", "--rounds", "2", "--operations", "forward", "in-place"]
+TINY = ["compare", "--quick", "--quiet", "--sizes", "128", "1K", "--rounds", "2", "--operations", "forward", "in-place"]
 TINY += ["--contenders", "cdropout", "numpy-best"]
 
 
 def test_command_prints_tables_and_writes_json_and_a_chart(tmp_path, files, capsys):
-    assert command_line.main([*TINY, *files]) == 0
+    assert main([*TINY, *files]) == 0
     out, err = capsys.readouterr()
     assert err == ""
     for text in ("CPU  ", "instruction set  ", "threads  ", "versions  ", "cdropout " + cd.__version__):
@@ -384,10 +418,8 @@ def test_command_prints_tables_and_writes_json_and_a_chart(tmp_path, files, caps
 
 
 def test_refused_result_of_ours_is_a_status_of_1(monkeypatch, files, capsys):
-    monkeypatch.setattr(
-        contenders.cd, "dropout", lambda x, p=0.5, *, rng=None, out=None: np.zeros_like(x), raising=True
-    )
-    assert command_line.main([*TINY, *files]) == 1
+    monkeypatch.setattr(cd, "dropout", lambda x, p=0.5, *, rng=None, out=None: np.zeros_like(x))
+    assert main([*TINY, *files]) == 1
     assert "refused: cdropout, forward, 128 elements: dropped must be 13 of 128" in capsys.readouterr().out
 
 
@@ -417,36 +449,33 @@ def test_refused_result_of_ours_is_a_status_of_1(monkeypatch, files, capsys):
 def test_argument_errors_name_argument_rule_and_value(arguments, message, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     if message is None:
-        assert command_line.parse_arguments(arguments.split())[0].sizes == (1 << 32,)
+        assert plan_of(*arguments.split()).sizes == (1 << 32,)
         return
     with pytest.raises(SystemExit) as exit_:
-        command_line.parse_arguments(arguments.split())
+        main(["compare", *arguments.split()])
     assert exit_.value.code == 2
     assert message in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 
 def test_plan_without_options_covers_all_that_is_promised():
-    plan, args = command_line.parse_arguments([])
+    plan = plan_of()
     assert (plan.sizes[0], plan.sizes[-1]) == (128, 64 << 20)
     assert plan.dtypes == DTYPES
     assert plan.contenders == contenders.NAMES
     assert plan.operations == tuple(OPERATIONS)
     assert plan.seconds is None
-    assert (args.json.name, args.plot.name) == ("latest.json", "latest.png")
-    quick = command_line.parse_arguments(["--quick", "--sizes", "4K", "1K", "4K"])[0]
+    quick = plan_of("--quick", "--sizes", "4K", "1K", "4K")
     assert quick.seconds < 60
     assert quick.sizes == (1024, 4096)
 
 
 def test_module_runs_from_a_checkout_whose_source_folder_cannot_be_imported(tmp_path):
-    shutil.copytree(
-        BENCHMARKS, tmp_path / "benchmarks", ignore=shutil.ignore_patterns("data", "results", "__pycache__")
-    )
+    shutil.copytree(BENCHMARKS, tmp_path / "benchmarks", ignore=shutil.ignore_patterns("results", "__pycache__"))
     (tmp_path / "cdropout").mkdir()
     (tmp_path / "cdropout" / "__init__.py").write_text("raise ImportError('the source folder')")
     run = subprocess.run(
-        [sys.executable, "-m", "benchmarks", "--contenders", "nobody"],
+        command_line.command_of("compare", "--contenders", "unknown"),
         cwd=tmp_path,
         env={name: value for name, value in os.environ.items() if name not in ("PYTHONSAFEPATH", "PYTHONPATH")},
         capture_output=True,
@@ -454,7 +483,7 @@ def test_module_runs_from_a_checkout_whose_source_folder_cannot_be_imported(tmp_
         check=False,
         timeout=60,
     )
-    assert "python -m benchmarks: error: argument --contenders: unknown contender 'nobody'" in run.stderr
+    assert "benchmarks compare: error: argument --contenders: unknown contender 'unknown'" in run.stderr
     assert run.returncode == 2
 
 
@@ -490,8 +519,8 @@ def test_summary_has_a_column_for_each_size(tiny):
 
 @pytest.fixture(scope="module")
 def few():
-    data = mnist_data.load_dataset()
-    return replace(data, train=mnist_data.LabelledImages(data.train.images[:64], data.train.labels[:64]))
+    data = load_dataset()
+    return replace(data, train=LabelledImages(data.train.images[:64], data.train.labels[:64]))
 
 
 def test_share_is_the_part_of_a_step(few):
@@ -516,7 +545,7 @@ def test_layers_of_the_share_drop_the_same_elements_backward(name):
 @pytest.mark.parametrize("arguments", ["--threads 0", "--rounds 0", "--p 1", "--batch 0", "--batch 10001"])
 def test_share_refuses_bad_arguments(arguments, capsys):
     with pytest.raises(SystemExit) as exit_:
-        training_share.main(arguments.split())
+        main(["training-share", *arguments.split()])
     assert exit_.value.code == 2
     assert f"argument {arguments.split()[0]}: " in capsys.readouterr().err
 
@@ -607,35 +636,31 @@ def test_framework_that_is_missing_or_wrong_is_not_timed(monkeypatch, capsys):
     monkeypatch.setattr(frameworks, "interleaved_medians", None)
     monkeypatch.setitem(frameworks.FRAMEWORKS, "thinc", lambda shape: {"thinc": wrong})
     monkeypatch.setitem(sys.modules, "torch", None)
-    assert frameworks.main(["--frameworks", "torch", "--rounds", "1"]) == 0
+    assert main(["frameworks", "--frameworks", "torch", "--rounds", "1"]) == 0
     out = capsys.readouterr().out.splitlines()
     assert out[-2].startswith("torch      not measured: ")
     assert out[-1].startswith("torch, training steps not measured: ")
-    assert frameworks.main(["--frameworks", "thinc", "--rounds", "1"]) == 1
+    assert main(["frameworks", "--frameworks", "thinc", "--rounds", "1"]) == 1
     assert "thinc      refused: thinc: " in capsys.readouterr().out
 
 
-def test_floor_program_runs(monkeypatch, capsys):
-    floor = importlib.import_module("floor")
-    monkeypatch.setattr(sys, "argv", ["floor.py", "--sizes", "4096", "--rounds", "2", "--offset", "0"])
-    assert floor.main() == 0
+def test_floor_runs(capsys):
+    assert main(["floor", "--sizes", "4096", "--rounds", "2", "--offset", "0"]) == 0
     assert "mask.apply(x, out=y)" in capsys.readouterr().out
 
 
-def test_import_time_program_runs(capsys):
-    assert importlib.import_module("import_time").main(["--rounds", "1"]) == 0
+def test_import_time_runs(capsys):
+    assert main(["import-time", "--rounds", "1"]) == 0
     out = capsys.readouterr().out.splitlines()
-    numpy_alone, both, difference = (float(line.split()[-2]) for line in out[-3:])
+    numpy_alone, both, difference = (float(line.split()[-1]) for line in out[-3:])
     assert numpy_alone > 0
     assert difference == pytest.approx(both - numpy_alone, abs=0.11)
 
 
-def test_parts_program_runs_and_leaves_the_library_as_it_was(monkeypatch, capsys):
-    parts = importlib.import_module("parts")
+def test_parts_runs_and_leaves_the_library_as_it_was(monkeypatch, capsys):
     before = _kernels.get_limits()["max_gathered_stride"]
     monkeypatch.setattr(parts, "N_ELEMS", 4096)
     monkeypatch.setattr(parts, "STRIDES", (16, 2048))
-    monkeypatch.setattr(sys, "argv", ["parts.py", "--rounds", "2"])
-    assert parts.main() == 0
-    assert "seeded gathered" in capsys.readouterr().out
+    assert main(["parts", "--rounds", "2"]) == 0
+    assert re.search("seeded +gathered", capsys.readouterr().out)
     assert _kernels.get_limits()["max_gathered_stride"] == before

@@ -392,20 +392,19 @@ for operation in (*calls.OPERATIONS, *calls.NOISES, "fill_keep"):
 
 
 def test_the_benchmark_runs_and_checks_before_it_times(module, built, packages):
-    benchmarks = ROOT / "benchmarks"
     for name in ("tqdm", "threadpoolctl"):
         pytest.importorskip(name)
     code = """
-import embedding
-embedding.compare_calls({"ours": embedded}, embedding.SMALL, rounds=1)
+from benchmarks import c_api
+c_api.compare_calls({"ours": embedded}, c_api.SMALL, rounds=1)
 class Wrong:
     repeat = staticmethod(lambda *arguments: None)
 try:
-    embedding.compare_calls({"wrong": Wrong}, embedding.SMALL, rounds=1)
+    c_api.compare_calls({"wrong": Wrong}, c_api.SMALL, rounds=1)
 except RuntimeError as error:
     print(error)
 """
-    lines = ask(module, code, built, (*packages, benchmarks))
+    lines = ask(module, code, built, (*packages, ROOT))
     assert [line.split()[0] for line in lines if line][-4:-1] == ["the", "ours", "mask.apply(x,"]
     assert lines[-1] == "wrong gave another result than mask.apply"
 

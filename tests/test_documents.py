@@ -182,7 +182,7 @@ def check_python(arguments):
         check_options((script,), arguments[1:])
     elif arguments[1] in ("benchmarks", "cdropout"):
         has_command = arguments[2:] and not arguments[2].startswith("-")
-        called = ("-m", arguments[1], *arguments[2 : 2 + bool(has_command and arguments[1] == "cdropout")])
+        called = ("-m", arguments[1], *arguments[2 : 2 + bool(has_command)])
         check_options(called, arguments[len(called) :])
     else:
         module = arguments[1].partition(".")[0]
@@ -291,8 +291,10 @@ def test_a_missing_package_that_is_not_optional_fails(inside):
 @pytest.mark.parametrize(
     "line",
     [
-        "python benchmarks/no_such_file.py",
-        "python benchmarks/floor.py --no-such-option 3",
+        "python examples/no_such_file.py",
+        "python examples/masks.py --no-such-option 3",
+        "python -m benchmarks no-such-question",
+        "python -m benchmarks floor --no-such-option 3",
         "python -m cdropout bench --no-such-option",
         "python -m no_such_module",
         'pip install ".[no_such_extra]"',

@@ -1,17 +1,18 @@
 """The examples run as they are called, say what they promise, and write it down."""
 
-import importlib
 import json
 import math
 import re
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
 import pytest
-from mnist_data import Dataset, LabelledImages, load_dataset
 from threadpoolctl import threadpool_limits
+
+from mnist.digits.data import Dataset, LabelledImages, load_dataset
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 NAMES = ("uncertainty", "regularization")
@@ -24,13 +25,6 @@ TINY = {
     "uncertainty": "--epochs 1 --samples 10 --digits 200 --step 90 --seed 3 --quiet",
     "regularization": "--hidden 128 --p 0.3 --epochs 40 --seeds 2 --seed 3 --quiet",
 }
-
-
-@pytest.fixture
-def load_example(monkeypatch):
-    """Import an example by name, as Python finds it that runs it: its folder comes first."""
-    monkeypatch.syspath_prepend(EXAMPLES)
-    return importlib.import_module
 
 
 @pytest.fixture(scope="module")
@@ -131,8 +125,8 @@ def test_regularization_table_adds_up_and_shows_that_dropout_is_better(tiny_runs
     assert mean[2] < 0
 
 
-def test_rotation_is_counterclockwise_about_the_centre(load_example):
-    rotate_images = load_example("uncertainty").rotate_images
+def test_rotation_is_counterclockwise_about_the_centre():
+    rotate_images = import_module("uncertainty").rotate_images
     images = np.random.default_rng(0).integers(0, 256, (3, 28, 28), np.uint8)
     np.testing.assert_array_equal(rotate_images(images, 0), images)
     for angle in (90, 180):
@@ -141,8 +135,8 @@ def test_rotation_is_counterclockwise_about_the_centre(load_example):
 
 
 @pytest.mark.parametrize(("mean", "entropy"), [(np.full((4, 10), 0.1), math.log(10)), (np.eye(4, 10), 0.0)])
-def test_entropy_of_equal_and_of_certain_probabilities(load_example, mean, entropy):
-    uncertainty = load_example("uncertainty")
+def test_entropy_of_equal_and_of_certain_probabilities(mean, entropy):
+    uncertainty = import_module("uncertainty")
     prediction = uncertainty.Prediction(mean, mean, mean, np.full((4, 10), 0.25))
     summary = uncertainty.summarize(30, prediction, mean.argmax(axis=1))
     assert summary.entropy == pytest.approx(entropy)
@@ -151,8 +145,8 @@ def test_entropy_of_equal_and_of_certain_probabilities(load_example, mean, entro
     assert summary.mc_std == 0.25
 
 
-def test_prediction_is_one_of_the_seed_and_leaves_dropout_off(load_example, few):
-    uncertainty = load_example("uncertainty")
+def test_prediction_is_one_of_the_seed_and_leaves_dropout_off(few):
+    uncertainty = import_module("uncertainty")
     with threadpool_limits(1, user_api="blas"):
         networks = uncertainty.train_networks(few, 0, p=0.5, epochs=1)
         x = uncertainty.pixels(few.test.images)
@@ -165,9 +159,9 @@ def test_prediction_is_one_of_the_seed_and_leaves_dropout_off(load_example, few)
     assert not any(layer.training for layer in networks[2])
 
 
-def test_comparison_gives_both_networks_the_same_start(load_example, few):
+def test_comparison_gives_both_networks_the_same_start(few):
     """With a p so small that nothing is dropped, the two networks of a seed are the same network."""
-    compare = load_example("regularization").compare
+    compare = import_module("regularization").compare
     with threadpool_limits(1, user_api="blas"):
         same = compare(few, [5, 6], p=1e-12, p_input=0.0, epochs=2, n_digits=100)
         different = compare(few, [5, 6], epochs=2, n_digits=100)
@@ -179,9 +173,9 @@ def test_comparison_gives_both_networks_the_same_start(load_example, few):
 
 @pytest.mark.parametrize(("with_dropout", "status"), [(0.07, 0), (0.08, 1), (0.09, 1)])
 def test_regularization_ends_with_status_1_unless_dropout_is_better(
-    load_example, with_dropout, status, monkeypatch, tmp_path, capsys
+    with_dropout, status, monkeypatch, tmp_path, capsys
 ):
-    regularization = load_example("regularization")
+    regularization = import_module("regularization")
     made_up = regularization.Comparison([0], np.array([[0.5, 0.08]]), np.array([[0.6, with_dropout]]))
     monkeypatch.setattr(regularization, "compare", lambda *args, **options: made_up)
     monkeypatch.chdir(tmp_path)
@@ -228,13 +222,13 @@ BAD = {
 @pytest.mark.parametrize(
     ("name", "arguments", "message"), [(name, *case) for name in NAMES for case in (*BAD["both"], *BAD[name])]
 )
-def test_bad_argument_is_told_before_training(load_example, name, arguments, message, tmp_path, monkeypatch, capsys):
-    example = load_example(name)
+def test_bad_argument_is_told_before_training(name, arguments, message, tmp_path, monkeypatch, capsys):
+    example = import_module(name)
 
     def fail(*args, **options):
         raise AssertionError("training began")
 
-    monkeypatch.setattr(example, "train_epochs", fail)
+    monkeypatch.setattr("digit_network.train_epochs", fail)
     monkeypatch.chdir(tmp_path)
     outputs = ["--plot", "unused.png", "--table", "unused.md"]
     try:
@@ -247,10 +241,10 @@ def test_bad_argument_is_told_before_training(load_example, name, arguments, mes
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_committed_table_was_made_by_the_command_without_options(load_example, name):
+def test_committed_table_was_made_by_the_command_without_options(name):
     written = (EXAMPLES / f"{name}.md").read_text()
     assert f"\n    python examples/{name}.py\n" in written
-    assert re.search(rf"!\[{load_example(name).TITLE}\]\({name}\.png\)", written)
+    assert re.search(rf"!\[{import_module(name).TITLE}\]\({name}\.png\)", written)
     assert (EXAMPLES / f"{name}.png").stat().st_size > 20_000
 
 

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +17,8 @@ MIB = 1 << 20
 VALUES = np.random.default_rng(0).standard_normal((300, 1000)).astype(np.float32)
 EXPECTED = cd.dropout(VALUES, 0.3, rng=1)
 
-memmap = pytest.importorskip("memmap", reason="the tests were taken out of the checkout")
-groups = pytest.importorskip("control_group", reason="the tests were taken out of the checkout")
+memmap = pytest.importorskip("benchmarks.memmap", reason="the tests were taken out of the checkout")
+groups = pytest.importorskip("benchmarks.control_group", reason="the tests were taken out of the checkout")
 
 
 @pytest.fixture
@@ -179,12 +180,17 @@ def test_folders_in_memory_are_known(tmp_path):
 
 
 def test_the_program_prints_a_table_and_its_memory(tmp_path, capsys, monkeypatch):
-    def refuse(limit_mib, argv):
+    def refuse(arguments):
         raise groups.NoControlGroupError("not today")
 
     monkeypatch.setattr(memmap, "run_inside", refuse)
     monkeypatch.setattr(memmap, "is_in_memory", lambda folder: False)
-    assert memmap.main(["--mib", "1", "--rounds", "1", "--folder", str(tmp_path)]) == 0
+    assert (
+        import_module("benchmarks.command_line").main(
+            ["memmap", "--mib", "1", "--rounds", "1", "--folder", str(tmp_path)]
+        )
+        == 0
+    )
     out = capsys.readouterr().out
     assert "memory is not limited: not today" in out
     assert "read and write" in out

@@ -39,7 +39,7 @@ def marked(site, tmp_path):
     """The tests by key of a module with a test of `known` and `unknown`, and a deep one of `known`."""
     marks = '@pytest.mark.promise("unknown")\ndef test_a(): ...\n@pytest.mark.deep\ndef test_b(): ...\n'
     (tmp_path / "test_module.py").write_text('pytestmark = [pytest.mark.promise("known")]\n' + marks)
-    return site.marked_tests(tmp_path)
+    return site.marked_tests([tmp_path])
 
 
 def test_unknown_and_untested_keys_are_found(site, marked):

@@ -4,13 +4,14 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-import serving
-from mnist_data import Dataset, LabelledImages, load_dataset
-from network import Linear, softmax
-from result_check import WrongResultError
-from train_mnist import Config, evaluate
 
 import cdropout as cd
+from benchmarks import serving
+from benchmarks.command_line import main
+from benchmarks.result_check import WrongResultError
+from examples.mnist.digits.data import Dataset, LabelledImages, load_dataset
+from examples.mnist.digits.network import Linear, softmax
+from examples.mnist.digits.training import Config, evaluate
 
 N_REQUESTS = 60
 DIGITS = np.random.default_rng(0).random((10, 20), dtype=np.float32)
@@ -154,7 +155,7 @@ def test_the_table_has_a_line_for_each_row():
 
 def test_the_program_checks_first_and_prints_the_table(capsys, monkeypatch):
     monkeypatch.setattr(serving, "train_network", lambda data, p, config: trained_on_nothing(data, p))
-    assert serving.main(["--threads", "2", "--requests", "5", "--rounds", "1", "--samples", "4"]) == 0
+    assert main(["serving", "--threads", "2", "--requests", "5", "--rounds", "1", "--samples", "4"]) == 0
     out = capsys.readouterr().out
     assert "5 answers are the same bits from 1, 2 threads, in any order" in out
     assert out.index("same bits") < out.index("requests/s")
@@ -169,6 +170,6 @@ def trained_on_nothing(data, p):
 @pytest.mark.parametrize("arguments", ["--threads 0", "--rounds 0", "--p 1", "--samples x", "--requests -1"])
 def test_bad_arguments_are_named(arguments, capsys):
     with pytest.raises(SystemExit) as exit_:
-        serving.main(arguments.split())
+        main(["serving", *arguments.split()])
     assert exit_.value.code == 2
     assert f"argument {arguments.split()[0]}: " in capsys.readouterr().err

@@ -116,7 +116,7 @@ print(_kernels.thread_limit(), len(os.listdir("/proc/self/task")), hashlib.sha25
 @needs_openmp
 @pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="needs Linux, to count threads")
 def test_a_real_quota_of_one_cpu_means_one_thread(run_python):
-    groups = pytest.importorskip("control_group", reason="the tests were taken out of the checkout")
+    groups = pytest.importorskip("benchmarks.control_group", reason="the tests were taken out of the checkout")
     env = {"OMP_NUM_THREADS": "4", "OPENBLAS_NUM_THREADS": "1"}
     try:
         with groups.control_group("cpu") as group:

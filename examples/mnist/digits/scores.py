@@ -1,17 +1,18 @@
-"""How well a network does: scores on labelled images, and those made on the way through a training run."""
+"""Score a network on labelled images, and store the scores made during a training run."""
 
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from network import Array, softmax_cross_entropy
 from sklearn.metrics import f1_score
+
+from .network import Array, softmax_cross_entropy
 
 
 @dataclass(frozen=True)
 class Score:
-    """How a network does on labelled images, with dropout off: mean cross-entropy in nats, macro F1, accuracy."""
+    """Hold the mean cross-entropy in nats, the macro F1 and the accuracy on labelled images, with dropout off."""
 
     loss: float
     macro_f1: float
@@ -20,7 +21,7 @@ class Score:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The scores after so many steps, on the test set and on as many images of the training set."""
+    """Hold the scores after n_steps, on the test set and on as many images of the training set."""
 
     n_steps: int
     train: Score
@@ -38,24 +39,24 @@ def score_logits(logits: Array, labels: npt.NDArray[np.uint8]) -> Score:
 
 
 def as_saved(evaluations: list[Evaluation]) -> list[dict[str, Any]]:
-    """Return evaluations in values that JSON can hold."""
+    """Return evaluations as values that JSON can hold."""
     return [asdict(evaluation) for evaluation in evaluations]
 
 
 def from_saved(saved: Any, n_steps: int) -> list[Evaluation]:
-    """Return the evaluations of which `as_saved` made a value.
+    """Return the evaluations that `as_saved` turned into a value.
 
     Parameters
     ----------
     saved : object
-        The value, or whatever a file has in its place.
+        The value as read from a file; it may be anything.
     n_steps : int
         How many steps the run had made.
 
     Raises
     ------
     ValueError
-        Where the value is none of `as_saved`'s, or of no run with so many steps; the message says in what.
+        Where the value is not one that `as_saved` returns, or not one of a run with n_steps; the message names it.
 
     """
     if not isinstance(saved, list):
@@ -73,7 +74,7 @@ def from_saved(saved: Any, n_steps: int) -> list[Evaluation]:
 def _score_from(saved: Any) -> Score:
     _check_names(saved, Score)
     for name, value in saved.items():
-        # A run whose weights have overflowed has a loss of NaN or infinity, and goes on.
+        # A run whose weights have overflowed has a loss of NaN or infinity, and continues.
         is_possible = type(value) is float and (not value < 0 if name == "loss" else 0 <= value <= 1)
         if not is_possible:
             raise ValueError(f"{name} {value!r}")

@@ -1,49 +1,41 @@
-"""Train a small NumPy network on MNIST with dropout, and tell its macro F1 and what dropout cost.
+"""Train the network 784-512-512-10 with one kind of dropout, as a configuration says.
 
-    python benchmarks/train_mnist.py [--dropout KIND] [--p P] [--data FOLDER] [--plot FILE]
-                                     [--checkpoint FILE [--resume] [--checkpoint-every N]] ...
-
-The network is 784-512-512-10 with dropout after the second layer, and by default without activations between layers. A
-run that is killed and resumed from its checkpoint ends with the very weights it would have had, bit for bit.
+Dropout follows the second hidden layer; activations between the layers are an option. A run that is killed and resumed
+from its checkpoint ends with the same weights, bit for bit.
 """
 
-import argparse
 import math
 import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from checkpoint import CheckpointError, Checkpoints, Rng, RunState, check_checkpoint_path, digest_dataset
-from curves import check_plot_path, plot_curves
-from mnist_data import DataError, Dataset, LabelledImages, load_dataset, pixels
-from network import Adam, Array, Layer, Linear, Network, NumPyDropout, ReLU, softmax_cross_entropy
-from scores import Evaluation, Score, score_logits
 from tqdm import tqdm
 
 import cdropout as cd
 
-PROG = "train_mnist.py"
+from .checkpoint import Checkpoints, Rng, RunState, digest_dataset
+from .data import Dataset, LabelledImages, pixels
+from .network import Adam, Array, Layer, Linear, Network, NumPyDropout, ReLU, train_step
+from .scores import Evaluation, Score, score_logits
 
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of dropout, and where it stands in the network.
+    """Describe a kind of dropout, and its place in the network.
 
     Attributes
     ----------
     layer : callable or None
-        Makes the layer that follows the second hidden one, of the probability of dropping and what masks are drawn
-        from.
+        Takes the probability of dropping and the source of the masks; returns the layer after the second hidden one.
     linear : type or None
-        The layer that drops inside its product, and stands in the place of the second hidden linear one.
+        The layer that drops inside its product; it replaces the second hidden linear layer.
     make_rng : callable
-        Makes what masks are drawn from, of a seed.
+        Takes a seed; returns the source of the masks.
 
     """
 
@@ -59,17 +51,16 @@ DROPOUTS: dict[str, Kind] = {
     "none": Kind(),
     "numpy": Kind(NumPyDropout, make_rng=np.random.default_rng),
     "drop-connect": Kind(linear=cd.DropConnect),
-    # One feature dropout, as "feature", but before the second hidden layer: its square product is worth making smaller.
+    # Drops whole features, as "feature" does, but before the second hidden layer, whose product is the largest.
     "feature-linear": Kind(linear=cd.FeatureDropoutLinear),
 }
 
 _EVALUATION_BATCH = 1000
-_PLOT_EVALUATIONS_PER_EPOCH = 10
 
 
 @dataclass(frozen=True)
 class Config:
-    """One training run, but for its data.
+    """Configure a training run, except its data.
 
     Attributes
     ----------
@@ -86,7 +77,7 @@ class Config:
     relu : bool
         Whether a ReLU follows each hidden layer.
     seed : int
-        Of the weights, the order of the samples and the masks; at least 0.
+        Seed of the weights, the order of the samples and the masks; at least 0.
 
     Raises
     ------
@@ -128,7 +119,7 @@ class Config:
 
 @dataclass(frozen=True)
 class Result:
-    """A trained network and how it went.
+    """Hold a trained network, its scores and its times.
 
     Attributes
     ----------
@@ -141,10 +132,9 @@ class Result:
     step_seconds : ndarray of float64, shape (n_steps,)
         The wall time of forward pass, loss, backward pass and update of each step; not that of gathering the batch.
     dropout_seconds : ndarray of float64, shape (n_steps,)
-        The part of it spent in the dropout layer, forward and backward. NaN where dropout happens inside linear layers
-        and has no time of its own.
+        The part of it spent in the dropout layer, forward and backward; NaN where dropout is part of a linear layer.
     evaluations : tuple of Evaluation
-        Those on the way, where any were asked for.
+        The evaluations during training, if any were requested.
 
     """
 
@@ -162,7 +152,7 @@ class Result:
 
 
 class Timed:
-    """A layer whose `forward` and `backward` add the wall time they take to `seconds`."""
+    """Wrap a layer, and add the wall time of `forward` and `backward` to `seconds`."""
 
     def __init__(self, layer: Layer) -> None:
         self.layer = layer
@@ -170,19 +160,19 @@ class Timed:
         self.seconds = 0.0
 
     def forward(self, x: Array) -> Array:
-        """As the layer does."""
+        """Call the layer's `forward`."""
         return self._timed(self.layer.forward, x)
 
     def backward(self, dy: Array) -> Array:
-        """As the layer does."""
+        """Call the layer's `backward`."""
         return self._timed(self.layer.backward, dy)
 
     def train(self) -> None:
-        """As the layer does."""
+        """Switch the layer to training."""
         self.layer.train()
 
     def eval(self) -> None:
-        """As the layer does."""
+        """Switch the layer to evaluation."""
         self.layer.eval()
 
     def _timed(self, function: Callable[[Array], Array], argument: Array) -> Array:
@@ -200,13 +190,13 @@ def build_network(
     Parameters
     ----------
     config : Config
-        Whose widths, activation and seed to take.
+        Gives the widths, the activation and the seed.
     n_inputs, n_classes : int
         The widths of input and output.
     dropout : Layer or None
-        What follows the second hidden layer.
+        The layer after the second hidden layer.
     dtype : dtype
-        That of the parameters.
+        The dtype of the parameters.
 
     """
     rng = np.random.default_rng(config.spawn_seeds()[0])
@@ -223,18 +213,18 @@ def build_network(
 
 
 def drop_in_product(network: Network, kind: Kind, p: float, rng: Rng) -> Network:
-    """Return a network with a kind's layer in the place of the second hidden linear one, with the same weights.
+    """Return a network in which a kind's linear layer, with the same weights, replaces the second hidden one.
 
     Parameters
     ----------
     network : Network
-        As `build_network` builds it; its other layers become the new network's.
+        A network from `build_network`; the new one shares its other layers.
     kind : Kind
-        Where it has no such layer, the network stays as it is.
+        If it has no such layer, the network is returned unchanged.
     p : float
         The probability of dropping.
     rng : Stream
-        What the layer draws its masks from.
+        The source of the masks.
 
     """
     if kind.linear is None:
@@ -248,17 +238,12 @@ def drop_in_product(network: Network, kind: Kind, p: float, rng: Rng) -> Network
 
 
 def draw_batches(config: Config, n_samples: int) -> Iterator[npt.NDArray[np.int64]]:
-    """Yield the indices of each step's samples: every epoch a new order, its last batch whatever remains."""
+    """Yield the indices of each step's samples: every epoch has a new order; its last batch holds the remainder."""
     rng = np.random.default_rng(config.spawn_seeds()[1])
     for _ in range(config.epochs):
         order = rng.permutation(n_samples)
         for start in range(0, n_samples, config.batch):
             yield order[start : start + config.batch]
-
-
-def count_steps(config: Config, n_samples: int) -> int:
-    """Return how many batches `draw_batches` yields."""
-    return config.epochs * math.ceil(n_samples / config.batch)
 
 
 def evaluate(network: Network, images: LabelledImages) -> Score:
@@ -286,14 +271,14 @@ def train(
     config : Config
         The same configuration and data give the same network, on the same machine and number of threads.
     data : Dataset
-        Whose training set to train on, and whose test set to score.
+        The training set is learned, the test set is scored.
     evaluations_per_epoch : int
-        How often to evaluate on the way, for curves; it changes nothing else.
+        How often to evaluate during training, for curves; it changes nothing else.
     progress : bool
         Whether to show a progress bar with the running loss on stderr.
     checkpoints : Checkpoints or None
-        Where to keep the state of the run, and whether to go on from there. The result is that of a run never stopped,
-        but for the evaluations that were not asked for at the time, and the times.
+        Where to save the state of the run, and whether to resume from it. The result is that of an uninterrupted run,
+        except for the times, and for evaluations that the earlier part was not asked for.
 
     Raises
     ------
@@ -307,7 +292,7 @@ def train(
     network = build_network(config, data.n_pixels, data.n_classes, dropout)
     network = drop_in_product(network, kind, config.p, rng)
     optimizer = Adam(network.params, network.grads, lr=config.lr, l2=config.l2)
-    n_steps = count_steps(config, len(data.train))
+    n_steps = config.epochs * math.ceil(len(data.train) / config.batch)  # the batches of `draw_batches`
     evaluate_after = set(np.linspace(0, n_steps, config.epochs * evaluations_per_epoch + 1).round().astype(int)[1:])
     train_part = LabelledImages(data.train.images[: len(data.test)], data.train.labels[: len(data.test)])
     losses, step_seconds, dropout_seconds = np.zeros((3, n_steps))
@@ -335,9 +320,7 @@ def train(
             x, labels = pixels(data.train.images[batch]), data.train.labels[batch]
             dropout_before = dropout.seconds if dropout else 0.0
             start = time.perf_counter()
-            losses[i], dlogits = softmax_cross_entropy(network.forward(x), labels)
-            network.backward(dlogits)
-            optimizer.step()
+            losses[i] = train_step(network, optimizer, x, labels)
             step_seconds[i] = time.perf_counter() - start
             if dropout:
                 dropout_seconds[i] = dropout.seconds - dropout_before
@@ -355,101 +338,10 @@ def train(
 
 
 def name_arrays(network: Network, optimizer: Adam) -> dict[str, Array]:
-    """Return the arrays that steps change, not copies of them, each by a name for a checkpoint."""
+    """Return the arrays that training changes, not copies of them, by their names in a checkpoint."""
     rows = zip(network.params, optimizer.first_sums, optimizer.second_sums, strict=True)
     return {
         f"{name}_{i}": array
         for i, row in enumerate(rows)
         for name, array in zip(("param", "first_sum", "second_sum"), row, strict=True)
     }
-
-
-def describe(result: Result) -> str:
-    """Return the lines a run ends with."""
-    step_ms = 1e3 * result.step_seconds
-    lines = [
-        f"macro F1  {result.test.macro_f1:.4f}",
-        f"accuracy  {result.test.accuracy:.4f}",
-        f"step      {step_ms.mean():.3f} ms mean, {np.median(step_ms):.3f} ms median",
-    ]
-    if not math.isnan(result.dropout_share):
-        lines.append(f"dropout   {100 * result.dropout_share:.2f} % of a step")
-    return "\n".join(lines)
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Train as the command line says; 0, or 2 for a bad data file or checkpoint."""
-    parser = argparse.ArgumentParser(prog=PROG, description="Train a NumPy network on MNIST with dropout.")
-    add = parser.add_argument
-    add("--dropout", choices=tuple(DROPOUTS), default=Config.dropout, help="kind of dropout (default %(default)s)")
-    add("--p", type=float, default=Config.p, help="probability of dropping (default %(default)s)")
-    add("--epochs", type=int, default=Config.epochs, help="passes over the training set (default %(default)s)")
-    add("--batch", type=int, default=Config.batch, help="samples in a step (default %(default)s)")
-    add("--lr", type=float, default=Config.lr, help="step size of Adam (default %(default)s)")
-    add("--l2", type=float, default=Config.l2, help="weight decay (default %(default)s)")
-    add("--hidden", type=int, default=Config.hidden, help="width of the hidden layers (default %(default)s)")
-    add("--relu", action="store_true", help="put a ReLU after each hidden layer")
-    add("--seed", type=int, default=Config.seed, help="of weights, order and masks (default %(default)s)")
-    add("--data", type=Path, metavar="FOLDER", help="folder of idx files (default: the sample of MNIST)")
-    add("--plot", type=Path, metavar="FILE", help="draw the curves of loss and macro F1 into this image file")
-    add(
-        "--checkpoint",
-        type=Path,
-        metavar="FILE",
-        help="keep the state of the run in this file, replacing what it holds",
-    )
-    add("--resume", action="store_true", help="go on from the checkpoint, where there is one")
-    add(
-        "--checkpoint-every",
-        type=int,
-        metavar="N",
-        help=f"steps from one writing of it to the next (default {Checkpoints.every})",
-    )
-    add("--quiet", action="store_true", help="show no progress bar")
-    args = vars(parser.parse_args(argv))
-    folder, plot, quiet = (args.pop(name) for name in ("data", "plot", "quiet"))
-    checkpoint, resume, every = (args.pop(name) for name in ("checkpoint", "resume", "checkpoint_every"))
-    try:
-        config = Config(**args)
-    except ValueError as error:
-        parser.error(f"argument --{error}")
-    if plot is not None:
-        try:
-            check_plot_path(plot)
-        except ValueError as error:
-            parser.error(f"argument --plot: {error}")
-    checkpoints = None
-    if checkpoint is not None:
-        try:
-            checkpoints = Checkpoints(checkpoint, Checkpoints.every if every is None else every, resume)
-        except ValueError as error:
-            parser.error(f"argument --{error}")
-        try:
-            check_checkpoint_path(checkpoint)
-        except CheckpointError as error:
-            parser.error(f"argument --checkpoint: {error}")
-    elif resume or every is not None:
-        parser.error(f"argument --{'resume' if resume else 'checkpoint-every'} must come with --checkpoint, got none")
-    evaluations_per_epoch = 0 if plot is None else _PLOT_EVALUATIONS_PER_EPOCH
-    try:
-        data = load_dataset(folder)
-        result = train(
-            config,
-            data,
-            evaluations_per_epoch=evaluations_per_epoch,
-            progress=not quiet,
-            checkpoints=checkpoints,
-        )
-    except (CheckpointError, DataError) as error:
-        print(f"{PROG}: error: {error}", file=sys.stderr)
-        return 2
-    print(describe(result))
-    if plot is not None:
-        widths = f"{data.n_pixels}-{config.hidden}-{config.hidden}-{data.n_classes}"
-        kind = "no dropout" if config.dropout == "none" else f"{config.dropout} dropout, p = {config.p:g}"
-        plot_curves(result, f"{widths}, {'ReLU, ' if config.relu else ''}{kind}, seed {config.seed}", plot)
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

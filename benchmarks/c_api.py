@@ -1,16 +1,15 @@
-"""What the C interface costs, from C, C++ and Cython; and NumPy's numbers from the raw stream beside NumPy's own.
+"""Time calls from C, C++ and Cython, and NumPy's random numbers from the raw stream.
 
-    python benchmarks/embedding.py
-
-A call on 64 elements is compared with the block kernel by itself, one on a million with Python's call, on one thread.
-The modules that call are those of the tests (tests/c_api), built here against the installed package; that needs
-Cython, setuptools and a compiler. Numbers are drawn in a process for each bit generator, as programs have one, and by
-all of them in one process, where processors take longer to jump through the pointer that gives each number.
+A call on 64 elements is compared with the block kernel alone, one on a million with Python's call, on one thread. The
+calling modules are those of the tests, built here against the installed package; that needs Cython, setuptools and a
+compiler. Numbers are drawn in one process for each bit generator, as in programs, and by all of them in one process,
+where the processor predicts the jump through the pointer that gives each number less well.
 """
 
 import argparse
 import importlib
 import itertools
+import os
 import shutil
 import statistics
 import subprocess
@@ -21,31 +20,37 @@ from pathlib import Path
 
 import numpy as np
 from threadpoolctl import threadpool_limits
-from timing import interleaved_medians, machine
 from tqdm import tqdm
 
 import cdropout as cd
+from benchmarks.command_line import ROOT, command_of
+from benchmarks.table import Table
+from benchmarks.timing import interleaved_medians, introduce
 
-TESTS = Path(__file__).resolve().parents[1] / "tests"
+TESTS = ROOT / "tests"
 SOURCES = TESTS / "c_api"
 LANGUAGES = ("c", "cpp", "cython")
 SMALL, LARGE = 64, 1 << 20
-CALLS = 1000  # in a row, of the small one
+CALLS = 1000  # on the small array, timed together
 APPLY_MASK, FLOAT32 = 0, 0
 BIT_GENERATORS = ("StreamBitGenerator", "SFC64", "PCG64", "Philox")
 N_FRESH, N_CACHED, N_CALLS = 10**7, 4096, 500
+SHARED_OPTIONS = {"rounds": 101}
 
 
 def build(folder: Path) -> dict[str, object]:
     """Build the tests' modules in a folder, and import them."""
     shutil.copytree(SOURCES, folder, dirs_exist_ok=True)
-    subprocess.run([sys.executable, "setup.py", "-q", "build_ext", "--inplace"], cwd=folder, check=True)
+    # Cython looks for cdropout's declarations on the path alone, where an editable install has put no folder.
+    environment = {**os.environ, "PYTHONPATH": str(Path(cd.__file__).parents[1])}
+    command = [sys.executable, "setup.py", "-q", "build_ext", "--inplace"]
+    subprocess.run(command, cwd=folder, env=environment, check=True)
     sys.path.insert(0, str(folder))
     return {language: importlib.import_module(f"embedded_{language}") for language in LANGUAGES}
 
 
 def compare_calls(modules: dict[str, object], n_elems: int, rounds: int) -> None:
-    """Print what a call takes, in nanoseconds, and over the kernel and over Python's call."""
+    """Print the time of a call in nanoseconds, beyond the kernel's and over that of Python's call."""
     sys.path.append(str(TESTS))
     from core_probe import apply_mask_kernel
 
@@ -68,18 +73,17 @@ def compare_calls(modules: dict[str, object], n_elems: int, rounds: int) -> None
     }
     kernel, python = medians["the block kernel"], medians["mask.apply(x, out=y)"]
     print(f"\n{n_elems} elements, float32, p = 0.1, ns a call\n")
-    print(f"{'':<22} {'ns':>12} {'above the kernel':>17} {'over Python':>12}")
-    for name, nanoseconds in medians.items():
-        print(f"{name:<22} {nanoseconds:>12.1f} {nanoseconds - kernel:>17.1f} {nanoseconds / python:>12.3f}")
+    columns = (("ns", "12.1f"), ("above the kernel", "17.1f"), ("over Python", "12.3f"))
+    Table(("", "<22"), *columns).show((name, ns, ns - kernel, ns / python) for name, ns in medians.items())
 
 
 def generator(name: str) -> np.random.Generator:
-    """NumPy's generator with a bit generator of its own or ours."""
+    """Return NumPy's generator with one of its bit generators or with ours."""
     return np.random.Generator(getattr(cd if hasattr(cd, name) else np.random, name)(1))
 
 
 def draw(name: str) -> None:
-    """Draw as each line on standard input says, and print the seconds that a number took: one contender's process."""
+    """Draw as each line of the standard input says, and print the seconds a number: the process of one generator."""
     rng, y = generator(name), np.empty(N_CACHED)
     kinds = {"fresh": lambda: rng.random(N_FRESH), "cached": lambda: [rng.random(out=y) for _ in range(N_CALLS)]}
     numbers = {"fresh": N_FRESH, "cached": N_CACHED * N_CALLS}
@@ -93,10 +97,10 @@ def draw(name: str) -> None:
 
 
 def times_apart(rounds: int) -> dict[str, dict[str, float]]:
-    """Medians of what a number takes, in seconds, by kind and bit generator, each in a process of its own."""
+    """Return the median seconds a number by kind and bit generator, each generator in a separate process."""
     programs = {
         name: subprocess.Popen(
-            [sys.executable, __file__, "--draw", name], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            command_of("c-api", "--draw", name), cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
         for name in BIT_GENERATORS
     }
@@ -117,7 +121,7 @@ def times_apart(rounds: int) -> dict[str, dict[str, float]]:
 
 
 def compare_numbers(rounds: int) -> None:
-    """Print what Generator.random takes for each number, by bit generator."""
+    """Print the time of Generator.random for each number, by bit generator."""
     y, rngs = np.empty(N_CACHED), {name: generator(name) for name in BIT_GENERATORS}
     together = interleaved_medians(
         {name: lambda rng=rng: rng.random(out=y) for name, rng in rngs.items()}, rounds=rounds
@@ -128,31 +132,27 @@ def compare_numbers(rounds: int) -> None:
         "random(out=y)": apart["cached"],
         "in one process": {name: seconds / N_CACHED for name, seconds in together.items()},
     }
-    print(f"\nns a number, and over SFC64; y has {N_CACHED} numbers; each in a process of its own, and all in one\n")
-    print(f"{'':<20}" + "".join(f"{title:>26}" for title in columns))
-    for name in BIT_GENERATORS:
-        cells = (f"{column[name] * 1e9:>18.3f} {column[name] / column['SFC64']:>7.3f}" for column in columns.values())
-        print(f"{name:<20}" + "".join(cells))
+    print(f"\nns a number, and over SFC64; y has {N_CACHED} numbers; in separate processes, and in one\n")
+    titles = ((title, form) for name in columns for title, form in ((name, "18.3f"), ("ratio", "7.3f")))
+    Table(("", "<20"), *titles).show(
+        (name, *(x for column in columns.values() for x in (column[name] * 1e9, column[name] / column["SFC64"])))
+        for name in BIT_GENERATORS
+    )
 
 
-def main() -> int:
-    """Build, measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=101, help="rounds (default: %(default)s)")
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add --draw, which the program passes to the processes it starts."""
     parser.add_argument("--draw", choices=BIT_GENERATORS, help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Build, measure and print."""
     if arguments.draw:
         draw(arguments.draw)
-        return 0
-    print(machine())
-    print(f"medians of {arguments.rounds} interleaved rounds, one thread")
+        return
+    introduce("one thread", arguments.rounds)
     with tempfile.TemporaryDirectory() as folder, threadpool_limits(1):
         modules = build(Path(folder))
         for n_elems in (SMALL, LARGE):
             compare_calls(modules, n_elems, arguments.rounds)
     compare_numbers(arguments.rounds)
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,7 +1,4 @@
-"""Checkpoints of the training benchmark: a run that is stopped at any moment and resumed ends as one that never was.
-
-Whether it does is compared bit for bit, on one thread of BLAS, whose sums depend on the number of threads.
-"""
+"""Checkpoints: a run that is stopped at any moment and resumed ends as one that never was, bit for bit."""
 
 import dataclasses
 import json
@@ -14,43 +11,28 @@ import sys
 import time
 from pathlib import Path
 
-import checkpoint
-import mnist_data
 import numpy as np
 import pytest
-import train_mnist
-from checkpoint import CheckpointError, Checkpoints, digest_dataset, read_checkpoint, write_checkpoint
-from conftest import writes_what_is_shared
-from threadpoolctl import threadpool_limits
-from train_mnist import DROPOUTS, Config, main, train
+
+import train as program
+from digits import checkpoint
+from digits.checkpoint import CheckpointError, Checkpoints, digest_dataset, read_checkpoint, write_checkpoint
+from digits.training import DROPOUTS, Config, train
+from train import main
 
 KINDS = sorted(DROPOUTS)
 # Three steps an epoch, the last of them with a shorter batch.
 CONFIG = Config(epochs=2, batch=128, hidden=24, relu=True, l2=1e-4, seed=7)
 N_STEPS = 6
 
-pytestmark = writes_what_is_shared
+pytestmark = [
+    pytest.mark.thread_unsafe(reason="writes files that a fixture gives to every thread"),
+    pytest.mark.usefixtures("one_blas_thread"),
+]
 
 
 class StoppedError(Exception):
-    """In the place of a kill."""
-
-
-@pytest.fixture(autouse=True)
-def one_blas_thread():
-    with threadpool_limits(1, user_api="blas"):
-        yield
-
-
-@pytest.fixture(scope="module")
-def few():
-    sample = mnist_data.load_dataset()
-    return mnist_data.Dataset(
-        *(
-            mnist_data.LabelledImages(part.images[:n], part.labels[:n])
-            for part, n in ((sample.train, 300), (sample.test, 100))
-        )
-    )
+    """Stands in for a kill."""
 
 
 @pytest.fixture
@@ -169,7 +151,7 @@ KILLED = "--batch 16 --hidden 16 --relu --quiet --checkpoint-every 1"
 
 def start_program(path, *arguments):
     return subprocess.Popen(
-        [sys.executable, str(Path(train_mnist.__file__)), *KILLED.split(), "--checkpoint", str(path), *arguments],
+        [sys.executable, program.__file__, *KILLED.split(), "--checkpoint", str(path), *arguments],
         env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -263,7 +245,7 @@ def test_failure_before_renaming_leaves_the_old_checkpoint_whole(name, path, mon
 
 
 def test_kill_in_writing_or_before_renaming_leaves_the_old_checkpoint_whole(few, path):
-    """What a kill leaves in the temporary's place, of any length, is never read, is overwritten, and is gone then."""
+    """The temporary file of a killed run, of any length, is never read, is overwritten, and is then removed."""
     expected = train(CONFIG, few, checkpoints=Checkpoints(path))
     whole = path.read_bytes()
     temporary = path.with_name(".run.npz.partial")
@@ -302,26 +284,16 @@ def test_contents_are_on_the_disk_before_the_name_and_the_name_before_the_end(pa
 # ---- refused --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"dropout": "feature"}, "argument --dropout must be elementwise as in {path}, got feature"),
-        ({"p": 0.25}, "argument --p must be 0.5 as in {path}, got 0.25"),
-        ({"epochs": 3}, "argument --epochs must be 2 as in {path}, got 3"),
-        ({"batch": 64}, "argument --batch must be 128 as in {path}, got 64"),
-        ({"lr": 0.1}, "argument --lr must be 0.001 as in {path}, got 0.1"),
-        ({"l2": 0.0}, "argument --l2 must be 0.0001 as in {path}, got 0.0"),
-        ({"hidden": 25}, "argument --hidden must be 24 as in {path}, got 25"),
-        ({"relu": False}, "argument --relu must be True as in {path}, got False"),
-        ({"seed": 8}, "argument --seed must be 7 as in {path}, got 8"),
-    ],
-)
-def test_checkpoint_of_another_configuration_is_refused(change, message, few, path):
+OTHER_VALUES = {"p": 0.25, "epochs": 3, "batch": 64, "lr": 0.1, "l2": 0.0, "hidden": 25, "relu": False, "seed": 8}
+
+
+@pytest.mark.parametrize(("name", "value"), [("dropout", "feature"), *OTHER_VALUES.items()])
+def test_checkpoint_of_another_configuration_is_refused(name, value, few, path):
     train(CONFIG, few, checkpoints=Checkpoints(path))
     old = path.read_bytes()
     with pytest.raises(CheckpointError) as error:
-        train(dataclasses.replace(CONFIG, **change), few, checkpoints=Checkpoints(path, resume=True))
-    assert str(error.value) == message.format(path=path)
+        train(dataclasses.replace(CONFIG, **{name: value}), few, checkpoints=Checkpoints(path, resume=True))
+    assert str(error.value) == f"argument --{name} must be {getattr(CONFIG, name)} as in {path}, got {value}"
     assert path.read_bytes() == old
 
 
@@ -371,7 +343,7 @@ def refusal_of(path, few):
 def test_foreign_file_is_refused(name, few, path):
     FOREIGN[name](path)
     message = refusal_of(path, few)
-    assert message.startswith(f"{path}: must be a whole checkpoint of train_mnist.py, got ")
+    assert message.startswith(f"{path}: must be a whole training checkpoint, got ")
     assert "\n" not in message
 
 
@@ -380,7 +352,7 @@ def test_truncated_file_is_refused_at_every_length(few, path):
     whole = path.read_bytes()
     for n_bytes in [*range(0, len(whole), len(whole) // 50), len(whole) - 1]:
         path.write_bytes(whole[:n_bytes])
-        assert refusal_of(path, few).startswith(f"{path}: must be a whole checkpoint of train_mnist.py, got ")
+        assert refusal_of(path, few).startswith(f"{path}: must be a whole training checkpoint, got ")
 
 
 def test_damaged_byte_is_refused_or_does_no_harm(few, path):
@@ -391,10 +363,10 @@ def test_damaged_byte_is_refused_or_does_no_harm(few, path):
         i = rng.randrange(len(whole))
         path.write_bytes(whole[:i] + bytes([whole[i] ^ (1 << rng.randrange(8))]) + whole[i + 1 :])
         try:
-            # What nothing depends on, such as the archive's dates, may change.
+            # Bytes that nothing depends on, such as the archive's dates, may change.
             assert bits_of(train(CONFIG, few, checkpoints=Checkpoints(path, resume=True))) == expected
         except CheckpointError as error:
-            assert str(error).startswith(f"{path}: must be a whole checkpoint of train_mnist.py, got ")  # noqa: PT017
+            assert str(error).startswith(f"{path}: must be a whole training checkpoint, got ")  # noqa: PT017
             n_refused += 1
     assert n_refused > 80
 
@@ -422,8 +394,8 @@ def test_changed_contents_are_refused(change, found, few, path):
 
 
 FOREIGN_VALUES = [None, True, -1, 0.5, 2**200, math.nan, math.inf, -math.inf, "text", "", [], [None], {}, {"x": 1}]
-# What a run can have there: one whose weights have overflowed has such losses, and goes on. NumPy reads any number but
-# 0 as 1 in has_uint32.
+# Values that a run can have: the losses of one whose weights have overflowed, and any number in has_uint32, where NumPy
+# reads each except 0 as 1.
 POSSIBLE = {
     "loss": (0.5, math.nan, math.inf),
     "macro_f1": (0.5,),
@@ -466,7 +438,7 @@ def test_every_field_that_is_edited_by_hand_is_refused(kind, few, path):
             taken.append(where)
         except CheckpointError as error:
             message = str(error)
-            assert message.startswith((f"{path}: must be a whole checkpoint of train_mnist.py, got ", "argument --"))
+            assert message.startswith((f"{path}: must be a whole training checkpoint, got ", "argument --"))
             assert "\n" not in message
     assert n_mutants > 500
     assert taken == []
@@ -488,7 +460,7 @@ def test_generator_of_numpy_refuses_the_state_of_another(few, path):
     run, arrays = read_checkpoint(path)
     for state in ({}, None, {"bit_generator": "MT19937"}, run["rng"] | {"state": {"state": -1, "inc": 2**200}}):
         write_checkpoint(path, run | {"rng": state}, arrays)
-        with pytest.raises(CheckpointError, match="must be a whole checkpoint"):
+        with pytest.raises(CheckpointError, match="must be a whole training checkpoint"):
             train(config, few, checkpoints=Checkpoints(path, resume=True))
 
 
@@ -505,7 +477,7 @@ def test_other_arrays_are_refused(change, few, path):
     else:
         arrays["more"] = np.zeros(1)
     write_checkpoint(path, run, arrays)
-    assert "must be a whole checkpoint" in refusal_of(path, few)
+    assert "must be a whole training checkpoint" in refusal_of(path, few)
 
 
 def test_seed_of_any_size_goes_through_the_file(few, path):
@@ -533,7 +505,7 @@ def test_seed_of_any_size_goes_through_the_file(few, path):
 )
 def test_bad_argument_is_told_before_training(arguments, message, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(train_mnist, "train", None)
+    monkeypatch.setattr(program, "train", None)
     with pytest.raises(SystemExit) as exit_:
         main(arguments.split())
     assert exit_.value.code == 2
@@ -543,9 +515,9 @@ def test_bad_argument_is_told_before_training(arguments, message, tmp_path, monk
 
 def test_command_line_reaches_the_checkpoints(path, few, monkeypatch):
     seen = []
-    monkeypatch.setattr(train_mnist, "load_dataset", lambda folder: few)
+    monkeypatch.setattr(program, "load_dataset", lambda folder: few)
     monkeypatch.setattr(
-        train_mnist,
+        program,
         "train",
         lambda config, data, checkpoints, **options: seen.append(checkpoints) or train(config, data),
     )
@@ -557,12 +529,12 @@ def test_command_line_reaches_the_checkpoints(path, few, monkeypatch):
 
 @pytest.mark.parametrize("content", [b"foreign", b"PK\x03\x04 cut off"])
 def test_bad_checkpoint_ends_the_command_with_one_line_and_status_2(content, path, few, monkeypatch, capsys):
-    monkeypatch.setattr(train_mnist, "load_dataset", lambda folder: few)
+    monkeypatch.setattr(program, "load_dataset", lambda folder: few)
     path.write_bytes(content)
     assert main(["--checkpoint", str(path), "--resume", "--quiet"]) == 2
     out, err = capsys.readouterr()
     assert out == ""
-    assert err.startswith(f"train_mnist.py: error: {path}: must be a whole checkpoint of train_mnist.py, got ")
+    assert err.startswith(f"train.py: error: {path}: must be a whole training checkpoint, got ")
     assert err.count("\n") == 1
     assert path.read_bytes() == content
 

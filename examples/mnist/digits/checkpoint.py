@@ -1,6 +1,6 @@
-"""The state of a training run in a file: written so that a kill at any moment leaves a whole one, read without trust.
+"""Save and restore a training run. A kill at any moment leaves a whole file; a file is checked in full when it is read.
 
-The file is an npz archive: the arrays under their own names, and under `run` a JSON string with all that is no array.
+The file is an npz archive: the arrays by their names, and under `run` a JSON string with everything else.
 """
 
 import hashlib
@@ -15,10 +15,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from mnist_data import Dataset
-from scores import Evaluation, as_saved, from_saved
 
 import cdropout as cd
+
+from .data import Dataset
+from .scores import Evaluation, as_saved, from_saved
 
 Array = npt.NDArray[Any]
 Rng = cd.Stream | np.random.Generator
@@ -28,21 +29,21 @@ RUN_FIELDS = {"format", "config", "data", "rng", "n_steps", "evaluations"}
 
 
 class CheckpointError(ValueError):
-    """A checkpoint cannot be written or read, or is of another run; the message names the file, the rule, the value."""
+    """Report a checkpoint that cannot be written or read, or is of another run; names the file, the rule, the value."""
 
 
 @dataclass(frozen=True)
 class Checkpoints:
-    """Where a run keeps its state.
+    """Tell a run where to save its state, and how often.
 
     Attributes
     ----------
     path : Path
-        The file; each writing replaces it as a whole.
+        The file; it is replaced as a whole each time.
     every : int
-        The steps from one writing to the next, at least 1; the last step is followed by one in any case.
+        The number of steps between two checkpoints, at least 1; the last step is always followed by one.
     resume : bool
-        Whether to go on from the file where there is one.
+        Whether to continue from the file if it exists.
 
     Raises
     ------
@@ -52,7 +53,7 @@ class Checkpoints:
     """
 
     path: Path
-    # With 784-512-512-10, a writing takes about 20 ms on a disk, and fifty steps 230 ms.
+    # With 784-512-512-10, writing takes about 20 ms on a disk, and fifty steps 230 ms.
     every: int = 50
     resume: bool = False
 
@@ -63,24 +64,24 @@ class Checkpoints:
 
 @dataclass
 class RunState:
-    """What tells one run from another, and all that changes in its course.
+    """Hold what identifies a run, and everything that changes during it.
 
     Attributes
     ----------
     config : dict
-        The run's options by the names of their arguments, each a value that JSON can hold.
+        The run's options by the names of their arguments; JSON can hold each value.
     data : str
         The digest of the data, from `digest_dataset`.
     n_steps_in_all : int
-        The steps that the run makes from its beginning to its end.
+        The number of steps of the whole run.
     arrays : dict of ndarray
         The run's own arrays, not copies: `save` reads them and `restore` writes into them.
     rng : Stream or Generator
-        What masks are drawn from; likewise the run's own.
+        The source of the masks; likewise the run's own object.
     n_steps : int
-        The steps made. With `config`, it tells the place in the order of the batches.
+        The number of steps made. With `config`, it gives the position in the order of the batches.
     evaluations : list of Evaluation
-        The evaluations made.
+        The evaluations so far.
 
     """
 
@@ -98,7 +99,7 @@ class RunState:
         Raises
         ------
         CheckpointError
-            Where the file cannot be written; what was there before is then still there.
+            Where the file cannot be written; its former content is then unchanged.
 
         """
         run = {
@@ -112,20 +113,20 @@ class RunState:
         write_checkpoint(path, run, self.arrays)
 
     def restore(self, path: Path) -> None:
-        """Take over the state in a file; without a file, nothing changes.
+        """Restore the state in a file; without a file, nothing changes.
 
         Raises
         ------
         CheckpointError
-            Where the file cannot be read, is no whole checkpoint, or is of a run with another configuration or other
-            data. The state is then good for nothing any more.
+            Where the file cannot be read, is not a whole checkpoint, or is of a run with another configuration or other
+            data. The state is then undefined.
 
         """
         checkpoint = read_checkpoint(path)
         if checkpoint is None:
             return
         run, arrays = checkpoint
-        # As in read_checkpoint: the setters of generators have exceptions of their own.
+        # As in read_checkpoint, any exception means a damaged file: the setters of generators raise several types.
         try:
             self._check_same_run(path, run)
             self._take_arrays(arrays)
@@ -153,16 +154,16 @@ class RunState:
         own = _state_of(self.rng)
         if isinstance(self.rng, cd.Stream):
             self.rng.state = saved
-            own["position"] = saved["position"]  # all else of a stream is its seed's, which the configuration gives
+            own["position"] = saved["position"]  # the rest of its state follows from the seed in `config`
         else:
             self.rng.bit_generator.state = saved
             own = _state_of(self.rng)
-        # NumPy's generators take what they can use, and leave the rest.
+        # NumPy's generators ignore fields of a state that they do not use.
         if json.dumps(saved, sort_keys=True) != json.dumps(own, sort_keys=True):
             raise ValueError(f"rng {saved}")
 
     def _check_same_run(self, path: Path, run: dict[str, Any]) -> None:
-        """Raise CheckpointError where a file's configuration or data are not those of this run."""
+        """Raise CheckpointError if a file's configuration or data differ from those of this run."""
         config = run["config"]
         if not isinstance(config, dict):
             raise ValueError(f"config {config!r}")
@@ -195,22 +196,21 @@ def digest_dataset(data: Dataset) -> str:
 def write_checkpoint(path: Path, run: Mapping[str, Any], arrays: Mapping[str, Array]) -> None:
     """Replace a checkpoint by a new one.
 
-    Whoever opens the file at any moment, or finds it after a kill or a loss of power, has the old or the new one, each
-    whole.
+    At every moment, and after a kill or a loss of power, the path holds either the whole old file or the whole new one.
 
     Parameters
     ----------
     path : Path
-        Of the file; where it is a symbolic link, what that points to is replaced.
+        The file; where it is a symbolic link, its target is replaced.
     run : mapping
-        What JSON can hold.
+        Values that JSON can hold.
     arrays : mapping of ndarray
-        By their names in the file; none is called `run`.
+        The arrays by their names in the file; none is called `run`.
 
     Raises
     ------
     CheckpointError
-        Where the file cannot be written; what was there before is then still there.
+        Where the file cannot be written; its former content is then unchanged.
 
     """
     path = Path(os.path.realpath(path))
@@ -220,7 +220,7 @@ def write_checkpoint(path: Path, run: Mapping[str, Any], arrays: Mapping[str, Ar
             with temporary.open("wb") as file:
                 np.savez(file, run=np.array(json.dumps(run)), **arrays)
                 file.flush()
-                # The contents must be on the disk before the name is: file systems may put them there in any order.
+                # The contents must reach the disk before the name: file systems may write the two in any order.
                 os.fsync(file.fileno())
             os.replace(temporary, path)
             _sync_folder(path.parent)
@@ -237,21 +237,21 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Array]] | Non
     Parameters
     ----------
     path : Path
-        Of the file.
+        The file.
 
     Returns
     -------
     run : dict
-        As it was written; it has the keys that `RunState.save` gives it, and but for `format` they may hold anything.
+        As written; it has the keys of `RUN_FIELDS`, and except for `format` their values may be anything.
     arrays : dict of ndarray
-        By their names.
+        The arrays by their names.
 
-    None in the place of both where there is no file.
+    None instead of both if the file does not exist.
 
     Raises
     ------
     CheckpointError
-        Where the file cannot be read or is no whole checkpoint.
+        Where the file cannot be read or is not a whole checkpoint.
 
     """
     try:
@@ -261,8 +261,8 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Array]] | Non
     except OSError as error:
         raise CheckpointError(f"{path}: must be readable, got {error.strerror or error}") from error
     with file:
-        # The archive, its compression, the arrays' headers and JSON: each has exceptions of its own for bytes that were
-        # never meant for it, so every exception is taken for what it says about the file.
+        # For damaged bytes the readers of the archive, its compression, the arrays and JSON raise exceptions of many
+        # types, so any exception means a damaged file.
         try:
             archive = np.load(file, allow_pickle=False)
             if not isinstance(archive, np.lib.npyio.NpzFile):
@@ -278,7 +278,7 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Array]] | Non
 
 
 def check_checkpoint_path(path: Path) -> None:
-    """Find out before a long run whether a checkpoint can be written, and clean up what a killed run left behind.
+    """Check before a long run that a checkpoint can be written, and remove the temporary file of a killed run.
 
     Raises
     ------
@@ -299,15 +299,15 @@ def check_checkpoint_path(path: Path) -> None:
 
 
 def _temporary_of(path: Path) -> Path:
-    """Return where a checkpoint is written before it takes its name: in the same folder, so that renaming is atomic.
+    """Return the temporary file that becomes a checkpoint: in the same folder, so that renaming it is atomic.
 
-    The same for every run, so that what a killed one left behind is overwritten by the next.
+    The name is the same for every run, so that the next run overwrites the file of a killed one.
     """
     return path.with_name(f".{path.name}.partial")
 
 
 def _sync_folder(folder: Path) -> None:
-    """Wait until a renaming in a folder is on the disk."""
+    """Wait until the disk has the names of the files in a folder."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -320,6 +320,6 @@ def _state_of(rng: Rng) -> dict[str, Any]:
 
 
 def _not_whole(path: Path, error: Exception) -> CheckpointError:
-    # One line of some length, whatever the library that found the fault wrote, and whatever the file holds.
+    # The text comes from other libraries or from the file: make it one line of limited length.
     found = textwrap.shorten(str(error), 300, placeholder=" ...") or type(error).__name__
-    return CheckpointError(f"{path}: must be a whole checkpoint of train_mnist.py, got {found}")
+    return CheckpointError(f"{path}: must be a whole training checkpoint, got {found}")

@@ -1,10 +1,8 @@
-"""Dropout on Dask with one and two workers of one thread: the bytes of one NumPy call, throughput, scheduler's memory.
+"""Compare one and two Dask workers: throughput, scheduler's memory, and the bytes of one call.
 
-    python benchmarks/dask_workers.py
-
-The array lies on the workers, in square chunks that cut every row; what is timed is dropout and a sum over each chunk's
-bits, which is all that travels. The NumPy call takes the whole array in this process, so the machine needs three times
-its size, and the two clusters, which take turns, a processor for each worker.
+Each worker has one thread, and the array lies on the workers, in square chunks that cut every row. Dropout and a sum
+over the bits of each chunk are timed; only the sums travel. The NumPy call takes the whole array in this process, so
+the machine needs three times its size, and the two clusters, which take turns, need a processor for each worker.
 """
 
 import argparse
@@ -12,25 +10,30 @@ import contextlib
 import hashlib
 import logging
 import math
+import os
 import statistics
-import sys
 from collections.abc import Callable, Iterator
 
 import dask.array as da
 import numpy as np
 import numpy.typing as npt
-from command_line import parse_positive
 from distributed import Client
 from distributed.deploy.subprocess import SubprocessCluster
-from timing import interleaved_times, machine
 
 import cdropout as cd
 import cdropout.dask
+from benchmarks.command_line import ROOT
+from benchmarks.options import UsageError, parse_positive
+from benchmarks.table import Table
+from benchmarks.timing import interleaved_times, introduce
 from cdropout.stream import Rng
 
 MIB = 1 << 20
+# The processes of a cluster do with the checkout what __main__.py does: they import this module, and not the sources.
+PRELOAD = [f"import cdropout, sys; sys.path.append({str(ROOT)!r})"]
 P, SEED = 0.1, 7
 Chunk = npt.NDArray[np.float32]
+SHARED_OPTIONS = {"rounds": 11}
 
 
 def sum_of_bits(chunk: Chunk) -> npt.NDArray[np.uint64]:
@@ -44,7 +47,7 @@ def sha256(chunk: Chunk) -> npt.NDArray[np.bytes_]:
 
 
 def fill(side: int, block_id: tuple[int, int]) -> Chunk:
-    """Make the chunk of normal numbers at a place in the array."""
+    """Make a chunk of normal numbers; they depend on its place in the array."""
     return np.random.default_rng(block_id).standard_normal((side, side), dtype=np.float32)
 
 
@@ -56,14 +59,15 @@ def reduced(array: da.Array, reduce: Callable[[Chunk], object], dtype: str) -> d
 
 @contextlib.contextmanager
 def workers(n_workers: int) -> Iterator[Client]:
-    """Start a scheduler and workers of one thread, each a process of its own."""
+    """Start a scheduler and workers of one thread, each in a separate process."""
+    os.environ["PYTHONSAFEPATH"] = "1"  # without the current folder on the path of `python -m`
     with (
         SubprocessCluster(
             n_workers=n_workers,
             threads_per_worker=1,
             dashboard_address="127.0.0.1:0",  # None would be one port for both
-            scheduler_kwargs={"dashboard": False},
-            worker_kwargs={"dashboard": False, "memory_limit": 0},
+            scheduler_kwargs={"dashboard": False, "preload": PRELOAD},
+            worker_kwargs={"dashboard": False, "memory_limit": 0, "preload": PRELOAD},
             silence_logs=logging.ERROR,
         ) as cluster,
         Client(cluster) as client,
@@ -73,14 +77,14 @@ def workers(n_workers: int) -> Iterator[Client]:
 
 
 def memory_bytes() -> int:
-    """Return the memory that this process has."""
+    """Return the resident memory of this process, in bytes."""
     import psutil
 
     return int(psutil.Process().memory_info().rss)
 
 
 def place(client: Client, shape: tuple[int, int], side: int) -> da.Array:
-    """Make the array on a cluster's workers, as much on each."""
+    """Make the array on a cluster's workers, with an equal share on each."""
     chunks = tuple((side,) * (n // side) for n in shape)
     array = da.map_blocks(fill, side, chunks=chunks, meta=np.empty((0, 0), np.float32))
     with client.as_current():
@@ -91,7 +95,7 @@ def place(client: Client, shape: tuple[int, int], side: int) -> da.Array:
 
 
 def digests_of_one_call(shape: tuple[int, int], side: int) -> npt.NDArray[np.bytes_]:
-    """Drop from the whole array in one call of NumPy's, in this process; return each chunk's digest."""
+    """Apply dropout to the whole array in one call, in this process; return the digest of each chunk."""
     x = np.empty(shape, np.float32)
     grid = shape[0] // side, shape[1] // side
     for i, k in np.ndindex(grid):
@@ -101,13 +105,14 @@ def digests_of_one_call(shape: tuple[int, int], side: int) -> npt.NDArray[np.byt
     return np.concatenate(digests).reshape(grid)
 
 
-def main() -> int:
-    """Check, measure, and print a table; 1 where a chunk's bytes differ."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add --mib and --chunk-mib."""
     parser.add_argument("--mib", type=parse_positive, default=2048, help="size of the array (default: %(default)s)")
     parser.add_argument("--chunk-mib", type=parse_positive, default=64, help="size of a chunk (default: %(default)s)")
-    parser.add_argument("--rounds", type=parse_positive, default=11, help="rounds (default: %(default)s)")
-    arguments = parser.parse_args()
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Check, measure, and print a table; 1 where a chunk's bytes differ."""
     side = math.isqrt(arguments.chunk_mib * MIB // 4)
     n_chunks = arguments.mib // arguments.chunk_mib
     n_rows = 1 << n_chunks.bit_length() // 2 >> 1
@@ -116,10 +121,9 @@ def main() -> int:
         or n_chunks & (n_chunks - 1)
         or n_chunks * arguments.chunk_mib != arguments.mib
     ):
-        parser.error("--chunk-mib must be a power of 4, and --mib a power of 2 times that")
+        raise UsageError("--chunk-mib must be a power of 4, and --mib a power of 2 times that")
     shape = n_rows * side, n_chunks // n_rows * side
-    print(machine())
-    print(f"float32 of {shape}, {n_chunks} chunks of {arguments.chunk_mib} MiB, p = {P}, {arguments.rounds} rounds\n")
+    introduce(f"float32 of {shape}, {n_chunks} chunks of {arguments.chunk_mib} MiB, p = {P}", arguments.rounds)
     expected = digests_of_one_call(shape, side)
     with workers(1) as one, workers(2) as two:
         clusters = {"1 worker": one, "2 workers": two}
@@ -140,14 +144,13 @@ def main() -> int:
         )
         after = {name: client.run_on_scheduler(memory_bytes) for name, client in clusters.items()}
     seconds = {name: statistics.median(values) for name, values in times.items()}
-    print(f"{'':>9}  {'s':>6} {'GiB/s':>6} {'of 1 worker':>11}  {'bytes':>9}  scheduler before and after, MiB")
-    for name, median in seconds.items():
-        print(
-            f"{name:>9}  {median:>6.3f} {arguments.mib / 1024 / median:>6.2f} {seconds['1 worker'] / median:>11.2f}  "
-            f"{'identical' if equal[name] else 'DIFFERENT':>9}  {before[name] / MIB:.1f} {after[name] / MIB:.1f}"
+    columns = (("s", "6.3f"), ("GiB/s", "6.2f"), ("of 1 worker", "11.2f"), ("bytes", "9"))
+    memory = ((f"scheduler {when}, MiB", ".1f") for when in ("before", "after"))
+    Table(("", "9"), *columns, *memory).show(
+        (
+            *(name, median, arguments.mib / 1024 / median, seconds["1 worker"] / median),
+            *("identical" if equal[name] else "DIFFERENT", before[name] / MIB, after[name] / MIB),
         )
+        for name, median in seconds.items()
+    )
     return 0 if all(equal.values()) else 1
-
-
-if __name__ == "__main__":
-    sys.exit(main())

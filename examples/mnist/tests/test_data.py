@@ -1,22 +1,20 @@
-"""The loader of labelled images: what it reads, and what it says of every kind of bad file."""
+"""The loader of labelled images: the files it reads, and its message for every kind of bad file."""
 
 import gzip
-import importlib.util
 import os
 import struct
-import sys
 from pathlib import Path
 
-import mnist_data
 import numpy as np
 import pytest
-from conftest import writes_what_is_shared
-from mnist_data import DataError, load_dataset, load_idx, load_sample, pixels
+
+import make_sample
+from digits.data import SAMPLE, DataError, Dataset, load_dataset, load_idx, load_sample, pixels
 
 N_TRAIN, N_TEST, N_ROWS, N_COLS = 7, 5, 4, 3
 IMAGES_MAGIC, LABELS_MAGIC = 0x0803, 0x0801
 
-pytestmark = writes_what_is_shared
+pytestmark = pytest.mark.thread_unsafe(reason="writes files that a fixture gives to every thread")
 
 
 def encode_idx(elements: np.ndarray, magic: int) -> bytes:
@@ -42,7 +40,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def assert_same(one: mnist_data.Dataset, other: mnist_data.Dataset) -> None:
+def assert_same(one: Dataset, other: Dataset) -> None:
     for name in ("train", "test"):
         np.testing.assert_array_equal(getattr(one, name).images, getattr(other, name).images)
         np.testing.assert_array_equal(getattr(one, name).labels, getattr(other, name).labels)
@@ -62,7 +60,7 @@ def test_sample_is_ten_thousand_and_two_thousand_balanced_digits():
     assert np.bincount(data.train.labels).tolist() == [1000] * 10
     assert np.bincount(data.test.labels).tolist() == [200] * 10
     assert (data.n_pixels, data.n_classes) == (784, 10)
-    assert mnist_data.SAMPLE.stat().st_size < 3_000_000
+    assert SAMPLE.stat().st_size < 3_000_000
 
 
 def test_sample_training_and_test_digits_are_distinct():
@@ -108,13 +106,9 @@ def test_pixels_are_float32_rows_from_0_to_1():
     np.testing.assert_allclose(x, [[0, 0.2, 0.4, 1]], rtol=1e-6)
 
 
-def test_missing_folder_is_named(tmp_path):
-    assert error_of(tmp_path / "absent") == f"{tmp_path / 'absent'}: must be a folder of idx files, got nothing"
-
-
-def test_file_in_place_of_a_folder_is_named(folder):
-    path = folder / "t10k-labels-idx1-ubyte"
-    assert error_of(path) == f"{path}: must be a folder of idx files, got a file"
+@pytest.mark.parametrize(("name", "found"), [("absent", "nothing"), ("t10k-labels-idx1-ubyte", "a file")])
+def test_folder_that_is_none_is_named(folder, name, found):
+    assert error_of(folder / name) == f"{folder / name}: must be a folder of idx files, got {found}"
 
 
 @pytest.mark.parametrize("name", sorted(make_files()))
@@ -124,24 +118,22 @@ def test_missing_file_is_named_with_its_spellings(folder, name):
     assert error_of(folder) == f"{folder / name}: file must exist, there or as {dotted}, plain or .gz, got none"
 
 
-@pytest.mark.parametrize("n_cut", [1, N_COLS, N_TEST * N_ROWS * N_COLS])
-def test_truncated_images_tell_the_bytes_promised_and_found(folder, n_cut):
-    path = folder / "t10k-images-idx3-ubyte"
-    path.write_bytes(path.read_bytes()[:-n_cut])
-    assert error_of(folder) == f"{path}: header promises 5 x 4 x 3 = 60 bytes of elements, got only {60 - n_cut}"
-
-
-def test_truncated_labels_tell_the_bytes_promised_and_found(folder):
-    path = folder / "train-labels-idx1-ubyte"
-    path.write_bytes(path.read_bytes()[:-2])
-    assert error_of(folder) == f"{path}: header promises 7 = 7 bytes of elements, got only 5"
-
-
-@pytest.mark.parametrize("n_extra", [1, 100])
-def test_over_long_file_is_refused(folder, n_extra):
-    path = folder / "train-images-idx3-ubyte"
-    path.write_bytes(path.read_bytes() + bytes(n_extra))
-    assert error_of(folder) == f"{path}: header promises 7 x 4 x 3 = 84 bytes of elements, got more"
+@pytest.mark.parametrize(
+    ("name", "change", "promised", "found"),
+    [
+        ("t10k-images-idx3-ubyte", -1, "5 x 4 x 3 = 60", "only 59"),
+        ("t10k-images-idx3-ubyte", -N_COLS, "5 x 4 x 3 = 60", "only 57"),
+        ("t10k-images-idx3-ubyte", -N_TEST * N_ROWS * N_COLS, "5 x 4 x 3 = 60", "only 0"),
+        ("train-labels-idx1-ubyte", -2, "7 = 7", "only 5"),
+        ("train-images-idx3-ubyte", 1, "7 x 4 x 3 = 84", "more"),
+        ("train-images-idx3-ubyte", 100, "7 x 4 x 3 = 84", "more"),
+    ],
+)
+def test_file_of_another_length_tells_the_bytes_promised_and_found(folder, name, change, promised, found):
+    path = folder / name
+    content = path.read_bytes()
+    path.write_bytes(content[:change] if change < 0 else content + bytes(change))
+    assert error_of(folder) == f"{path}: header promises {promised} bytes of elements, got {found}"
 
 
 def test_over_long_gzipped_file_is_refused(folder):
@@ -178,17 +170,14 @@ def test_wrong_magic_number_is_told(folder, name, start, expected, found):
     assert error_of(folder) == f"{path}: magic number must be {expected}, got {found}"
 
 
-def test_empty_file_is_told(folder):
-    path = folder / "train-images-idx3-ubyte"
-    path.write_bytes(b"")
-    assert error_of(folder) == f"{path}: magic number must be 0x00000803 (idx3 of uint8), got an empty file"
+EMPTY = "magic number must be 0x00000803 (idx3 of uint8), got an empty file"
 
 
-@pytest.mark.parametrize("n_bytes", [4, 15])
+@pytest.mark.parametrize("n_bytes", [0, 4, 15])
 def test_truncated_header_is_told(folder, n_bytes):
     path = folder / "train-images-idx3-ubyte"
     path.write_bytes(path.read_bytes()[:n_bytes])
-    assert error_of(folder) == f"{path}: header must have 16 bytes, got {n_bytes}"
+    assert error_of(folder) == f"{path}: " + (f"header must have 16 bytes, got {n_bytes}" if n_bytes else EMPTY)
 
 
 @pytest.mark.parametrize("shape", [(0, 4, 3), (7, 0, 3), (7, 4, 0)])
@@ -276,7 +265,7 @@ def test_load_idx_of_an_absent_path_is_told(tmp_path):
 )
 def test_damaged_sample_is_told(tmp_path, damage):
     path = tmp_path / "sample.npz"
-    path.write_bytes(damage(mnist_data.SAMPLE.read_bytes()))
+    path.write_bytes(damage(SAMPLE.read_bytes()))
     with pytest.raises(DataError, match=r"sample\.npz: must be a sample written by make_sample\.py, got "):
         load_sample(path)
 
@@ -299,26 +288,13 @@ def test_data_error_is_a_value_error():
     assert issubclass(DataError, ValueError)
 
 
-@pytest.fixture
-def make_sample(monkeypatch):
-    path = Path(mnist_data.__file__).parent / "data" / "make_sample.py"
-    spec = importlib.util.spec_from_file_location("make_sample", path)
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setattr("sys.path", list(sys.path))  # the program adds its parent folder
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_sample_is_what_make_sample_makes_of_mnist(make_sample, tmp_path):
-    source = os.environ.get("CDROPOUT_MNIST")
-    if not source:
-        pytest.skip("CDROPOUT_MNIST names no folder of MNIST's idx files")
+def test_sample_is_what_make_sample_makes_of_mnist(mnist_folder, tmp_path):
     out = tmp_path / "sample.npz"
-    assert make_sample.main([source, "--out", str(out)]) == 0
+    assert make_sample.main([mnist_folder, "--out", str(out)]) == 0
     assert_same(load_sample(out), load_sample())
 
 
-def test_make_sample_refuses_too_few_images(make_sample, folder, tmp_path, capsys):
+def test_make_sample_refuses_too_few_images(folder, tmp_path, capsys):
     out = tmp_path / "sample.npz"
     assert make_sample.main([str(folder), "--out", str(out)]) == 2
     assert "error: class 0 must have at least 1000 images, got 3" in capsys.readouterr().err

@@ -1,9 +1,9 @@
 """Train one network with PyTorch's dropout and with each kind of cdropout's, and compare their macro F1.
 
-    python benchmarks/compare_torch.py [--data FOLDER] [--relu] [--kinds KIND ...]
-                                       [--epochs N] [--seeds N] [--tolerance T]
+    python examples/mnist/compare_torch.py [--data FOLDER] [--relu] [--kinds KIND ...]
+                                           [--epochs N] [--seeds N] [--tolerance T]
 
-The kind `replaced` is PyTorch's own network after `cdropout.torch.replace_dropout`; the others are NumPy's. The
+The kind `replaced` is the PyTorch network after `cdropout.torch.replace_dropout`; the others are NumPy networks. The
 networks of a seed start from the same weights and see the same batches; only the masks differ. That still moves the
 macro F1 of one seed by up to 0.013 after two epochs on MNIST, most with feature dropout, whose one mask for a whole
 batch makes the noisiest gradient: a difference means something only as a mean over seeds.
@@ -17,10 +17,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from mnist_data import DataError, Dataset, load_dataset, pixels
-from network import Linear
-from scores import Score, score_logits
-from train_mnist import Config, build_network, draw_batches, train
+
+from digits.data import DataError, Dataset, load_dataset, pixels
+from digits.network import Linear
+from digits.scores import Score, score_logits
+from digits.training import Config, build_network, draw_batches, train
 
 PROG = "compare_torch.py"
 KINDS = ("elementwise", "feature", "standard")
@@ -28,16 +29,16 @@ REPLACED = "replaced"
 
 
 def train_torch(config: Config, data: Dataset, *, replaced: bool = False) -> Score:
-    """Train the network of a configuration in PyTorch, with `torch.nn.Dropout` for its dropout.
+    """Train the network of a configuration in PyTorch, with `torch.nn.Dropout`.
 
     Parameters
     ----------
     config : Config
-        Its `dropout` is not looked at.
+        Its `dropout` is ignored.
     data : Dataset
-        Whose training set to train on, and whose test set to score.
+        The training set is learned, the test set is scored.
     replaced : bool
-        Whether `cdropout.torch.replace_dropout` puts this library's dropout in its place.
+        Whether `cdropout.torch.replace_dropout` replaces that dropout by this library's.
 
     Returns
     -------
@@ -98,9 +99,9 @@ def compare(data: Dataset, configs: Sequence[Config], kinds: Sequence[str]) -> d
     Parameters
     ----------
     data : Dataset
-        Whose training set to train on, and whose test set to score.
+        The training set is learned, the test set is scored.
     configs : sequence of Config
-        What to train with each; their `dropout` is not looked at.
+        The configurations to train; their `dropout` is ignored.
     kinds : sequence of str
         Of `KINDS`, or `REPLACED`.
 

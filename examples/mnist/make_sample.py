@@ -1,8 +1,8 @@
-"""Make mnist_sample.npz, the digits the benchmarks train on without a download, from a folder of MNIST's idx files.
+"""Make data/mnist_sample.npz, so that the programs can train without a download, from a folder of MNIST's idx files.
 
-    python benchmarks/data/make_sample.py FOLDER [--out FILE]
+    python examples/mnist/make_sample.py FOLDER [--out FILE]
 
-The choice is the same for the same files: seeded, and as many of every class, in the order of the source.
+The choice is seeded, with the same number of images of every class, in the order of the source.
 """
 
 import argparse
@@ -11,9 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # mnist_data.py is in benchmarks/, one level up
-
-from mnist_data import SAMPLE, DataError, LabelledImages, load_dataset
+from digits.data import SAMPLE, DataError, LabelledImages, load_dataset
 
 SEED = 20240229
 TRAIN_PER_CLASS = 1000

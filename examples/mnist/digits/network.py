@@ -7,17 +7,19 @@ the gradients of the parameters into the arrays in `grads`, which stay the same 
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+import cdropout as cd
+
 Array = npt.NDArray[Any]
 
 
 class Layer(Protocol):
-    """What a network asks of a layer."""
+    """Declare the methods and attributes that `Network` uses."""
 
     params: list[Array]
     grads: list[Array]
@@ -29,30 +31,20 @@ class Layer(Protocol):
         """Map the gradient of the loss with respect to the outputs to that with respect to the inputs."""
 
 
-# name -> the bound of the uniform distribution that weights are drawn from, by the numbers of inputs and outputs
-INITS: dict[str, Callable[[int, int], float]] = {
-    "glorot": lambda n_in, n_out: math.sqrt(6 / (n_in + n_out)),  # Glorot and Bengio 2010, eq. 16
-    "he": lambda n_in, n_out: math.sqrt(6 / n_in),  # He et al. 2015, eq. 10: a variance of 2 / n_in
-    "lecun": lambda n_in, n_out: math.sqrt(1 / n_in),  # the default of PyTorch's nn.Linear: a variance of 1 / (3 n_in)
-}
-
-
 class Linear:
-    """The affine map x W + b.
+    """Apply the affine map x W + b.
 
     Parameters
     ----------
     n_in, n_out : int
         The widths of input and output: W is (n_in, n_out), b is (n_out,), zero at first.
     rng : Generator
-        Draws W.
-    init : {"glorot", "he", "lecun"}
-        The uniform distribution W is drawn from, a name of `INITS`.
+        Draws W, uniform with a variance of 2 / n_in (He et al. 2015, eq. 10).
     dtype : dtype
         That of the parameters: float32, or float64 to check gradients.
     input_gradient : bool
         Whether `backward` returns the gradient of the input. False saves a matrix product in a first layer, whose
-        input nobody learns: `backward` then returns None.
+        input is not learned: `backward` then returns None.
 
     """
 
@@ -62,11 +54,10 @@ class Linear:
         n_out: int,
         rng: np.random.Generator,
         *,
-        init: str = "he",
         dtype: npt.DTypeLike = np.float32,
         input_gradient: bool = True,
     ) -> None:
-        bound = INITS[init](n_in, n_out)
+        bound = math.sqrt(6 / n_in)
         self.weight = rng.uniform(-bound, bound, (n_in, n_out)).astype(dtype)
         self.bias = np.zeros(n_out, dtype)
         self.input_gradient = input_gradient
@@ -98,7 +89,7 @@ class Linear:
 
 
 class ReLU:
-    """max(x, 0), element by element, for an array of any shape."""
+    """Compute max(x, 0), element by element, for an array of any shape."""
 
     def __init__(self) -> None:
         self.params: list[Array] = []
@@ -125,14 +116,14 @@ class ReLU:
 
 
 class NumPyDropout:
-    """Inverted dropout as it is taught: draw floats, compare them with p, keep a mask of floats, and multiply by it.
+    """Drop elements as tutorials do: draw floats, compare them with p, store a mask of floats, and multiply by it.
 
-    The baseline to time `cdropout.Dropout` against, and the same layer to a network: p is the probability of dropping.
+    This is the baseline of `cdropout.Dropout`, with the same interface: p is the probability of dropping.
 
     Parameters
     ----------
     p : float
-        In [0, 1]. At 1 everything is dropped.
+        The probability of dropping, in [0, 1].
     rng : Generator
         Draws one float64 for each element of a batch.
 
@@ -172,7 +163,7 @@ class NumPyDropout:
 
 
 class Network:
-    """Layers one after the other; itself a layer.
+    """Chain layers; a network is itself a layer.
 
     Parameters
     ----------
@@ -201,20 +192,15 @@ class Network:
 
     def train(self) -> None:
         """Switch every layer that has the two modes to training."""
-        self._switch("train")
+        cd.train(self.layers)
 
     def eval(self) -> None:
         """Switch every layer that has the two modes to evaluation."""
-        self._switch("eval")
-
-    def _switch(self, mode: str) -> None:
-        for layer in self.layers:
-            if hasattr(layer, mode):
-                getattr(layer, mode)()
+        cd.eval(self.layers)
 
 
 def softmax(logits: Array) -> npt.NDArray[np.float64]:
-    """Turn logits (n_samples, n_classes) into probabilities of that shape, in float64: rows add up to 1 better."""
+    """Turn logits (n_samples, n_classes) into probabilities, in float64, so that rows add up to 1 closely."""
     exponentials = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
     return exponentials / exponentials.sum(axis=1, keepdims=True)
 
@@ -225,7 +211,7 @@ def softmax_cross_entropy(logits: Array, labels: npt.NDArray[np.integer]) -> tup
     Parameters
     ----------
     logits : ndarray of float32 or float64, shape (n_samples, n_classes)
-        Logarithms of the probabilities of the classes, but for a constant for each sample.
+        Logarithms of the probabilities of the classes, up to a constant for each sample.
     labels : ndarray of integers, shape (n_samples,)
         In [0, n_classes).
 
@@ -233,7 +219,7 @@ def softmax_cross_entropy(logits: Array, labels: npt.NDArray[np.integer]) -> tup
     -------
     loss : float
     dlogits : ndarray
-        Of the shape and dtype of `logits`.
+        With the shape and dtype of `logits`.
 
     """
     rows = np.arange(len(labels))
@@ -249,7 +235,7 @@ def softmax_cross_entropy(logits: Array, labels: npt.NDArray[np.integer]) -> tup
 
 
 class Adam:
-    """Adam (Kingma and Ba 2015, algorithm 1), with an optional L2 penalty.
+    """Update parameters by Adam (Kingma and Ba 2015, algorithm 1), with an optional L2 penalty.
 
     Parameters
     ----------
@@ -310,7 +296,7 @@ class Adam:
         """Update the parameters by their gradients; with `l2`, the gradients of weights gain the penalty's."""
         self.n_steps += 1
         # The factors of the paper's moments and bias corrections are the same for all elements, so they go into the
-        # step size and eps. That, and working in place, matters: a slow optimiser makes dropout's share look small.
+        # step size and eps. That, and working in place, matters: a slow optimizer makes dropout's share look small.
         root = math.sqrt((1 - self.beta2) / (1 - self.beta2**self.n_steps))
         step_size = self.lr * (1 - self.beta1) / (1 - self.beta1**self.n_steps) / root
         eps = self.eps / root
@@ -329,3 +315,11 @@ class Adam:
             np.divide(first_sum, scratch, out=scratch)
             scratch *= step_size
             param -= scratch
+
+
+def train_step(network: Network, optimizer: Adam, x: Array, labels: npt.NDArray[np.integer]) -> float:
+    """Make one training step on a batch (n_samples, n_in), and return its loss in nats."""
+    loss, dlogits = softmax_cross_entropy(network.forward(x), labels)
+    network.backward(dlogits)
+    optimizer.step()
+    return loss

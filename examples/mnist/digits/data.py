@@ -1,4 +1,4 @@
-"""Labelled images for the training benchmarks: the MNIST sample beside this file, or any folder of idx files.
+"""Load labelled images: the sample of MNIST in this repository, or any folder of idx files.
 
 The idx format (Yann LeCun, "The MNIST database of handwritten digits") is a big-endian magic number, whose third byte
 gives the element type and fourth the number of dimensions, one uint32 for each dimension, and the elements in C order.
@@ -16,14 +16,14 @@ from typing import IO
 import numpy as np
 import numpy.typing as npt
 
-SAMPLE = Path(__file__).parent / "data" / "mnist_sample.npz"
+SAMPLE = Path(__file__).parents[1] / "data" / "mnist_sample.npz"
 
 _UINT8 = 0x08  # the idx format's code for the element type
 _CHUNK_BYTES = 1 << 20
 
 
 class DataError(ValueError):
-    """A data file is missing or not what its name promises; the message names the file, the rule and the value."""
+    """Report a data file that is missing or damaged; the message names the file, the rule and the value."""
 
 
 @dataclass(frozen=True)
@@ -100,21 +100,21 @@ def load_dataset(folder: str | Path | None = None) -> Dataset:
 
 
 def load_sample(path: str | Path = SAMPLE) -> Dataset:
-    """Load what `data/make_sample.py` wrote: by default the committed 10,000 training and 2,000 test digits.
+    """Load a file written by `make_sample.py`: by default the committed 10,000 training and 2,000 test digits.
 
     Raises
     ------
     DataError
-        For a file that is missing or is not such a sample.
+        For a file that is missing or not such a sample.
 
     """
     path = Path(path)
     try:
-        # A file that is open already, for np.load leaves open the one it opens itself and finds damaged.
+        # np.load does not close a damaged file that it has opened itself.
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             sets = [LabelledImages(arrays[f"{name}_images"], arrays[f"{name}_labels"]) for name in ("train", "test")]
     except FileNotFoundError:
-        raise DataError(f"{path}: file must exist, got none (benchmarks/data/README.md tells how to make it)") from None
+        raise DataError(f"{path}: file must exist, got none (examples/mnist/make_sample.py makes it)") from None
     except (OSError, EOFError, ValueError, KeyError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"{path}: must be a sample written by make_sample.py, got {error}") from error
     return Dataset(*sets)
@@ -149,7 +149,7 @@ def load_idx(path: str | Path, n_dims: int) -> npt.NDArray[np.uint8]:
             header = file.read(4 + 4 * n_dims)
             shape = _parse_header(path, header, n_dims)
             n_bytes = math.prod(shape)
-            # One byte more than promised tells an over-long file, and makes gzip reach and check its trailer.
+            # Reading one byte more than promised detects a file that is too long, and makes gzip check its trailer.
             elements = _read_at_most(file, n_bytes + 1)
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise DataError(f"{path}: must be a whole gzip file, got {error}") from error
@@ -162,7 +162,7 @@ def load_idx(path: str | Path, n_dims: int) -> npt.NDArray[np.uint8]:
 
 
 def _parse_header(path: Path, header: bytes, n_dims: int) -> tuple[int, ...]:
-    """The shape an idx header gives, having checked the header."""
+    """Check an idx header, and return the shape it gives."""
     magic = bytes((0, 0, _UINT8, n_dims))
     if header[:4] != magic:
         found = f"0x{header[:4].hex()}" if header else "an empty file"
@@ -176,7 +176,7 @@ def _parse_header(path: Path, header: bytes, n_dims: int) -> tuple[int, ...]:
 
 
 def _read_at_most(file: IO[bytes], n_bytes: int) -> bytes:
-    """Read n_bytes or up to the end, in chunks: a corrupt header must not make read() allocate what it promises."""
+    """Read n_bytes, or up to the end, in chunks, so that a corrupt header cannot make read() allocate terabytes."""
     chunks = []
     while n_bytes and (chunk := file.read(min(n_bytes, _CHUNK_BYTES))):
         chunks.append(chunk)
@@ -185,7 +185,7 @@ def _read_at_most(file: IO[bytes], n_bytes: int) -> bytes:
 
 
 def _load_pair(folder: Path, prefix: str) -> tuple[LabelledImages, Path]:
-    """The images and labels of one prefix, and the path of the images."""
+    """Load the images and labels of one prefix; return them and the path of the images."""
     images_path = _find(folder, f"{prefix}-images", "idx3-ubyte")
     labels_path = _find(folder, f"{prefix}-labels", "idx1-ubyte")
     images, labels = load_idx(images_path, 3), load_idx(labels_path, 1)
@@ -198,7 +198,7 @@ def _load_pair(folder: Path, prefix: str) -> tuple[LabelledImages, Path]:
 
 
 def _find(folder: Path, stem: str, kind: str) -> Path:
-    """The first spelling of a file's name that exists."""
+    """Return the first spelling of a file's name that exists."""
     for name in (f"{stem}-{kind}", f"{stem}-{kind}.gz", f"{stem}.{kind}", f"{stem}.{kind}.gz"):
         if (folder / name).exists():
             return folder / name

@@ -1,4 +1,4 @@
-"""The curves of a training run: loss and macro F1 over the steps."""
+"""Plot the curves of a training run: loss and macro F1 over the steps."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -6,24 +6,22 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from train_mnist import Result
+    from .training import Result
 
 
 def plot_curves(result: "Result", title: str, path: Path) -> None:
     """Draw the loss and the macro F1 over the steps into an image file, of the format its suffix names."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     steps = np.arange(1, len(result.losses) + 1)
     window = max(1, min(len(steps) // 20, 50))
-    # Each point the mean of the window before it; shorter at the start, so that the line covers all steps.
+    # Each point is the mean of the window before it. Windows are shorter at the start: the line covers all steps.
     sums = np.concatenate([[0.0], np.cumsum(result.losses)])
     starts = np.maximum(steps - window, 0)
     smooth = (sums[steps] - sums[starts]) / (steps - starts)
     evaluated = [evaluation.n_steps for evaluation in result.evaluations]
 
     figure = Figure(figsize=(10, 4.2), layout="constrained")
-    FigureCanvasAgg(figure)
     loss_axes, f1_axes = figure.subplots(1, 2)
     train_colour, test_colour = "tab:blue", "tab:orange"
     points = {"marker": "o", "markersize": 4, "clip_on": False}
@@ -47,7 +45,7 @@ def plot_curves(result: "Result", title: str, path: Path) -> None:
 
 
 def check_plot_path(path: Path) -> None:
-    """Find out before a long run whether the plot can be written.
+    """Check before a long run that the plot can be written.
 
     Raises
     ------
@@ -62,9 +60,21 @@ def check_plot_path(path: Path) -> None:
     formats = Figure().canvas.get_supported_filetypes()
     if path.suffix and path.suffix[1:].lower() not in formats:
         raise ValueError(f"{path}: suffix must be one of {', '.join(sorted(formats))}, got {path.suffix}")
+    check_writable(path)
+
+
+def check_writable(path: Path) -> None:
+    """Check before a long run that a file can be written, without changing it.
+
+    Raises
+    ------
+    ValueError
+        Naming path, rule and value.
+
+    """
     existed = path.exists()
     try:
-        # Appending nothing is the one test that holds for every file system and user; it leaves a file as it was.
+        # Opening for appending is the one test that is right for every file system and user; it changes no file.
         path.open("ab").close()
     except OSError as error:
         raise ValueError(f"{path}: must be writable, got {error.strerror}") from None
