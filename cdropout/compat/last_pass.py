@@ -13,7 +13,7 @@ Array = npt.NDArray[Any]
 
 
 def p_of_keep(keep: float, name: str) -> float:
-    """Return 1 - keep, the probability of dropping; TypeError or ValueError with the name of an invalid argument."""
+    """Return 1 - keep, the probability of dropping; for an invalid keep, TypeError or ValueError that names it."""
     try:
         return 1.0 - _kernels.check_p(keep)
     except (TypeError, ValueError) as error:
