@@ -278,7 +278,7 @@ def test_dropped_blocks_are_squares_that_lie_in_the_image():
 
 
 def test_drop_block_drops_about_p():
-    # 200 images of 32 x 32 with 16 channels: the share of dropped elements is p less overlaps of squares, about p^2 / 2.
+    # 200 images of 32 x 32 with 16 channels: the share of dropped elements is p less overlaps, about p^2 / 2.
     y = cd.drop_block2d(np.ones((200, 16, 32, 32), np.float32), 0.1, block_size=7, rng=1)
     assert 0.08 < np.mean(y == 0) < 0.105
 
