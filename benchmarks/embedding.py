@@ -3,7 +3,7 @@
     python benchmarks/embedding.py
 
 A call on 64 elements is compared with the block kernel by itself, one on a million with Python's call, on one thread.
-The modules that call are those of the tests (tests/embedding), built here against the installed package; that needs
+The modules that call are those of the tests (tests/c_api), built here against the installed package; that needs
 Cython, setuptools and a compiler. Numbers are drawn in a process for each bit generator, as programs have one, and by
 all of them in one process, where processors take longer to jump through the pointer that gives each number.
 """
@@ -27,7 +27,7 @@ from tqdm import tqdm
 import cdropout as cd
 
 TESTS = Path(__file__).resolve().parents[1] / "tests"
-SOURCES = TESTS / "embedding"
+SOURCES = TESTS / "c_api"
 LANGUAGES = ("c", "cpp", "cython")
 SMALL, LARGE = 64, 1 << 20
 CALLS = 1000  # in a row, of the small one

@@ -14,56 +14,11 @@ except ImportError as _error:
         'installed; within it, build in place (CONTRIBUTING.md, "The loop")'
     ) from None
 
-from cdropout import layers
-from cdropout.functions import (
-    alpha_dropout,
-    bias_dropout_add,
-    bias_relu_dropout,
-    drop_block2d,
-    drop_connect,
-    drop_connect_moments,
-    drop_path,
-    dropout,
-    dropout1d,
-    dropout2d,
-    dropout3d,
-    dropout_add,
-    feature_alpha_dropout,
-    feature_dropout,
-    feature_dropout_linear,
-    gaussian_dropout,
-    gaussian_noise,
-    locked_dropout,
-    relu_dropout,
-    relu_dropout_backward,
-    zoneout,
-)
+from cdropout import functions, layers
+from cdropout.functions import *
 from cdropout.inference import dropout_on, mc_predict, train
 from cdropout.inference import eval as eval  # noqa: A004 - the usual name of this function
-from cdropout.layers import (
-    AlphaDropout,
-    BiasDropoutAdd,
-    BiasReLUDropout,
-    DropBlock2d,
-    DropConnect,
-    Dropout,
-    Dropout1d,
-    Dropout2d,
-    Dropout3d,
-    DropoutAdd,
-    DropPath,
-    FeatureAlphaDropout,
-    FeatureDropout,
-    FeatureDropoutLinear,
-    GaussianDropout,
-    GaussianNoise,
-    LockedDropout,
-    ReLUDropout,
-    SpatialDropout1D,
-    SpatialDropout2D,
-    SpatialDropout3D,
-    Zoneout,
-)
+from cdropout.layers import *
 from cdropout.mask import Mask, draw_mask
 from cdropout.noise import Noise, draw_noise
 from cdropout.stream import Stream
@@ -76,7 +31,6 @@ __version__ = "0.1.0"
 
 # Imported at first use, because importing them takes long and most programs need neither.
 _LAZY = {"StreamBitGenerator": "cdropout.bit_generator", "get_include": "cdropout.c_api"}
-
 
 # Modules that pickles of earlier code name, and the modules that have their classes and functions now.
 sys.modules[f"{__name__}.linear"] = sys.modules[f"{__name__}.variant_layers"] = layers
@@ -95,58 +49,17 @@ def __dir__() -> list[str]:
 
 # Without eval: `from cdropout import *` must not hide Python's built-in eval.
 __all__ = [
-    "AlphaDropout",
-    "BiasDropoutAdd",
-    "BiasReLUDropout",
-    "DropBlock2d",
-    "DropConnect",
-    "DropPath",
-    "Dropout",
-    "Dropout1d",
-    "Dropout2d",
-    "Dropout3d",
-    "DropoutAdd",
-    "FeatureAlphaDropout",
-    "FeatureDropout",
-    "FeatureDropoutLinear",
-    "GaussianDropout",
-    "GaussianNoise",
-    "LockedDropout",
     "Mask",
     "Noise",
-    "ReLUDropout",
-    "SpatialDropout1D",
-    "SpatialDropout2D",
-    "SpatialDropout3D",
     "Stream",
     "StreamBitGenerator",
-    "Zoneout",
     "__version__",
-    "alpha_dropout",
-    "bias_dropout_add",
-    "bias_relu_dropout",
     "draw_mask",
     "draw_noise",
-    "drop_block2d",
-    "drop_connect",
-    "drop_connect_moments",
-    "drop_path",
-    "dropout",
-    "dropout1d",
-    "dropout2d",
-    "dropout3d",
-    "dropout_add",
     "dropout_on",
-    "feature_alpha_dropout",
-    "feature_dropout",
-    "feature_dropout_linear",
-    "gaussian_dropout",
-    "gaussian_noise",
     "get_include",
-    "locked_dropout",
     "mc_predict",
-    "relu_dropout",
-    "relu_dropout_backward",
     "train",
-    "zoneout",
 ]
+__all__ += functions.__all__
+__all__ += layers.__all__

@@ -1,9 +1,26 @@
 # cython: language_level=3, cdivision=True, freethreading_compatible=True
-"""The border between Python and the C core.
+"""The compiled module of the package: everything between Python's arguments and the C core (src/core).
 
-Arguments are checked here, once: dtype, layout, aliasing, p, axes. Then memory is allocated, the stream advances, and a
-job_request goes to the planner (core/job.c). The parallel loop (parallel_run.pxi) runs the parts of the planned job
-with the GIL released. job_plan refuses invalid requests; nothing else in the C core can fail.
+A call takes five steps, always in this order. (1) Check all arguments: dtypes, layouts, overlaps, p, axes. (2) Allocate
+the result and scratch memory. (3) Resolve rng and advance the stream. (4) Plan a job in C (core/job.c). (5) Run the job
+with the GIL released, in parallel. Steps 1 and 2 can raise; then nothing has been written and no stream has advanced.
+
+This module is one compilation unit. Its subjects are in .pxi files, which are included below in this order:
+
+    dlpack.pxi         arrays of other libraries: the buffer protocol, DLPack
+    arguments.pxi      checks of arguments, and their error messages
+    thread_budget.pxi  how many threads a call may use
+    parallel_run.pxi   the parallel loop over a job, and signals during it
+    scratch.pxi        arrays as job requests, and scratch memory for other memory layouts
+    values.pxi         the base class of masks and noise
+    stream.pxi         the class Stream
+    mask.pxi           the class Mask
+    noise.pxi          the class Noise
+    c_api.pxi          the part of the C interface that handles Python objects
+
+This file holds the functions that the Python package calls. `cdropout.functions` and `cdropout.layers` add signatures,
+docstrings and state. Python composes operations and holds state, Cython checks arguments and owns the parallel loop,
+and C plans and computes.
 """
 
 cimport cython
@@ -49,7 +66,7 @@ include "c_api.pxi"
 # ---- which kernels run ----------------------------------------------------------------------------------------------
 
 def supported_isas():
-    """The instruction sets this machine can run, the best first."""
+    """Return the instruction sets that this machine supports, fastest first."""
     cdef size_t i = 0
     names = []
     while kernels_at(i) != NULL:
@@ -60,7 +77,7 @@ def supported_isas():
 
 
 def known_isas():
-    """The instruction sets that this build has kernels for, the best first."""
+    """Return the instruction sets for which this build has kernels, fastest first."""
     cdef size_t i = 0
     names = []
     while kernels_at(i) != NULL:
@@ -70,9 +87,9 @@ def known_isas():
 
 
 def use_isa(name):
-    """Runs every later call on one instruction set; on the best that this machine supports where name is None.
+    """Select the instruction set of all later calls; None selects the fastest that this machine supports.
 
-    At import the environment's CDROPOUT_ISA is the name. Tests switch afterwards, in one thread."""
+    At import, name comes from the environment variable CDROPOUT_ISA. Only tests call this later, in one thread."""
     global kernels
     cdef int is_known = 0
     cdef const kernel_table *chosen
@@ -94,12 +111,12 @@ use_isa(os.environ.get("CDROPOUT_ISA") or None)
 
 
 def active_isa():
-    """The instruction set whose kernels run."""
+    """Return the name of the selected instruction set."""
     return kernels.isa.decode()
 
 
 def has_openmp():
-    """Whether this build has the parallel loop."""
+    """Return whether this build has OpenMP, and so the parallel loop."""
     return bool(HAS_OPENMP)
 
 
@@ -109,8 +126,7 @@ limits.max_cached_bytes = machine.last_level_cache_bytes() or cache_bytes_by_sys
 
 
 def get_limits():
-    """The numbers that decide how calls are laid out and shared among threads, as a dict; core/job.h says what each
-    is."""
+    """Return the numbers that decide how jobs are planned and divided among threads, a dict (see core/job.h)."""
     return limits
 
 
@@ -119,7 +135,7 @@ LEAST_LIMITS = {"min_elems_per_thread": 1, "max_elems_per_slice": 1}
 
 
 def set_limits(**changes):
-    """Changes some of the numbers that get_limits gives, for benchmarks and tests; returns those of before.
+    """Change some of the numbers of get_limits, for benchmarks and tests; return their old values.
 
     Raises TypeError for a name that is not among them or a number that is no integer, ValueError for one that is too
     small; then nothing changes."""
@@ -139,10 +155,10 @@ def set_limits(**changes):
 OPERATIONS = dict([(operation_table[i].name.decode(), i) for i in range(N_OPERATIONS)])
 
 
-# ---- dropout, and what the layers share -----------------------------------------------------------------------------
+# ---- dropout ---------------------------------------------------------------------------------------------------------
 
 def dropout(x, p, rng, out, shared_axes):
-    """The result of cdropout.dropout."""
+    """Run cdropout.dropout."""
     cdef cnp.ndarray array = checked_array(x, "x")
     cdef double p_checked = checked_p(p)
     cdef tuple axes = checked_axes(shared_axes, cnp.PyArray_NDIM(array))
@@ -161,7 +177,7 @@ def dropout(x, p, rng, out, shared_axes):
 
 
 def forward(x, double p, rng, out, shared_axes, double scale, double shift, double fill):
-    """A layer's forward pass: (y, mask); what comes after shared_axes is as in Mask.apply. p has been checked."""
+    """Draw a mask for x, apply it, and return (y, mask). scale, shift and fill as in Mask.apply; p has been checked."""
     cdef cnp.ndarray array = checked_array(x, "x")
     cdef cnp.ndarray result = checked_out(out, array, "x")
     cdef tuple axes = checked_axes(shared_axes, cnp.PyArray_NDIM(array))
@@ -183,8 +199,9 @@ def forward(x, double p, rng, out, shared_axes, double scale, double shift, doub
 @cython.freelist(4)
 @cython.no_gc
 cdef class FusedCall:
-    """The checked arguments of a fused operation; bias and residual are None where it has none, out where it is to be
-    made."""
+    """The checked arguments of a fused operation.
+
+    bias and residual are None if the operation has none, out is None until memory_for allocates it."""
 
     cdef int operation
     cdef double p
@@ -192,17 +209,17 @@ cdef class FusedCall:
 
 
 cdef FusedCall checked_fused(str name, x, bias, residual, p, out):
-    """Check the arguments of a fused operation; bias and residual are ignored where it has none."""
+    """Check the arguments of a fused operation; bias and residual are ignored if the operation has none."""
     cdef FusedCall call = FusedCall.__new__(FusedCall)
     call.operation = OPERATIONS[name]
-    cdef int parts = operation_table[call.operation].parts
-    cdef str x_name = "new" if parts & WITH_CHOICE else "x"
-    cdef str residual_name = "previous" if parts & WITH_CHOICE else "residual"
+    cdef int steps = operation_table[call.operation].steps
+    cdef str x_name = "new" if steps & WITH_CHOICE else "x"
+    cdef str residual_name = "previous" if steps & WITH_CHOICE else "residual"
     call.x = checked_array(x, x_name)
     call.p = checked_p(p)
-    if parts & WITH_BIAS:
+    if steps & WITH_BIAS:
         call.bias = checked_bias(bias, call.x)
-    if parts & READS_RESIDUAL:
+    if steps & READS_RESIDUAL:
         call.residual = checked_partner(residual, call.x, residual_name, x_name)
     if out is None:
         return call
@@ -215,7 +232,7 @@ cdef FusedCall checked_fused(str name, x, bias, residual, p, out):
 
 
 cdef Scratch memory_for(FusedCall call):
-    """Allocate a result, where none was passed, and what else the call needs."""
+    """Allocate the result, unless out was passed, and the call's scratch memory."""
     if call.out is None:
         call.out = checked_out(None, call.x, "x")
     return scratch_for(call.out, call.x, call.residual, False)
@@ -235,12 +252,12 @@ cdef int run_fused(FusedCall call, const stream_key *key, uint64_t first, Scratc
 
 
 def check_fused(str name, x, bias, residual, p, out):
-    """Checks the arguments of a fused operation and draws nothing; errors as in `fused`."""
+    """Check the arguments of a fused operation without drawing; errors as in `fused`."""
     checked_fused(name, x, bias, residual, p, out)
 
 
 def fused(str name, x, bias, residual, p, rng, out):
-    """The result of a fused operation, by its name in the catalog; bias and residual are ignored where it has none."""
+    """Run the fused operation of this name; bias and residual are ignored if the operation has none."""
     cdef FusedCall call = checked_fused(name, x, bias, residual, p, out)
     cdef Scratch scratch = memory_for(call)
     cdef stream_key key
@@ -250,7 +267,7 @@ def fused(str name, x, bias, residual, p, rng, out):
 
 
 def forward_fused(str name, x, bias, residual, p, rng, out):
-    """A layer's forward pass: (y, mask) of a fused operation; the rest as in `fused`."""
+    """Run a fused operation and return (y, mask); arguments as in `fused`."""
     cdef FusedCall call = checked_fused(name, x, bias, residual, p, out)
     cdef Scratch scratch = memory_for(call)
     cdef Mask mask = new_mask(
@@ -261,7 +278,7 @@ def forward_fused(str name, x, bias, residual, p, rng, out):
 
 
 def relu_dropout_backward(dy, y, p, out):
-    """out = dy / (1-p) where y > 0, 0 elsewhere."""
+    """Run cdropout.relu_dropout_backward: dy / (1-p) where y > 0, and 0 elsewhere."""
     cdef job_request request
     cdef cnp.ndarray gradient = checked_array(dy, "dy")
     cdef double p_checked = checked_p(p)
@@ -274,16 +291,16 @@ def relu_dropout_backward(dy, y, p, out):
     return result if out is None else out
 
 
-# ---- what the integrations ask --------------------------------------------------------------------------------------
+# ---- for other modules of the package --------------------------------------------------------------------------------
 
-# As NumPy does for its own arrays of this size: each page that is touched for the first time costs a fault.
+# NumPy does the same for its arrays of this size: the first write to each page costs a page fault.
 HUGE_PAGES_FROM_BYTES = 1 << 22
 
 
 def expect_writing(cnp.ndarray fresh not None):
-    """Tells the system that all of a large contiguous array, not written yet, is about to be."""
+    """Tell the operating system that a new contiguous array will be written as a whole: it may then use huge pages."""
     ask_for_huge_pages(cnp.PyArray_BYTES(fresh), cnp.PyArray_NBYTES(fresh))
 
 
-# For programs that inspect this build, such as the tests: a pointer to the kernel table that runs.
+# A pointer to the selected kernel table, for programs that inspect this build, such as the tests.
 KERNEL_TABLE = PyCapsule_New(&kernels, "cdropout._kernels.KERNEL_TABLE", NULL)

@@ -1,5 +1,9 @@
 # cython: language_level=3, freethreading_compatible=True
-"""The C interface: for Cython by cimport of the functions below, for C and C++ as the capsule C_API."""
+"""cdropout.api: the C interface, as functions to cimport from Cython and as the capsule C_API for C and C++.
+
+cdropout/api.pxd declares the functions. Each passes its arguments to the function of the same name in the table that
+c_api.c fills. This is an extension module, apart from _kernels, because Cython exports functions by module name.
+"""
 
 from cpython.pycapsule cimport PyCapsule_GetPointer
 
@@ -13,7 +17,7 @@ from cdropout._kernels import C_API
 
 cdef const cdropout_table *table = <const cdropout_table *>PyCapsule_GetPointer(C_API, "cdropout.api.C_API")
 
-# The types of api.pxd are those of the header, without the name that C needs.
+# api.pxd declares the types of the header again, without cdropout_ in their names: the casts below rely on this.
 if (sizeof(Key), sizeof(Mask), sizeof(StridedMask), sizeof(Noise), sizeof(Stream), sizeof(Arrays)) != (
     sizeof(cdropout_key), sizeof(cdropout_mask), sizeof(cdropout_strided_mask), sizeof(cdropout_noise),
     sizeof(cdropout_stream), sizeof(cdropout_arrays)

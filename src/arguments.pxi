@@ -1,10 +1,12 @@
-"""The checks on callers' arguments. Each names the argument, its rule and the value it got; nothing has been written or
-drawn when one fails."""
+"""Checks of arguments. An error names the argument, the rule and the value, before anything is written or drawn.
+
+Functions named checked_... return the argument converted; those named check_... are for Python. Part of _kernels.pyx.
+"""
 
 # ---- p --------------------------------------------------------------------------------------------------------------
 
 cdef double checked_real(object value, str name) except? -1.0:
-    """A Python or NumPy real number, or an object that says it is one (__float__), as a double."""
+    """Return a real number (of Python, NumPy, or an object with __float__) as a double."""
     if PyFloat_CheckExact(value):
         return value
     is_foreign = isinstance(value, (str, bytes, bytearray, memoryview, complex, np.complexfloating, np.flexible)) or (
@@ -29,7 +31,7 @@ cdef double checked_p(object p) except -1.0:
 
 
 def check_p(p):
-    """p as a float. Raises TypeError where it is no real number, ValueError outside [0, 1]."""
+    """Return p as a float. Raise TypeError if it is not a real number, ValueError if it is outside [0, 1]."""
     return checked_p(p)
 
 
@@ -48,37 +50,37 @@ cdef double checked_std(object std) except -1.0:
 
 
 def check_std(std):
-    """std as a float. Raises TypeError where it is no real number, ValueError outside [0, 1e37]."""
+    """Return std as a float. Raise TypeError if it is not a real number, ValueError if it is outside [0, 1e37]."""
     return checked_std(std)
 
 
 # ---- arrays ---------------------------------------------------------------------------------------------------------
 
-def names_of(names):
+def join_names(names):
     return " or ".join((", ".join(names[:-1]), names[-1]))
 
 
-# The catalog's dtypes by NumPy's names, the smallest first.
+# NumPy's names of the catalog's dtypes, the smallest dtype first.
 FLOATS = tuple([
     dtype_table[dtype].numpy_name.decode()
     for dtype in sorted(range(N_DTYPES), key=lambda dtype: (dtype_table[dtype].n_bytes, dtype))
 ])
-DTYPE_NAMES = names_of(FLOATS)
+DTYPE_NAMES = join_names(FLOATS)
 
 
 def check_dtype(dtype, names=FLOATS):
-    """Return a dtype argument as a NumPy dtype; TypeError unless it is one of those named."""
+    """Return a dtype argument as a NumPy dtype. Raise TypeError unless it is one of `names`."""
     try:
         numpy_dtype = None if dtype is None else np.dtype(dtype)
-    except (SyntaxError, TypeError, ValueError):  # what NumPy says of a string that it cannot read
+    except (SyntaxError, TypeError, ValueError):  # from NumPy, which raises SyntaxError for some strings
         numpy_dtype = None
     if numpy_dtype is None or numpy_dtype.name not in names or dtype_index(np.empty(0, numpy_dtype)) < 0:
-        raise TypeError(f"dtype must be {names_of(names)}, got {shown(dtype) if numpy_dtype is None else numpy_dtype}")
+        raise TypeError(f"dtype must be {join_names(names)}, got {shown(dtype) if numpy_dtype is None else numpy_dtype}")
     return numpy_dtype
 
 
-# NumPy's number of each dtype of the catalog. -1 for one that ml_dtypes defines, until an array of it has been seen:
-# ml_dtypes gets its numbers from NumPy when it is imported.
+# NumPy's type number of each dtype of the catalog. Those of ml_dtypes are assigned when ml_dtypes is imported: they are
+# -1 until an array of the dtype has been seen.
 cdef int numpy_type_nums[N_DTYPES]
 
 
@@ -93,8 +95,8 @@ set_type_nums()
 
 
 cdef int index_of_user_dtype(cnp.ndarray a):
-    """The catalog's number of a dtype of ml_dtypes; -1 for another. ml_dtypes is not imported here: an array
-    of its dtypes exists only where it has been."""
+    """Return the catalog's number of a dtype of ml_dtypes, -1 for another dtype. ml_dtypes is not imported for this: an
+    array of its dtypes exists only if it has been imported."""
     cdef int dtype
     ml_dtypes = sys.modules.get("ml_dtypes")
     for dtype in range(N_DTYPES):
@@ -106,7 +108,7 @@ cdef int index_of_user_dtype(cnp.ndarray a):
 
 
 cdef inline int dtype_index(cnp.ndarray a):
-    """The catalog's number of the array's dtype, -1 for one that is not in it. Byte order is ignored."""
+    """Return the catalog's number of the array's dtype, in any byte order; -1 if there is none."""
     cdef int dtype, type_num = cnp.PyArray_TYPE(a)
     for dtype in range(N_DTYPES):
         if load_int(&numpy_type_nums[dtype]) == type_num:
@@ -115,7 +117,7 @@ cdef inline int dtype_index(cnp.ndarray a):
 
 
 cdef inline bint is_plain(cnp.ndarray a) noexcept:
-    """Whether the kernels can work on the array's own memory."""
+    """Whether the kernels can work on the array's memory: C-contiguous and in native byte order."""
     return cnp.PyArray_IS_C_CONTIGUOUS(a) and cnp.PyArray_ISNOTSWAPPED(a)
 
 
@@ -127,17 +129,17 @@ cdef cnp.ndarray checked_array(object a, str name):
 
 
 def check_array(a, name):
-    """An argument as an array of a dtype that there are kernels for; TypeError, naming it, otherwise."""
+    """Return an argument as an array. Raise TypeError, with its name, if no kernel has its dtype."""
     return checked_array(a, name)
 
 
 def check_out(out, x):
-    """out as an array that a result for x may be written to, a new one for None; TypeError, ValueError otherwise."""
+    """Return out, or a new array if it is None. Raise TypeError or ValueError if no result for x can go there."""
     return checked_out(out, x, "x")
 
 
 cdef bint has_shape(cnp.ndarray a, tuple shape):
-    """Whether an array's shape is this tuple of ints, of any size."""
+    """Whether an array has this shape, a tuple of ints that may exceed 64 bits."""
     cdef int axis
     if cnp.PyArray_NDIM(a) != len(shape):
         return False
@@ -158,7 +160,7 @@ cdef inline bint same_shape(cnp.ndarray a, cnp.ndarray b) noexcept:
 
 
 cdef bint overlaps_itself(cnp.ndarray a):
-    """Whether two elements of an array that is not contiguous may share memory, as in a view with a stride of 0."""
+    """Whether elements of an array that is not contiguous may share memory, as in a view with a stride of 0."""
     cdef Py_ssize_t reach = a.itemsize
     for stride, length in sorted((abs(a.strides[axis]), a.shape[axis]) for axis in range(a.ndim)):
         if length > 1:
@@ -169,7 +171,7 @@ cdef bint overlaps_itself(cnp.ndarray a):
 
 
 cdef bint overlaps_partly(cnp.ndarray a, cnp.ndarray b):
-    """Whether the arrays share memory otherwise than element by element."""
+    """Whether the arrays overlap, unless each element is at the same address in both."""
     cdef char *a_data = cnp.PyArray_BYTES(a)
     cdef char *b_data = cnp.PyArray_BYTES(b)
     if cnp.PyArray_IS_C_CONTIGUOUS(a) and cnp.PyArray_IS_C_CONTIGUOUS(b):
@@ -185,7 +187,8 @@ cdef bint overlaps_partly(cnp.ndarray a, cnp.ndarray b):
 
 
 cdef cnp.ndarray checked_out(object out, cnp.ndarray x, str name):
-    """out as a plain array on its memory, that the result may be written to; a new one for None."""
+    """Return out as an ndarray to which a result for x can be written, or a new array if it is None. Errors call x
+    `name`."""
     cdef cnp.ndarray array
     if out is None:
         if is_plain(x):
@@ -215,7 +218,7 @@ cdef cnp.ndarray checked_out(object out, cnp.ndarray x, str name):
 
 
 cdef cnp.ndarray checked_partner(object a, cnp.ndarray x, str name, str x_name):
-    """An array that goes with x, element by element: of its shape and dtype."""
+    """Return an array that is read together with x. Raise ValueError unless it has the shape and dtype of x."""
     cdef cnp.ndarray array = checked_array(a, name)
     if not same_shape(array, x):
         raise ValueError(f"{name} must have the shape of {x_name}, got {(<object>array).shape} for {(<object>x).shape}")
@@ -225,7 +228,7 @@ cdef cnp.ndarray checked_partner(object a, cnp.ndarray x, str name, str x_name):
 
 
 cdef int check_bias_is_apart(cnp.ndarray bias, cnp.ndarray out) except -1:
-    """Raises ValueError where a plain bias, which is read for every row, lies in memory that is written to."""
+    """Raise ValueError if bias, which is read again for every row, overlaps out. bias is C-contiguous."""
     cdef char *data = cnp.PyArray_BYTES(bias)
     cdef char *out_data = cnp.PyArray_BYTES(out)
     if cnp.PyArray_IS_C_CONTIGUOUS(out):
@@ -241,7 +244,7 @@ cdef int check_bias_is_apart(cnp.ndarray bias, cnp.ndarray out) except -1:
 
 
 cdef cnp.ndarray checked_bias(object bias, cnp.ndarray x):
-    """A bias as a plain array of x's dtype: one number for each column, the last axis of x."""
+    """Return a bias as an array for which is_plain holds: of x's dtype, with one element for each column of x."""
     cdef cnp.ndarray array = checked_array(bias, "bias")
     if dtype_index(array) != dtype_index(x):
         raise ValueError(f"bias must have the dtype of x, got {array.dtype} for {x.dtype}")
@@ -272,12 +275,12 @@ cdef list integer_axes(object shared_axes):
 
 
 def check_axes(shared_axes):
-    """Raises TypeError where shared_axes is not an integer or a tuple of integers."""
+    """Raise TypeError if shared_axes is not an integer or a tuple of integers."""
     integer_axes(shared_axes)
 
 
 cdef tuple checked_axes(object shared_axes, int n_dims):
-    """The axes in order and counted from the front."""
+    """Return shared_axes as sorted, non-negative integers."""
     if type(shared_axes) is tuple and not shared_axes:
         return ()
     normal = sorted(axis + n_dims if axis < 0 else axis for axis in integer_axes(shared_axes))
@@ -289,7 +292,7 @@ cdef tuple checked_axes(object shared_axes, int n_dims):
 
 
 cdef object n_drawn(tuple shape, tuple shared_axes):
-    """How many positions a mask of this shape takes: shared axes count as length 1, an empty array takes none."""
+    """Return how many positions a mask takes: shared axes count as length 1, an empty shape takes none."""
     if 0 in shape:
         return 0
     n = 1
@@ -300,7 +303,7 @@ cdef object n_drawn(tuple shape, tuple shared_axes):
 
 
 cdef tuple run_strides(tuple shape, tuple shared_axes):
-    """How many positions apart neighbours along each axis are where the elements take one run of them, in C order."""
+    """Return the strides, in positions, of a mask whose elements take one run of positions in C order."""
     strides = []
     n = 1
     for axis in range(len(shape) - 1, -1, -1):
@@ -311,8 +314,8 @@ cdef tuple run_strides(tuple shape, tuple shared_axes):
 
 
 cdef tuple checked_strides(object strides, tuple shape, tuple shared_axes):
-    """The strides of a part with gaps, None for those of one run. Strides that nothing depends on become the run's, so
-    that equal parts have equal strides."""
+    """Return the strides of a part of a mask, or None if they are those of one run of positions. Strides without effect,
+    along axes of length 1, are replaced by those of a run, so that equal parts have equal strides."""
     try:
         given = [n.__index__() for n in strides]
     except (AttributeError, TypeError):

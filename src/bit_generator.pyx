@@ -1,5 +1,8 @@
 # cython: language_level=3, cdivision=True, freethreading_compatible=True
-"""The raw stream as one of NumPy's bit generators."""
+"""cdropout.bit_generator: the raw stream as a NumPy bit generator. word_stream.h draws the numbers.
+
+Built on NumPy's public Cython class BitGenerator and on the C interface (cdropout.h), like a package of another author.
+"""
 
 from libc.stdint cimport uint32_t
 from numpy.random.bit_generator cimport BitGenerator
@@ -19,35 +22,35 @@ from cdropout.stream import Stream, seed_sequence
 
 cdropout_import()
 
-# How many words a key has: 2^62.
+# The number of 64-bit outputs of a key: 2^62.
 cdef object KEY_WORDS = (<object>N_WORDS << BLOCK_BITS) // BLOCKS_AT_ONCE
 
 
 cdef class StreamBitGenerator(BitGenerator):
     """The raw stream of a seed as a bit generator for `numpy.random.Generator`.
 
-    Its 64-bit outputs are the words, lowest byte first, of what `python -m cdropout stream --seed SEED` writes: the
-    same on every instruction set and machine. Threads share it as they do NumPy's own, by its `lock`, which `state` and
-    `advance` take too.
+    Its 64-bit outputs are those of `python -m cdropout stream --seed SEED`, lowest byte first, on every machine and
+    instruction set. Threads may share it: a `Generator` holds its `lock` while it draws, as with NumPy's bit generators,
+    and so do `state` and `advance`.
 
     Parameters
     ----------
     seed : None, int, array_like of ints, SeedSequence, BitGenerator or Generator
-        As for `Stream`, which has the same key for the same seed: None seeds from the operating system, a generator is
-        asked for 128 bits. Arrays of ints are those of `numpy.random.SeedSequence`.
+        As for `Stream`, which has the same key for the same seed: None seeds from the operating system, and a generator
+        is advanced by 128 bits. An array of ints seeds a `numpy.random.SeedSequence`.
 
     Raises
     ------
     TypeError
-        For a seed of another type.
+        If the seed has another type.
     ValueError
-        For a negative seed.
+        If the seed is negative.
 
     Notes
     -----
-    A mask drawn from `Stream(seed)` is made of the same bits: give the two different seeds, or children of one
-    (`spawn`). A key has 2^62 outputs, after which comes the key with the upper 64 bits larger by one; the period is
-    2^126. docs/design.md specifies the stream.
+    Masks drawn from `Stream(seed)` are made of the same bits: use different seeds, or children of one seed (`spawn`).
+    A key has 2^62 outputs; after them, its upper 64 bits increase by one. The period is 2^126. docs/design.md specifies
+    the stream.
 
     """
 
@@ -59,7 +62,7 @@ cdef class StreamBitGenerator(BitGenerator):
         if isinstance(seed, (BitGenerator, np.random.Generator)):
             seed = seed_sequence(seed)
         BitGenerator.__init__(self, seed)
-        # An older NumPy's cannot be taken again by who holds it, as state and advance do.
+        # An RLock, because `advance` and `state` may be called with the lock held. Older NumPy versions set a Lock.
         self.lock = RLock()
         low, high = (int(word) for word in self._seed_seq.generate_state(2, np.uint64))
         self.place(low | high << 64, 0, False, 0)
@@ -70,7 +73,7 @@ cdef class StreamBitGenerator(BitGenerator):
         self._bitgen.next_raw = &next_uint64
 
     cdef int place(self, object key, object position, bint has_uint32, uint32_t uinteger) except -1:
-        """Goes to a position of a key."""
+        """Move to an output (its index below 2^62) of a key."""
         self.stream.key.word[0] = key & 0xFFFFFFFFFFFFFFFF
         self.stream.key.word[1] = key >> 64
         self.stream.first_block = position // N_WORDS * BLOCKS_AT_ONCE
@@ -81,17 +84,17 @@ cdef class StreamBitGenerator(BitGenerator):
         return 0
 
     cdef tuple key_and_position(self):
-        """Where it is, for whoever holds the lock."""
+        """Return the key and the number of its outputs drawn so far. The caller holds the lock."""
         key = <object>self.stream.key.word[0] | <object>self.stream.key.word[1] << 64
         return key, <object>self.stream.first_block // BLOCKS_AT_ONCE * N_WORDS + self.stream.at % N_WORDS
 
     @property
     def state(self):
-        """All that the generator is, but for its seed sequence, as a dict of plain ints. Setting it puts it there.
+        """The state of the generator, without its seed sequence, as a dict of ints; may be set.
 
-        Keys: `bit_generator`, the class's name; `state`, a dict of `key` (128 bits) and `position` (outputs given of
-        this key, below 2^62); `has_uint32` and `uinteger`, the half of an output that `next_uint32` has kept. TypeError
-        or ValueError for what is not whole, and nothing changes.
+        Keys: `bit_generator`, the name of the class; `state`, a dict of `key` (128 bits) and `position` (how many
+        outputs of this key have been drawn, below 2^62); `has_uint32` and `uinteger`, the half of an output that
+        `next_uint32` has kept. Setting an invalid state raises TypeError or ValueError and changes nothing.
         """
         with self.lock:
             key, position = self.key_and_position()
@@ -109,7 +112,7 @@ cdef class StreamBitGenerator(BitGenerator):
         keys, inner_keys = ("bit_generator", "state", "has_uint32", "uinteger"), ("key", "position")
         if not isinstance(value, dict):
             raise TypeError(f"state must be a dict, got {type(value).__name__}")
-        # RandomState adds its own two to what it got from here.
+        # numpy.random.RandomState adds two keys to the state of its bit generator.
         if set(value) - {"has_gauss", "gauss"} != set(keys):
             raise ValueError(f"state must be a dict with the keys {', '.join(keys)}, got {shown(value)}")
         if value["bit_generator"] != name:
@@ -125,22 +128,22 @@ cdef class StreamBitGenerator(BitGenerator):
             self.place(key, position, has_uint32, uinteger)
 
     def advance(self, delta):
-        """Move on as if `delta` 64-bit outputs had been drawn.
+        """Advance as if `delta` 64-bit outputs had been drawn.
 
         Parameters
         ----------
         delta : int
-            Taken modulo the period, 2^126; below 0 it moves back.
+            Taken modulo the period, 2^126. A negative delta moves back.
 
         Returns
         -------
         StreamBitGenerator
-            The generator itself, without the half of an output that `next_uint32` may have kept.
+            This generator. A half of an output that `next_uint32` has kept is dropped.
 
         Raises
         ------
         TypeError
-            For a delta that is no integer.
+            If delta is not an integer.
 
         """
         delta = check_integer("delta", delta)
@@ -151,23 +154,23 @@ cdef class StreamBitGenerator(BitGenerator):
         return self
 
     def jumped(self, jumps=1):
-        """Return a new generator, as many times 2^62 outputs ahead: in the same place of another key's stream.
+        """Return a new generator that is jumps * 2^62 outputs ahead: at the same position of another key.
 
         Parameters
         ----------
         jumps : int
-            How many times. No output of this generator's next 2^62 is one of the new one's: their blocks are seeded
-            from different inputs of one bijection.
+            The number of jumps. The next 2^62 outputs of the two generators do not overlap: their blocks are seeded
+            from different inputs of a bijection.
 
         Returns
         -------
         StreamBitGenerator
-            Without the half of an output that `next_uint32` may have kept here.
+            A new generator, without a half of an output that `next_uint32` has kept.
 
         Raises
         ------
         TypeError
-            For a number of jumps that is no integer.
+            If jumps is not an integer.
 
         """
         cdef StreamBitGenerator ahead = type(self)()

@@ -1,15 +1,17 @@
-/* The functions of cdropout_table.h on the planner: each call is one job. Plain C, without Python.h. */
+/* The functions of the C interface (cdropout/include/cdropout_table.h) that need no Python object. A call on a range
+ * plans a job and runs it (core/job.h). c_api.pxi adds the other functions. Plain C, without Python.h. */
 #include "c_api.h"
 
 #include "core/job.h"
 #include "core/position.h"
 
-_Static_assert(sizeof(cdropout_key) == sizeof(stream_key), "a key is 128 bits");
-_Static_assert((int)CDROPOUT_BLOCK == (int)ELEMS_PER_BLOCK, "the interface's blocks are the stream's");
-_Static_assert((int)CDROPOUT_RAW_BYTES_PER_BLOCK == (int)RAW_BYTES_PER_BLOCK, "and so are its raw blocks");
-_Static_assert((int)CDROPOUT_MAX_AXES == (int)MAX_AXES, "and its axes");
+_Static_assert(sizeof(cdropout_key) == sizeof(stream_key), "both keys must have 128 bits");
+_Static_assert((int)CDROPOUT_BLOCK == (int)ELEMS_PER_BLOCK, "CDROPOUT_BLOCK must be the block of the stream");
+_Static_assert((int)CDROPOUT_RAW_BYTES_PER_BLOCK == (int)RAW_BYTES_PER_BLOCK,
+               "the raw output of a block must have the same size");
+_Static_assert((int)CDROPOUT_MAX_AXES == (int)MAX_AXES, "a mask must have as many axes as a job");
 
-/* The interface's numbers are the catalog's. */
+/* The numbers of the interface must be those of the catalog (core/kernel_table.h). */
 #define SAME_NUMBER(public_name, row) \
     _Static_assert((int)CDROPOUT_##public_name == (int)row, #row " must have the number of CDROPOUT_" #public_name)
 SAME_NUMBER(FLOAT32, DTYPE_f32);
@@ -34,10 +36,10 @@ static stream_key stream_key_of(const cdropout_key *key)
 
 /* ---- jobs ---- */
 
-static job_request request_for(int kernel, int dtype, const cdropout_arrays *arrays, const cdropout_mask *mask)
+static job_request request_for(int operation, int dtype, const cdropout_arrays *arrays, const cdropout_mask *mask)
 {
     return (job_request){
-        .kernel = kernel,
+        .operation = operation,
         .dtype = dtype,
         .key = stream_key_of(&mask->key),
         .first = mask->start,
@@ -60,7 +62,7 @@ static job_request request_for(int kernel, int dtype, const cdropout_arrays *arr
     };
 }
 
-/* Positions begin .. end - 1, of n_repeats elements each, of arrays whose whole length the caller alone knows. */
+/* Positions begin .. end - 1, n_repeats elements each. The job ends at `end`: the length of the arrays is not known. */
 static int run_positions(job_request *request, size_t n_repeats, size_t begin, size_t end)
 {
     job j;
@@ -75,7 +77,7 @@ static int run_positions(job_request *request, size_t n_repeats, size_t begin, s
     return 0;
 }
 
-/* Elements begin .. end - 1 of arrays of a mask's shape. */
+/* Elements begin .. end - 1 of arrays of the mask's shape. */
 static int run_strided(job_request *request, const cdropout_strided_mask *mask, size_t begin, size_t end)
 {
     job j;
@@ -103,10 +105,10 @@ static int run_strided(job_request *request, const cdropout_strided_mask *mask, 
     return 0;
 }
 
-/* Of `apply`: noise has other functions, which check std instead of p. */
+/* Whether `apply` has the operation. Those with noise have functions that check std instead of p. */
 static int is_operation(int operation)
 {
-    return operation >= 0 && operation < N_OPERATIONS && !(operation_table[operation].parts & WITH_NOISE);
+    return operation >= 0 && operation < N_OPERATIONS && !(operation_table[operation].steps & WITH_NOISE);
 }
 
 static int apply(int operation, int dtype, const cdropout_arrays *arrays, const cdropout_mask *mask, size_t begin,
@@ -130,14 +132,14 @@ static int apply_strided(int operation, int dtype, const cdropout_arrays *arrays
 static int fill_keep(uint8_t *out, const cdropout_mask *mask, size_t begin, size_t end)
 {
     const cdropout_arrays arrays = {.out = out};
-    job_request request = request_for(JOB_FILL_KEEP, 0, &arrays, mask);
+    job_request request = request_for(OPERATION_fill_keep, 0, &arrays, mask);
     return run_positions(&request, 1, begin, end);
 }
 
 static int fill_keep_strided(uint8_t *out, const cdropout_strided_mask *mask, size_t begin, size_t end)
 {
     const cdropout_arrays arrays = {.out = out};
-    job_request request = request_for(JOB_FILL_KEEP, 0, &arrays, &mask->mask);
+    job_request request = request_for(OPERATION_fill_keep, 0, &arrays, &mask->mask);
     return run_strided(&request, mask, begin, end);
 }
 

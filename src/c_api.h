@@ -1,4 +1,4 @@
-/* The C interface's table without the functions on Python's objects, which c_api.pxi adds. */
+/* The table of the C interface. c_api.c fills it, except the functions on Python objects, which c_api.pxi adds. */
 #ifndef CDROPOUT_C_API_H
 #define CDROPOUT_C_API_H
 

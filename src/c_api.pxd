@@ -1,4 +1,4 @@
-"""What cdropout_table.h and c_api.h declare, for Cython."""
+"""Declarations of cdropout/include/cdropout_table.h and c_api.h, for _kernels.pyx, api.pyx and word_stream.pxd."""
 
 from libc.stdint cimport uint8_t, uint64_t
 

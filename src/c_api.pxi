@@ -1,4 +1,7 @@
-"""The C interface: the functions on Python's objects, which src/c_api.c cannot have, and the capsule of the table."""
+"""The functions of the C interface on Python objects, which c_api.c as plain C cannot have, and the table's capsule.
+
+Part of _kernels.pyx: it reads the fields of MaskCore, NoiseCore and StreamCore. cdropout.api exports the capsule.
+"""
 
 cdef inline void set_c_key(cdropout_key *c_key, const stream_key *key) noexcept:
     c_key.word[0] = key.word[0]
@@ -26,8 +29,8 @@ cdef int mask_of(object mask, cdropout_mask *c_mask) except -1:
     return 0
 
 
-cdef uint64_t fitting(object number) except? 0:
-    """A length or a stride as 64 bits; 0 for a larger one, which only a mask without elements can have."""
+cdef uint64_t u64_or_zero(object number) except? 0:
+    """A length or a stride; 0 for one of more than 64 bits, which only a mask without elements can have."""
     return number if number < 1 << 64 else 0
 
 
@@ -38,8 +41,8 @@ cdef int strided_mask_of(object mask, cdropout_strided_mask *c_mask) except -1:
     set_c_mask(&c_mask.mask, core)
     c_mask.n_axes = <int>len(core.shape)
     for axis in range(c_mask.n_axes):
-        c_mask.lens[axis] = fitting(core.shape[axis])
-        c_mask.strides[axis] = fitting(strides[axis])
+        c_mask.lens[axis] = u64_or_zero(core.shape[axis])
+        c_mask.strides[axis] = u64_or_zero(strides[axis])
     return 0
 
 
@@ -66,5 +69,5 @@ c_api_table.noise_of = noise_of
 c_api_table.stream_of = stream_of
 c_api_table.strided_mask_of = strided_mask_of
 
-# What cdropout.api passes on under its own name.
+# cdropout.api exports it under the same name, which is part of the interface.
 C_API = PyCapsule_New(&c_api_table, "cdropout.api.C_API", NULL)

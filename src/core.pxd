@@ -1,4 +1,4 @@
-"""What the C core and the system's headers declare, for Cython. Nothing else declares these."""
+"""What _kernels.pyx uses of the headers in src/core and src/system. Only this file declares it for Cython."""
 
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 
@@ -32,7 +32,7 @@ cdef extern from "core/kernel_table.h" nogil:
 
     ctypedef struct operation_properties:
         const char *name
-        int parts
+        int steps
 
     ctypedef struct kernel_table:
         const char *isa
@@ -58,11 +58,11 @@ cdef extern from "core/rule.h" nogil:
 
 cdef extern from "core/job.h" nogil:
     enum:
-        JOB_FILL_KEEP
+        OPERATION_fill_keep
         MAX_AXES
 
     ctypedef struct job_request:
-        int kernel
+        int operation
         int dtype
         stream_key key
         uint64_t first
@@ -94,11 +94,11 @@ cdef extern from "core/job.h" nogil:
         uint64_t microseconds_of_quota
 
     job_limits limits
-    job_request blank_request(int kernel, int dtype)
+    job_request blank_request(int operation, int dtype)
     int job_plan(job *j, const job_request *request)
     bint job_is_copy(const job_request *request)
     void job_run(const job *j, size_t begin, size_t end)
-    size_t job_cut(const job *j, size_t part, size_t n_parts)
+    size_t job_cut(const job *j, size_t i, size_t n_ranges)
 
 
 cdef extern from "core/position.h" nogil:
@@ -145,5 +145,5 @@ cdef extern from "system/threads.h" nogil:
 
 
 cdef extern from "Python.h":
-    # Leaves Python's error set instead of raising, for functions that cannot raise.
+    # noexcept: Cython does not raise Python's error here. The caller, a function that cannot raise, reports it.
     int run_signal_handlers "PyErr_CheckSignals"() noexcept

@@ -1,7 +1,7 @@
-"""Arrays from elsewhere: what shares its memory by the buffer protocol, DLPack or NumPy's array interface becomes an
-array on that memory."""
+"""Arrays of other libraries: an ndarray on the memory that an object shares by the buffer protocol, DLPack or NumPy's
+array interface. arguments.pxi calls readable_array and writable_array. Part of _kernels.pyx."""
 
-# What foreign code raises where it does not share.
+# What these protocols raise if an object does not share its memory.
 REFUSALS = (AttributeError, BufferError, RuntimeError, TypeError, ValueError)
 
 # ---- DLPack ---------------------------------------------------------------------------------------------------------
@@ -12,7 +12,7 @@ ctypedef struct dlpack_dtype:
     uint8_t n_bits
     uint16_t n_lanes
 
-# Its members up to the element type, which is what is looked at.
+# The members up to the element type: the others are not read.
 ctypedef struct dlpack_tensor:
     void *data
     int32_t device_type
@@ -20,7 +20,7 @@ ctypedef struct dlpack_tensor:
     int32_t n_dims
     dlpack_dtype dtype
 
-# What a capsule "dltensor_versioned" points to; a capsule "dltensor" points to the tensor itself.
+# A capsule "dltensor_versioned" points to this, a capsule "dltensor" to the tensor itself.
 ctypedef struct dlpack_versioned:
     uint32_t major
     uint32_t minor
@@ -37,12 +37,12 @@ DLPACK_DEVICES = {
     1: "CPU", 2: "CUDA", 3: "CUDA host", 4: "OpenCL", 7: "Vulkan", 8: "Metal", 9: "VPI", 10: "ROCm", 11: "ROCm host",
     12: "extension", 13: "CUDA managed", 14: "oneAPI", 15: "WebGPU", 16: "Hexagon", 17: "MAIA", 18: "Trainium",
 }
-# Memory that a CPU can read and write; NumPy takes the same ones.
+# Device types whose memory the CPU can read and write; numpy.from_dlpack accepts the same.
 DEVICES_OF_A_CPU = (1, 3, 11, 13)
 
 
 cdef class Dlpack:
-    """Passes another library's array on to numpy.from_dlpack; bfloat16, unknown to that, as 16-bit integers."""
+    """Passes an array to numpy.from_dlpack, which does not know bfloat16, with bfloat16 replaced by uint16."""
 
     cdef object source
     cdef bint is_bfloat16
@@ -58,7 +58,7 @@ cdef class Dlpack:
         else:
             tensor = <dlpack_tensor *>PyCapsule_GetPointer(capsule, "dltensor")
         if tensor.dtype.code == DLPACK_BFLOAT and tensor.dtype.n_bits == 16:
-            # The capsule is its receiver's, who alone reads this.
+            # This changes no array: the capsule belongs to its receiver, numpy.from_dlpack.
             tensor.dtype.code = DLPACK_UINT
             self.is_bfloat16 = True
         return capsule
@@ -68,7 +68,7 @@ cdef class Dlpack:
 
 
 cdef int check_device(object a, str name) except -1:
-    """Raises ValueError, naming the device, unless the CPU can reach a DLPack object's memory."""
+    """Raise ValueError, with the name of the device, unless the CPU can access the memory of a DLPack object."""
     try:
         device_type, device_id = (int(number) for number in a.__dlpack_device__())
     except REFUSALS as error:
@@ -80,20 +80,21 @@ cdef int check_device(object a, str name) except -1:
 
 
 cdef cnp.ndarray array_from_dlpack(Dlpack source, bint must_share):
-    """An array on a DLPack object's memory; read-only where must_share is set and that is not certain."""
+    """Return an array on the memory of a DLPack object. If must_share, an array that may be a copy is read-only."""
     cdef cnp.ndarray array
     if not must_share:
         return np.from_dlpack(source)
     try:
         return np.from_dlpack(source, copy=False)
-    except TypeError:  # of an older library, or of NumPy 2.0, which do not know copy=
+    except TypeError:  # NumPy 2.0 and older libraries do not have the argument `copy`
         array = np.from_dlpack(source)
         array.setflags(write=False)
         return confirmed_by_numpy(source.source, array)
 
 
 cdef object confirmed_by_numpy(object a, object array):
-    """The object's own NumPy array where that may be written and is what DLPack says, as in PyTorch before 2.9."""
+    """Return a's array by __array__ if it has the memory of `array`, from DLPack: with PyTorch before 2.9, it is writable.
+    Otherwise return `array`."""
     if not hasattr(a, "__array__"):
         return array
     try:
@@ -119,7 +120,7 @@ cdef object refusal(object a, str name, object error):
 
 
 cdef cnp.ndarray shared_array(object a, str name, bint must_share):
-    """An array on the memory of an object that is no ndarray; None where no protocol shares it."""
+    """Return an array on the memory of an object that is not an ndarray, or None if no protocol shares it."""
     cdef Dlpack source
     cdef cnp.ndarray array
     if isinstance(a, (np.generic, type)):
@@ -127,7 +128,7 @@ cdef cnp.ndarray shared_array(object a, str name, bint must_share):
     if PyObject_CheckBuffer(a):
         try:
             return np.asarray(memoryview(a))
-        except REFUSALS as error:  # JAX has the protocol, but not for bfloat16 or another device
+        except REFUSALS as error:  # JAX has the buffer protocol, except for bfloat16 and other devices
             if not hasattr(a, "__dlpack__"):
                 raise refusal(a, name, error) from error
     if hasattr(a, "__dlpack__") and hasattr(a, "__dlpack_device__"):
@@ -146,7 +147,7 @@ cdef cnp.ndarray shared_array(object a, str name, bint must_share):
 
 
 cdef cnp.ndarray readable_array(object a, str name):
-    """Any array_like as an array, on its own memory where it shares that."""
+    """Return an array_like as an array, on the object's memory if it shares it."""
     cdef cnp.ndarray array = None if isinstance(a, (np.ndarray, list, tuple)) else shared_array(a, name, False)
     if array is not None:
         return array
@@ -157,8 +158,8 @@ cdef cnp.ndarray readable_array(object a, str name):
 
 
 cdef cnp.ndarray writable_array(object out):
-    """An array whose elements are those of out; TypeError where out does not share its memory. It may be read-only."""
-    # A subclass's memory and not its own ideas of assignment.
+    """Return an array on the memory of out; it may be read-only. Raise TypeError if out does not share its memory."""
+    # As a plain ndarray: a subclass may assign elements in another way.
     cdef cnp.ndarray array = np.asarray(out) if isinstance(out, np.ndarray) else shared_array(out, "out", True)
     if array is None:
         raise TypeError(f"out must be an array, got {type(out).__name__}, which shares its memory by no protocol")
@@ -166,5 +167,5 @@ cdef cnp.ndarray writable_array(object out):
 
 
 def as_array(a, name):
-    """Any array_like as an array of whatever dtype, on its own memory where it shares that; TypeError otherwise."""
+    """Return an array_like as an array of any dtype, on its memory if it shares it. Raise TypeError if it is none."""
     return a if cnp.PyArray_CheckExact(a) else readable_array(a, name)

@@ -65,8 +65,8 @@ cdef class Mask(Drawn):
         Parameters
         ----------
         a : array_like of float16, bfloat16, float32 or float64
-            An array of the mask's shape, in any memory layout and byte order. Objects of other libraries are taken as in
-            `dropout`.
+            An array of the mask's shape, in any memory layout and byte order. Objects of other libraries are accepted
+            as in `dropout`.
         out : ndarray, or an object that shares its memory, optional
             Array for the result, of a's shape and dtype: either a itself (in place) or memory apart from a.
         scale : float, optional
@@ -114,7 +114,7 @@ cdef class Mask(Drawn):
 
     def keep(self):
         """Return a new bool array of the mask's shape: True where an element is kept."""
-        return self.filled(JOB_FILL_KEEP, np.bool_, 1.0)
+        return self.filled(OPERATION_fill_keep, np.bool_, 1.0)
 
     def scaled(self, dtype=np.float32):
         """Return a new array of 0 where an element is dropped and 1/(1-p) where it is kept.

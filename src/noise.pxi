@@ -50,8 +50,8 @@ cdef class Noise(Drawn):
         Parameters
         ----------
         a : array_like of float16, bfloat16, float32 or float64
-            An array of the noise's shape, in any memory layout and byte order. Objects of other libraries are taken as
-            in `dropout`.
+            An array of the noise's shape, in any memory layout and byte order. Objects of other libraries are accepted
+            as in `dropout`.
         out : ndarray, or an object that shares its memory, optional
             Array for the result, of a's shape and dtype: either a itself (in place) or memory apart from a.
 

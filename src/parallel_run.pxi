@@ -1,27 +1,30 @@
-"""Runs a job: the parallel loop over its parts, and the slices between which the main thread handles signals, so that
-Ctrl-C ends a long call within a second."""
+"""Running a planned job: the parallel loop, one range of elements for each thread, without the GIL.
+
+A call from the main thread interrupts its loop ten times a second to run signal handlers, so that Ctrl-C ends a long
+call. Each thread works in slices and looks at the clock after each. scratch.pxi calls run_request; core/job.h computes.
+"""
 
 cdef enum:
-    MAX_THREADS = 1024  # of one call, whose progress is kept on the stack
+    MAX_THREADS = 1024  # of one call: run_interruptibly keeps the progress of each on its stack
 
 
 cdef bint handles_signals():
-    """Whether this is the thread that Python runs the handlers of signals in."""
+    """Whether Python runs signal handlers in this thread."""
     return threading.get_ident() == threading.main_thread().ident
 
 
-cdef inline void run_part(const job *j, size_t part, size_t n_parts) noexcept nogil:
-    job_run(j, job_cut(j, part, n_parts), job_cut(j, part + 1, n_parts))
+cdef inline void run_slice(const job *j, size_t i, size_t n_slices) noexcept nogil:
+    job_run(j, job_cut(j, i, n_slices), job_cut(j, i + 1, n_slices))
 
 
-cdef void run_until(const job *j, size_t part, size_t *n_done, size_t n_slices, size_t n_parts, uint64_t began,
+cdef void run_until(const job *j, size_t thread, size_t *n_done, size_t n_slices, size_t n_threads, uint64_t began,
                     uint64_t until) noexcept nogil:
-    """The remaining slices of a part, up to the first that ends after the deadline. A part lies in one piece."""
+    """Run the thread's next slices, up to the first that ends after the deadline. A thread's slices are neighbours."""
     cdef uint64_t now
-    while n_done[part] < n_slices:
-        run_part(j, part * n_slices + n_done[part], n_parts * n_slices)
-        n_done[part] += 1
-        if n_done[part] < n_slices:
+    while n_done[thread] < n_slices:
+        run_slice(j, thread * n_slices + n_done[thread], n_threads * n_slices)
+        n_done[thread] += 1
+        if n_done[thread] < n_slices:
             now = clock_microseconds()
             if not began <= now < until:  # the clock may have been set back
                 return
@@ -29,9 +32,9 @@ cdef void run_until(const job *j, size_t part, size_t *n_done, size_t n_slices, 
 
 cdef bint run_all_until(const job *j, size_t *n_done, size_t n_slices, size_t n_threads, uint64_t began,
                         uint64_t until) noexcept nogil:
-    """Run each thread's part up to the deadline; return whether slices remain."""
+    """Run the slices of all threads up to the deadline; return whether slices remain."""
     cdef Py_ssize_t thread
-    # The handler of a signal may have forked since the job began.
+    # A signal handler may have forked since the job began: a forked child must not start OpenMP threads.
     if n_threads == 1 or this_process != FIRST_PROCESS:
         for thread in range(<Py_ssize_t>n_threads):
             run_until(j, thread, n_done, n_slices, n_threads, began, until)
@@ -45,12 +48,12 @@ cdef bint run_all_until(const job *j, size_t *n_done, size_t n_slices, size_t n_
 
 
 cdef bint run_interruptibly(const job *j, size_t n_slices, size_t n_threads) noexcept nogil:
-    """Run all slices; return True, with Python's error set, where the handler of a signal raised in between. Handlers
-    run in the caller's floating-point mode, which every slice restores, and outside of parallel regions."""
+    """Run all slices. Return True, with Python's error set, if a signal handler raised an exception. Handlers run
+    outside of parallel regions and in the caller's floating-point mode, which every slice restores."""
     cdef size_t n_done[MAX_THREADS]
     cdef bint is_raised = False
-    # A call shorter than this is one parallel region, as if there were no signals: on a busy machine each further
-    # region can wait milliseconds for a thread that has no CPU.
+    # A call that ends before the first deadline is a single parallel region: on a busy machine each further region may
+    # wait milliseconds for a thread that has no CPU.
     cdef uint64_t began = clock_microseconds()
     memset(n_done, 0, n_threads * sizeof(size_t))
     while not is_raised and run_all_until(
@@ -63,13 +66,13 @@ cdef bint run_interruptibly(const job *j, size_t n_slices, size_t n_threads) noe
 
 
 cdef int run_job(const job *j) except -1:
-    """Run the whole job. Raises what the handler of a signal raises: then some elements have been written."""
+    """Run the whole job. If a signal handler raises, raise its exception; some elements have been written then."""
     cdef size_t n_threads, n_slices
     cdef bint is_interruptible, is_raised
     if j.n_elems < min(limits.min_elems_without_gil, limits.min_elems_per_thread):
         job_run(j, 0, j.n_elems)
         return 0
-    # First, because Python may run a due handler in it, and what that raises must not leave a call counted as active.
+    # Before share_of_threads counts the call as active: this is Python code, in which a signal handler may raise.
     is_interruptible = j.n_elems > limits.max_elems_per_slice and handles_signals()
     n_threads = share_of_threads(min(max(<size_t>1, j.n_elems // limits.min_elems_per_thread), <size_t>MAX_THREADS))
     n_slices = (j.n_elems - 1) // (n_threads * limits.max_elems_per_slice) + 1 if is_interruptible else 1
@@ -80,7 +83,7 @@ cdef int run_job(const job *j) except -1:
 
 
 cdef int run_request(const job_request *request) except -1:
-    """Plan and run a request whose arguments have been checked."""
+    """Plan and run a request made of checked arguments."""
     cdef job j
     if job_plan(&j, request) != 0:
         raise SystemError("a checked request must be one that can be planned: please report this")

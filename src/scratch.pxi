@@ -1,7 +1,10 @@
-"""From checked arrays to jobs: on the arrays themselves where they are plain, and else by way of scratch memory, which
-a call allocates before its stream advances, so that MemoryError leaves the stream unchanged."""
+"""From checked arrays to jobs. Arrays that are not plain (C-contiguous, native byte order) are computed on by way of
+scratch memory. It is allocated before the stream advances, so that MemoryError leaves the stream unchanged.
 
-# The axes of a mask as the planner takes them.
+_kernels.pyx and values.pxi call scratch_for, then run_on_arrays or apply_mask; parallel_run.pxi runs the jobs.
+"""
+
+# The axes of a mask for a job_request.
 ctypedef struct mask_axes:
     int n
     size_t lens[MAX_AXES]
@@ -18,18 +21,18 @@ cdef int set_axes(mask_axes *axes, tuple shape, tuple strides) except -1:
 
 
 cdef class Scratch:
-    """What a call allocates besides its arrays; both are None where the kernels work on the arrays themselves."""
+    """The memory of a call besides its arrays; both are None if the arrays are plain."""
 
-    cdef cnp.ndarray plain  # of x's shape, for masks with axes: worked on in place; out itself where that is plain
-    cdef object chunks  # a numpy.nditer over out, x and residual, a few blocks at a time: for one run of positions
+    cdef cnp.ndarray plain  # for masks with axes: a copy of x to compute on in place; out itself if that is plain
+    cdef object chunks  # for one run of positions: a numpy.nditer over out, x and residual with buffers of a few blocks
 
 
 cdef Scratch NO_SCRATCH = Scratch()
 
 
 cdef Scratch scratch_for(cnp.ndarray out, cnp.ndarray x, cnp.ndarray residual, bint has_axes):
-    """Allocate what a call on these arrays needs; has_axes where the mask is not one run of positions. residual may be
-    None."""
+    """Allocate the memory that a call on these arrays needs. residual may be None. has_axes: the mask is not one run of
+    positions."""
     if is_plain(x) and is_plain(out) and (residual is None or is_plain(residual)):
         return NO_SCRATCH
     cdef Scratch scratch = Scratch()
@@ -47,14 +50,14 @@ cdef Scratch scratch_for(cnp.ndarray out, cnp.ndarray x, cnp.ndarray residual, b
         casting="equiv",
         buffersize=64 * ELEMS_PER_BLOCK,
     )
-    # The buffers exist from here on. Emptied, because what they hold is written to out even if no job follows.
+    # This allocates the buffers, and leaves them empty: nditer would write their contents to out even if no job ran.
     scratch.chunks.iterrange = 0, 0
     return scratch
 
 
 cdef int copy_elems(cnp.ndarray out, cnp.ndarray x) except -1:
-    """out = x, in slices where the arrays are large. They are cut along the axis in which out's elements are furthest
-    apart in memory: a slice through all of it would touch every page at once."""
+    """out = x, handling signals between slices of large arrays. Slices are cut along the axis of out's largest stride, so
+    that none of them touches every page of out."""
     cdef Py_ssize_t middle
     if <size_t>cnp.PyArray_SIZE(x) <= limits.max_elems_per_slice:
         np.copyto(out, x)
@@ -63,8 +66,8 @@ cdef int copy_elems(cnp.ndarray out, cnp.ndarray x) except -1:
     axis = strides.index(max(strides))
     middle = cnp.PyArray_DIM(x, axis) // 2
     for half in (slice(middle), slice(middle, None)):
-        part = (slice(None),) * axis + (half,)
-        copy_elems(out[part], x[part])
+        index = (slice(None),) * axis + (half,)
+        copy_elems(out[index], x[index])
         PyErr_CheckSignals()
     return 0
 
@@ -93,7 +96,7 @@ cdef int run_in_chunks(job_request *request, object chunks) except -1:
 
 cdef int run_on_arrays(job_request *request, cnp.ndarray out, cnp.ndarray x, cnp.ndarray residual,
                        Scratch scratch) except -1:
-    """Run a request on checked arrays and what scratch_for gave for them. residual may be None."""
+    """Run a request on checked arrays, with the result of scratch_for for them. residual may be None."""
     if cnp.PyArray_SIZE(out) == 0:
         return 0
     if scratch is NO_SCRATCH:
@@ -109,7 +112,7 @@ cdef int run_on_arrays(job_request *request, cnp.ndarray out, cnp.ndarray x, cnp
     return 0 if scratch.plain is out else copy_elems(out, scratch.plain)
 
 
-# What becomes of an element: kept, x * scale + shift; dropped, fill.
+# A kept element becomes x * scale + shift, a dropped one fill.
 ctypedef struct affine:
     double scale
     double shift
@@ -118,7 +121,7 @@ ctypedef struct affine:
 
 cdef int apply_mask(const stream_key *key, uint64_t first, double p, const affine *map, tuple strides, cnp.ndarray out,
                     cnp.ndarray x, Scratch scratch) except -1:
-    """out = x, masked and mapped. strides are None where x takes one run of positions in C order."""
+    """out = x, masked and mapped. strides is None if the elements of x take one run of positions in C order."""
     cdef job_request request
     cdef mask_axes axes
     request = blank_request(OPERATION_apply_mask, dtype_index(x))

@@ -156,7 +156,7 @@ cdef class Stream:
     def fold_in(self, identifier):
         """Return the stream of an identifier, for example of a request or a sample.
 
-        The stream depends on this stream's seed and on the identifier alone. Nothing is counted and no lock is taken, so
+        The stream depends on this stream's seed and on the identifier alone. Nothing is counted and no lock is taken:
         every thread and machine gets the same stream, in any order. `spawn` never returns one of these streams.
 
         Parameters

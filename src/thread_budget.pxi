@@ -1,17 +1,18 @@
-"""How many threads a call may use: OpenMP's limit, the thread's CPUs, the control group's CPU quota, and the number of
-other calls that compute at the same time."""
+"""How many threads a call may use: the least of OpenMP's limit, the thread's CPUs and the control group's CPU quota,
+divided by the number of calls that compute at the same time. docs/design.md, "Threads", has the reasons. parallel_run.pxi
+calls share_of_threads."""
 
 # ---- forked children ------------------------------------------------------------------------------------------------
 
 cdef enum:
     FIRST_PROCESS = 1
 
-# A forked child has none of its parent's OpenMP threads, and GNU's runtime waits for them forever: it keeps to one.
+# A forked child uses one thread: it has no OpenMP threads of its parent, and GNU's runtime would wait for them forever.
 cdef int this_process = FIRST_PROCESS
 
 
 cdef void begin_in_child() noexcept nogil:
-    """What the system calls in a child, also in one that Python does not know of."""
+    """Note that this is another process. The C library calls this in every forked child, also after a fork from C."""
     global this_process
     this_process += 1
     memset(&calls, 0, sizeof(active_calls))
@@ -22,7 +23,7 @@ if call_in_forked_children(begin_in_child) != 0:
 
 
 def process_number():
-    """1 in the process that has imported this, 2 in its forked children, 3 in theirs."""
+    """Return 1 in the process that imported the library, 2 in its forked children, 3 in theirs."""
     return this_process
 
 
@@ -33,21 +34,22 @@ cdef uint64_t microseconds_now() except? 0:
 # ---- the quota ------------------------------------------------------------------------------------------------------
 
 cdef enum:
-    ANY_NUMBER = 1 << 20  # of threads, where there is no quota
+    NO_QUOTA = 1 << 20  # threads
 
-# Threads that find the answer out of date at the same time each read the quota, and each store a valid answer.
+# The CPU quota that was read last, and until when it is taken as valid. Threads that find it too old at the same time
+# each read the quota, and each store a valid answer.
 cdef uint64_t quota_threads = 1
 cdef uint64_t quota_is_good_until = 0
 cdef object quota = machine.CpuQuota()
 
 
-# OpenMP looks at the affinity when it is loaded. Who narrows it afterwards wants fewer threads; who had it narrow and
-# asks for more threads by OMP_NUM_THREADS gets them.
+# OpenMP reads the affinity when it is loaded. An affinity that is narrowed later reduces the number of threads; one that
+# was narrow from the beginning does not, so that a larger OMP_NUM_THREADS is followed.
 cdef size_t n_cpus_at_import = n_cpus_of_thread()
 
 
 cdef size_t allowed_threads(uint64_t now) except 0:
-    """OpenMP's limit, called from here and now, and no more than the whole CPUs of the quota, but always one."""
+    """Return OpenMP's limit for this caller, but at most the CPUs of the thread and of the quota, and at least 1."""
     cdef size_t n_threads = max_threads() if this_process == FIRST_PROCESS else 1
     if n_threads == 1:
         return 1
@@ -56,29 +58,28 @@ cdef size_t allowed_threads(uint64_t now) except 0:
         n_threads = min(n_threads, n_cpus_now)
     if n_threads > 1 and now >= load_u64(&quota_is_good_until):
         n_cpus = quota.n_cpus()
-        store_u64(&quota_threads, max(1, int(min(n_cpus, ANY_NUMBER))) if n_cpus is not None else ANY_NUMBER)
+        store_u64(&quota_threads, max(1, int(min(n_cpus, NO_QUOTA))) if n_cpus is not None else NO_QUOTA)
         store_u64(&quota_is_good_until, now + limits.microseconds_of_quota)
     return min(n_threads, load_u64(&quota_threads))
 
 
 def thread_limit():
-    """How many threads a large array would be shared out among, if no other call ran at the time."""
+    """Return how many threads a call on a large array would use if no other call ran."""
     return allowed_threads(microseconds_now())
 
 
 # ---- calls from several threads of Python at once -------------------------------------------------------------------
-# Calls that compute at the same moment share the CPUs, and the most that did within the last tenth of a second counts,
-# because OpenMP's threads go on spinning for a millisecond after their work, at the cost of the others: a call that
-# happens to be alone for a moment must not wake them.
+# Calls that compute at the same time share the CPUs. What counts is the most calls within the last tenth of a second:
+# OpenMP's threads spin for a millisecond after their work, so a call that is alone for a moment must not wake them.
 cdef active_calls calls
 
 
 cdef size_t share_of_threads(size_t n_wanted) except 0:
-    """Count a call in, which leave_active_calls(&calls) takes out again, and return its share of the threads."""
+    """Count the call as active, until leave_active_calls(&calls), and return its share of the threads."""
     cdef uint64_t now
     cdef int n_now
-    # If the handler of a signal forks during a call, the child leaves a call that it has not entered: its count is
-    # wrong from then on, and nothing reads it there.
+    # If a signal handler forks during a call, the child calls leave_active_calls although begin_in_child has reset the
+    # count. The count is wrong from then on, but a child does not read it.
     if n_wanted == 1 or this_process != FIRST_PROCESS:
         enter_active_calls(&calls)
         return 1

@@ -1,4 +1,4 @@
-"""What word_stream.h declares, for Cython."""
+"""The declarations of word_stream.h, for bit_generator.pyx."""
 
 from libc.stdint cimport uint32_t, uint64_t
 

@@ -40,7 +40,7 @@ size_t probe_isas(const kernel_table *table, const char **names)
                                      .bias_period = ELEMS_PER_GROUP,
                                      .n_repeats = MIN_REPEATS,
                                      .is_streamed = is_streamed};
-            const dtype_row *row = table->dtype[dtype];
+            const dtype_kernels *row = table->dtype[dtype];
             for (int operation = 0; operation < N_OPERATIONS; operation++)
                 names[n++] = row->range[operation](&arrays, &rule, 0, ELEMS_PER_GROUP);
             names[n++] = row->repeat(&arrays, &rule, 0, 2, OPERATION_apply_mask);

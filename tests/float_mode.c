@@ -39,10 +39,10 @@ static void apply(float *out)
     kernels->dtype[DTYPE_f32]->range[OPERATION_apply_mask](&ops, &rule, 0, N_ELEMS);
 }
 
-/* Plans and runs the same as a job, in two parts; 0 where the mode is not what it was afterwards. */
+/* Plans and runs the same as a job, in two ranges; 0 where the mode is not what it was afterwards. */
 static int apply_as_job(float *out)
 {
-    const job_request request = {.kernel = OPERATION_apply_mask,
+    const job_request request = {.operation = OPERATION_apply_mask,
                                  .dtype = DTYPE_f32,
                                  .key = {{1, 2}},
                                  .p = 0.25,

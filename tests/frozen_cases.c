@@ -131,35 +131,35 @@ static double p_of(const mask_rule *rule)
     return ldexp((double)(((uint64_t)(rule->threshold + 32768) << 32) + rule->tie_threshold), -48);
 }
 
-/* In as many parts as the first position's remainder says; 0 where the job was refused. */
-static int run_job(int kernel, int dtype, const frozen_case *c)
+/* In as many ranges as the first position's remainder says; 0 where the job was refused. */
+static int run_job(int operation, int dtype, const frozen_case *c)
 {
     const size_t lens[] = {c->n_rows / c->n_sharing, c->n_sharing, c->n_elems, c->n_repeats};
     const uint64_t strides[] = {c->n_elems, 0, 1, 0};
-    const int parts = kernel == JOB_FILL_KEEP ? WITHOUT_X : operation_table[kernel].parts;
-    const job_request request = {.kernel = kernel,
+    const int steps = operation == OPERATION_fill_keep ? WITHOUT_X : operation_table[operation].steps;
+    const job_request request = {.operation = operation,
                                  .dtype = dtype,
                                  .key = c->rule.key,
                                  .first = c->first,
                                  .p = p_of(&c->rule),
                                  .scale = c->scale,
-                                 .shift = parts & WITH_FILL ? c->shift : 0.0,
-                                 .fill = parts & WITH_FILL ? c->fill : 0.0,
+                                 .shift = steps & WITH_FILL ? c->shift : 0.0,
+                                 .fill = steps & WITH_FILL ? c->fill : 0.0,
                                  .out = out_of_job,
                                  .x = x,
                                  .residual = residual,
                                  .bias = bias,
                                  .n_bias = c->n_columns,
                                  .n_elems = c->n_rows * c->n_elems * c->n_repeats,
-                                 .n_axes = parts & WITHOUT_MASK ? 0 : 4,
+                                 .n_axes = steps & WITHOUT_MASK ? 0 : 4,
                                  .lens = lens,
                                  .strides = strides};
-    const size_t n_parts = 1 + c->first % 5;
+    const size_t n_ranges = 1 + c->first % 5;
     job j;
     if (job_plan(&j, &request) != 0)
         return 0;
-    for (size_t part = 0; part < n_parts; part++)
-        job_run(&j, job_cut(&j, part, n_parts), job_cut(&j, part + 1, n_parts));
+    for (size_t i = 0; i < n_ranges; i++)
+        job_run(&j, job_cut(&j, i, n_ranges), job_cut(&j, i + 1, n_ranges));
     return 1;
 }
 
@@ -190,7 +190,7 @@ static size_t run(const kernel_table *table, const frozen_case *c, size_t *elem_
         run_kernels(table, operation, dtype, c);
     }
     kernels = table;
-    if (!run_job(is_keep ? (int)JOB_FILL_KEEP : operation, is_keep ? 0 : dtype, c) ||
+    if (!run_job(is_keep ? (int)OPERATION_fill_keep : operation, is_keep ? 0 : dtype, c) ||
         memcmp(out, out_of_job, sizeof out) != 0) {
         fprintf(stderr, "%s: the planner's %s %s is not that of the kernels\n", table->isa, c->operation, c->dtype);
         return 0;

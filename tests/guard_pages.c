@@ -319,7 +319,7 @@ static void check_job(const char *only_isa, size_t n_job, int is_at_end, size_t 
     test_job t = make_random_job(&source, is_long ? MOST_ELEMS_OF_LONG_JOBS : MOST_ELEMS, 1.4287109375, 0.375, -1.25);
     job_request *r = &t.request;
     const size_t n_bytes = bytes_of_job(&t), elem_bytes = elem_bytes_of(&t);
-    const int parts = parts_of_job(r->kernel);
+    const int steps = steps_of_job(r->operation);
     if (n_bytes + distance > ROOM_BYTES)
         return;
     now_call = NULL;
@@ -330,9 +330,9 @@ static void check_job(const char *only_isa, size_t n_job, int is_at_end, size_t 
     now_how = "";
     for (int array = X; array <= BIAS; array++)
         fill_with_numbers(inputs[array], array == BIAS ? r->n_bias * elem_bytes : n_bytes, elem_bytes);
-    r->x = parts & WITHOUT_X ? NULL : inputs[X];
-    r->residual = parts & READS_RESIDUAL ? inputs[RESIDUAL] : NULL;
-    r->bias = parts & WITH_BIAS ? inputs[BIAS] : NULL;
+    r->x = steps & WITHOUT_X ? NULL : inputs[X];
+    r->residual = steps & READS_RESIDUAL ? inputs[RESIDUAL] : NULL;
+    r->bias = steps & WITH_BIAS ? inputs[BIAS] : NULL;
     expect_job(expected, &t);
 
     r->out = memory[OUT].writable + offset_of(n_bytes, is_at_end, distance);
@@ -352,7 +352,7 @@ static void check_job(const char *only_isa, size_t n_job, int is_at_end, size_t 
         const job *j = plan_guarded(&t);
         const job_pieces whole = whole_job(j), anywhere = cut_anywhere(j, &source);
         job_pieces cut;
-        const char *failure = cut_into_parts(&cut, j, 1 + n_job % MAX_CUTS);
+        const char *failure = cut_into_ranges(&cut, j, 1 + n_job % MAX_CUTS);
         if (failure != NULL)
             end_with(failure);
         now_is_streaming = j->arrays.is_streamed;
@@ -366,7 +366,7 @@ static void check_job(const char *only_isa, size_t n_job, int is_at_end, size_t 
             now_isa = kernels->isa;
             now_how = " as a whole";
             check_run(j, &t, &whole, j->n_elems > 0 ? n_too_many : 0);
-            now_how = " by the planner's parts";
+            now_how = " by the planner's ranges";
             check_run(j, &t, &cut, 0);
             now_how = " cut anywhere";
             check_run(j, &t, &anywhere, 0);

@@ -21,14 +21,14 @@ static inline const char *name_of_layout(job_layout layout)
     return names[layout];
 }
 
-static inline int parts_of_job(int kernel)
+static inline int steps_of_job(int operation)
 {
-    return kernel == JOB_FILL_KEEP ? WITHOUT_X : operation_table[kernel].parts;
+    return operation == OPERATION_fill_keep ? WITHOUT_X : operation_table[operation].steps;
 }
 
-static inline const char *name_of_job_kernel(int kernel)
+static inline const char *name_of_job_operation(int operation)
 {
-    return kernel == JOB_FILL_KEEP ? "fill_keep" : operation_table[kernel].name;
+    return operation == OPERATION_fill_keep ? "fill_keep" : operation_table[operation].name;
 }
 
 /* A request without its arrays, and the limits that it is planned under. */
@@ -42,7 +42,7 @@ typedef struct {
 
 static inline size_t elem_bytes_of(const test_job *t)
 {
-    return t->request.kernel == JOB_FILL_KEEP ? 1 : dtype_table[t->request.dtype].n_bytes;
+    return t->request.operation == OPERATION_fill_keep ? 1 : dtype_table[t->request.dtype].n_bytes;
 }
 
 static inline size_t bytes_of_job(const test_job *t)
@@ -57,7 +57,7 @@ static inline void describe_job(char *line, size_t n_bytes, const test_job *t)
     static const char *const stores[] = {
         [STORES_BY_SIZE] = "by size", [STORES_CACHED] = "cached", [STORES_PAST_CACHES] = "past caches"};
     int at = snprintf(line, n_bytes, "job %s_%s of %zu elements from %llu, p = %a, scale %a, repeats %zu, axes",
-                      name_of_job_kernel(r->kernel), r->kernel == JOB_FILL_KEEP ? "bool" : dtype_table[r->dtype].name,
+                      name_of_job_operation(r->operation), r->operation == OPERATION_fill_keep ? "bool" : dtype_table[r->dtype].name,
                       r->n_elems, (unsigned long long)r->first, r->p, r->scale, r->n_repeats);
     for (int axis = 0; axis < r->n_axes; axis++)
         at +=
@@ -140,7 +140,7 @@ static inline uint64_t make_random_repeats(test_job *t, random_source *source, s
     static const size_t repeats[] = {0, 1, 2, 7, MIN_REPEATS, 40, 63, 64, 65, 200, 512, 1025};
     job_request *r = &t->request;
     r->n_repeats = repeats[random_below(source, sizeof repeats / sizeof *repeats)];
-    if (parts_of_job(r->kernel) & WITHOUT_MASK || r->n_repeats > most_elems)
+    if (steps_of_job(r->operation) & WITHOUT_MASK || r->n_repeats > most_elems)
         r->n_repeats = 1;
     const size_t n_each = r->n_repeats > 1 ? r->n_repeats : 1, n_positions = random_length(source, most_elems / n_each);
     r->n_elems = n_positions * n_each;
@@ -164,12 +164,12 @@ static inline test_job make_random_job(random_source *source, size_t most_elems,
     test_job t = {.max_cached_bytes = cached_bytes[random_below(source, 4)],
                   .max_gathered_stride = gathered_strides[random_below(source, 5)]};
     job_request *r = &t.request;
-    r->kernel = (int)random_below(source, N_JOB_KERNELS);
+    r->operation = (int)random_below(source, N_JOB_OPERATIONS);
     if (random_below(source, 4) == 0) /* which alone has layouts that others have not */
-        r->kernel = random_below(source, 2) ? OPERATION_apply_mask : OPERATION_alpha_dropout;
+        r->operation = random_below(source, 2) ? OPERATION_apply_mask : OPERATION_alpha_dropout;
     r->dtype = (int)random_below(source, N_DTYPES);
-    const int parts = parts_of_job(r->kernel);
-    const int has_axes = !(parts & WITHOUT_MASK) && random_below(source, 4) != 0;
+    const int steps = steps_of_job(r->operation);
+    const int has_axes = !(steps & WITHOUT_MASK) && random_below(source, 4) != 0;
     const int has_long_rows = has_axes && most_elems > 2 * LONG_ROW + 200 && random_below(source, 4) == 0;
     const uint64_t span = has_long_rows ? make_long_rows(&t, source)
                           : has_axes    ? make_random_axes(&t, source, most_elems)
@@ -190,13 +190,13 @@ static inline test_job make_random_job(random_source *source, size_t most_elems,
            : which == 3 && is_probability(p) ? p
                                              : (double)random_below(source, 1 << 24) * 0x1p-24;
     r->scale = random_below(source, r->p == 0.0 ? 2 : 8) == 0 ? 1.0 : scale;
-    if (parts & WITH_NOISE)
+    if (steps & WITH_NOISE)
         r->scale = is_std(fabs(scale)) ? fabs(scale) : 0.5;
-    if (parts & WITH_FILL || random_below(source, 4) == 0) {
+    if (steps & WITH_FILL || random_below(source, 4) == 0) {
         r->shift = shift;
         r->fill = fill;
     }
-    if (parts & WITH_BIAS) {
+    if (steps & WITH_BIAS) {
         r->n_bias = 1 + random_below(source, MAX_BIAS);
         r->bias_first = (size_t)source->take(source->from, random_below(source, 2) ? 2 : sizeof(size_t) - 1);
     }
@@ -243,15 +243,15 @@ static inline job_pieces whole_job(const job *j)
 }
 
 /* NULL, or what is wrong with the cuts of job_cut. */
-static inline const char *cut_into_parts(job_pieces *pieces, const job *j, size_t n_parts)
+static inline const char *cut_into_ranges(job_pieces *pieces, const job *j, size_t n_ranges)
 {
-    pieces->n_pieces = n_parts;
-    for (size_t part = 0; part <= n_parts; part++) {
-        pieces->at[part] = job_cut(j, part, n_parts);
-        if (part > 0 && pieces->at[part] < pieces->at[part - 1])
-            return "was cut into parts of which one ends before it begins";
+    pieces->n_pieces = n_ranges;
+    for (size_t i = 0; i <= n_ranges; i++) {
+        pieces->at[i] = job_cut(j, i, n_ranges);
+        if (i > 0 && pieces->at[i] < pieces->at[i - 1])
+            return "was cut into ranges of which one ends before it begins";
     }
-    return pieces->at[0] == 0 && pieces->at[n_parts] == j->n_elems ? NULL : "was cut into parts that are not the whole";
+    return pieces->at[0] == 0 && pieces->at[n_ranges] == j->n_elems ? NULL : "was cut into ranges that are not the whole";
 }
 
 static inline job_pieces cut_anywhere(const job *j, random_source *source)
@@ -315,39 +315,39 @@ static inline void expect_job(char *expected, const test_job *t)
 {
     const job_request *r = &t->request;
     const size_t elem_bytes = elem_bytes_of(t);
-    const int parts = parts_of_job(r->kernel);
+    const int steps = steps_of_job(r->operation);
     const int has_fill = r->shift != 0.0 || r->fill != 0.0;
-    const int operation = r->kernel == OPERATION_apply_mask && has_fill ? (int)OPERATION_alpha_dropout : r->kernel;
-    const int is_copy = r->kernel == OPERATION_apply_mask && r->p == 0.0 && r->scale == 1.0 && r->shift == 0.0;
-    const dtype_row *row = kernels_portable.dtype[r->dtype];
+    const int operation = r->operation == OPERATION_apply_mask && has_fill ? (int)OPERATION_alpha_dropout : r->operation;
+    const int is_copy = r->operation == OPERATION_apply_mask && r->p == 0.0 && r->scale == 1.0 && r->shift == 0.0;
+    const dtype_kernels *row = kernels_portable.dtype[r->dtype];
     decisions made;
     made.rule.key = r->key;
     made.n_positions = 0;
-    set_threshold(&made.rule, parts & WITH_NOISE ? 0.0 : r->p);
+    set_threshold(&made.rule, steps & WITH_NOISE ? 0.0 : r->p);
     for (size_t i = 0; i < r->n_elems; i++) {
         char bias[ELEMS_PER_GROUP * 8];
         const uint64_t position = position_of_elem(t, i);
         operands one = {.out = expected + i * elem_bytes,
                         .n_repeats = 1,
-                        .scale = parts & WITH_NOISE ? r->scale : scale_in(r->dtype, r->scale),
+                        .scale = steps & WITH_NOISE ? r->scale : round_scale(r->dtype, r->scale),
                         .shift = r->shift,
                         .fill = r->fill};
-        if (!(parts & WITHOUT_X))
+        if (!(steps & WITHOUT_X))
             one.x = r->x + i * elem_bytes;
-        if (parts & READS_RESIDUAL)
+        if (steps & READS_RESIDUAL)
             one.residual = r->residual + i * elem_bytes;
-        if (parts & WITH_BIAS) {
+        if (steps & WITH_BIAS) {
             const char *elem = r->bias + (r->bias_first % r->n_bias + i) % r->n_bias * elem_bytes;
             for (size_t e = 0; e < ELEMS_PER_GROUP; e++)
                 memcpy(bias + e * elem_bytes, elem, elem_bytes);
             one.bias = bias;
             one.bias_period = ELEMS_PER_GROUP;
         }
-        if (operation == JOB_FILL_KEEP) {
+        if (operation == OPERATION_fill_keep) {
             *one.out = (char)decision_at(&made, position);
         } else if (is_copy) {
             memcpy(one.out, one.x, elem_bytes);
-        } else if (parts & WITHOUT_MASK) {
+        } else if (steps & WITHOUT_MASK) {
             row->range[operation](&one, &made.rule, position, 1);
         } else {
             const uint64_t word = decision_at(&made, position);
@@ -360,53 +360,53 @@ static inline void expect_job(char *expected, const test_job *t)
 
 enum { N_MISTAKES = 17 };
 
-/* Makes one mistake in a request; 0 where it would be none with this kernel. */
+/* Makes one mistake in a request; 0 where it would be none with this operation. */
 static inline int make_mistake(job_request *r, int mistake)
 {
-    const int parts = parts_of_job(r->kernel);
+    const int steps = steps_of_job(r->operation);
     switch (mistake) {
     case 0:
-        r->kernel = -1;
+        r->operation = -1;
         return 1;
     case 1:
-        r->kernel = N_JOB_KERNELS;
+        r->operation = N_JOB_OPERATIONS;
         return 1;
     case 2:
         r->dtype = -1;
-        return r->kernel != JOB_FILL_KEEP;
+        return r->operation != OPERATION_fill_keep;
     case 3:
         r->dtype = N_DTYPES;
-        return r->kernel != JOB_FILL_KEEP;
+        return r->operation != OPERATION_fill_keep;
     case 4:
         r->p = NAN;
-        return !(parts & WITH_NOISE);
+        return !(steps & WITH_NOISE);
     case 5:
         r->p = -0x1p-1022;
-        return !(parts & WITH_NOISE);
+        return !(steps & WITH_NOISE);
     case 6:
         r->p = 1.0 + 0x1p-52;
-        return !(parts & WITH_NOISE);
+        return !(steps & WITH_NOISE);
     case 7:
         r->scale = NAN;
-        return parts & WITH_NOISE;
+        return steps & WITH_NOISE;
     case 8:
         r->scale = 2 * MAX_STD;
-        return parts & WITH_NOISE;
+        return steps & WITH_NOISE;
     case 9:
         r->out = NULL;
         return 1;
     case 10:
         r->x = NULL;
-        return !(parts & WITHOUT_X);
+        return !(steps & WITHOUT_X);
     case 11:
         r->residual = NULL;
-        return parts & READS_RESIDUAL;
+        return steps & READS_RESIDUAL;
     case 12:
         r->bias = NULL;
-        return parts & WITH_BIAS;
+        return steps & WITH_BIAS;
     case 13:
         r->n_bias = 0;
-        return parts & WITH_BIAS;
+        return steps & WITH_BIAS;
     case 14:
         r->n_axes = -1;
         return 1;
@@ -416,7 +416,7 @@ static inline int make_mistake(job_request *r, int mistake)
     default: /* axes, even one of length 1, where there is no mask */
         r->n_axes = 1;
         r->n_repeats = 2;
-        return parts & WITHOUT_MASK;
+        return steps & WITHOUT_MASK;
     }
 }
 

@@ -71,9 +71,9 @@ static inline int operation_of(int kernel)
     return kernel % N_OPERATIONS;
 }
 
-static inline int parts_of_kernel(int kernel)
+static inline int steps_of_kernel(int kernel)
 {
-    return kernel >= FILL_KEEP ? WITHOUT_X : operation_table[operation_of(kernel)].parts;
+    return kernel >= FILL_KEEP ? WITHOUT_X : operation_table[operation_of(kernel)].steps;
 }
 
 static inline int has_repeats(int kernel)
@@ -90,7 +90,7 @@ static inline int is_kernel(int kernel)
 {
     if (has_repeats(kernel))
         return operation_of(kernel) == OPERATION_apply_mask || operation_of(kernel) == OPERATION_alpha_dropout;
-    return !has_words(kernel) || !(parts_of_kernel(kernel) & WITHOUT_MASK);
+    return !has_words(kernel) || !(steps_of_kernel(kernel) & WITHOUT_MASK);
 }
 
 enum { NAME_BYTES = 64 };
@@ -112,9 +112,9 @@ static inline const char *name_of_kernel(char *name, int kernel, int dtype)
 
 static inline int what_is_read(int kernel)
 {
-    const int parts = parts_of_kernel(kernel);
-    return (parts & WITHOUT_X ? 0 : READS_X) | (parts & WITH_BIAS ? READS_BIAS : 0) |
-           (parts & READS_RESIDUAL ? READS_OTHER : 0) | (has_words(kernel) ? READS_WORDS : 0);
+    const int steps = steps_of_kernel(kernel);
+    return (steps & WITHOUT_X ? 0 : READS_X) | (steps & WITH_BIAS ? READS_BIAS : 0) |
+           (steps & READS_RESIDUAL ? READS_OTHER : 0) | (has_words(kernel) ? READS_WORDS : 0);
 }
 
 static inline size_t words_for(size_t n_elems)
@@ -176,7 +176,7 @@ static inline int may_be_streamed(const kernel_call *call, const char *out)
 static inline const char *run_call(const kernel_table *table, int is_streamed, const kernel_call *call,
                                    const places *at)
 {
-    const dtype_row *row = table->dtype[call->dtype];
+    const dtype_kernels *row = table->dtype[call->dtype];
     const mask_rule *rule = &call->rule;
     const int operation = operation_of(call->kernel);
     operands arrays = {.out = at->out,

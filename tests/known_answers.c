@@ -17,7 +17,7 @@ enum {
     N_TO_GROUP = 2 * ELEMS_PER_GROUP - FIRST, /* elements before the first whole group */
     N_REPEATS = 72, /* more than a group, and a multiple of STREAM_ALIGN bytes in every dtype */
     N_BIAS = 100,
-    N_PARTS = 3, /* that a job is cut into */
+    N_RANGES = 3, /* that a job is cut into */
 };
 
 #define P 0.3
@@ -80,34 +80,34 @@ static void print_shape(const job_shape *shape)
     printf("]}\n");
 }
 
-/* Whether the kernel can have the shape. */
-static int has_job(const job_shape *shape, int kernel)
+/* Whether the operation can have the shape. */
+static int has_job(const job_shape *shape, int operation)
 {
     if (shape->layout == LAYOUT_COPY)
-        return kernel == OPERATION_apply_mask;
-    return shape->layout == LAYOUT_RUN || !(parts_of_job(kernel) & WITHOUT_MASK);
+        return operation == OPERATION_apply_mask;
+    return shape->layout == LAYOUT_RUN || !(steps_of_job(operation) & WITHOUT_MASK);
 }
 
-static test_job make_job(const job_shape *shape, int kernel, int dtype, int is_streaming)
+static test_job make_job(const job_shape *shape, int operation, int dtype, int is_streaming)
 {
-    const int parts = parts_of_job(kernel);
-    test_job t = {.request = {.kernel = kernel,
+    const int steps = steps_of_job(operation);
+    test_job t = {.request = {.operation = operation,
                               .dtype = dtype,
                               .key = key,
                               .first = FIRST,
                               .p = shape->p,
                               .scale = shape->layout == LAYOUT_COPY ? 1.0 : SCALE,
-                              .x = parts & WITHOUT_X ? NULL : x,
-                              .residual = parts & READS_RESIDUAL ? residual : NULL,
-                              .bias = parts & WITH_BIAS ? bias : NULL,
-                              .n_bias = parts & WITH_BIAS ? N_BIAS : 0,
+                              .x = steps & WITHOUT_X ? NULL : x,
+                              .residual = steps & READS_RESIDUAL ? residual : NULL,
+                              .bias = steps & WITH_BIAS ? bias : NULL,
+                              .n_bias = steps & WITH_BIAS ? N_BIAS : 0,
                               .n_elems = shape->n_elems,
                               .n_repeats = shape->n_repeats,
                               .n_axes = shape->n_axes,
                               .stores = is_streaming ? STORES_PAST_CACHES : STORES_CACHED},
                   .max_cached_bytes = limits.max_cached_bytes,
                   .max_gathered_stride = limits.max_gathered_stride};
-    if (parts & WITH_FILL) {
+    if (steps & WITH_FILL) {
         t.request.shift = 0.375;
         t.request.fill = -1.25;
     }
@@ -228,31 +228,31 @@ static void print_kernel(const kernel_table *table, int kernel, int dtype, int i
                  elem_bytes);
 }
 
-/* Ends with 0 where the job is not laid out as its shape says, or its parts give something else than the whole. */
-static int print_job(const job_shape *shape, int kernel, int dtype, int is_streaming)
+/* Ends with 0 where the job is not laid out as its shape says, or its ranges give something else than the whole. */
+static int print_job(const job_shape *shape, int operation, int dtype, int is_streaming)
 {
-    test_job t = make_job(shape, kernel, dtype, is_streaming);
+    test_job t = make_job(shape, operation, dtype, is_streaming);
     const size_t n_bytes = bytes_of_job(&t), elem_bytes = elem_bytes_of(&t);
     const char *failure = NULL;
     char name[2 * NAME_BYTES];
     job j;
     job_pieces pieces;
-    snprintf(name, sizeof name, "job_%s_%s%s%s", shape->name, name_of_job_kernel(kernel),
-             kernel == JOB_FILL_KEEP ? "" : "_", kernel == JOB_FILL_KEEP ? "" : dtype_table[dtype].name);
-    t.request.out = place(is_streaming, n_to_group(kernel, shape->layout == LAYOUT_RUN) * elem_bytes);
+    snprintf(name, sizeof name, "job_%s_%s%s%s", shape->name, name_of_job_operation(operation),
+             operation == OPERATION_fill_keep ? "" : "_", operation == OPERATION_fill_keep ? "" : dtype_table[dtype].name);
+    t.request.out = place(is_streaming, n_to_group(operation, shape->layout == LAYOUT_RUN) * elem_bytes);
     if (plan_job(&j, &t) != 0)
         failure = "was refused";
-    else if (kernel == OPERATION_apply_mask && j.layout != shape->layout)
+    else if (operation == OPERATION_apply_mask && j.layout != shape->layout)
         failure = "has another layout than its shape says";
     else
-        failure = cut_into_parts(&pieces, &j, N_PARTS);
+        failure = cut_into_ranges(&pieces, &j, N_RANGES);
     if (failure == NULL) {
         job_run(&j, 0, j.n_elems);
         memcpy(whole, t.request.out, n_bytes);
         memset(t.request.out, 0xA5, n_bytes);
         run_pieces(&j, &pieces, 0);
         if (memcmp(whole, t.request.out, n_bytes) != 0)
-            failure = "gave something else in parts";
+            failure = "gave something else in ranges";
     }
     if (failure != NULL) {
         fprintf(stderr, "%s %s %s\n", kernels->isa, name, failure);
@@ -276,7 +276,7 @@ static int print_answers(void)
     print_kernel(kernels, FILL_RAW, 0, 0);
     print_kernel(kernels, FILL_KEEP, 0, 0);
     for (size_t s = 0; s < N_SHAPES; s++)
-        if (has_job(&shapes[s], JOB_FILL_KEEP) && !print_job(&shapes[s], JOB_FILL_KEEP, 0, 0))
+        if (has_job(&shapes[s], OPERATION_fill_keep) && !print_job(&shapes[s], OPERATION_fill_keep, 0, 0))
             return 0;
     for (int dtype = 0; dtype < N_DTYPES; dtype++) {
         set_inputs(dtype);

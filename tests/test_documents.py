@@ -48,7 +48,7 @@ FOREIGN = {
 }
 
 # Page -> its separate test, whose text must name the page.
-OWN_TESTS = {"docs/embedding.md": "test_embedding.py", "docs/scaling_out.md": "test_data_parallel.py"}
+OWN_TESTS = {"docs/c_api.md": "test_c_api.py", "docs/scaling_out.md": "test_data_parallel.py"}
 
 PAGES = pages.all_pages()
 
@@ -108,7 +108,7 @@ def test_python_blocks_run_in_order(page, tmp_path):
 
 def test_the_pages_that_newcomers_read_have_python_in_them():
     names = {name_of(page) for page in PAGES if "python" in languages(page)}
-    docs = ("getting_started", "layers", "pytorch", "networks", "reproducibility", "loops", "embedding", "scaling_out")
+    docs = ("getting_started", "layers", "pytorch", "networks", "reproducibility", "loops", "c_api", "scaling_out")
     assert {"README.md", *(f"docs/{name}.md" for name in docs)} <= names
 
 

@@ -1,6 +1,7 @@
 """Masks are values: immutable, without a buffer, comparable, picklable, sliceable."""
 
 import copy
+import inspect
 import itertools
 import pickle
 import sys
@@ -38,6 +39,18 @@ def test_a_mask_holds_no_array_and_cannot_be_changed():
             setattr(small, name, 1)
     small.__init__(0, 0, 1.0, 7)
     assert (small.p, small.shape) == (0.5, (1,))
+
+
+def test_signatures_of_values_can_be_inspected():
+    assert str(inspect.signature(cd.Mask)) == "(key, start, p, shape, shared_axes=(), strides=None)"
+    assert str(inspect.signature(cd.Noise)) == "(key, start, std, shape)"
+    assert str(inspect.signature(cd.Stream)) == "(seed=None)"
+    assert str(inspect.signature(cd.Mask.apply)) == "(self, a, out=None, *, scale=None, shift=0.0, fill=0.0)"
+    for value in (cd.Mask, cd.Noise, cd.Stream):
+        assert not value.__doc__.lstrip().startswith(value.__name__), "the signature is no part of the text"
+        for name in dir(value):
+            if not name.startswith("_") and callable(getattr(value, name)):
+                assert inspect.signature(getattr(value, name)).parameters["self"]
 
 
 def test_equality_and_hash_are_those_of_the_fields():

@@ -23,7 +23,7 @@ pytestmark = [
 
 # Each recipe: for each file, the text before which text is added, and the added text. "" is the end of the file.
 FUSED_OPERATION = {  # the `tree` fixture adds its row in the catalog
-    "cdropout/functional.py": [
+    "cdropout/functions/fused.py": [
         (
             "",
             '''
@@ -36,7 +36,7 @@ def relu_dropout_add(
 ''',
         )
     ],
-    "cdropout/layers.py": [
+    "cdropout/layers/fused.py": [
         (
             "",
             '''
@@ -48,9 +48,13 @@ class ReLUDropoutAdd(DropoutAdd):
 ''',
         )
     ],
-    "cdropout/__init__.py": [
-        ("from cdropout.inference import dropout_on", "from cdropout.functional import relu_dropout_add\n"),
-        ("from cdropout.linear import (", "from cdropout.layers import ReLUDropoutAdd\n"),
+    "cdropout/functions/__init__.py": [
+        ("    relu_dropout_backward,\n)", "    relu_dropout_add,\n"),
+        ('    "relu_dropout_backward",\n', '    "relu_dropout_add",\n'),
+    ],
+    "cdropout/layers/__init__.py": [
+        ("from cdropout.layers.gaussian import", "from cdropout.layers.fused import ReLUDropoutAdd\n"),
+        ('    "SpatialDropout1D",\n', '    "ReLUDropoutAdd",\n'),
     ],
     "tests/test_fused.py": [
         (
@@ -79,7 +83,7 @@ DTYPE = {  # the `tree` fixture adds its row
 }
 
 LAYER = {
-    "cdropout/variants.py": [
+    "cdropout/functions/shared_axes.py": [
         (
             "",
             '''
@@ -90,7 +94,7 @@ def row_dropout(x: npt.ArrayLike, p: float = 0.5, *, rng: Rng | None = None, out
 ''',
         )
     ],
-    "cdropout/variant_layers.py": [
+    "cdropout/layers/shared_axes.py": [
         (
             "",
             '''
@@ -103,11 +107,13 @@ class RowDropout(_AxesOfShape):
 ''',
         )
     ],
-    "cdropout/__init__.py": [
-        (
-            "if TYPE_CHECKING:",
-            "from cdropout.variant_layers import RowDropout\nfrom cdropout.variants import row_dropout\n\n",
-        ),
+    "cdropout/functions/__init__.py": [
+        ("    locked_dropout,\n)", "    row_dropout,\n"),
+        ('    "zoneout",\n', '    "row_dropout",\n'),
+    ],
+    "cdropout/layers/__init__.py": [
+        ("    SpatialDropout1D,\n", "    RowDropout,\n"),
+        ('    "Zoneout",\n', '    "RowDropout",\n'),
     ],
     "tests/test_variants.py": [
         ("LAYERS = {", 'SHARED["RowDropout"] = (cd.RowDropout, cd.row_dropout, (40, 30), (1,))\n'),

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 EXTENSIONS = ("furo", "myst_parser", "numpydoc", "sphinx", "sphinx_copybutton")
 PAGES = {
     *("index", "getting_started", "layers", "family", "networks", "pytorch", "frameworks", "reproducibility"),
-    *("loops", "embedding", "scaling_out", "design", "performance", "api/index"),
+    *("loops", "c_api", "scaling_out", "design", "performance", "api/index"),
 }
 PACKAGE = Path(cd.__file__).parent
 # Modules that `import cdropout` does not import; their names are public if they do not begin with "_".

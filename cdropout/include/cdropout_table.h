@@ -1,5 +1,5 @@
 /* cdropout's C interface: its types, and the table of functions that <cdropout.h> imports. Plain C11 or C++17, without
- * Python.h. docs/embedding.md shows how to use it.
+ * Python.h. docs/c_api.md shows how to use it.
  *
  * Nothing here is ever changed within a major version of the interface: types keep their fields and functions their
  * meaning, and a minor version adds functions at the end of the table, or new numbers to the lists. */

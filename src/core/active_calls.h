@@ -1,4 +1,5 @@
-/* How many calls compute at this moment, and the most that did lately. Threads enter and leave at the same time. */
+/* How many calls are computing, and the most that did at once in the last tenth of a second: thread_budget.pxi divides
+ * the threads among so many. Threads enter and leave at the same time, so both numbers are atomic (atomic.h). */
 #ifndef CDROPOUT_ACTIVE_CALLS_H
 #define CDROPOUT_ACTIVE_CALLS_H
 
@@ -8,8 +9,8 @@
 
 enum { RECENT_MICROSECONDS = 100000, COUNT_BITS = 16 };
 
-/* The most at once, and until when that counts, are one number, so that they change together: the time in microseconds
- * above COUNT_BITS bits of the number of calls. */
+/* most_until packs two numbers, so that they change together: COUNT_BITS bits are the most calls at once, the others
+ * the time in microseconds until which that counts. */
 typedef struct {
     int n_running;
     uint64_t most_until;
@@ -25,15 +26,15 @@ static inline void leave_active_calls(active_calls *calls)
     ATOMIC_ADD(&calls->n_running, -1);
 }
 
-/* The most calls that ran at once within the last RECENT_MICROSECONDS, with n_now, which is 1 or more, among them. */
+/* Takes note that n_now calls are running, 1 or more, and returns the most in the last RECENT_MICROSECONDS. */
 static inline int most_active_calls(active_calls *calls, int n_now, uint64_t now_microseconds)
 {
-    const uint64_t most_ever = ((uint64_t)1 << COUNT_BITS) - 1;
-    const uint64_t n = (uint64_t)n_now < most_ever ? (uint64_t)n_now : most_ever;
+    const uint64_t max_count = ((uint64_t)1 << COUNT_BITS) - 1;
+    const uint64_t n = (uint64_t)n_now < max_count ? (uint64_t)n_now : max_count;
     uint64_t seen = ATOMIC_LOAD(&calls->most_until);
     do {
-        if (n < (seen & most_ever) && now_microseconds < seen >> COUNT_BITS)
-            return (int)(seen & most_ever);
+        if (n < (seen & max_count) && now_microseconds < seen >> COUNT_BITS)
+            return (int)(seen & max_count);
     } while (
         !ATOMIC_EXCHANGE_IF(&calls->most_until, &seen, (now_microseconds + RECENT_MICROSECONDS) << COUNT_BITS | n));
     return (int)n;

@@ -1,5 +1,5 @@
-/* Numbers that several threads read and write, each for itself. ATOMIC_STORE releases and ATOMIC_LOAD acquires; the
- * others order nothing. */
+/* Atomic operations on int and uint64_t, for position.h, active_calls.h and the .pxi files. ATOMIC_STORE has release
+ * order and ATOMIC_LOAD acquire order; the others are relaxed. */
 #ifndef CDROPOUT_ATOMIC_H
 #define CDROPOUT_ATOMIC_H
 
@@ -11,7 +11,7 @@
     __atomic_compare_exchange_n(p, seen, wanted, 1, __ATOMIC_RELAXED, __ATOMIC_RELAXED)
 #elif defined(Py_GIL_DISABLED)
 #error "a build for a free-threaded Python needs a compiler with the __atomic builtins (gcc, clang)"
-#else /* the interpreter's lock serialises the callers, and a rough ATOMIC_ADD without it will do */
+#else /* MSVC: correct for callers with the GIL; without it, ATOMIC_ADD may lose a count of active calls */
 #define ATOMIC_LOAD(p) (*(p))
 #define ATOMIC_STORE(p, value) ((void)(*(p) = (value)))
 #define ATOMIC_ADD(p, change) (*(p) += (change))

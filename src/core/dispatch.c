@@ -1,4 +1,5 @@
-/* The catalog's tables, and the choice of the instruction set whose kernels run. */
+/* The catalog of kernel_table.h as arrays, and the choice of an instruction set. src/_kernels.pyx calls choose_kernels
+ * at import and stores its answer in `kernels`. */
 #include "kernel_table.h"
 
 #include <string.h>
@@ -10,7 +11,7 @@ const dtype_properties dtype_table[N_DTYPES] = {
 };
 
 const operation_properties operation_table[N_OPERATIONS] = {
-#define X(name, number, parts) {#name, parts},
+#define X(name, number, steps) {#name, steps},
     CDROPOUT_OPERATIONS(X)
 #undef X
 };

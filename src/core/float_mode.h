@@ -1,6 +1,7 @@
-/* The processor's floating-point mode: rounding, whether subnormal numbers count as zero, and which exceptions trap. It
- * belongs to a thread, and a caller may have changed it (-ffast-math libraries switch subnormal numbers off as they are
- * loaded). The kernels compute in the default mode, in every thread, and leave the caller's as it was. */
+/* The floating-point mode of the processor: rounding, whether subnormal numbers count as zero, and which exceptions
+ * trap. Each thread has a mode, which other code may have changed: libraries built with -ffast-math turn subnormal
+ * numbers off when they are loaded. So that results do not depend on it, job_run and rule.h compute in the default mode
+ * and then restore the caller's. */
 #ifndef CDROPOUT_FLOAT_MODE_H
 #define CDROPOUT_FLOAT_MODE_H
 
@@ -10,7 +11,7 @@
 #if defined(__SSE2__) || defined(_M_X64)
 #include <xmmintrin.h>
 
-/* MXCSR: its upper bits control, the lowest six are flags. By default everything is off and no exception traps. */
+/* The register MXCSR: its lowest six bits are status flags, the others the mode. */
 enum { MODE_BITS = 0xFFC0, DEFAULT_MODE = 0x1F80 };
 typedef unsigned float_mode;
 
@@ -29,7 +30,7 @@ static inline void leave_default_mode(float_mode before)
 }
 
 #elif defined(__aarch64__) && defined(__GNUC__)
-typedef uint64_t float_mode; /* FPCR, whose bits are all off by default */
+typedef uint64_t float_mode; /* the register FPCR, 0 by default */
 
 static inline void set_fpcr(uint64_t mode)
 {
@@ -70,7 +71,7 @@ static inline void leave_default_mode(float_mode before)
 }
 #endif
 
-/* Whether a number is zero; a comparison would call subnormal numbers zero where the caller's mode says so. */
+/* Whether a number is zero, from its bits: in some modes a comparison takes subnormal numbers for zero. */
 static inline int is_zero(double value)
 {
     uint64_t bits;

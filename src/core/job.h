@@ -1,63 +1,71 @@
-/* The planner: arrays, axes and a mask become a layout and a kernel, once, and any part of the work can then be run.
+/* Jobs: one call on arrays, planned once and then computed whole or in ranges of its elements.
+ *
+ * src/parallel_run.pxi (for Python) and src/c_api.c fill a job_request with arrays, axes and a mask. job_plan (job.c)
+ * checks the request and chooses a layout; job_run (job_run.c) then computes any range of the output with the kernels
+ * of kernel_table.h:
  *
  *     job_request request = {...};
  *     job j;
  *     if (job_plan(&j, &request) == 0)
  *         job_run(&j, 0, j.n_elems);
  *
- * or, on several threads, job_run(&j, job_cut(&j, part, n_parts), job_cut(&j, part + 1, n_parts)) for each part.
- * Nothing here allocates, prints, starts a thread or knows of Python. */
+ * With n threads, thread i calls job_run(&j, job_cut(&j, i, n), job_cut(&j, i + 1, n)). None of these functions
+ * allocates memory, prints, starts threads or calls Python. */
 #ifndef CDROPOUT_JOB_H
 #define CDROPOUT_JOB_H
 
 #include "rule.h"
 
-/* How the elements of the output lie in the stream. */
+/* Layouts: how the elements of the output take positions of the random stream. */
 typedef enum {
-    LAYOUT_NONE,        /* no elements */
-    LAYOUT_COPY,        /* nothing is dropped or scaled: the input's bits */
-    LAYOUT_RUN,         /* one run of positions */
-    LAYOUT_ROWS,        /* rows that each take one run */
-    LAYOUT_SHARED_ROWS, /* rows of which several in turn take the same run: its keep words are made once for them */
-    LAYOUT_REPEATED,    /* each position covers a long run of elements */
-    LAYOUT_GATHERED,    /* many short runs: their keep words are put together in the order of the elements */
+    LAYOUT_NONE,        /* there are no elements */
+    LAYOUT_COPY,        /* nothing is dropped or scaled: the output gets the input's bits */
+    LAYOUT_RUN,         /* the elements take one run of positions */
+    LAYOUT_ROWS,        /* each row takes a run of positions */
+    LAYOUT_SHARED_ROWS, /* several successive rows take the same run: its keep words are computed once for all */
+    LAYOUT_REPEATED,    /* MIN_REPEATS or more neighbouring elements take the same position */
+    LAYOUT_GATHERED,    /* short rows or few repeats: keep bits are first collected in the order of the elements */
 } job_layout;
 
-/* What is computed: an operation of the catalog, by its number, or this. A request for apply_mask with a shift or a
- * fill is planned as alpha_dropout. */
-enum { JOB_FILL_KEEP = N_OPERATIONS, N_JOB_KERNELS };
+/* A job's operation: one of the catalog, or OPERATION_fill_keep, which writes a byte for each element, 1 where it is
+ * kept and 0 where it is dropped. */
+enum { OPERATION_fill_keep = N_OPERATIONS, N_JOB_OPERATIONS };
 
-/* How the output is stored. */
+/* How the output is stored. Stores past the caches (streaming or non-temporal stores) spare the processor reading the
+ * cache lines that it overwrites. docs/design.md, "Streaming stores", measures when that is faster. */
 typedef enum {
-    STORES_BY_SIZE, /* past the caches where the arrays outgrow them and the output is not also an input */
+    STORES_BY_SIZE, /* past the caches if the arrays are too large for them and the output is not also an input */
     STORES_CACHED,
     STORES_PAST_CACHES,
 } job_stores;
 
 enum {
     MAX_AXES = 64,                             /* NumPy's limit */
-    BIAS_ROOM_BYTES = 3 * ELEMS_PER_GROUP * 8, /* a period of up to two groups, and one more */
+    MAX_KEEP_WORDS = 1024,                     /* of a row that is shared, or gathered at a time: on job_run's stack */
+    BIAS_ROOM_BYTES = 3 * ELEMS_PER_GROUP * 8, /* repeats of a short bias, less than two groups, and one more group */
 };
 
-/* What a caller asks for. Arrays are C-contiguous; all except bias have n_elems elements. Zero what is not used. */
+/* What a caller asks for. Arrays are C-contiguous; all except bias have n_elems elements. Fields that the operation
+ * does not use are ignored. */
 typedef struct {
-    int kernel;
-    int dtype; /* ignored by JOB_FILL_KEEP, whose output is bytes */
+    int operation;
+    int dtype; /* ignored by OPERATION_fill_keep, whose output is bytes */
     stream_key key;
     uint64_t first; /* the position of element 0 */
     double p;
-    double scale; /* std of noise */
-    double shift, fill;
-    char *out; /* may be x or residual; must not overlap them otherwise */
+    double scale;       /* of kept elements; for noise, its standard deviation */
+    double shift, fill; /* added to kept elements; stored for dropped ones: these make alpha_dropout of apply_mask */
+    char *out;          /* may be x or residual; must not overlap them otherwise */
     const char *x;
     const char *residual;
     const char *bias; /* element i takes bias[(bias_first + i) % n_bias] */
     size_t n_bias;
     size_t bias_first;
     size_t n_elems;
-    /* With n_axes = 0 the elements take one run of positions, n_repeats neighbours each (0 means 1). Otherwise lens and
-     * strides say for each axis how long it is and how many positions apart its neighbours are, 0 where they share one;
-     * n_elems is then the product of lens, and n_repeats is not used. n_repeats divides n_elems. */
+    /* If n_axes is 0, the elements take one run of positions, n_repeats neighbouring elements to each position (0 means
+     * 1); n_repeats divides n_elems. Otherwise lens holds the length of each axis, and strides the distance in
+     * positions between neighbours along it, 0 where they share a position; n_elems is the product of lens, and
+     * n_repeats is 0. */
     size_t n_repeats;
     int n_axes;
     const size_t *lens;
@@ -65,11 +73,11 @@ typedef struct {
     job_stores stores;
 } job_request;
 
-/* A request without arrays: what is not set is zero. */
-static inline job_request blank_request(int kernel, int dtype)
+/* A request whose other fields are 0 or NULL. */
+static inline job_request blank_request(int operation, int dtype)
 {
-    job_request blank; /* field by field: gcc makes a slow string instruction of (job_request){0} */
-    blank.kernel = kernel;
+    job_request blank; /* field by field: gcc compiles (job_request){0} to `rep stos`, which is slow to start */
+    blank.operation = operation;
     blank.dtype = dtype;
     blank.key.word[0] = blank.key.word[1] = blank.first = 0;
     blank.p = blank.scale = blank.shift = blank.fill = 0.0;
@@ -83,18 +91,19 @@ static inline job_request blank_request(int kernel, int dtype)
     return blank;
 }
 
-/* A planned request. Points into itself: use it where it was planned. */
+/* A planned request. Do not copy or move it: it may point to its own bias_room. */
 typedef struct {
     job_layout layout;
-    int kernel;
+    int operation;
     int dtype;
     size_t elem_bytes; /* of the output */
     size_t n_elems;
     operands arrays;
     mask_rule rule;
     uint64_t first;
-    /* Rows of row_positions positions, arrays.n_repeats elements each. Where rows differ in their masks, row_lens and
-     * row_strides say, for each level of nesting, how many there are and how many positions apart. */
+    /* The output is rows of row_positions positions, with arrays.n_repeats elements to each position. Rows are numbered
+     * as by n_levels nested loops, the outermost first: level l has row_lens[l] rows, row_strides[l] positions apart.
+     */
     size_t row_positions;
     int n_levels;
     size_t row_lens[MAX_AXES];
@@ -102,32 +111,33 @@ typedef struct {
     char bias_room[BIAS_ROOM_BYTES];
 } job;
 
-/* What decides how work is laid out and shared; benchmarks and tests change it. The figures behind them stand
- * in docs/design.md ("Threads", "Signals", "Streaming stores", "Parts"). */
+/* The numbers that decide how jobs are laid out and divided among threads. Benchmarks and tests change them. Their
+ * measurements are in docs/design.md ("Threads", "Signals", "Streaming stores", "Parts"). */
 typedef struct {
-    size_t max_cached_bytes;              /* above this, what a call reads and writes outgrows the caches */
-    uint64_t max_gathered_stride;         /* positions: rows further apart are worth seeding a block for */
-    size_t min_elems_per_thread;          /* with fewer, a second thread costs more than it brings */
-    size_t min_elems_without_gil;         /* with fewer, releasing the GIL costs more than it brings */
-    size_t max_elems_per_slice;           /* of a call that looks for signals between its slices */
+    size_t max_cached_bytes;              /* a call that reads and writes more than this outgrows the caches */
+    uint64_t max_gathered_stride;         /* positions; rows further apart than this are not gathered */
+    size_t min_elems_per_thread;          /* with fewer, a second thread costs more time than it saves */
+    size_t min_elems_without_gil;         /* with fewer, releasing the GIL costs more time than it saves */
+    size_t max_elems_per_slice;           /* a thread looks at the clock, for signals, after each slice */
     uint64_t microseconds_between_checks; /* for signals */
-    uint64_t microseconds_of_quota;       /* for which an answer about the CPU quota holds */
+    uint64_t microseconds_of_quota;       /* how long a CPU quota that was read is taken as valid */
 } job_limits;
 
 extern job_limits limits;
 
-/* Plans a request. Returns 0, or -1 where a number is not in its list or range, an array that the operation needs is
- * NULL, or the operation cannot be laid out along axes. */
+/* Plans a request. Returns 0; or -1 if a number is out of its range, an array that the operation reads or writes is
+ * NULL, n_repeats does not divide n_elems, or an operation without a mask has axes or repeats. */
 int job_plan(job *j, const job_request *request);
 
 /* Whether the request only copies x: nothing is dropped, scaled or added. */
 int job_is_copy(const job_request *request);
 
-/* Elements begin .. end - 1 of the output, in the default floating-point mode. Any thread may run any range; the result
- * does not depend on how elements are cut into ranges. */
+/* Computes elements begin .. end - 1 of the output, in the default floating-point mode. Threads may run ranges of one
+ * job at the same time; the result does not depend on how its elements are divided into ranges. */
 void job_run(const job *j, size_t begin, size_t end);
 
-/* Where part `part` of n_parts begins: no block is seeded twice and stores stay aligned, where that is possible. */
-size_t job_cut(const job *j, size_t part, size_t n_parts);
+/* The element at which range i of n_ranges begins; i = n_ranges gives n_elems. Where possible, ranges meet at the
+ * start of a block, so that no block is seeded twice, and keep stores as aligned as those of the whole job. */
+size_t job_cut(const job *j, size_t i, size_t n_ranges);
 
 #endif

@@ -1,5 +1,7 @@
-/* The catalog: instruction sets, dtypes and operations, one row each, and the table of kernels that joins them. Cython,
- * the C interface and Python read names, numbers and properties from here. */
+/* The catalog: a list of dtypes, one of operations and one of instruction sets, and the types of the kernels (compiled
+ * inner loops) that exist for them. Cython and the C interface read names, numbers and properties from these lists.
+ * isa/<name>.c compiles the kernels of an instruction set, dispatch.c chooses whose kernels run, and job_run.c calls
+ * them. A list is a macro that applies its argument X, a macro too, to each row. */
 #ifndef CDROPOUT_KERNEL_TABLE_H
 #define CDROPOUT_KERNEL_TABLE_H
 
@@ -9,9 +11,9 @@
 #include "stream.h"
 
 /* ---- dtypes ----------------------------------------------------------------------------------------------------
- * Columns: name; bytes of an element; bits that the scale's significand is rounded to, 0 where it is used as it is (for
- * the 16-bit types 24 less their own bits, so that the product with any element is exact in float32); NumPy's name, or
- * that of ml_dtypes. A row's place is its number in the C interface and never changes. */
+ * Columns: name; bytes of an element; bits to which the significand of a scale is rounded (0: those of the dtype); name
+ * in NumPy or ml_dtypes. The 16-bit types are multiplied in float32, which has 24 bits: a scale of 24 bits less their
+ * own makes the product exact. A row's index is its number in the C interface and never changes. */
 #define CDROPOUT_DTYPES(X)   \
     X(f32, 4, 0, "float32")  \
     X(f64, 8, 0, "float64")  \
@@ -41,28 +43,33 @@ typedef struct {
 extern const dtype_properties dtype_table[N_DTYPES];
 
 /* ---- operations ------------------------------------------------------------------------------------------------
- * What an operation computes, from its parts, in this order:
+ * The steps of an operation are flags. With the first five, an operation would compute
  *
- *   out = blend(keep, relu(x + bias) * scale + shift, fill) + residual        shift and fill only WITH_FILL, else 0
- *   out = blend(keep, x, residual)                                            WITH_CHOICE: bits are copied
- *   out = residual > 0 ? x * scale : 0                                        WITH_GRADIENT: no mask; x is dy
- *   out = x + n * scale  or  x * (1 + n * scale)                              WITH_NOISE: no mask; AS_FACTOR */
+ *   out = (keep ? relu(x + bias) * scale + shift : fill) + residual
+ *
+ * WITH_BIAS, WITH_RELU and WITH_RESIDUAL each stand for one term. Without WITH_FILL, shift and fill are 0. WITHOUT_X,
+ * only scale is left of relu(x + bias) * scale. The other steps are not combined with these:
+ *
+ *   WITH_CHOICE              out = keep ? x : residual            copies the bits
+ *   WITH_RELU_GRADIENT       out = residual > 0 ? x * scale : 0   has no mask; x is dy, residual is the output y
+ *   WITH_NOISE               out = x + n * scale                  has no mask; n are normal numbers
+ *   WITH_NOISE | AS_FACTOR   out = x * (1 + n * scale) */
 enum {
     WITH_BIAS = 1,
     WITH_RELU = 2,
     WITH_RESIDUAL = 4,
-    WITHOUT_X = 8, /* x is 1 everywhere and is not read */
+    WITHOUT_X = 8,
     WITH_FILL = 16,
     WITH_CHOICE = 32,
-    WITH_GRADIENT = 64,
+    WITH_RELU_GRADIENT = 64,
     WITH_NOISE = 128,
     AS_FACTOR = 256,
-    /* which operations read the array `residual`, and which need no mask */
-    READS_RESIDUAL = WITH_RESIDUAL | WITH_CHOICE | WITH_GRADIENT,
-    WITHOUT_MASK = WITH_GRADIENT | WITH_NOISE,
+    /* Any of these steps makes an operation read the array `residual`, or do without a mask. */
+    READS_RESIDUAL = WITH_RESIDUAL | WITH_CHOICE | WITH_RELU_GRADIENT,
+    WITHOUT_MASK = WITH_RELU_GRADIENT | WITH_NOISE,
 };
 
-/* Columns: name; number in the C interface, which is the row's place and never changes; parts. */
+/* Columns: name; number in the C interface, which is the row's index and never changes; steps. */
 #define CDROPOUT_OPERATIONS(X)                        \
     X(apply_mask, 0, 0)                               \
     X(fill_scaled, 1, WITHOUT_X)                      \
@@ -71,26 +78,26 @@ enum {
     X(dropout_add, 4, WITH_RESIDUAL)                  \
     X(bias_dropout_add, 5, WITH_BIAS | WITH_RESIDUAL) \
     X(choose, 6, WITH_CHOICE)                         \
-    X(relu_dropout_backward, 7, WITH_GRADIENT)        \
+    X(relu_dropout_backward, 7, WITH_RELU_GRADIENT)   \
     X(alpha_dropout, 8, WITH_FILL)                    \
     X(multiply_by_noise, 9, WITH_NOISE | AS_FACTOR)   \
     X(add_noise, 10, WITH_NOISE)
 
 enum {
-#define X(name, number, parts) OPERATION_##name,
+#define X(name, number, steps) OPERATION_##name,
     CDROPOUT_OPERATIONS(X)
 #undef X
         N_OPERATIONS
 };
 
-#define X(name, number, parts) \
-    _Static_assert((int)OPERATION_##name == (number), "the number of " #name " must be the place of its row");
+#define X(name, number, steps) \
+    _Static_assert((int)OPERATION_##name == (number), "the number of " #name " must be the index of its row");
 CDROPOUT_OPERATIONS(X)
 #undef X
 
 typedef struct {
     const char *name;
-    int parts;
+    int steps;
 } operation_properties;
 
 extern const operation_properties operation_table[N_OPERATIONS];
@@ -98,15 +105,19 @@ extern const operation_properties operation_table[N_OPERATIONS];
 /* ---- kernels --------------------------------------------------------------------------------------------------- */
 
 enum {
-    STREAM_ALIGN = 16, /* bytes, of what streaming stores write to */
-    MIN_REPEATS = 16,  /* elements of a run that a repeat kernel takes: at least one vector of every instruction set */
+    STREAM_ALIGN = 16, /* bytes: the alignment that streaming stores need */
+    MIN_REPEATS = 16,  /* elements to a position for which repeat kernels work: one vector, of any instruction set */
 };
 
-/* The arrays of an operation, from the first element of its range. Pointers need no alignment; out may be x or
- * residual. The bias repeats every bias_period elements: one copy of it, or several where it is shorter than a group.
- * bias_seam holds the last group of a period followed by the first, for groups that cross the end; bias_at is the index
- * in bias of the range's first element. Where is_streamed, stores go past the caches: what starts a whole group in out,
- * or a run of n_repeats, must then lie on a multiple of STREAM_ALIGN bytes. */
+/* The arrays of a range of elements, each from the first element of the range, and the numbers of its arithmetic.
+ * Pointers need no alignment; out may be x or residual.
+ *
+ * bias has bias_period elements, 64 (a group) or more: one copy of the caller's bias, or several of a shorter one. The
+ * first element of the range takes bias[bias_at], and after the last one bias starts again. bias_seam holds the last 64
+ * elements of bias followed by the first 64, so that a group that crosses the end reads 64 neighbours, too.
+ *
+ * If is_streamed, stores go past the caches. Whole groups of out, or the n_repeats elements of each position, must then
+ * begin on multiples of STREAM_ALIGN bytes. */
 typedef struct {
     char *out;
     const char *x;
@@ -135,21 +146,20 @@ static inline operands operands_at(const operands *ops, size_t i, size_t elem_by
     return at;
 }
 
-/* Kernels cannot fail. Each returns the name of the instruction set it was compiled for, so that a test can tell which
- * code really ran. A range is the mask positions first .. first + n_elems - 1 of the rule's stream. */
+/* Kernels cannot fail. Each returns the name of the instruction set it was compiled for: tests check which code ran. */
 
-/* An operation on a range, one element of each array a position. */
+/* An operation on n_elems elements, which take the positions from `first` on of the stream of rule->key. */
 typedef const char *range_fn(const operands *ops, const mask_rule *rule, uint64_t first, size_t n_elems);
-/* apply_mask or alpha_dropout where each position covers a run of ops->n_repeats elements, MIN_REPEATS or more. */
+/* apply_mask or alpha_dropout on n_positions positions with ops->n_repeats elements each, MIN_REPEATS or more. */
 typedef const char *repeat_fn(const operands *ops, const mask_rule *rule, uint64_t first, size_t n_positions,
                               int operation);
-/* An operation with a mask, from keep words: bit 0 of the first word is the first element's. */
+/* An operation with a mask that is given: bit i % 64 of keep_words[i / 64] is set where element i is kept. */
 typedef const char *words_fn(const operands *ops, const uint64_t *keep_words, size_t n_elems, int operation);
-/* out[i] = keep(first + i) ? 1 : 0, a byte each. */
+/* out[i] = 1 where position first + i is kept, else 0. */
 typedef const char *fill_keep_fn(uint8_t *out, const mask_rule *rule, uint64_t first, size_t n_elems);
-/* Bit i of out is keep(first + i); the last word's other bits are 0. */
+/* The keep words of n_elems positions; the unused bits of the last word are 0. */
 typedef const char *fill_words_fn(uint64_t *out, const mask_rule *rule, uint64_t first, size_t n_elems);
-/* The generator's output, RAW_BYTES_PER_BLOCK a block. */
+/* The output of the generator, RAW_BYTES_PER_BLOCK for each block. */
 typedef const char *fill_raw_fn(uint8_t *out, const stream_key *key, uint64_t first_block, size_t n_blocks);
 
 /* The kernels of one dtype. */
@@ -157,18 +167,19 @@ typedef struct {
     range_fn *range[N_OPERATIONS];
     repeat_fn *repeat;
     words_fn *words;
-} dtype_row;
+} dtype_kernels;
 
 typedef struct {
     const char *isa;
     int (*is_supported)(void); /* by this processor and its operating system */
-    const dtype_row *dtype[N_DTYPES];
+    const dtype_kernels *dtype[N_DTYPES];
     fill_keep_fn *fill_keep;
     fill_words_fn *fill_words;
     fill_raw_fn *fill_raw;
 } kernel_table;
 
-/* Instruction sets, the best first; each stands for isa/<name>.c. */
+/* ---- instruction sets ------------------------------------------------------------------------------------------
+ * The best first. The kernels of each are in isa/<name>.c. */
 #if defined(__x86_64__) && defined(__GNUC__)
 #define CDROPOUT_ISAS(X) \
     X(avx512)            \
@@ -187,13 +198,13 @@ typedef struct {
 CDROPOUT_ISAS(X)
 #undef X
 
-/* dispatch.c: the table whose kernels run; NULL until one has been chosen. */
+/* The table whose kernels run; NULL until the caller has set it. Defined in dispatch.c, as are the functions. */
 extern const kernel_table *kernels;
 
-/* dispatch.c: the table called `name`, or the best supported one when name is NULL. NULL when there is none of that
- * name, or when this machine cannot run it; *is_known tells the two apart. */
+/* Returns the table of the instruction set `name`, or the best that this machine supports if name is NULL. Returns NULL
+ * if there is none of that name (then *is_known is 0) or the machine does not support it (then 1). */
 const kernel_table *choose_kernels(const char *name, int *is_known);
-/* The i-th table, best first; NULL past the last. */
+/* Returns the i-th table, the best first; NULL after the last. */
 const kernel_table *kernels_at(size_t i);
 
 #endif

@@ -1,4 +1,5 @@
-/* The position of a stream, which threads may advance at the same time. */
+/* Taking positions from a stream. Threads may take from one stream at the same time: its next position is an atomic
+ * number (atomic.h). src/stream.pxi and src/c_api.c call these functions. */
 #ifndef CDROPOUT_POSITION_H
 #define CDROPOUT_POSITION_H
 
@@ -7,17 +8,17 @@
 #include "atomic.h"
 #include "stream.h"
 
-/* Block indices have 52 bits, so positions have 64; the last block stays unused. */
+/* Positions have 64 bits, the indices of blocks 52. The last block stays unused, so that this number fits. */
 #define POSITION_LIMIT UINT64_C(0xFFFFFFFFFFFFF000)
 
-/* The positions that n_elems take, at most POSITION_LIMIT. */
+/* n_elems, at most POSITION_LIMIT, rounded up to whole blocks. */
 static inline uint64_t in_whole_blocks(uint64_t n_elems)
 {
     return (n_elems + ELEMS_PER_BLOCK - 1) / ELEMS_PER_BLOCK * ELEMS_PER_BLOCK;
 }
 
-/* Moves *next on by the whole blocks that n_elems take, and gives back what it was in *first; 0, and nothing changed,
- * where that would pass the limit. */
+/* Sets *first to *next and advances *next by the whole blocks that n_elems need. Returns 1; or 0, having changed
+ * nothing, if *next would exceed POSITION_LIMIT. */
 static inline int take_blocks(uint64_t *next, uint64_t n_elems, uint64_t *first)
 {
     uint64_t seen = ATOMIC_LOAD(next), n;
@@ -32,7 +33,7 @@ static inline int take_blocks(uint64_t *next, uint64_t n_elems, uint64_t *first)
     return 1;
 }
 
-/* Undoes take_blocks, which gave back first, unless somebody has taken positions since. */
+/* Undoes the call of take_blocks that set *first to `first`, unless positions have been taken since. */
 static inline void return_blocks(uint64_t *next, uint64_t n_elems, uint64_t first)
 {
     uint64_t seen = ATOMIC_LOAD(next);

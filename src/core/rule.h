@@ -1,4 +1,5 @@
-/* From a caller's numbers to what kernels compute with: p becomes thresholds and a scale. */
+/* From the caller's p or std to the numbers of the kernels: checks, thresholds, scales. job.c, src/c_api.c and, through
+ * core.pxd, Cython call these functions in any floating-point mode, which they neither trap in nor change. */
 #ifndef CDROPOUT_RULE_H
 #define CDROPOUT_RULE_H
 
@@ -9,7 +10,7 @@
 #include "float_mode.h"
 #include "kernel_table.h"
 
-/* The largest standard deviation of noise: 6.7 times as much, the largest noise, must be finite in float32. */
+/* The largest standard deviation of noise: the largest normal number, 6.7, times this is finite in float32. */
 #define MAX_STD 1e37
 
 static inline uint64_t bits_of_double(double value)
@@ -19,7 +20,7 @@ static inline uint64_t bits_of_double(double value)
     return bits;
 }
 
-/* Whether 0 <= value <= most; false for NaN. As integers, because comparing a NaN traps where the caller lets it. */
+/* Whether 0 <= value <= most; false for NaN. Compares bits, because comparing a NaN may trap. */
 static inline int is_in_range(double value, double most)
 {
     return bits_of_double(value) <= bits_of_double(most) || bits_of_double(value) == bits_of_double(-0.0);
@@ -35,12 +36,12 @@ static inline int is_std(double std)
     return is_in_range(std, MAX_STD);
 }
 
-/* P(drop) to 48 bits, rounded down: 16 for the comparison, 32 for its ties. p = 1 is the largest threshold, whose ties
- * are all dropped. In integers: a floating-point conversion could trap in the caller's mode. */
+/* Sets P(drop) to p, rounded down to 48 bits: 16 for the threshold, 32 for its ties. p = 1 has the largest threshold
+ * and drops all ties. Integer arithmetic, because a floating-point conversion may trap. */
 static inline void set_threshold(mask_rule *rule, double p)
 {
     const uint64_t bits = bits_of_double(p);
-    /* p = significand * 2^(exponent - 1075); subnormal numbers are below 2^-48. */
+    /* p = significand * 2^(exponent - 1075); a subnormal p is below 2^-48 and becomes 0. */
     const uint64_t significand = (bits & (((uint64_t)1 << 52) - 1)) | (uint64_t)1 << 52, exponent = bits >> 52 & 0x7FF;
     const uint64_t p_in_2_48 = exponent > 1027 - 64 ? significand >> (1027 - exponent) : 0;
     const uint64_t upper = p_in_2_48 >> 32 < 65535 ? p_in_2_48 >> 32 : 65535;
@@ -49,9 +50,10 @@ static inline void set_threshold(mask_rule *rule, double p)
 }
 
 /* ---- scales, computed in the default floating-point mode ----
- * Their numbers are volatile, so that the compiler moves no computation out of the lines between enter and leave. */
+ * Variables are volatile to keep the compiler from moving a computation before enter_default_mode or behind
+ * leave_default_mode. */
 
-/* 1/(1-p); 1 at p = 1, where nothing is kept to be scaled. */
+/* 1/(1-p), the scale of kept elements; 1 at p = 1, where none is kept. */
 static inline double kept_scale(double p)
 {
     volatile double number = p;
@@ -62,8 +64,8 @@ static inline double kept_scale(double p)
     return number;
 }
 
-/* The scale that a dtype's kernels multiply by, rounded to the catalog's scale_bits. */
-static inline double scale_in(int dtype, double scale)
+/* A scale rounded to the dtype's scale_bits (kernel_table.h). */
+static inline double round_scale(int dtype, double scale)
 {
     const int n_bits = dtype_table[dtype].scale_bits;
     if (n_bits == 0)
@@ -77,8 +79,8 @@ static inline double scale_in(int dtype, double scale)
     return number;
 }
 
-/* Alpha dropout: the scale and the shift of what is kept, and what becomes of what is dropped. All 0 at p = 1. The
- * constant is what SELU tends to for large negative inputs, -lambda alpha of Klambauer et al., "Self-normalizing neural
+/* Alpha dropout: the scale and the shift of kept elements, and the value of dropped ones. All are 0 at p = 1.
+ * selu_floor is the limit of SELU at minus infinity, -lambda * alpha of Klambauer et al., "Self-normalizing neural
  * networks", NIPS 2017. */
 static inline void alpha_dropout_map(double p, double *scale, double *shift, double *fill)
 {

@@ -1,32 +1,31 @@
-/* The random stream, version 1: what docs/design.md specifies, for one block, in plain C.
+/* The random stream, version 1, as docs/design.md specifies it: constants, types, and Philox in plain C.
  *
- * A stream is named by a key of 128 bits. It is an endless row of elements, cut into blocks of 4096. The generator
- * state of a block is a function of (key, block index) alone, so that any thread or machine can compute any block.
- */
+ * A stream is named by a key of 128 bits and has 2^64 positions, in blocks of 4096. A block's generators are seeded
+ * from (key, block index) alone, so that any thread or machine can compute any block. */
 #ifndef CDROPOUT_STREAM_H
 #define CDROPOUT_STREAM_H
 
 #include <stdint.h>
 
 enum {
-    ELEMS_PER_GROUP = 64,   /* one step of the generator, one 64-bit keep word */
-    ELEMS_PER_BLOCK = 4096, /* one seeding */
-    STREAM_LANES = 16,      /* logical lanes of xoroshiro128++; fixed by the specification, never by a vector's width */
-    MASK_TAG = 0,           /* of lane 0, where a block is seeded for masks */
-    NOISE_TAG = 16,         /* and for normal numbers */
+    ELEMS_PER_GROUP = 64,   /* decided by one step of the generators, in one 64-bit keep word */
+    ELEMS_PER_BLOCK = 4096, /* seeded together */
+    STREAM_LANES = 16,      /* xoroshiro128++ generators of a block; specified, whatever the width of vectors */
+    MASK_TAG = 0,           /* of lane 0 in a block that is seeded for a mask */
+    NOISE_TAG = 16,         /* the same for normal numbers */
     RAW_BYTES_PER_BLOCK = ELEMS_PER_BLOCK / ELEMS_PER_GROUP * STREAM_LANES * 8,
 };
 
-/* The stream's key: word 0 is the key of Philox, word 1 takes the upper half of its counter. */
+/* The key of a stream: word 0 is the key of Philox, word 1 the upper half of its counter. */
 typedef struct {
     uint64_t word[2];
 } stream_key;
 
-/* What is dropped: P(drop) = (threshold + 32768) / 2^16 + tie_threshold / 2^48. */
+/* A stream and which of its elements are dropped: P(drop) = (threshold + 32768) / 2^16 + tie_threshold / 2^48. */
 typedef struct {
     stream_key key;
-    int32_t threshold;      /* in [-32768, 32767]; a 16-bit number below it drops its element */
-    uint64_t tie_threshold; /* where the two are equal, a fresh 32-bit number below this drops it; up to 2^32 */
+    int32_t threshold;      /* in [-32768, 32767]; an element whose 16-bit number is below it is dropped */
+    uint64_t tie_threshold; /* up to 2^32; on equality (a tie), a 32-bit number below this drops the element */
 } mask_rule;
 
 /* Philox4x32-10: Salmon, Moraes, Dror & Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011. The two
@@ -52,11 +51,11 @@ static inline void philox4x32(uint32_t counter[4], uint64_t key)
     }
 }
 
-/* Counter word 1 holds the upper 20 bits of the block index and, above them, a tag of 12 bits that says what the
- * output is for: tags 0 to 15 seed the lanes, tags 1024 to 2047 resolve ties. No two uses share a counter. */
+/* Counter word 1 holds the upper 20 bits of the block index and, above them, a tag of 12 bits: 0 to 15 seed the lanes
+ * of masks, 16 to 31 those of normal numbers, 1024 to 2047 resolve ties. So no two uses share a counter. */
 enum { TAG_SHIFT = 20, TIE_TAG = 1024 };
 
-/* The fresh number that decides a tie at element `elem` of `block`. */
+/* The 32-bit number that decides a tie at element `elem` of `block`. */
 static inline uint32_t tie_number(const stream_key *key, uint64_t block, unsigned elem)
 {
     uint32_t counter[4] = {

@@ -1,4 +1,5 @@
-/* The size of the last-level cache where the system has no files that tell it; 0 where it is unknown. */
+/* The size of the last-level cache from sysconf. _kernels.pyx asks for it where cdropout/machine.py finds no files of
+ * the system that tell the size. */
 #ifndef CDROPOUT_CACHE_H
 #define CDROPOUT_CACHE_H
 
@@ -8,6 +9,7 @@
 #include <unistd.h>
 #endif
 
+/* 0 if the size is unknown. */
 static inline size_t cache_bytes_by_sysconf(void)
 {
     long n_bytes = 0;

@@ -1,12 +1,12 @@
-/* The time, for whoever does not hold the interpreter's lock. */
+/* The time for code without the GIL: parallel_run.pxi. */
 #ifndef CDROPOUT_CLOCK_H
 #define CDROPOUT_CLOCK_H
 
 #include <stdint.h>
 #include <time.h>
 
-/* In microseconds, from anywhere: only differences count, and a clock that is set may make one of them wrong. Integers,
- * because the caller's floating-point mode may trap. */
+/* Microseconds since the epoch. Callers use differences, and must expect wrong ones when the clock is set. Integer
+ * arithmetic, because floating-point operations may trap in the caller's mode. */
 static inline uint64_t clock_microseconds(void)
 {
     struct timespec now;

@@ -1,4 +1,4 @@
-/* Large pages for memory that is about to be written for the first time. */
+/* Large pages for large new arrays, which _kernels.expect_writing asks for. */
 #ifndef CDROPOUT_PAGES_H
 #define CDROPOUT_PAGES_H
 
@@ -9,11 +9,12 @@
 #include <sys/mman.h>
 #endif
 
-/* Asks for them, for the whole pages inside; a system without them, or that refuses, changes nothing but the time. */
+/* Asks for large pages in the whole pages of a memory range that has not been written yet. If the system has none or
+ * refuses, only the time of the first writing differs. */
 static inline void ask_for_huge_pages(char *first, size_t n_bytes)
 {
 #if defined(__linux__) && defined(MADV_HUGEPAGE)
-    enum { PAGE_BYTES = 4096 }; /* or more: then the call fails, unless the memory happens to lie right */
+    enum { PAGE_BYTES = 4096 }; /* on systems with larger ones, the call fails if the address is not aligned to them */
     size_t before = (size_t)(-(uintptr_t)first) % PAGE_BYTES;
     if (n_bytes > before)
         (void)madvise(first + before, (n_bytes - before) / PAGE_BYTES * PAGE_BYTES, MADV_HUGEPAGE);

@@ -1,4 +1,5 @@
-/* How many threads a call may use, whether the system has so many, and what to do where they are gone. */
+/* What the system and OpenMP tell about threads, for thread_budget.pxi: how many a call may use, and whether the system
+ * grants so many. */
 #ifndef CDROPOUT_THREADS_H
 #define CDROPOUT_THREADS_H
 
@@ -12,8 +13,8 @@
 #include <pthread.h>
 #endif
 
-/* How many OpenMP would use from here: what OMP_NUM_THREADS, omp_set_num_threads (threadpoolctl) and the process's
- * affinity when OpenMP was loaded say. Without OpenMP, and inside somebody else's parallel region, one. */
+/* How many threads OpenMP would use for this caller, according to OMP_NUM_THREADS, omp_set_num_threads (threadpoolctl)
+ * and the affinity of the process when OpenMP was loaded. 1 inside a parallel region, and without OpenMP. */
 #ifdef _OPENMP
 #include <omp.h>
 
@@ -32,7 +33,7 @@ static inline int max_threads(void)
 }
 #endif
 
-/* The CPUs that the calling thread may run on at this moment; a large number where the system does not tell. */
+/* How many CPUs the calling thread may run on now; a large number if the system does not tell. */
 static inline int n_cpus_of_thread(void)
 {
     enum { UNKNOWN = 1 << 20 };
@@ -44,8 +45,8 @@ static inline int n_cpus_of_thread(void)
 #endif
 }
 
-/* Has a function called in every child from now on, before fork() returns there: it may do what the handler of a signal
- * may. 0, or the number of an error. */
+/* Has a function called in every child that is forked from now on, before fork() returns there. The function may only
+ * do what a signal handler may. Returns 0, or an error number. */
 static inline int call_in_forked_children(void (*function)(void))
 {
 #if defined(_WIN32) /* has no fork */
@@ -56,10 +57,9 @@ static inline int call_in_forked_children(void (*function)(void))
 #endif
 }
 
-/* ---- whether the system has them --------------------------------------------------------------------------------
- * OpenMP's runtimes end the process where the system refuses a thread (memory, or a limit on processes). Before asking
- * OpenMP for a larger team than the last one, start that many extra threads here and join them, to see whether the
- * system allows it. */
+/* ---- whether the system grants threads --------------------------------------------------------------------------
+ * OpenMP ends the process if the system refuses it a thread (out of memory, or a limit on processes). So before OpenMP
+ * is asked for a larger team than the last one, as many threads as it lacks are started here, and joined. */
 #if defined(_OPENMP) && !defined(_MSC_VER)
 static inline void *wait_for_end_of_trial(void *end)
 {
@@ -85,10 +85,10 @@ static inline int can_start(int n_threads)
     return n_started == n_threads;
 }
 
-/* A team of n_threads, the caller included, or as many as the last one had where the system refuses the others. */
+/* n_threads, the caller included; or the size of the last team if the system refuses the threads that are missing. */
 static inline int available_team(int n_threads)
 {
-    static _Thread_local int n_in_last_team = 1; /* OpenMP keeps a team for each thread that has called it */
+    static _Thread_local int n_in_last_team = 1; /* OpenMP keeps a team for each calling thread */
     if (n_threads > n_in_last_team && !can_start(n_threads - n_in_last_team))
         return n_in_last_team;
     n_in_last_team = n_threads;

@@ -75,8 +75,8 @@ static kernel_call take_call(bytes *input)
     call.rule.key.word[0] = take(input, 8);
     call.rule.key.word[1] = take(input, 8);
     set_threshold(&call.rule, take_p(input));
-    call.scale = scale_in(call.dtype, take_finite(input));
-    if (parts_of_kernel(call.kernel) & WITH_NOISE)
+    call.scale = round_scale(call.dtype, take_finite(input));
+    if (steps_of_kernel(call.kernel) & WITH_NOISE)
         call.scale = is_std(fabs(call.scale)) ? fabs(call.scale) : 0.5;
     call.shift = take_finite(input);
     call.fill = take_finite(input);
@@ -186,7 +186,7 @@ static int are_canaries(const char *out, size_t n_bytes)
 static void check_table(const kernel_table *table, const kernel_call *call, const places *at, const char *expected)
 {
     const size_t n_bytes = bytes_written(call);
-    const int is_copied = call->kernel >= FILL_KEEP || parts_of_kernel(call->kernel) & WITH_CHOICE;
+    const int is_copied = call->kernel >= FILL_KEEP || steps_of_kernel(call->kernel) & WITH_CHOICE;
     for (int is_streaming = 0; is_streaming < 2; is_streaming++) {
         const char *how = is_streaming ? ", streaming" : "";
         if (is_streaming && !may_be_streamed(call, at->out))
@@ -252,8 +252,8 @@ static void check_pieces(const job *j, const test_job *t, const job_pieces *piec
                          const char *expected, const char *how)
 {
     const size_t n_bytes = bytes_of_job(t);
-    const int parts = parts_of_job(t->request.kernel);
-    const int is_copied = t->request.kernel == JOB_FILL_KEEP || parts & WITH_CHOICE || j->layout == LAYOUT_COPY;
+    const int steps = steps_of_job(t->request.operation);
+    const int is_copied = t->request.operation == OPERATION_fill_keep || steps & WITH_CHOICE || j->layout == LAYOUT_COPY;
     char *out = t->request.out;
     for (size_t i = 0; supported_at(i) != NULL; i++) {
         kernels = supported_at(i);
@@ -275,7 +275,7 @@ static void try_job(bytes *input)
     const double scale = take_finite(input), shift = take_finite(input), fill = take_finite(input);
     test_job t = make_random_job(&source, most, scale, shift, fill);
     job_request *r = &t.request;
-    const int parts = parts_of_job(r->kernel), how = (int)take(input, 1), mistake = (int)take(input, 1);
+    const int steps = steps_of_job(r->operation), how = (int)take(input, 1), mistake = (int)take(input, 1);
     const size_t n_bytes = bytes_of_job(&t), elem_bytes = elem_bytes_of(&t);
     const size_t out_misalignment = take(input, 1) % 2 ? 0 : (size_t)take(input, 1) % 64;
     /* The cuts' numbers are taken before the elements' bytes, which are what is left. */
@@ -284,17 +284,17 @@ static void try_job(bytes *input)
         cut_bytes[i] = (uint8_t)take(input, 1);
     bytes cut_input = {cut_bytes, sizeof cut_bytes};
     source.from = &cut_input;
-    const held x = hold_elements(input, parts & WITHOUT_X ? 0 : n_bytes, (size_t)take(input, 1) % 64);
-    const held residual = hold_elements(input, parts & READS_RESIDUAL ? n_bytes : 0, (size_t)take(input, 1) % 64);
+    const held x = hold_elements(input, steps & WITHOUT_X ? 0 : n_bytes, (size_t)take(input, 1) % 64);
+    const held residual = hold_elements(input, steps & READS_RESIDUAL ? n_bytes : 0, (size_t)take(input, 1) % 64);
     const held bias = hold_elements(input, r->n_bias * elem_bytes, (size_t)take(input, 1) % 64);
     const held expected = hold(n_bytes, 0);
     const held out = hold(n_bytes + 2 * N_CANARIES, out_misalignment);
     const held planned = hold(sizeof(job), 0);
     job *j = (job *)(void *)planned.array;
     r->out = out.array + N_CANARIES;
-    r->x = parts & WITHOUT_X ? NULL : x.array;
-    r->residual = parts & READS_RESIDUAL ? residual.array : NULL;
-    r->bias = parts & WITH_BIAS ? bias.array : NULL;
+    r->x = steps & WITHOUT_X ? NULL : x.array;
+    r->residual = steps & READS_RESIDUAL ? residual.array : NULL;
+    r->bias = steps & WITH_BIAS ? bias.array : NULL;
     expect_job(expected.array, &t);
     const char *in_place = NULL;
     if (how % 3 == 1 && r->x != NULL) {
@@ -315,11 +315,11 @@ static void try_job(bytes *input)
     n_of_layout[j->layout]++;
     const job_pieces whole = whole_job(j), anywhere = cut_anywhere(j, &source);
     job_pieces cut;
-    const char *failure = cut_into_parts(&cut, j, 1 + (size_t)how % MAX_CUTS);
+    const char *failure = cut_into_ranges(&cut, j, 1 + (size_t)how % MAX_CUTS);
     if (failure != NULL)
         end_with(failure, "planner", "", describe(&t));
     check_pieces(j, &t, &whole, in_place, expected.array, ", as a whole");
-    check_pieces(j, &t, &cut, in_place, expected.array, ", by the planner's parts");
+    check_pieces(j, &t, &cut, in_place, expected.array, ", by the planner's ranges");
     check_pieces(j, &t, &anywhere, in_place, expected.array, ", cut anywhere");
     const held all[] = {x, residual, bias, expected, out, planned};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)

@@ -1,5 +1,5 @@
 /* Threads that draw from one stream at the same time: no position is taken twice, and together they make the bits that
- * one thread makes. Then threads that run the parts of one job, of every layout, and make what one thread makes. For
+ * one thread makes. Then threads that run the ranges of one job, of every layout, and make what one thread makes. For
  * ThreadSanitizer; tests/sanitizers/run builds and runs it. Plain C, without Python.
  *
  * With -DPLAIN the numbers that threads share are read and written as any other: what the sanitizer must then find
@@ -126,20 +126,20 @@ static const char *check_end(void)
     return n_got == 1 && next_elem == end ? NULL : "a last block that was not taken once";
 }
 
-/* ---- parts of one job ---- */
+/* ---- ranges of one job ---- */
 
 enum { MOST_JOB_ELEMS = 40000, N_RANDOM_JOBS = 60 };
 
 /* A thread's part of the job that all of them run; the next job's parts are as many as there are threads, again. */
 typedef struct {
     const job *j;
-    size_t part;
-} job_part;
+    size_t i;
+} job_range;
 
-static void *run_part(void *argument)
+static void *run_range(void *argument)
 {
-    const job_part *mine = argument;
-    job_run(mine->j, job_cut(mine->j, mine->part, N_THREADS), job_cut(mine->j, mine->part + 1, N_THREADS));
+    const job_range *mine = argument;
+    job_run(mine->j, job_cut(mine->j, mine->i, N_THREADS), job_cut(mine->j, mine->i + 1, N_THREADS));
     return NULL;
 }
 
@@ -153,13 +153,13 @@ static uint64_t take_random(void *unused, size_t n_bytes)
                         : ((random_state >> 32) | take_random(unused, 4) << 32) >> (64 - 8 * n_bytes);
 }
 
-static const char *run_in_parts(const job *j)
+static const char *run_in_threads(const job *j)
 {
     pthread_t threads[N_THREADS];
-    job_part parts[N_THREADS];
+    job_range ranges[N_THREADS];
     for (size_t i = 0; i < N_THREADS; i++) {
-        parts[i] = (job_part){j, i};
-        if (pthread_create(&threads[i], NULL, run_part, &parts[i]) != 0)
+        ranges[i] = (job_range){j, i};
+        if (pthread_create(&threads[i], NULL, run_range, &ranges[i]) != 0)
             return "no thread could be started";
     }
     for (int i = 0; i < N_THREADS; i++)
@@ -184,10 +184,10 @@ static const char *check_jobs(void)
     memcpy(bias, other_input, sizeof bias);
     for (int n = 0; failure == NULL && n < N_RANDOM_JOBS; n++) {
         test_job t = make_random_job(&source, MOST_JOB_ELEMS, 1.25, 0.375, -1.25);
-        const int parts = parts_of_job(t.request.kernel);
+        const int steps = steps_of_job(t.request.operation);
         job j;
-        t.request.x = parts & WITHOUT_X ? NULL : input;
-        t.request.residual = parts & READS_RESIDUAL ? other_input : NULL;
+        t.request.x = steps & WITHOUT_X ? NULL : input;
+        t.request.residual = steps & READS_RESIDUAL ? other_input : NULL;
         t.request.bias = bias;
         t.request.out = alone;
         if (plan_job(&j, &t) != 0)
@@ -201,9 +201,9 @@ static const char *check_jobs(void)
         if (plan_job(&j, &t) != 0)
             return "a job that was refused in place";
         n_of_layout[j.layout]++;
-        failure = run_in_parts(&j);
+        failure = run_in_threads(&j);
         if (failure == NULL && memcmp(alone, together, bytes_of_job(&t)) != 0)
-            failure = "parts of a job with other bits than one thread makes";
+            failure = "ranges of a job with other bits than one thread makes";
     }
     for (int layout = LAYOUT_COPY; failure == NULL && layout < N_LAYOUTS; layout++)
         if (n_of_layout[layout] == 0)

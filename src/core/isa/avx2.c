@@ -1,4 +1,4 @@
-/* AVX2 and F16C: 4 lanes of 64 bits a vector, masks as vectors of all-ones and all-zeros. */
+/* The verbs of AVX2 and F16C for block_kernels.inc.h: vectors of 4 lanes of 64 bits; a mask is a vector, too. */
 #include "../kernel_table.h"
 
 #if defined(__x86_64__) && defined(__GNUC__)
@@ -32,7 +32,7 @@ typedef __m256i v64;
 #define w32_shr(v, n_bits) _mm256_srli_epi32(v, n_bits)
 #define w32_sra(v, n_bits) _mm256_srai_epi32(v, n_bits)
 
-/* In halves, because NumPy's arrays lie on multiples of 16 bytes and half of them not on multiples of 32. */
+/* Stores of 16 bytes, because NumPy aligns arrays to 16 bytes: half of them are not aligned to 32. */
 #define HAS_STREAMING_STORES
 static inline void halves_stream(char *p, __m128i v)
 {
@@ -44,7 +44,7 @@ static inline void v64_stream(char *p, v64 v)
     halves_stream(p + 16, _mm256_extracti128_si256(v, 1));
 }
 
-/* AVX2 compares by "greater" only, so the vector marks what is dropped: select is then one and-not. */
+/* AVX2 has no "greater or equal", so the vector is all ones where an element is dropped. f32_select is one and-not. */
 typedef struct {
     __m256i dropped;
 } keep32;
@@ -122,7 +122,7 @@ static inline keep32 f64_positive(vf64 v)
 {
     const __m256 first = _mm256_castpd_ps(_mm256_cmp_pd(v.first, _mm256_setzero_pd(), _CMP_NGT_UQ));
     const __m256 second = _mm256_castpd_ps(_mm256_cmp_pd(v.second, _mm256_setzero_pd(), _CMP_NGT_UQ));
-    const __m256i dropped = _mm256_castps_si256(_mm256_shuffle_ps(first, second, 0x88)); /* the even words, by half */
+    const __m256i dropped = _mm256_castps_si256(_mm256_shuffle_ps(first, second, 0x88)); /* even words of each half */
     return (keep32){_mm256_permute4x64_epi64(dropped, 0xD8)};                            /* 0, 2, 1, 3 */
 }
 static inline vf64 f64_mul(vf64 a, vf64 b)
@@ -182,8 +182,8 @@ static inline __m128i bf16_halves(vf32 v) /* rounds as bf16_of_float does */
 
 TARGET_REGION_END
 
-/* __builtin_cpu_supports asks the processor and, through XGETBV, whether the system saves its registers. It does not
- * know F16C's name in every compiler. */
+/* __builtin_cpu_supports asks the processor and, through XGETBV, whether the system saves its registers. Not every
+ * compiler has a name for F16C there. */
 static int is_supported(void)
 {
     unsigned eax, ebx, ecx, edx;

@@ -1,4 +1,4 @@
-/* AVX-512 (F, BW, DQ, VL): 8 lanes of 64 bits a vector, masks in mask registers. */
+/* The verbs of AVX-512 (F, BW, DQ, VL) for block_kernels.inc.h: vectors of 8 lanes of 64 bits, and mask registers. */
 #include "../kernel_table.h"
 
 #if defined(__x86_64__) && defined(__GNUC__)
@@ -31,7 +31,7 @@ typedef __m512i v64;
 #define w32_shr(v, n_bits) _mm512_srli_epi32(v, n_bits)
 #define w32_sra(v, n_bits) _mm512_srai_epi32(v, n_bits)
 
-/* In quarters, because NumPy's arrays lie on multiples of 16 bytes and seldom on multiples of 64. */
+/* Stores of 16 bytes, because NumPy aligns arrays to 16 bytes, and few of them happen to be aligned to 64. */
 #define HAS_STREAMING_STORES
 static inline void halves_stream(char *p, __m256i v)
 {
@@ -57,8 +57,8 @@ static inline keep32 keep_lower(v64 numbers, v64 threshold32)
     return _mm512_cmpge_epi32_mask(_mm512_slli_epi32(numbers, 16), threshold32);
 }
 
-/* The empty asm makes gcc 12 move the mask through a register. Where registers are short it may otherwise spill the
- * mask as 2 bytes and read it back as 8, with whatever lies beside it (seen with -O1 -fsanitize=undefined). */
+/* The empty asm makes gcc 12 move the mask through a register. Short of registers, it may otherwise store the mask to
+ * the stack as 2 bytes and read it back as 8 bytes (seen with -O1 -fsanitize=undefined). */
 static inline uint32_t keep32_bits(keep32 keep)
 {
     uint32_t bits = _cvtmask16_u32(keep);
@@ -72,8 +72,8 @@ static inline int any_tie(const v64 numbers[2], v64 threshold16)
                                 _mm512_cmpeq_epi16_mask(numbers[1], threshold16));
 }
 
-/* The empty asm keeps a load apart from the select that follows it: merged, they become a masked load, which some
- * processors are slow at (docs/design.md, "Select, and how"). */
+/* The empty asm keeps the compiler from merging a load with the select after it to a masked load, which is slow on some
+ * processors (docs/design.md, "Select, and how"). */
 typedef __m512 vf32;
 #define f32_set1 _mm512_set1_ps
 #define f32_add _mm512_add_ps

@@ -1,4 +1,5 @@
-/* NEON, which every AArch64 has: 2 lanes of 64 bits a vector, masks as vectors of all-ones and all-zeros. */
+/* The verbs of NEON, which every AArch64 has, for block_kernels.inc.h: vectors of 2 lanes of 64 bits; a mask is one,
+ * too. */
 #include "../kernel_table.h"
 
 #if defined(__aarch64__) && defined(__ARM_NEON) && defined(__GNUC__) && !defined(__AARCH64EB__)
@@ -12,7 +13,7 @@
 typedef uint64x2_t v64;
 #define v64_load(p) vld1q_u64(p)
 #define v64_store_le(p, v) vst1q_u8((uint8_t *)(p), vreinterpretq_u8_u64(v))
-/* No streaming stores: C has no name for STNP. */
+/* No streaming stores: there is no intrinsic for the instruction STNP. */
 #define v64_set1(word) vdupq_n_u64(word)
 #define v64_add vaddq_u64
 #define v64_and vandq_u64
@@ -71,7 +72,7 @@ typedef float32x4_t vf32;
 #define f32_set1 vdupq_n_f32
 #define f32_add vaddq_f32
 #define f32_mul vmulq_f32
-#define f32_relu(v) vbslq_f32(vcltzq_f32(v), vdupq_n_f32(0), v) /* not FMAX, which turns -0 into +0 */
+#define f32_relu(v) vbslq_f32(vcltzq_f32(v), vdupq_n_f32(0), v) /* FMAX would turn -0 into +0 */
 #define f32_positive(v) vcgtzq_f32(v)
 #define f32_select(keep, v) vreinterpretq_f32_u32(vandq_u32(keep, vreinterpretq_u32_f32(v)))
 #define f32_blend(keep, v, other) vbslq_f32(keep, v, other)

@@ -1,4 +1,4 @@
-/* Plain C11, for any processor and byte order: a "vector" is one lane of 64 bits, and each verb works by value. */
+/* The verbs for block_kernels.inc.h in plain C11, for any processor and byte order: a vector is one lane of 64 bits. */
 #include "../half.h"
 #include "../kernel_table.h"
 
@@ -40,7 +40,7 @@ static inline v64 w32_shr(v64 v, int n_bits)
     return of_words((uint32_t)v >> n_bits, (uint32_t)(v >> 32) >> n_bits);
 }
 
-/* Of a negative number, C leaves the shift to the compiler: the sign is spread by hand. */
+/* C does not define the right shift of a negative number: this sets the bits that it shifts in. */
 static inline v64 w32_sra(v64 v, int n_bits)
 {
     const uint32_t low = (uint32_t)v, high = (uint32_t)(v >> 32);
@@ -54,7 +54,7 @@ static inline void v64_store_le(uint8_t *p, v64 v)
         p[byte] = (uint8_t)(v >> (8 * byte));
 }
 
-/* All-ones where kept, for the two elements of a lane. */
+/* For the two elements of a lane: all ones where kept, else 0. */
 typedef struct {
     uint32_t mask[2];
 } keep32;
@@ -83,8 +83,8 @@ static inline keep32 keep32_of_bits(uint32_t bits)
     return (keep32){{bits & 1 ? UINT32_MAX : 0, bits & 2 ? UINT32_MAX : 0}};
 }
 
-/* A 16-bit field that equals the threshold becomes 0, and subtracting 1 from it borrows into its top bit. A borrow may
- * also mark a field above a true tie, never a word without one. */
+/* A 16-bit field that equals the threshold has the difference 0, and subtracting 1 sets its top bit. The borrow may set
+ * the top bit of the next field too, but only in a word that has a tie. */
 static inline int any_tie(const v64 numbers[16], v64 threshold16)
 {
     uint64_t borrows = 0;

@@ -1,4 +1,5 @@
-/* SSE2, which every x86-64 has: 2 lanes of 64 bits a vector, masks as vectors of all-ones and all-zeros. */
+/* The verbs of SSE2, which every x86-64 has, for block_kernels.inc.h: vectors of 2 lanes of 64 bits; a mask is one,
+ * too. */
 #include "../kernel_table.h"
 
 #if defined(__x86_64__) && defined(__GNUC__)
@@ -30,7 +31,7 @@ typedef __m128i v64;
 #define w32_shr(v, n_bits) _mm_srli_epi32(v, n_bits)
 #define w32_sra(v, n_bits) _mm_srai_epi32(v, n_bits)
 
-/* SSE2 compares by "greater" only, so the vector marks what is dropped: select is then one and-not. */
+/* SSE2 has no "greater or equal", so the vector is all ones where an element is dropped. f32_select is one and-not. */
 typedef struct {
     __m128i dropped;
 } keep32;
@@ -140,7 +141,7 @@ static inline void f64_stream(char *p, vf64 v)
     _mm_stream_pd((double *)(void *)p + 2, v.second);
 }
 
-/* Four 16-bit elements are the lower half of a vector. */
+/* Four 16-bit elements take the lower half of a vector. */
 static inline void halves_store(char *p, __m128i halves)
 {
     _mm_storel_epi64((__m128i *)(void *)p, halves);
@@ -150,7 +151,7 @@ static inline void halves_stream(char *p, __m128i halves)
     _mm_stream_si64((long long *)(void *)p, _mm_cvtsi128_si64(halves));
 }
 
-/* float16 has no instructions here: its conversions take so long that calling them costs nothing beside. */
+/* SSE2 has no instructions for float16. The conversions are so slow that a call of a function adds little. */
 static __attribute__((noinline)) vf32 f16_load(const char *p)
 {
     uint16_t elem[4];
@@ -175,7 +176,7 @@ static inline __m128i bf16_halves(vf32 v) /* rounds as bf16_of_float does */
     const __m128i bits = _mm_castps_si128(v);
     const __m128i odd = _mm_and_si128(_mm_srli_epi32(bits, 16), _mm_set1_epi32(1));
     const __m128i rounded = _mm_add_epi32(_mm_add_epi32(bits, _mm_set1_epi32(0x7FFF)), odd);
-    const __m128i halves = _mm_srai_epi32(rounded, 16); /* signed, because SSE2 packs signed words only */
+    const __m128i halves = _mm_srai_epi32(rounded, 16); /* signed, because SSE2 can only pack signed words */
     return _mm_packs_epi32(halves, halves);
 }
 

@@ -1,6 +1,6 @@
-/* Compiles what lies between TARGET_REGION_BEGIN and TARGET_REGION_END for an instruction set, and nothing else: a flag
- * for the whole file would let the compiler put such code into shared inline functions, and an older processor would
- * meet it. */
+/* Compiles the code between TARGET_REGION_BEGIN(features) and TARGET_REGION_END for an instruction set. With a compiler
+ * flag for the whole file instead, inline functions of other headers could be compiled for it, too, and the linker
+ * might keep that copy for all callers, which an older processor cannot run. */
 #ifndef CDROPOUT_TARGET_REGION_H
 #define CDROPOUT_TARGET_REGION_H
 

@@ -1,6 +1,6 @@
-/* The kernels of every dtype: DTYPE, the dtype COMPUTED that its elements become in registers, and the dtype COPIED
- * whose loads and stores keep all bits. Elements of float16 are copied as those of bfloat16, because conversions of
- * float16 make signalling NaNs quiet. */
+/* The kernels of every dtype, for block_kernels.inc.h: includes dtype_kernels.inc.h once for each DTYPE. COMPUTED is
+ * the dtype of its elements in registers. COPIED is a dtype of the same size whose loads and stores keep all bits:
+ * bfloat16 for float16, whose conversions make signalling NaNs quiet. */
 
 #define DTYPE f32
 #define COMPUTED f32

@@ -1,38 +1,38 @@
-/* Every kernel, once, in the verbs of an instruction set.
+/* The source of every kernel, written once for all instruction sets.
  *
- * Included by each isa/<name>.c inside its target region. That file has defined ISA_NAME and these verbs:
+ * Each isa/<name>.c includes this file inside its target region (isa/target_region.h), after it has defined ISA_NAME,
+ * V64_LANES and these types and functions, the verbs of the instruction set:
  *
- *   v64            V64_LANES lanes of 64 bits: one vector of generator state; N_VECS of them hold the 16 logical lanes
+ *   v64            a vector of V64_LANES lanes of 64 bits; N_VECS of them hold a word of state of all 16 generators
  *   v64_load, v64_store_le, v64_set1, v64_add, v64_and, v64_xor, v64_xor3, v64_shl, v64_shr, v64_rotl
- *   v64_mul_lo32   the 64-bit products of the lanes' low 32 bits
- *   keep32         what is kept among V32_LANES elements, in the form the processor selects by
+ *   v64_mul_lo32   the 64-bit products of the lower 32 bits of the lanes
+ *   keep32         which of V32_LANES elements are kept, in the form in which the processor selects elements
  *   keep_upper, keep_lower    the keep32 of the upper (lower) 16 bits of each 32-bit word of a v64
  *   keep32_bits, keep32_of_bits    to and from bits, element 0 lowest
- *   any_tie        whether any 16-bit number of a step equals the threshold
+ *   any_tie        whether any 16-bit number of a generator step equals the threshold
  *   vf32, f32_load, f32_set1, f32_add, f32_mul, f32_relu, f32_select (kept or +0.0), f32_store    V32_LANES elements
  *   f32_positive   the keep32 of v > 0; f32_blend    v where kept, another vector where not; f32_sqrt
- *   w32_sub, w32_shl, w32_shr (zeros in), w32_sra (the sign in)    a v64 as words of 32 bits; f32_of_w32 converts
- *   them, as signed numbers; f32_as_w32, w32_as_f32    the same bits
- *   vf64, f64_...  likewise, but for the square root and words; f64_of_f32
- *   f16_load, bf16_load, f16_halves, bf16_halves    to and from a vf32; halves_store    what the latter two give
+ *   w32_sub, w32_shl, w32_shr (shifts zeros in), w32_sra (shifts the sign in)    on a v64 as words of 32 bits
+ *   f32_of_w32     converts signed words to numbers; f32_as_w32, w32_as_f32    reinterpret the bits
+ *   vf64, f64_...  as for vf32, except the square root and the words; f64_of_f32
+ *   f16_load, bf16_load    from memory to a vf32; f16_halves, bf16_halves    from a vf32 to the form of halves_store
  *
- * and, where the processor has stores that go past the caches, HAS_STREAMING_STORES with f32_stream, f64_stream and
- * halves_stream (to multiples of STREAM_ALIGN bytes) and stream_fence, after the last of them.
+ * A processor with streaming stores also has HAS_STREAMING_STORES; f32_stream, f64_stream and halves_stream, whose
+ * addresses are multiples of STREAM_ALIGN; and stream_fence, which must follow the last of them.
  *
- * A step of the generator gives 32 words of 32 bits, word i of lane j being bits 32 i .. 32 i + 31 of the lane's
- * output. In order of (lane, i), their upper halves are the numbers of elements 0 to 31 of a group, their lower halves
- * those of elements 32 to 63. A 32-bit compare then decides the upper halves as they are and the lower halves after one
- * shift, and its result is the mask a float32 vector wants: nothing is unpacked on any instruction set.
- */
+ * A generator step gives 16 words of 64 bits, lane by lane, or 32 words of 32 bits, the lower half of each lane first.
+ * The upper 16 bits of these are the numbers of elements 0 to 31 of a group, the lower 16 bits those of elements 32 to
+ * 63. So one 32-bit comparison decides the upper halves, and after a shift the lower halves, and its result selects
+ * elements of a float32 vector: no instruction set has to unpack anything. */
 #include "../half.h"
 
 #include <string.h>
 
 enum { N_VECS = STREAM_LANES / V64_LANES, V32_LANES = 2 * V64_LANES };
-_Static_assert((int)V32_LANES <= (int)MIN_REPEATS, "a run that a repeat kernel takes must hold a vector");
+_Static_assert((int)V32_LANES <= (int)MIN_REPEATS, "MIN_REPEATS elements must hold a vector");
 
-/* The parts of kernels that run once for many elements are OUT_OF_LINE: compiled once for an instruction set and not
- * once for each kernel. */
+/* OUT_OF_LINE functions run once for many elements. They are compiled once for an instruction set, instead of once for
+ * each kernel (docs/design.md, "Build time"). */
 #if defined(__GNUC__)
 #define ALWAYS_INLINE inline __attribute__((always_inline))
 #define OUT_OF_LINE __attribute__((noinline))
@@ -49,9 +49,9 @@ typedef struct {
     v64 s0[N_VECS], s1[N_VECS];
 } lanes;
 
-/* Philox for all the lanes at once, each 32-bit counter word in a 64-bit lane. The upper halves collect bits that the
- * multiplication ignores and the last two lines cut off. Callers copy what it gives: lanes whose address a function has
- * seen would be kept in memory. */
+/* Seeds all lanes by Philox, each 32-bit word in a 64-bit lane. The upper halves of c0 to c3 gather bits that the
+ * multiplications ignore and the last loop removes. Callers copy the result: the compiler keeps variables whose address
+ * was passed to a function in memory instead of registers. */
 static OUT_OF_LINE void seed_block(lanes *gen, const stream_key *key, uint64_t block, uint64_t first_tag)
 {
     static const uint64_t lane_tags[STREAM_LANES] = {
@@ -87,8 +87,9 @@ static OUT_OF_LINE void seed_block(lanes *gen, const stream_key *key, uint64_t b
     }
 }
 
-/* xoroshiro128++: Blackman & Vigna, "Scrambled linear pseudorandom number generators", ACM TOMS 47(4), 2021. */
-static ALWAYS_INLINE void step(lanes *gen, v64 out[N_VECS])
+/* A step of xoroshiro128++ in all lanes: Blackman & Vigna, "Scrambled linear pseudorandom number generators", ACM TOMS
+ * 47(4), 2021. */
+static ALWAYS_INLINE void next_numbers(lanes *gen, v64 out[N_VECS])
 {
     for (int v = 0; v < N_VECS; v++) {
         const v64 s0 = gen->s0[v], x = v64_xor(s0, gen->s1[v]);
@@ -100,7 +101,7 @@ static ALWAYS_INLINE void step(lanes *gen, v64 out[N_VECS])
 
 /* ---- from numbers to keep words ---- */
 
-/* Bit e is set where element e of the group is kept, a tie counting as kept. */
+/* The keep word of a group, with ties as kept. */
 static ALWAYS_INLINE uint64_t keep_word(const v64 numbers[N_VECS], v64 threshold32)
 {
     uint64_t keep_u64 = 0;
@@ -111,7 +112,7 @@ static ALWAYS_INLINE uint64_t keep_word(const v64 numbers[N_VECS], v64 threshold
     return keep_u64;
 }
 
-/* The keep word without the tied elements that a further number drops; bytes are a step's numbers. */
+/* Clears the bits of the tied elements that their 32-bit numbers drop. `bytes` are the numbers of the group. */
 static OUT_OF_LINE uint64_t drop_ties(uint64_t keep_u64, const uint8_t bytes[STREAM_LANES * 8], const mask_rule *rule,
                                       uint64_t block, unsigned first_elem)
 {
@@ -126,8 +127,8 @@ static OUT_OF_LINE uint64_t drop_ties(uint64_t keep_u64, const uint8_t bytes[STR
     return keep_u64;
 }
 
-/* The same of numbers in registers, by way of a copy, so that the fast loop's need not live in memory. One group in
- * 1024 has a tie. */
+/* drop_ties for numbers in registers. It works on a copy, so that the compiler does not keep the numbers of the fast
+ * loop in memory. One group in 1024 has a tie. */
 static ALWAYS_INLINE uint64_t resolve_ties(uint64_t keep_u64, const v64 numbers[N_VECS], const mask_rule *rule,
                                            uint64_t block, unsigned first_elem)
 {
@@ -137,16 +138,16 @@ static ALWAYS_INLINE uint64_t resolve_ties(uint64_t keep_u64, const v64 numbers[
     return drop_ties(keep_u64, bytes, rule, block, first_elem);
 }
 
-/* ---- from numbers or keep words to operations ---- */
+/* ---- operations on groups ---- */
 
-/* What decides a whole group: its numbers, still in registers, or a keep word. */
+/* Which elements of a whole group are kept: given by its numbers, still in registers, or by a keep word. */
 typedef struct {
-    const v64 *numbers; /* N_VECS of them; NULL where the word decides */
+    const v64 *numbers; /* N_VECS of them; NULL if the keep word is given */
     v64 threshold32;
     uint64_t keep_u64;
 } group_keep;
 
-/* The keep32 of the v-th V32_LANES elements of a group's first half (upper) or second half. */
+/* The v-th keep32 of the first half of a group (upper 16-bit numbers) or of the second half. */
 static ALWAYS_INLINE keep32 keep_of_vec(const group_keep *group, int v, int is_upper)
 {
     if (group->numbers == NULL)
@@ -156,18 +157,18 @@ static ALWAYS_INLINE keep32 keep_of_vec(const group_keep *group, int v, int is_u
     return keep_lower(group->numbers[v], group->threshold32);
 }
 
-/* An operation on one whole group; i counts elements from the range's first, bias_at where the bias stands there. */
+/* An operation on a whole group that begins at element i of the range and at element bias_at of the bias. */
 typedef void group_fn(const operands *ops, size_t i, size_t bias_at, const group_keep *group);
-/* The same on 1 to 64 elements by keep word: the ends of a range, and groups with a tie. */
+/* The same on 1 to 64 elements by a keep word: for the ends of a range and for groups with a tie. */
 typedef void word_fn(const operands *ops, size_t i, size_t bias_at, uint64_t keep_u64, size_t n_elems, int operation);
 
-/* The one loop: positions first .. first + n_elems - 1, block by block, group by group. on_group gets a copy of the
- * operands that lives in registers; on_word, which is not inlined everywhere, gets the caller's, because a copy whose
- * address a function sees would live in memory. */
+/* The loop over positions first .. first + n_elems - 1, block by block and group by group. on_group, which is inlined,
+ * gets a copy of the operands, which the compiler can keep in registers. on_word may be out of line and gets the
+ * caller's operands, because passing the address of the copy would force it into memory. */
 static ALWAYS_INLINE void for_each_group(const operands *ops, const mask_rule *rule, uint64_t first, size_t n_elems,
                                          group_fn *on_group, word_fn *on_word, int operation, int has_bias)
 {
-    const operands mine = *ops;
+    const operands local = *ops;
     const uint32_t threshold = (uint32_t)rule->threshold;
     const v64 threshold32 = v64_set1((uint64_t)(threshold << 16) * 0x100000001u);
     const v64 threshold16 = v64_set1((uint64_t)(threshold & 0xFFFFu) * 0x1000100010001u);
@@ -182,28 +183,28 @@ static ALWAYS_INLINE void for_each_group(const operands *ops, const mask_rule *r
         seed_block(&seeded, &rule->key, block, MASK_TAG);
         lanes gen = seeded;
         for (unsigned group = 0; group < elem / ELEMS_PER_GROUP; group++)
-            step(&gen, numbers);
+            next_numbers(&gen, numbers);
         while (elem < end) {
             const unsigned skip = elem % ELEMS_PER_GROUP;
             int has_tie = 0;
             if (skip == 0) {
                 for (; end - elem >= ELEMS_PER_GROUP; elem += ELEMS_PER_GROUP, i += ELEMS_PER_GROUP) {
-                    step(&gen, numbers);
+                    next_numbers(&gen, numbers);
                     has_tie = any_tie(numbers, threshold16);
                     if (UNLIKELY(has_tie))
                         break;
                     const group_keep group = {.numbers = numbers, .threshold32 = threshold32};
-                    on_group(&mine, i, bias_at, &group);
-                    if (has_bias) /* a period is no shorter than a group */
+                    on_group(&local, i, bias_at, &group);
+                    if (has_bias) /* one subtraction is enough: a period is not shorter than a group */
                         bias_at = bias_at + ELEMS_PER_GROUP < period ? bias_at + ELEMS_PER_GROUP
                                                                      : bias_at + ELEMS_PER_GROUP - period;
                 }
                 if (elem == end)
                     break;
             }
-            /* One group by keep word: the last one had a tie, or this one is an end of the range. */
+            /* One group by its keep word: it has a tie, or an end of the range lies inside it. */
             if (!has_tie) {
-                step(&gen, numbers);
+                next_numbers(&gen, numbers);
                 has_tie = any_tie(numbers, threshold16);
             }
             const unsigned n_here = end - elem < ELEMS_PER_GROUP - skip ? end - elem : ELEMS_PER_GROUP - skip;
@@ -255,7 +256,7 @@ static const char *fill_words(uint64_t *out, const mask_rule *rule, uint64_t fir
     return ISA_NAME;
 }
 
-/* A byte, 0 or 1, for each of a byte's bits, the lowest first in memory. */
+/* The lowest 8 bits as bytes 0 or 1, the lowest bit first in memory. */
 static ALWAYS_INLINE uint64_t bytes_of_bits(uint64_t bits)
 {
 #if defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
@@ -263,12 +264,12 @@ static ALWAYS_INLINE uint64_t bytes_of_bits(uint64_t bits)
 #else
     const uint64_t places = 0x8040201008040201u;
 #endif
-    /* Eight copies, in each of which one bit stays; what is not 0 then carries into its byte's highest bit. */
+    /* Each byte keeps one bit of a copy of the bits. Adding 0x7F carries into a byte's highest bit unless it is 0. */
     const uint64_t chosen = (bits & 0xFF) * 0x0101010101010101u & places;
     return (chosen + 0x7F7F7F7F7F7F7F7Fu) >> 7 & 0x0101010101010101u;
 }
 
-/* A block's words at a time, on the stack, and then a byte for each of their bits. */
+/* Computes the keep words of up to a block on the stack, then the bytes of their bits. */
 static const char *fill_keep(uint8_t *out, const mask_rule *rule, uint64_t first, size_t n_elems)
 {
     uint64_t words[ELEMS_PER_BLOCK / 64];
@@ -290,7 +291,7 @@ static const char *fill_keep(uint8_t *out, const mask_rule *rule, uint64_t first
     return ISA_NAME;
 }
 
-/* Two blocks side by side, where there are two: a step waits for the one before it, but not for another block's. */
+/* One block, or two at a time, which is faster: a step depends on the step before it, but not on another block. */
 static ALWAYS_INLINE void fill_raw_blocks(uint8_t *out, const stream_key *key, uint64_t first_block, int n_blocks)
 {
     lanes seeded[2], gen[2];
@@ -301,7 +302,7 @@ static ALWAYS_INLINE void fill_raw_blocks(uint8_t *out, const stream_key *key, u
     for (int group = 0; group < ELEMS_PER_BLOCK / ELEMS_PER_GROUP; group++, out += STREAM_LANES * 8)
         for (int b = 0; b < n_blocks; b++) {
             v64 numbers[N_VECS];
-            step(&gen[b], numbers);
+            next_numbers(&gen[b], numbers);
             for (int v = 0; v < N_VECS; v++)
                 v64_store_le(out + b * RAW_BYTES_PER_BLOCK + v * V64_LANES * 8, numbers[v]);
         }
@@ -319,8 +320,8 @@ static const char *fill_raw(uint8_t *out, const stream_key *key, uint64_t first_
 
 /* ---- normal numbers ---- */
 
-/* A polynomial by Horner's rule, the highest coefficient first. No multiplication and addition is ever contracted, so
- * that every instruction set rounds twice, alike. */
+/* A polynomial by Horner's rule, the highest coefficient first. Compiled with -ffp-contract=off: a fused multiplication
+ * and addition, which rounds once instead of twice, would give other bits. */
 static ALWAYS_INLINE vf32 polynomial(vf32 x, const float *coefficients, int n)
 {
     vf32 value = f32_set1(coefficients[0]);
@@ -329,9 +330,9 @@ static ALWAYS_INLINE vf32 polynomial(vf32 x, const float *coefficients, int n)
     return value;
 }
 
-/* Two independent normal numbers from two words of 32 bits, after Box & Muller, Ann. Math. Stat. 29(2), 1958.
- * Additions, multiplications and square roots alone, each rounded as IEEE 754 says: the same bits everywhere. The
- * polynomials were fitted at Chebyshev points; their errors are below those of float32. */
+/* Two independent normal numbers from two words of 32 bits, by the method of Box & Muller, Ann. Math. Stat. 29(2),
+ * 1958. It uses only operations that IEEE 754 rounds the same way everywhere: additions, multiplications, square roots.
+ * The polynomials were fitted at Chebyshev points; their errors are smaller than those of float32. */
 static ALWAYS_INLINE void normal_pair(v64 radius_word, v64 angle_word, vf32 *cosine, vf32 *sine)
 {
     static const float log_terms[] = {0x1.5d8646p-4f,  -0x1.243c02p-3f, 0x1.32bcb8p-3f,  -0x1.53846ep-3f, 0x1.98b29p-3f,
@@ -346,17 +347,17 @@ static ALWAYS_INLINE void normal_pair(v64 radius_word, v64 angle_word, vf32 *cos
     const vf32 f = f32_add(w32_as_f32(w32_sub(bits, w32_shl(exponent, 23))), f32_set1(-1.0f));
     const vf32 log_u = f32_add(f32_mul(polynomial(f, log_terms, N_TERMS(log_terms)), f),
                                f32_mul(f32_of_w32(exponent), f32_set1(0x1.62e43p-1f)));
-    /* Below 0 by a rounding where u is 1: its sign is cut off. */
+    /* Where u is 1, rounding may make -2 log(u) negative: clear the sign. */
     const v64 magnitude = v64_set1(0x7FFFFFFF7FFFFFFFu);
     const vf32 radius = f32_sqrt(w32_as_f32(v64_and(f32_as_w32(f32_mul(log_u, f32_set1(-2.0f))), magnitude)));
-    /* The angle is word / 2^32 turns: the quadrant nearest to it, and in [-1/2, 1/2) how far it is from there. */
-    const v64 quadrant = w32_sub(angle_word, v64_set1(0xE0000000E0000000u)); /* + 2^29; the top two bits */
+    /* The angle is word / 2^32 turns: the nearest quarter turn, and z in [-1/2, 1/2) quarter turns from there. */
+    const v64 quadrant = w32_sub(angle_word, v64_set1(0xE0000000E0000000u)); /* adds 2^29; the top two bits */
     const vf32 z = f32_mul(f32_of_w32(w32_shl(angle_word, 2)), f32_set1(0x1p-32f));
     const vf32 z2 = f32_mul(z, z);
     const v64 s = f32_as_w32(f32_mul(polynomial(z2, sin_terms, N_TERMS(sin_terms)), z));
     const v64 c = f32_as_w32(polynomial(z2, cos_terms, N_TERMS(cos_terms)));
 #undef N_TERMS
-    /* In odd quadrants they change places; the cosine is below 0 in quadrants 1 and 2, the sine in 2 and 3. */
+    /* Odd quadrants swap sine and cosine. The cosine is negative in quadrants 1 and 2, the sine in 2 and 3. */
     const v64 sign = v64_set1(0x8000000080000000u);
     const v64 swapped = v64_and(v64_xor(s, c), w32_sra(w32_shl(quadrant, 1), 31));
     const v64 cos_sign = v64_and(w32_sub(quadrant, v64_set1(0xC0000000C0000000u)), sign),
@@ -365,16 +366,16 @@ static ALWAYS_INLINE void normal_pair(v64 radius_word, v64 angle_word, vf32 *cos
     *sine = f32_mul(radius, w32_as_f32(v64_xor3(s, swapped, sin_sign)));
 }
 
-enum { NOISE_GROUPS = 16 }; /* that are made at a time: 4 KiB of numbers */
+enum { NOISE_GROUPS = 16 }; /* computed at a time: 4 KiB of normal numbers */
 
-/* The normal numbers of the next n_groups groups, in the order of their elements: two steps give the words of 64. */
+/* The normal numbers of the next n_groups groups, in the order of the elements. A group takes two generator steps. */
 static OUT_OF_LINE void next_normals(lanes *gen, unsigned n_groups, float *normals)
 {
-    lanes mine = *gen;
+    lanes local = *gen;
     for (unsigned group = 0; group < n_groups; group++, normals += ELEMS_PER_GROUP) {
         v64 radius_words[N_VECS], angle_words[N_VECS];
-        step(&mine, radius_words);
-        step(&mine, angle_words);
+        next_numbers(&local, radius_words);
+        next_numbers(&local, angle_words);
         for (int v = 0; v < N_VECS; v++) {
             vf32 cosine, sine;
             normal_pair(radius_words[v], angle_words[v], &cosine, &sine);
@@ -382,14 +383,14 @@ static OUT_OF_LINE void next_normals(lanes *gen, unsigned n_groups, float *norma
             f32_store((char *)(normals + v * V32_LANES + ELEMS_PER_GROUP / 2), sine);
         }
     }
-    *gen = mine;
+    *gen = local;
 }
 
-/* An operation with noise on n_elems elements, i from the range's first; may_stream where they are whole groups. */
+/* An operation with noise on n_elems elements from element i of the range on. may_stream: they are whole groups. */
 typedef void noise_fn(const operands *ops, size_t i, const float *normals, size_t n_elems, int operation,
                       int may_stream);
 
-/* The loop of for_each_group, for noise. */
+/* for_each_group for noise. */
 static ALWAYS_INLINE void for_each_noise_group(const operands *ops, const stream_key *key, uint64_t first,
                                                size_t n_elems, noise_fn *on_normals, int operation)
 {
@@ -400,8 +401,8 @@ static ALWAYS_INLINE void for_each_noise_group(const operands *ops, const stream
         lanes gen;
         v64 skipped[N_VECS];
         seed_block(&gen, key, (first + i) / ELEMS_PER_BLOCK, NOISE_TAG);
-        for (unsigned n_steps = 0; n_steps < 2 * (elem / ELEMS_PER_GROUP); n_steps++)
-            step(&gen, skipped);
+        for (unsigned n_skipped = 0; n_skipped < 2 * (elem / ELEMS_PER_GROUP); n_skipped++)
+            next_numbers(&gen, skipped);
         while (elem < end) {
             const unsigned skip = elem % ELEMS_PER_GROUP, n_whole = (end - elem) / ELEMS_PER_GROUP;
             const int is_whole = skip == 0 && n_whole > 0;
@@ -439,8 +440,8 @@ typedef double f64_scalar;
 
 #include "all_dtypes.inc.h"
 
-/* The table, for the isa file to export under its name. */
-#define DTYPE_ROW(name, n_bytes, scale_bits, numpy_name) [DTYPE_##name] = &row_##name,
+/* The initializer of the table that isa/<name>.c exports. */
+#define DTYPE_ROW(name, n_bytes, scale_bits, numpy_name) [DTYPE_##name] = &dtype_kernels_##name,
 #define KERNEL_TABLE(is_supported_fn)       \
     {.isa = ISA_NAME,                       \
      .is_supported = (is_supported_fn),     \

@@ -1,8 +1,10 @@
-/* The kernels of one dtype. Included by all_dtypes.inc.h once for each, with DTYPE, COMPUTED and COPIED defined; it
- * undefines them for the next. Arrays are addressed in bytes and by unaligned loads, because they need not be aligned.
+/* The kernels of one dtype, in the verbs that block_kernels.inc.h lists. all_dtypes.inc.h includes this file with
+ * DTYPE, COMPUTED and COPIED defined; its end undefines them. Arrays are addressed in bytes, as they need not be
+ * aligned.
  *
- * Each operation on a range has two loops with its parts compiled in: one stores past the caches, one does not. What
- * runs once for many elements, such as the ends of ranges, is one function that chooses the operation as it runs. */
+ * Each operation of the catalog has two loops over a range into which its steps are compiled: with streaming stores and
+ * with ordinary ones. Code that runs once for many elements, as at the ends of a range, is compiled once for all
+ * operations and chooses the operation at run time. Names end in the dtype: OF_DTYPE(words) is words_f32. */
 
 #define JOIN_TOKENS(a, b) a##_##b
 #define JOIN(a, b) JOIN_TOKENS(a, b)
@@ -24,22 +26,22 @@ static ALWAYS_INLINE void OF_DTYPE(store_vec)(char *p, VEC v, int is_streamed)
         STORE(p, v);
 }
 
-/* The bias of the elements that begin at bias_at, a group of them one after the other. */
-static ALWAYS_INLINE const char *OF_DTYPE(bias_from)(const operands *ops, size_t bias_at, int parts)
+/* The bias of a group that begins at element bias_at of the bias: 64 neighbours in memory. */
+static ALWAYS_INLINE const char *OF_DTYPE(bias_from)(const operands *ops, size_t bias_at, int steps)
 {
-    if (!(parts & WITH_BIAS))
+    if (!(steps & WITH_BIAS))
         return NULL;
     if (bias_at + ELEMS_PER_GROUP <= ops->bias_period)
         return ops->bias + bias_at * BYTES;
     return ops->bias_seam + (bias_at + ELEMS_PER_GROUP - ops->bias_period) * BYTES;
 }
 
-/* What kernel_table.h says of an operation's parts, for one vector, i elements from the range's first. */
+/* One vector from element i of the range on: computes the steps in the order that kernel_table.h gives. */
 static ALWAYS_INLINE void OF_DTYPE(operate_on_vec)(const operands *ops, size_t i, const char *bias, keep32 keep,
-                                                   int parts, int is_streamed)
+                                                   int steps, int is_streamed)
 {
     char *out = ops->out + i * BYTES;
-    if (parts & WITH_CHOICE) {
+    if (steps & WITH_CHOICE) {
         const JOIN(COPIED, vec) x = JOIN(COPIED, load)(ops->x + i * BYTES);
         const JOIN(COPIED, vec) other = JOIN(COPIED, load)(ops->residual + i * BYTES);
         const JOIN(COPIED, vec) chosen = JOIN(COMPUTED, blend)(keep, x, other);
@@ -51,42 +53,42 @@ static ALWAYS_INLINE void OF_DTYPE(operate_on_vec)(const operands *ops, size_t i
     }
     const VEC scale = VERB(set1)((VERB(scalar))ops->scale);
     VEC value = scale;
-    if (!(parts & WITHOUT_X)) {
+    if (!(steps & WITHOUT_X)) {
         value = LOAD(ops->x + i * BYTES);
-        if (parts & WITH_BIAS)
+        if (steps & WITH_BIAS)
             value = VERB(add)(value, LOAD(bias));
-        if (parts & WITH_RELU)
+        if (steps & WITH_RELU)
             value = VERB(relu)(value);
         value = VERB(mul)(value, scale);
     }
-    if (parts & WITH_GRADIENT)
+    if (steps & WITH_RELU_GRADIENT)
         keep = VERB(positive)(LOAD(ops->residual + i * BYTES));
-    if (parts & WITH_FILL)
+    if (steps & WITH_FILL)
         value = VERB(blend)(keep, VERB(add)(value, VERB(set1)((VERB(scalar))ops->shift)),
                             VERB(set1)((VERB(scalar))ops->fill));
     else
         value = VERB(select)(keep, value);
-    if (parts & WITH_RESIDUAL)
+    if (steps & WITH_RESIDUAL)
         value = VERB(add)(value, LOAD(ops->residual + i * BYTES));
     OF_DTYPE(store_vec)(out, value, is_streamed);
 }
 
 static ALWAYS_INLINE void OF_DTYPE(operate_on_group)(const operands *ops, size_t i, size_t bias_at,
-                                                     const group_keep *group, int parts, int is_streamed)
+                                                     const group_keep *group, int steps, int is_streamed)
 {
-    const char *bias = OF_DTYPE(bias_from)(ops, bias_at, parts);
+    const char *bias = OF_DTYPE(bias_from)(ops, bias_at, steps);
     for (int v = 0; v < N_VECS; v++) {
         const size_t upper = (size_t)(v * V32_LANES), lower = upper + ELEMS_PER_GROUP / 2;
-        const char *upper_bias = parts & WITH_BIAS ? bias + upper * BYTES : NULL;
-        const char *lower_bias = parts & WITH_BIAS ? bias + lower * BYTES : NULL;
-        OF_DTYPE(operate_on_vec)(ops, i + upper, upper_bias, keep_of_vec(group, v, 1), parts, is_streamed);
-        OF_DTYPE(operate_on_vec)(ops, i + lower, lower_bias, keep_of_vec(group, v, 0), parts, is_streamed);
+        const char *upper_bias = steps & WITH_BIAS ? bias + upper * BYTES : NULL;
+        const char *lower_bias = steps & WITH_BIAS ? bias + lower * BYTES : NULL;
+        OF_DTYPE(operate_on_vec)(ops, i + upper, upper_bias, keep_of_vec(group, v, 1), steps, is_streamed);
+        OF_DTYPE(operate_on_vec)(ops, i + lower, lower_bias, keep_of_vec(group, v, 0), steps, is_streamed);
     }
 }
 
-/* ---- 1 to 64 elements by keep word ---- */
+/* ---- 1 to 64 elements by a keep word ---- */
 
-/* Fewer elements than a vector has, of each array, behind which zeros follow. */
+/* A vector's worth of each array: fewer elements than a vector has, followed by zeros. */
 typedef struct {
     char out[V32_LANES * BYTES];
     char x[V32_LANES * BYTES];
@@ -108,19 +110,19 @@ static ALWAYS_INLINE operands OF_DTYPE(pad)(OF_DTYPE(padded) * room, const opera
 }
 
 static ALWAYS_INLINE void OF_DTYPE(operate_on_elems)(const operands *ops, size_t i, size_t bias_at, uint64_t keep_u64,
-                                                     size_t n_elems, int parts)
+                                                     size_t n_elems, int steps)
 {
-    const char *bias = OF_DTYPE(bias_from)(ops, bias_at, parts);
+    const char *bias = OF_DTYPE(bias_from)(ops, bias_at, steps);
     size_t e = 0;
     for (; n_elems - e >= V32_LANES; e += V32_LANES) {
         const keep32 keep = keep32_of_bits((uint32_t)(keep_u64 >> e));
-        OF_DTYPE(operate_on_vec)(ops, i + e, parts & WITH_BIAS ? bias + e * BYTES : NULL, keep, parts, 0);
+        OF_DTYPE(operate_on_vec)(ops, i + e, steps & WITH_BIAS ? bias + e * BYTES : NULL, keep, steps, 0);
     }
     if (e < n_elems) {
         const keep32 keep = keep32_of_bits((uint32_t)(keep_u64 >> e));
         OF_DTYPE(padded) room;
         const operands at = OF_DTYPE(pad)(&room, ops, i + e, n_elems - e);
-        OF_DTYPE(operate_on_vec)(&at, 0, parts & WITH_BIAS ? bias + e * BYTES : NULL, keep, parts, 0);
+        OF_DTYPE(operate_on_vec)(&at, 0, steps & WITH_BIAS ? bias + e * BYTES : NULL, keep, steps, 0);
         memcpy(ops->out + (i + e) * BYTES, room.out, (n_elems - e) * BYTES);
     }
 }
@@ -129,10 +131,10 @@ static OUT_OF_LINE void OF_DTYPE(operate_on_word)(const operands *ops, size_t i,
                                                   size_t n_elems, int operation)
 {
     switch (operation) {
-#define X(name, number, parts)                                                     \
+#define X(name, number, steps)                                                     \
     case OPERATION_##name:                                                         \
-        if (!((parts) & WITH_NOISE))                                               \
-            OF_DTYPE(operate_on_elems)(ops, i, bias_at, keep_u64, n_elems, parts); \
+        if (!((steps) & WITH_NOISE))                                               \
+            OF_DTYPE(operate_on_elems)(ops, i, bias_at, keep_u64, n_elems, steps); \
         break;
         CDROPOUT_OPERATIONS(X)
 #undef X
@@ -143,17 +145,17 @@ static OUT_OF_LINE void OF_DTYPE(operate_on_word)(const operands *ops, size_t i,
 
 /* ---- ranges ---- */
 
-/* An operation without a mask: every group by the same word. */
-static ALWAYS_INLINE void OF_DTYPE(operate_unmasked)(const operands *ops, size_t n_elems, int operation, int parts)
+/* An operation without a mask: every group has the same keep word. */
+static ALWAYS_INLINE void OF_DTYPE(operate_unmasked)(const operands *ops, size_t n_elems, int operation, int steps)
 {
     const group_keep all_kept = {.numbers = NULL, .keep_u64 = ~(uint64_t)0};
-    const operands mine = *ops;
+    const operands local = *ops;
     size_t i = 0;
     for (; n_elems - i >= ELEMS_PER_GROUP; i += ELEMS_PER_GROUP)
-        if (mine.is_streamed)
-            OF_DTYPE(operate_on_group)(&mine, i, 0, &all_kept, parts, 1);
+        if (local.is_streamed)
+            OF_DTYPE(operate_on_group)(&local, i, 0, &all_kept, steps, 1);
         else
-            OF_DTYPE(operate_on_group)(&mine, i, 0, &all_kept, parts, 0);
+            OF_DTYPE(operate_on_group)(&local, i, 0, &all_kept, steps, 0);
     if (i < n_elems)
         OF_DTYPE(operate_on_word)(ops, i, 0, all_kept.keep_u64, n_elems - i, operation);
     if (ops->is_streamed)
@@ -195,50 +197,50 @@ static ALWAYS_INLINE void OF_DTYPE(noise_on_elems)(const operands *ops, size_t i
 static OUT_OF_LINE void OF_DTYPE(operate_with_noise)(const operands *ops, const mask_rule *rule, uint64_t first,
                                                      size_t n_elems, int operation)
 {
-    const operands mine = *ops;
-    for_each_noise_group(&mine, &rule->key, first, n_elems, OF_DTYPE(noise_on_elems), operation);
+    const operands local = *ops;
+    for_each_noise_group(&local, &rule->key, first, n_elems, OF_DTYPE(noise_on_elems), operation);
     if (ops->is_streamed)
         AFTER_STREAMING();
 }
 
-#define DEFINE_ON_GROUP(name, parts, is_streamed)                                                                    \
+#define DEFINE_ON_GROUP(name, steps, is_streamed)                                                                    \
     static ALWAYS_INLINE void OF_DTYPE(name)(const operands *ops, size_t i, size_t bias_at, const group_keep *group) \
     {                                                                                                                \
-        OF_DTYPE(operate_on_group)(ops, i, bias_at, group, parts, is_streamed);                                      \
+        OF_DTYPE(operate_on_group)(ops, i, bias_at, group, steps, is_streamed);                                      \
     }
-#define X(name, number, parts) DEFINE_ON_GROUP(name##_on_group, parts, 0)
+#define X(name, number, steps) DEFINE_ON_GROUP(name##_on_group, steps, 0)
 CDROPOUT_OPERATIONS(X)
 #undef X
 
 #ifdef HAS_STREAMING_STORES
-#define X(name, number, parts) DEFINE_ON_GROUP(name##_stream_group, parts, 1)
+#define X(name, number, steps) DEFINE_ON_GROUP(name##_stream_group, steps, 1)
 CDROPOUT_OPERATIONS(X)
 #undef X
-#define STREAM_RANGE(name, parts)                                                                           \
+#define STREAM_RANGE(name, steps)                                                                           \
     if (ops->is_streamed) {                                                                                 \
         for_each_group(ops, rule, first, n_elems, OF_DTYPE(name##_stream_group), OF_DTYPE(operate_on_word), \
-                       OPERATION_##name, (parts) & WITH_BIAS);                                              \
+                       OPERATION_##name, (steps) & WITH_BIAS);                                              \
         stream_fence();                                                                                     \
         return ISA_NAME;                                                                                    \
     }
 #else
-#define STREAM_RANGE(name, parts)
+#define STREAM_RANGE(name, steps)
 #endif
 
-#define X(name, number, parts)                                                                                    \
+#define X(name, number, steps)                                                                                    \
     static const char *OF_DTYPE(name)(const operands *ops, const mask_rule *rule, uint64_t first, size_t n_elems) \
     {                                                                                                             \
-        if ((parts) & WITH_NOISE) {                                                                               \
+        if ((steps) & WITH_NOISE) {                                                                               \
             OF_DTYPE(operate_with_noise)(ops, rule, first, n_elems, OPERATION_##name);                            \
             return ISA_NAME;                                                                                      \
         }                                                                                                         \
-        if ((parts) & WITH_GRADIENT) {                                                                            \
-            OF_DTYPE(operate_unmasked)(ops, n_elems, OPERATION_##name, parts);                                    \
+        if ((steps) & WITH_RELU_GRADIENT) {                                                                       \
+            OF_DTYPE(operate_unmasked)(ops, n_elems, OPERATION_##name, steps);                                    \
             return ISA_NAME;                                                                                      \
         }                                                                                                         \
-        STREAM_RANGE(name, parts)                                                                                 \
+        STREAM_RANGE(name, steps)                                                                                 \
         for_each_group(ops, rule, first, n_elems, OF_DTYPE(name##_on_group), OF_DTYPE(operate_on_word),           \
-                       OPERATION_##name, (parts) & WITH_BIAS);                                                    \
+                       OPERATION_##name, (steps) & WITH_BIAS);                                                    \
         return ISA_NAME;                                                                                          \
     }
 CDROPOUT_OPERATIONS(X)
@@ -246,94 +248,94 @@ CDROPOUT_OPERATIONS(X)
 #undef DEFINE_ON_GROUP
 #undef STREAM_RANGE
 
-/* ---- from keep words: rows that share a mask, and runs that were put together ---- */
+/* ---- masks given as keep words ---- */
 
 static ALWAYS_INLINE size_t OF_DTYPE(groups_by_words)(const operands *ops, const uint64_t *keep_words, size_t n_elems,
-                                                      int parts, int is_streamed)
+                                                      int steps, int is_streamed)
 {
     size_t i = 0;
     for (; n_elems - i >= ELEMS_PER_GROUP; i += ELEMS_PER_GROUP) {
         const group_keep group = {.numbers = NULL, .keep_u64 = keep_words[i / ELEMS_PER_GROUP]};
-        OF_DTYPE(operate_on_group)(ops, i, 0, &group, parts, is_streamed);
+        OF_DTYPE(operate_on_group)(ops, i, 0, &group, steps, is_streamed);
     }
     return i;
 }
 
-/* The operations that functions with shared axes use have loops of their own. */
+/* apply_mask and alpha_dropout, which functions with shared axes use, have loops with their steps compiled in. */
 static const char *OF_DTYPE(words)(const operands *ops, const uint64_t *keep_words, size_t n_elems, int operation)
 {
-    const operands mine = *ops;
+    const operands local = *ops;
     size_t i = 0, bias_at = ops->bias_at;
-    if (operation == OPERATION_apply_mask && mine.is_streamed)
-        i = OF_DTYPE(groups_by_words)(&mine, keep_words, n_elems, 0, 1);
+    if (operation == OPERATION_apply_mask && local.is_streamed)
+        i = OF_DTYPE(groups_by_words)(&local, keep_words, n_elems, 0, 1);
     else if (operation == OPERATION_apply_mask)
-        i = OF_DTYPE(groups_by_words)(&mine, keep_words, n_elems, 0, 0);
-    else if (operation == OPERATION_alpha_dropout && mine.is_streamed)
-        i = OF_DTYPE(groups_by_words)(&mine, keep_words, n_elems, WITH_FILL, 1);
+        i = OF_DTYPE(groups_by_words)(&local, keep_words, n_elems, 0, 0);
+    else if (operation == OPERATION_alpha_dropout && local.is_streamed)
+        i = OF_DTYPE(groups_by_words)(&local, keep_words, n_elems, WITH_FILL, 1);
     else if (operation == OPERATION_alpha_dropout)
-        i = OF_DTYPE(groups_by_words)(&mine, keep_words, n_elems, WITH_FILL, 0);
+        i = OF_DTYPE(groups_by_words)(&local, keep_words, n_elems, WITH_FILL, 0);
     while (i < n_elems) {
         const size_t n_here = n_elems - i < ELEMS_PER_GROUP ? n_elems - i : ELEMS_PER_GROUP;
         OF_DTYPE(operate_on_word)(ops, i, bias_at, keep_words[i / ELEMS_PER_GROUP], n_here, operation);
         i += n_here;
         bias_at = ops->bias_period == 0 ? 0 : (bias_at + n_here) % ops->bias_period;
     }
-    if (mine.is_streamed)
+    if (local.is_streamed)
         AFTER_STREAMING();
     return ISA_NAME;
 }
 
-/* ---- where each position covers a run of n_repeats elements ---- */
+/* ---- n_repeats elements to each position ---- */
 
-/* One vector of a run under one decision; where is_read is false, it is dropped. */
-static ALWAYS_INLINE VEC OF_DTYPE(decided_vec)(const operands *ops, const char *x, keep32 keep, int is_read, int parts)
+/* One vector of elements that are all kept or all dropped. If is_read is 0 they are dropped, and x is not read. */
+static ALWAYS_INLINE VEC OF_DTYPE(decided_vec)(const operands *ops, const char *x, keep32 keep, int is_read, int steps)
 {
     const VEC scale = VERB(set1)((VERB(scalar))ops->scale), shift = VERB(set1)((VERB(scalar))ops->shift);
-    const VEC fill = VERB(set1)(parts & WITH_FILL ? (VERB(scalar))ops->fill : 0);
+    const VEC fill = VERB(set1)(steps & WITH_FILL ? (VERB(scalar))ops->fill : 0);
     if (!is_read)
         return fill;
     const VEC scaled = VERB(mul)(LOAD(x), scale);
-    return parts & WITH_FILL ? VERB(blend)(keep, VERB(add)(scaled, shift), fill) : VERB(select)(keep, scaled);
+    return steps & WITH_FILL ? VERB(blend)(keep, VERB(add)(scaled, shift), fill) : VERB(select)(keep, scaled);
 }
 
-/* One run. The last vector may overlap the one before it, which in place must not be scaled twice: it is computed first
- * and stored last. */
-static ALWAYS_INLINE void OF_DTYPE(decide_run)(const operands *run, keep32 keep, int is_read, int parts,
-                                               int is_streamed)
+/* The n_repeats elements of one position. The last vector may overlap the one before it. It is computed first and
+ * stored last, so that in place no element is scaled twice. */
+static ALWAYS_INLINE void OF_DTYPE(decide_position)(const operands *ops, keep32 keep, int is_read, int steps,
+                                                    int is_streamed)
 {
-    const size_t last = (run->n_repeats - V32_LANES) * BYTES;
-    const VEC last_vec = OF_DTYPE(decided_vec)(run, run->x + last, keep, is_read, parts);
+    const size_t last = (ops->n_repeats - V32_LANES) * BYTES;
+    const VEC last_vec = OF_DTYPE(decided_vec)(ops, ops->x + last, keep, is_read, steps);
     for (size_t at = 0; at < last; at += V32_LANES * BYTES)
-        OF_DTYPE(store_vec)(run->out + at, OF_DTYPE(decided_vec)(run, run->x + at, keep, is_read, parts), is_streamed);
-    OF_DTYPE(store_vec)(run->out + last, last_vec, is_streamed && run->n_repeats % V32_LANES == 0);
+        OF_DTYPE(store_vec)(ops->out + at, OF_DTYPE(decided_vec)(ops, ops->x + at, keep, is_read, steps), is_streamed);
+    OF_DTYPE(store_vec)(ops->out + last, last_vec, is_streamed && ops->n_repeats % V32_LANES == 0);
 }
 
-static ALWAYS_INLINE void OF_DTYPE(repeat_run)(const operands *run, uint64_t all_kept, int parts, int is_streamed)
+static ALWAYS_INLINE void OF_DTYPE(repeat_position)(const operands *ops, uint64_t all_kept, int steps, int is_streamed)
 {
-    /* A short run is read even where it is dropped: what a gap costs the processor's prefetching, which works page by
-     * page, is more than reading costs. */
+    /* Fewer bytes than a page are read even if they are dropped. A gap would interrupt the processor's prefetching,
+     * which costs more time than reading (docs/design.md, "Rows that share a mask"). */
     enum { MIN_BYTES_SKIPPED = 4096 };
     const keep32 keep = keep32_of_bits((uint32_t)all_kept);
-    if (all_kept || run->n_repeats * BYTES < MIN_BYTES_SKIPPED)
-        OF_DTYPE(decide_run)(run, keep, 1, parts, is_streamed);
+    if (all_kept || ops->n_repeats * BYTES < MIN_BYTES_SKIPPED)
+        OF_DTYPE(decide_position)(ops, keep, 1, steps, is_streamed);
     else
-        OF_DTYPE(decide_run)(run, keep, 0, parts, is_streamed);
+        OF_DTYPE(decide_position)(ops, keep, 0, steps, is_streamed);
 }
 
 static OUT_OF_LINE void OF_DTYPE(repeat_on_word)(const operands *ops, size_t i, uint64_t keep_u64, size_t n_positions,
                                                  int operation)
 {
     for (size_t e = 0; e < n_positions; e++) {
-        const operands run = operands_at(ops, (i + e) * ops->n_repeats, BYTES);
+        const operands at = operands_at(ops, (i + e) * ops->n_repeats, BYTES);
         const uint64_t all_kept = -(keep_u64 >> e & 1);
-        if (operation == OPERATION_alpha_dropout && run.is_streamed)
-            OF_DTYPE(repeat_run)(&run, all_kept, WITH_FILL, 1);
+        if (operation == OPERATION_alpha_dropout && at.is_streamed)
+            OF_DTYPE(repeat_position)(&at, all_kept, WITH_FILL, 1);
         else if (operation == OPERATION_alpha_dropout)
-            OF_DTYPE(repeat_run)(&run, all_kept, WITH_FILL, 0);
-        else if (run.is_streamed)
-            OF_DTYPE(repeat_run)(&run, all_kept, 0, 1);
+            OF_DTYPE(repeat_position)(&at, all_kept, WITH_FILL, 0);
+        else if (at.is_streamed)
+            OF_DTYPE(repeat_position)(&at, all_kept, 0, 1);
         else
-            OF_DTYPE(repeat_run)(&run, all_kept, 0, 0);
+            OF_DTYPE(repeat_position)(&at, all_kept, 0, 0);
     }
 }
 
@@ -356,8 +358,8 @@ static const char *OF_DTYPE(repeat)(const operands *ops, const mask_rule *rule, 
     return ISA_NAME;
 }
 
-#define X(name, number, parts) [OPERATION_##name] = OF_DTYPE(name),
-static const dtype_row OF_DTYPE(row) = {
+#define X(name, number, steps) [OPERATION_##name] = OF_DTYPE(name),
+static const dtype_kernels OF_DTYPE(dtype_kernels) = {
     .range = {CDROPOUT_OPERATIONS(X)},
     .repeat = OF_DTYPE(repeat),
     .words = OF_DTYPE(words),

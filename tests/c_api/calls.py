@@ -1,4 +1,4 @@
-"""What test_embedding.py asks of the C interface, and what Python's own calls give for it.
+"""What test_c_api.py asks of the C interface, and what Python's own calls give for it.
 
 Run as a program, it asks a compiled module: `python calls.py embedded_c` prints, for each call, the distinct digests of
 the results that the module gave over every way to cut the call into ranges and to lay out its memory.

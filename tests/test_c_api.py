@@ -22,8 +22,8 @@ import cdropout as cd
 from cdropout import _kernels
 
 ROOT = Path(__file__).parents[1]
-SOURCES = Path(__file__).parent / "embedding"
-PAGE = ROOT / "docs/embedding.md"
+SOURCES = Path(__file__).parent / "c_api"
+PAGE = ROOT / "docs/c_api.md"
 LANGUAGES = ("c", "cpp", "cython")
 
 pytestmark = pytest.mark.skipif(not SOURCES.exists(), reason="the tests were taken out of the checkout")
@@ -87,7 +87,7 @@ def packages(compiler, request, tmp_path_factory):
 @pytest.fixture(scope="session")
 def built(packages, tmp_path_factory):
     """The folder of the modules embedded_c, embedded_cpp and embedded_cython, built against the installed package."""
-    folder = tmp_path_factory.mktemp("embedding") / "modules"
+    folder = tmp_path_factory.mktemp("c_api") / "modules"
     shutil.copytree(SOURCES, folder)
     run("setup.py", "-q", "build_ext", "--inplace", folder=folder, packages=packages)
     return folder
@@ -440,7 +440,7 @@ def test_get_include_is_the_headers_folder():
     assert Path(cd.get_include()).is_absolute()
 
 
-# ---- docs/embedding.md ----------------------------------------------------------------------------------------------
+# ---- docs/c_api.md --------------------------------------------------------------------------------------------------
 
 
 def blocks(language):

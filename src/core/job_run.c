@@ -1,0 +1,350 @@
+/* Running a range of a job that job.c has planned: each layout's loop over the kernels of kernel_table.h. */
+#include "job.h"
+
+#include <string.h>
+
+enum { WORDS_PER_BLOCK = ELEMS_PER_BLOCK / ELEMS_PER_GROUP };
+
+static inline size_t smaller(size_t a, size_t b)
+{
+    return a < b ? a : b;
+}
+
+/* ---- calls of one kernel ---- */
+
+/* The arrays from element i on. Clears is_streamed unless the first whole group, n_to_group elements after element i,
+ * is aligned to STREAM_ALIGN. */
+static inline operands arrays_at(const job *j, size_t i, size_t n_to_group)
+{
+    operands at = operands_at(&j->arrays, i, j->elem_bytes);
+    if (at.is_streamed)
+        at.is_streamed = ((uintptr_t)at.out + n_to_group * j->elem_bytes) % STREAM_ALIGN == 0;
+    return at;
+}
+
+static void run_range(const job *j, size_t i, uint64_t first, size_t n_elems)
+{
+    if (j->operation == OPERATION_fill_keep) {
+        kernels->fill_keep((uint8_t *)j->arrays.out + i, &j->rule, first, n_elems);
+        return;
+    }
+    if (i == 0 && !j->arrays.is_streamed) { /* saves small calls the copy of the operands */
+        kernels->dtype[j->dtype]->range[j->operation](&j->arrays, &j->rule, first, n_elems);
+        return;
+    }
+    const int has_groups = j->operation != OPERATION_relu_dropout_backward;
+    const operands at = arrays_at(j, i, has_groups ? (size_t)(-first % ELEMS_PER_GROUP) : 0);
+    kernels->dtype[j->dtype]->range[j->operation](&at, &j->rule, first, n_elems);
+}
+
+static void run_words(const job *j, size_t i, const uint64_t *words, size_t n_elems)
+{
+    if (j->operation == OPERATION_fill_keep) {
+        for (size_t e = 0; e < n_elems; e++)
+            j->arrays.out[i + e] = (char)(words[e / ELEMS_PER_GROUP] >> (e % ELEMS_PER_GROUP) & 1);
+        return;
+    }
+    const operands at = arrays_at(j, i, 0);
+    kernels->dtype[j->dtype]->words(&at, words, n_elems, j->operation);
+}
+
+/* ---- rows ---- */
+
+static uint64_t first_of_row(const job *j, size_t row)
+{
+    uint64_t first = j->first;
+    for (int level = j->n_levels - 1; level >= 0; level--) {
+        first += row % j->row_lens[level] * j->row_strides[level];
+        row /= j->row_lens[level];
+    }
+    return first;
+}
+
+/* A row and its first position. Up to the end of the innermost level, the next row is one stride further. */
+typedef struct {
+    size_t row;
+    size_t n_left; /* rows up to the end of the innermost level, this one included */
+    uint64_t first;
+} row_cursor;
+
+static row_cursor cursor_at_row(const job *j, size_t row)
+{
+    const int level = j->n_levels - 1;
+    return (row_cursor){
+        .row = row,
+        .n_left = level < 0 ? 1 : j->row_lens[level] - row % j->row_lens[level],
+        .first = first_of_row(j, row),
+    };
+}
+
+static void next_row(const job *j, row_cursor *cursor)
+{
+    if (--cursor->n_left == 0) {
+        *cursor = cursor_at_row(j, cursor->row + 1);
+    } else {
+        cursor->row++;
+        cursor->first += j->row_strides[j->n_levels - 1];
+    }
+}
+
+/* Elements begin .. end - 1, one to a position, row by row. */
+static void run_rows(const job *j, size_t begin, size_t end)
+{
+    if (begin == end)
+        return;
+    row_cursor cursor = cursor_at_row(j, begin / j->row_positions);
+    for (size_t at = begin % j->row_positions; begin < end; at = 0, next_row(j, &cursor)) {
+        const size_t n = smaller(j->row_positions - at, end - begin);
+        run_range(j, begin, cursor.first + at, n);
+        begin += n;
+    }
+}
+
+/* The rows of the innermost level share their mask. Whole rows use keep words; the ends of the range do not. */
+static void run_shared_rows(const job *j, size_t begin, size_t end)
+{
+    uint64_t words[MAX_KEEP_WORDS];
+    const size_t n_sharing = j->row_lens[j->n_levels - 1], length = j->row_positions;
+    const size_t first_row = (begin + length - 1) / length, end_row = end / length;
+    if (first_row >= end_row) { /* no whole row */
+        run_rows(j, begin, end);
+        return;
+    }
+    run_rows(j, begin, first_row * length);
+    for (size_t row = first_row; row < end_row; row++) {
+        if (row == first_row || row % n_sharing == 0)
+            kernels->fill_words(words, &j->rule, first_of_row(j, row), length);
+        run_words(j, row * length, words, length);
+    }
+    run_rows(j, end_row * length, end);
+}
+
+/* ---- many elements to a position ---- */
+
+static uint64_t position_of(const job *j, size_t i_position)
+{
+    return first_of_row(j, i_position / j->row_positions) + i_position % j->row_positions;
+}
+
+/* Positions begin .. end - 1 with n_repeats elements each, from element i on. Streaming stores need every position's
+ * elements to begin on a multiple of STREAM_ALIGN. */
+static void run_repeats(const job *j, size_t i, size_t begin, size_t end, size_t n_repeats)
+{
+    while (begin < end) {
+        const size_t n = smaller(j->row_positions - begin % j->row_positions, end - begin);
+        operands at = arrays_at(j, i, 0);
+        at.n_repeats = n_repeats;
+        at.is_streamed = at.is_streamed && n_repeats * j->elem_bytes % STREAM_ALIGN == 0;
+        kernels->dtype[j->dtype]->repeat(&at, &j->rule, position_of(j, begin), n, j->operation);
+        i += n * n_repeats;
+        begin += n;
+    }
+}
+
+/* Elements begin .. end - 1, which take the same position. */
+static void run_within_position(const job *j, size_t begin, size_t end)
+{
+    const size_t n = end - begin, i_position = begin / j->arrays.n_repeats;
+    uint64_t word;
+    if (n >= MIN_REPEATS) {
+        run_repeats(j, begin, i_position, i_position + 1, n);
+    } else if (n > 0) {
+        kernels->fill_words(&word, &j->rule, position_of(j, i_position), 1);
+        word = -(word & 1);
+        run_words(j, begin, &word, n);
+    }
+}
+
+static void run_repeated(const job *j, size_t begin, size_t end)
+{
+    const size_t n_repeats = j->arrays.n_repeats;
+    const size_t first_whole = (begin + n_repeats - 1) / n_repeats, end_whole = end / n_repeats;
+    if (first_whole > end_whole) {
+        run_within_position(j, begin, end);
+        return;
+    }
+    run_within_position(j, begin, first_whole * n_repeats);
+    run_repeats(j, first_whole * n_repeats, first_whole, end_whole, n_repeats);
+    run_within_position(j, end_whole * n_repeats, end);
+}
+
+/* ---- gathered keep words ---- */
+
+/* A cache of the keep words of one block, which several rows may need. One word more lets append_bits read 64 bits from
+ * any bit on. */
+typedef struct {
+    uint64_t block;
+    uint64_t words[WORDS_PER_BLOCK + 1];
+} block_words;
+
+/* Computes the keep words of n_positions positions of one block, and returns the index of the first position's bit.
+ * All words of the block are computed, unless the cache has them; where the next row is too far away to use them,
+ * only those of the positions. */
+static size_t make_words(const job *j, block_words *cache, uint64_t first, size_t n_positions)
+{
+    const int is_far = j->n_levels > 0 && j->row_strides[j->n_levels - 1] > limits.max_gathered_stride;
+    const uint64_t block = first / ELEMS_PER_BLOCK;
+    if (is_far) {
+        kernels->fill_words(cache->words, &j->rule, first, n_positions);
+        cache->block = UINT64_MAX; /* should the limit change during this job, these must not pass for a block's */
+        return 0;
+    }
+    if (cache->block != block) {
+        kernels->fill_words(cache->words, &j->rule, block * ELEMS_PER_BLOCK, ELEMS_PER_BLOCK);
+        cache->block = block;
+    }
+    return (size_t)(first % ELEMS_PER_BLOCK);
+}
+
+/* Appends bits bit .. bit + n_bits - 1 of source to the `at` bits in `to`; the word in which these end must be 0 from
+ * there on. Reads one word more than it copies from, and writes one more, so that the next bits can be appended. */
+static void append_bits(uint64_t *to, size_t at, const uint64_t *source, size_t bit, size_t n_bits)
+{
+    while (n_bits > 0) {
+        const size_t n = smaller(n_bits, 64);
+        uint64_t copied = source[bit / 64] >> bit % 64 | source[bit / 64 + 1] << 1 << (63 - bit % 64);
+        if (n < 64)
+            copied &= ((uint64_t)1 << n) - 1;
+        to[at / 64] |= copied << at % 64;
+        to[at / 64 + 1] = copied >> 1 >> (63 - at % 64);
+        at += n;
+        bit += n;
+        n_bits -= n;
+    }
+}
+
+/* Appends n copies of one bit; the rest as in append_bits. */
+static inline void append_copies(uint64_t *to, size_t at, uint64_t bit, size_t n)
+{
+    while (n > 0) {
+        const size_t n_here = smaller(n, 64);
+        const uint64_t copies = -bit >> (64 - n_here);
+        to[at / 64] |= copies << at % 64;
+        to[at / 64 + 1] = copies >> 1 >> (63 - at % 64);
+        at += n_here;
+        n -= n_here;
+    }
+}
+
+/* Appends the keep bits of positions first .. first + n_positions - 1. */
+static void append_run(const job *j, block_words *cache, uint64_t *to, size_t at, uint64_t first, size_t n_positions)
+{
+    while (n_positions > 0) {
+        const size_t n = smaller(n_positions, ELEMS_PER_BLOCK - (size_t)(first % ELEMS_PER_BLOCK));
+        const size_t bit = make_words(j, cache, first, n);
+        append_bits(to, at, cache->words, bit, n);
+        first += n;
+        at += n;
+        n_positions -= n;
+    }
+}
+
+/* Appends each of the bits bit .. bit + n_bits - 1 of source n_repeats times, fewer than 64; the rest as in
+ * append_bits. For speed, bits that do not fill a word yet stay in a register. */
+static void append_short_repeats(uint64_t *to, size_t at, const uint64_t *source, size_t bit, size_t n_bits,
+                                 unsigned n_repeats)
+{
+    const uint64_t all = ((uint64_t)1 << n_repeats) - 1;
+    uint64_t *word = to + at / 64, pending = *word;
+    unsigned n_pending = at % 64;
+    for (const size_t end = bit + n_bits; bit < end; bit++) {
+        const uint64_t copies = -(source[bit / 64] >> bit % 64 & 1) & all;
+        pending |= copies << n_pending;
+        n_pending += n_repeats;
+        if (n_pending >= 64) {
+            *word++ = pending;
+            n_pending -= 64;
+            pending = n_pending == 0 ? 0 : copies >> (n_repeats - n_pending);
+        }
+    }
+    *word = pending;
+}
+
+/* Appends the keep bits of n_elems elements, n_repeats to a position. The first one is element `skip` of those that
+ * take position `first`. */
+static void append_repeats(const job *j, block_words *cache, uint64_t *to, size_t at, uint64_t first, size_t skip,
+                           size_t n_elems)
+{
+    const size_t n_repeats = j->arrays.n_repeats;
+    while (n_elems > 0) {
+        if (skip == 0 && n_repeats < 64 && n_elems >= n_repeats) {
+            const size_t n_left = ELEMS_PER_BLOCK - (size_t)(first % ELEMS_PER_BLOCK);
+            const size_t n_positions = smaller(n_elems / n_repeats, n_left);
+            const size_t bit = make_words(j, cache, first, n_positions);
+            append_short_repeats(to, at, cache->words, bit, n_positions, (unsigned)n_repeats);
+            first += n_positions;
+            at += n_positions * n_repeats;
+            n_elems -= n_positions * n_repeats;
+        } else { /* not all elements of a position, or 64 and more */
+            const size_t n = smaller(n_elems, n_repeats - skip), bit = make_words(j, cache, first, 1);
+            append_copies(to, at, cache->words[bit / 64] >> bit % 64 & 1, n);
+            first++;
+            at += n;
+            n_elems -= n;
+            skip = 0;
+        }
+    }
+}
+
+static void run_gathered(const job *j, size_t begin, size_t end)
+{
+    uint64_t words[MAX_KEEP_WORDS + 1];
+    block_words cache;
+    const size_t n_repeats = j->arrays.n_repeats, row_elems = j->row_positions * n_repeats;
+    row_cursor cursor = cursor_at_row(j, begin / row_elems);
+    size_t at_in_row = begin % row_elems;
+    cache.block = UINT64_MAX; /* no block has this index: there are 2^52 */
+    cache.words[WORDS_PER_BLOCK] = 0;
+    while (begin < end) {
+        const size_t n_gathered = smaller(end - begin, ELEMS_PER_GROUP * MAX_KEEP_WORDS);
+        words[0] = 0;
+        for (size_t at = 0; at < n_gathered;) {
+            const size_t n = smaller(row_elems - at_in_row, n_gathered - at);
+            if (n_repeats == 1)
+                append_run(j, &cache, words, at, cursor.first + at_in_row, n);
+            else
+                append_repeats(j, &cache, words, at, cursor.first + at_in_row / n_repeats, at_in_row % n_repeats, n);
+            at += n;
+            at_in_row += n;
+            if (at_in_row == row_elems) {
+                at_in_row = 0;
+                next_row(j, &cursor);
+            }
+        }
+        run_words(j, begin, words, n_gathered);
+        begin += n_gathered;
+    }
+}
+
+/* ---- any range of any layout ---- */
+
+void job_run(const job *j, size_t begin, size_t end)
+{
+    const float_mode before = enter_default_mode();
+    if (begin < end)
+        switch (j->layout) {
+        case LAYOUT_NONE:
+            break;
+        case LAYOUT_COPY:
+            if (j->arrays.out != j->arrays.x)
+                memcpy(j->arrays.out + begin * j->elem_bytes, j->arrays.x + begin * j->elem_bytes,
+                       (end - begin) * j->elem_bytes);
+            break;
+        case LAYOUT_RUN:
+            run_range(j, begin, j->first + begin, end - begin);
+            break;
+        case LAYOUT_ROWS:
+            run_rows(j, begin, end);
+            break;
+        case LAYOUT_SHARED_ROWS:
+            run_shared_rows(j, begin, end);
+            break;
+        case LAYOUT_REPEATED:
+            run_repeated(j, begin, end);
+            break;
+        case LAYOUT_GATHERED:
+            run_gathered(j, begin, end);
+            break;
+        }
+    leave_default_mode(before);
+}
