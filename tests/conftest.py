@@ -26,7 +26,7 @@ needs_the_main_thread = pytest.mark.thread_unsafe(reason="Python handles signals
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Register the marks of NumPy's tests, which test_bit_generator.py runs."""
+    """Name the marks of NumPy's own tests, which test_bit_generator.py runs."""
     config.addinivalue_line("markers", "thread_unsafe: a test of NumPy's that must not run beside itself")
 
 

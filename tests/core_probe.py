@@ -19,7 +19,7 @@ class ProbeError(Exception):
 
 @functools.cache
 def probe():
-    """Return the compiled probe; ProbeError if there is no compiler or the tests are outside a checkout."""
+    """Return the compiled probe; ProbeError where there is no compiler or the tests were taken out of the checkout."""
     if shutil.which("cc") is None or not (SOURCE.parents[1] / "src/core").is_dir():
         raise ProbeError("needs a C compiler and the checkout")
     folder = tempfile.TemporaryDirectory()

@@ -1,8 +1,8 @@
 """cdropout in other packages' loops: modules in Cython, C and C++, built against the installed package, give the same
 bytes as Python.
 
-If these tests run from the checkout, its wheel is built and installed into a folder first; CDROPOUT_WHEEL names a wheel
-to use instead.
+Where these tests run from the checkout, its wheel is built and installed into a folder first; CDROPOUT_WHEEL names one
+that is there already.
 """
 
 import importlib.util
@@ -74,7 +74,7 @@ def compiler():
 
 @pytest.fixture(scope="session")
 def packages(compiler, request, tmp_path_factory):
-    """The folders that a program needs on its path to import an installed cdropout, never the checkout's."""
+    """The folders that a program needs on its path to import an installed cdropout, which is never the checkout's."""
     site = Path(cd.__file__).resolve().parents[1]
     if site != ROOT and "CDROPOUT_WHEEL" not in os.environ:
         return (site,)
@@ -101,7 +101,7 @@ def module(request):
 
 @pytest.fixture(scope="session")
 def given(module, built, packages):
-    """A module's results for every call: the distinct digests over all ways to cut and place it."""
+    """What a module gives for every call: distinct digests over all ways to cut and place it."""
     printed = run("calls.py", module, folder=built, packages=packages).stdout
     answer = json.loads(printed)
     assert Path(answer["cdropout"]).resolve().parent != ROOT / "cdropout"
