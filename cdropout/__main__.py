@@ -1,4 +1,4 @@
-"""`python -m cdropout`: what runs here; `bench`: how fast; `stream`: the raw generator, for test suites to read."""
+"""The command `python -m cdropout`: describe the environment, time dropout (`bench`), write raw output (`stream`)."""
 
 import argparse
 import json
@@ -9,14 +9,14 @@ import sys
 import cdropout
 from cdropout import _kernels, environment, optional
 
-# One write: large enough that the system call costs nothing, small enough to stay in the cache.
+# Blocks per write: large enough that the system call's cost is negligible, small enough to stay in the cache.
 BLOCKS_PER_WRITE = 64
 
 
 def write_stream(seed: int, n_bytes: int | None) -> None:
-    """Write a stream's raw output to standard output: n_bytes of it, or without end.
+    """Write n_bytes of a stream's raw output to standard output, or write without end if n_bytes is None.
 
-    Ends quietly when the reader closes the pipe.
+    Returns without an error when the reader closes the pipe.
     """
     key = cdropout.Stream(seed).key
     out = sys.stdout.fileno()
@@ -32,12 +32,12 @@ def write_stream(seed: int, n_bytes: int | None) -> None:
             while len(chunk):
                 chunk = chunk[os.write(out, chunk) :]
     except BrokenPipeError:
-        # The interpreter flushes standard output as it exits and must not meet the closed pipe again.
+        # The interpreter flushes standard output at exit, which would raise again on the closed pipe.
         os.dup2(os.open(os.devnull, os.O_WRONLY), out)
 
 
 def count(text: str) -> int:
-    """Parse a command-line argument that counts something."""
+    """Parse a count, 0 or greater."""
     value = int(text)
     if value < 0:
         raise argparse.ArgumentTypeError(f"must be 0 or greater, got {value}")
@@ -45,7 +45,7 @@ def count(text: str) -> int:
 
 
 def probability(text: str) -> float:
-    """Parse a probability of dropping for which there is something to drop and something to keep."""
+    """Parse a probability of dropping, above 0 and below 1."""
     value = float(text)
     if not 0 < value < 1:
         raise argparse.ArgumentTypeError(f"must be in (0, 1), got {text}")
@@ -53,7 +53,7 @@ def probability(text: str) -> float:
 
 
 def duration(text: str) -> float:
-    """Parse a number of seconds."""
+    """Parse a number of seconds, above 0 and finite."""
     value = float(text)
     if not 0 < value < math.inf:
         raise argparse.ArgumentTypeError(f"must be above 0 and finite, got {text}")

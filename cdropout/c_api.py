@@ -1,4 +1,4 @@
-"""What an extension module that calls cdropout is built with."""
+"""The folder of headers, for building extension modules that call cdropout."""
 
 import os
 
@@ -9,7 +9,7 @@ def get_include() -> str:
     Returns
     -------
     str
-        An absolute path. Cython's `from cdropout.api cimport ...` needs none.
+        An absolute path. Cython's `from cdropout.api cimport ...` does not need it.
 
     """
     return os.path.join(os.path.dirname(os.path.abspath(__file__)), "include")

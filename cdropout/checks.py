@@ -1,4 +1,4 @@
-"""The check that Python code makes on its own arguments; those of arrays and probabilities are in src/arguments.pxi."""
+"""Checks of arguments in Python; the checks of arrays and probabilities are in src/arguments.pxi."""
 
 import operator
 from typing import Any
@@ -7,7 +7,7 @@ import numpy as np
 
 
 def shown(value: object) -> str:
-    """Return what an error message says of a value: its repr, or the size of an int too long for Python to write."""
+    """Return a value's text in error messages: its repr, or the size of an int that is too long for Python's repr."""
     try:
         return repr(value)
     except ValueError:
@@ -20,9 +20,9 @@ def check_integer(name: str, value: Any, least: int | None = None, most: int | N
     Parameters
     ----------
     name : str
-        What the argument is called.
+        Name of the argument.
     value : object
-        Python's or NumPy's integers pass, bool does not.
+        An integer of Python or NumPy, but not a bool.
     least, most : int, optional
         The bounds, both included.
 
@@ -34,9 +34,9 @@ def check_integer(name: str, value: Any, least: int | None = None, most: int | N
     Raises
     ------
     TypeError
-        For what is no integer, naming argument and value.
+        If value is not an integer; the message names argument and value.
     ValueError
-        Outside the bounds, naming argument, rule and value.
+        If value is out of bounds; the message names argument, rule and value.
 
     """
     if isinstance(value, bool) or not isinstance(value, int | np.integer):

@@ -1,13 +1,13 @@
-"""Dask arrays: dropout past one machine's memory, the same bits for every chunking and number of workers.
+"""Dropout of Dask arrays, also beyond one machine's memory: the same bits for every chunking and number of workers.
 
     import cdropout.dask
-    y = cdropout.dask.dropout(x, 0.1, rng=7)             # lazy; what cd.dropout gives for the NumPy array
+    y = cdropout.dask.dropout(x, 0.1, rng=7)             # lazy; equals cd.dropout of the NumPy array
 
     mask = cd.draw_mask(x.shape, 0.1, rng=7)             # the same mask, for the backward pass too
     y, dx = cdropout.dask.apply(mask, x), cdropout.dask.apply(mask, dy)
 
-What is drawn is a mask's value, at the call and in this process. The graph carries it once, and each chunk's task makes
-the chunk's part of it: a chunk that is computed again, on another worker, after a worker was lost, is the same.
+The mask is drawn in this process, at the call. The graph holds it once, and the task of each chunk applies the chunk's
+part of it. A chunk that another worker computes again, after a worker was lost, has the same bits.
 
 Needs dask[array]; `import cdropout` does not import it.
 """
@@ -33,26 +33,26 @@ def dropout(
     Parameters
     ----------
     array : dask.array.Array of float16, bfloat16, float32 or float64
-        Of any shape and any chunks along any axes, of known sizes.
+        Of any shape, with any chunks of known sizes along any axes.
     p, rng, shared_axes
-        As in `cdropout.dropout`. The mask is drawn, and rng moves on, when this is called; computing the result twice
-        gives the same bits.
+        As in `cdropout.dropout`. The mask is drawn, and rng advances, at the call; computing the result twice gives the
+        same bits.
 
     Returns
     -------
     dask.array.Array
-        Of array's shape and chunks: `cdropout.dropout` of the whole as one NumPy array, bit for bit, for the same rng.
-        One task a chunk.
+        Of array's shape and chunks, with one task per chunk. Bit for bit equal to `cdropout.dropout` of the whole as
+        one NumPy array, for the same rng.
 
     Raises
     ------
     TypeError, ValueError, OverflowError
-        As in `cdropout.dropout`, for what is not a Dask array of NumPy chunks, and for chunks of unknown sizes. Before
-        rng moves on.
+        As in `cdropout.dropout`, or if array is not a Dask array of NumPy chunks, or the sizes of its chunks are
+        unknown; rng does not advance then.
 
     Notes
     -----
-    For a backward pass draw the mask first, with `cdropout.draw_mask`, and `apply` it to both.
+    For a backward pass, draw the mask first with `cdropout.draw_mask`, and `apply` it in both passes.
 
     """
     check(array)
@@ -62,26 +62,27 @@ def dropout(
 def apply(
     mask: Mask, array: da.Array, *, scale: float | None = None, shift: float = 0.0, fill: float = 0.0
 ) -> da.Array:
-    """Scale what a mask keeps and zero what it drops: `Mask.apply`, lazily.
+    """Scale the kept elements of a Dask array and set the dropped ones to zero: `Mask.apply`, lazily.
 
     Parameters
     ----------
     mask : Mask
-        As `cdropout.draw_mask` draws it, or a part of such a mask.
+        A mask from `cdropout.draw_mask`, or a part of one.
     array : dask.array.Array of float16, bfloat16, float32 or float64
-        Of the mask's shape, with any chunks along any axes, of known sizes.
+        Of the mask's shape, with any chunks of known sizes along any axes.
     scale, shift, fill
         As in `Mask.apply`.
 
     Returns
     -------
     dask.array.Array
-        Of array's shape and chunks: `mask.apply` of the whole as one NumPy array, bit for bit. One task a chunk.
+        Of array's shape and chunks, with one task per chunk. Bit for bit equal to `mask.apply` of the whole as one
+        NumPy array.
 
     Raises
     ------
     TypeError, ValueError
-        As in `Mask.apply`, for what is not a Dask array of NumPy chunks, and for chunks of unknown sizes.
+        As in `Mask.apply`, or if array is not a Dask array of NumPy chunks, or the sizes of its chunks are unknown.
 
     """
     check_mask(mask)
@@ -89,7 +90,7 @@ def apply(
     if array.shape != mask.shape:
         raise ValueError(f"array must have the mask's shape {mask.shape}, got {array.shape}")
     nothing = (slice(0, 0),) * array.ndim
-    # Checks the other arguments, and has the dtype and the type of what the tasks will give.
+    # This call checks the other arguments; its result has the array type and the dtype of the tasks' results.
     meta = mask[nothing].apply(np.zeros((0,) * array.ndim, array.dtype), scale=scale, shift=shift, fill=fill)
     axes = tuple(range(array.ndim))
     operands = (array, axes, ArraySliceDep(array.chunks), axes, mask, None, scale, None, shift, None, fill, None)
@@ -97,24 +98,24 @@ def apply(
 
 
 def keep(mask: Mask, chunks: Any = "auto") -> da.Array:
-    """Return a bool Dask array of a mask's shape, True where an element is kept: `Mask.keep`, lazily.
+    """Return a bool Dask array of a mask's shape, True for kept elements: `Mask.keep`, lazily.
 
     Parameters
     ----------
     mask : Mask
-        As `cdropout.draw_mask` draws it, or a part of such a mask.
+        A mask from `cdropout.draw_mask`, or a part of one.
     chunks : int, tuple or str
         As in `dask.array.zeros`.
 
     Returns
     -------
     dask.array.Array
-        One task a chunk, without an input.
+        With one task per chunk, which has no input.
 
     Raises
     ------
     TypeError, ValueError
-        For what is not a mask, and for chunks that do not fit its shape.
+        If mask is not a Mask, or chunks do not fit its shape.
 
     """
     check_mask(mask)
@@ -122,7 +123,7 @@ def keep(mask: Mask, chunks: Any = "auto") -> da.Array:
 
 
 def scaled(mask: Mask, dtype: npt.DTypeLike = np.float32, chunks: Any = "auto") -> da.Array:
-    """Return a Dask array of 0 where a mask drops and 1/(1-p) where it keeps: `Mask.scaled`, lazily.
+    """Return a Dask array of a mask's shape, 0 for dropped and 1/(1-p) for kept elements: `Mask.scaled`, lazily.
 
     Parameters
     ----------
@@ -134,12 +135,12 @@ def scaled(mask: Mask, dtype: npt.DTypeLike = np.float32, chunks: Any = "auto") 
     Returns
     -------
     dask.array.Array
-        One task a chunk, without an input.
+        With one task per chunk, which has no input.
 
     Raises
     ------
     TypeError, ValueError
-        As in `keep`, and for another dtype.
+        As in `keep`, or for another dtype.
 
     """
     check_mask(mask)
@@ -153,7 +154,7 @@ def scaled(mask: Mask, dtype: npt.DTypeLike = np.float32, chunks: Any = "auto") 
 def apply_to_chunk(
     chunk: npt.NDArray[Any], where: tuple[slice, ...], mask: Mask, scale: float | None, shift: float, fill: float
 ) -> npt.NDArray[Any]:
-    """Apply the part of a mask that covers a chunk; out of place, because other tasks may read the chunk too."""
+    """Apply a mask's part to a chunk, out of place because other tasks may read the chunk too."""
     return mask[where].apply(chunk, scale=scale, shift=shift, fill=fill)
 
 
@@ -170,7 +171,7 @@ def scaled_of_chunk(where: tuple[slice, ...], mask: Mask, dtype: np.dtype[Any]) 
 def from_chunks(
     make_chunk: Any, arguments: tuple[Any, ...], shape: tuple[int, ...], chunks: Any, dtype: np.dtype[Any]
 ) -> da.Array:
-    """Return an array made chunk by chunk, by calls with the chunk's slices and the arguments."""
+    """Return a Dask array whose chunks are the results of make_chunk(slices of the chunk, *arguments)."""
     axes = tuple(range(len(shape)))
     operands = [ArraySliceDep(normalize_chunks(chunks, shape, dtype=dtype)), axes]
     for argument in arguments:
@@ -183,13 +184,13 @@ def from_chunks(
 
 
 def check_mask(mask: Mask) -> None:
-    """Raise TypeError for what is not a mask."""
+    """Raise TypeError unless mask is a Mask."""
     if not isinstance(mask, Mask):
         raise TypeError(f"mask must be a Mask, got {type(mask).__name__}")
 
 
 def check(array: da.Array) -> None:
-    """Raise unless array is a Dask array that a mask can be applied to."""
+    """Raise TypeError or ValueError unless array is a Dask array that a mask can be applied to."""
     if not isinstance(array, da.Array):
         raise TypeError(f"array must be a Dask array, got {type(array).__name__}")
     if not isinstance(array._meta, np.ndarray):

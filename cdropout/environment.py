@@ -1,4 +1,4 @@
-"""What runs here, as facts and as text: version, instruction set, threads, caches, and the packages around them."""
+"""The environment as data and as text: versions, instruction set, threads, caches and optional packages."""
 
 import ctypes
 import os
@@ -13,14 +13,14 @@ from cdropout import _kernels, machine, optional
 
 
 def facts() -> dict[str, Any]:
-    """Return what runs here, as JSON can hold it: the keys below, None where something is not known or not there.
+    """Return the environment as a dict of plain values, which JSON can hold; None for what is unknown or absent.
 
     `cdropout`, `numpy`, `python` : versions. `processor` : its name. `instruction_set` : `active`, `forced_by` (the
-    name of an environment variable), `available` here and `built`, best first. `threads` : `limit`, how many a large
-    array is shared out among; `cpus`, how many the process may run on; `quota`, how many CPUs' time its control group
-    has; `openmp`, with the file name of the `library`, its `path`, the `max_threads` it allows, and the
-    `OMP_NUM_THREADS` of the environment. `cache_bytes` : a core's caches for data. `streaming_above_bytes` : from which
-    number of bytes read and written a call stores past the caches. `packages` : the optional ones, with their versions.
+    name of an environment variable), `available` on this machine and `built`, best first. `threads` : `limit`, the
+    number of threads for a large array; `cpus`, the number of CPUs that the process may run on; `quota`, the CPU quota
+    of its control group; `openmp`, with the file name of the `library`, its `path`, the `max_threads` it allows, and
+    the environment's `OMP_NUM_THREADS`. `cache_bytes` : sizes of a core's data caches. `streaming_above_bytes` : number
+    of bytes read and written above which a call stores past the caches. `packages` : versions of the optional packages.
     """
     return {
         "cdropout": cdropout.__version__,
@@ -46,7 +46,7 @@ def facts() -> dict[str, Any]:
 
 
 def describe(known: dict[str, Any]) -> str:
-    """Return facts as text: a line for each, and one for each package."""
+    """Return the facts as text: one line for each fact and each package."""
     isa, packages = known["instruction_set"], known["packages"]
     why = f"forced by {isa['forced_by']}" if isa["forced_by"] else "the best that this machine supports"
     caches = [f"{name} {_in_units(n_bytes)}" for name, n_bytes in known["cache_bytes"].items()]
@@ -67,7 +67,7 @@ def describe(known: dict[str, Any]) -> str:
 
 
 def _in_column(name: str, packages: list[str]) -> list[tuple[str, str]]:
-    """Return a line for each package, with what it is for; the name stands before the first."""
+    """Return a (label, text) line for each package and its purpose; the first line's label is name."""
     width = max(map(len, packages), default=0)
     purposes = [optional.PURPOSES[package.partition(" ")[0]] for package in packages]
     lines = [f"{package:<{width}}  for {purpose}" for package, purpose in zip(packages, purposes, strict=True)]
@@ -92,19 +92,19 @@ def _in_units(n_bytes: int) -> str:
 
 
 def processor(cpu_info: Path = Path("/proc/cpuinfo")) -> str:
-    """Return the processor's name; its architecture where the system does not tell."""
+    """Return the processor's name, or its architecture if the system does not report a name."""
     lines = cpu_info.read_text().splitlines() if cpu_info.exists() else []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()
 
 
 def _n_cpus() -> int:
-    """Return how many CPUs the process may run on."""
+    """Return the number of CPUs that the process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class _SymbolOrigin(ctypes.Structure):
-    """What dladdr(3) tells about an address."""
+    """The struct that dladdr(3) fills for an address."""
 
     _fields_ = (
         ("path", ctypes.c_char_p),
@@ -117,7 +117,7 @@ class _SymbolOrigin(ctypes.Structure):
 def _openmp() -> dict[str, Any]:
     """Return the OpenMP library that the kernels call, and the number of threads it allows.
 
-    The kernels' own library is asked, because a process can hold several of OpenMP.
+    The library is found from the kernels' module, because a process can hold several OpenMP libraries.
     """
     path = max_threads = None
     try:

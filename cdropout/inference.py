@@ -1,4 +1,4 @@
-"""Dropout at test time, and the modes of many layers at once."""
+"""Monte Carlo dropout, and functions that switch the modes of many layers."""
 
 import copy
 import sys
@@ -24,22 +24,22 @@ class _HasModes(Protocol):
 
 
 def train(layers: Iterable[Any], mode: bool = True) -> None:
-    """Switch layers to training, or with mode=False to evaluation; those without `train` (`eval`) stay as they are."""
+    """Switch layers to training, or to evaluation if mode is False; layers without `train` (`eval`) stay unchanged."""
     for layer in layers:
         switch = getattr(layer, "train" if mode else "eval", None)
         if switch is not None:
             switch()
 
 
-def eval(layers: Iterable[Any]) -> None:  # noqa: A001 - what everybody calls it
-    """Switch layers to evaluation; layers without an `eval` method stay as they are."""
+def eval(layers: Iterable[Any]) -> None:  # noqa: A001 - the usual name of this function
+    """Switch layers to evaluation; layers without an `eval` method stay unchanged."""
     train(layers, False)
 
 
 def _turn_on(layer: Any, stream: Stream | None) -> None:
-    """Switch a layer to training, and to drawing from a stream where there is one and the layer can."""
+    """Switch a layer to training, and set its `rng` to the stream, if one is given and `rng` is a Stream or None."""
     layer.training = True
-    # No stream of ours goes where there is none, or another library's.
+    # A layer without `rng`, or with an `rng` of another library, cannot use a Stream.
     own = getattr(layer, "rng", _FOREIGN)
     if stream is not None and (own is None or isinstance(own, Stream)):
         layer.rng = stream
@@ -47,14 +47,15 @@ def _turn_on(layer: Any, stream: Stream | None) -> None:
 
 _FOREIGN = object()
 
-# (process, id(layer)) -> the thread that has switched it: another one that did so too would put back what it must not.
-# A forked child has only one of its parent's threads, and none of the entries is about it.
+# (process, id(layer)) -> the thread inside `dropout_on` with this layer. A second thread would take the switched state
+# for the layer's original state and restore that. The process is part of the key because a forked child inherits the
+# entries, which are about threads of its parent.
 _switched_by: dict[tuple[int, int], int] = {}
 
 
 @contextmanager
 def _kept_from_other_threads(layers: list[Any]) -> Iterator[None]:
-    """Raise RuntimeError where another thread is within a block like this with one of the layers; takes no lock."""
+    """Reserve layers for this thread within a `with` block, without a lock; RuntimeError if another thread has one."""
     process, thread, ours = _kernels.process_number(), threading.get_ident(), []
     try:
         for layer in layers:
@@ -76,19 +77,19 @@ def _kept_from_other_threads(layers: list[Any]) -> Iterator[None]:
 
 @contextmanager
 def dropout_on(layers: Iterable[_HasModes], *, rng: Rng | None = None) -> Iterator[None]:
-    """Keep dropout on within a `with` block, whatever the layers' modes are; they have them again behind it.
+    """Switch dropout on within a `with` block, and restore the layers' modes and streams at its end.
 
     Parameters
     ----------
     layers : iterable of layers
-        With an attribute `training`; others are left alone.
+        Layers with an attribute `training`; others are left unchanged.
     rng
-        Where the masks come from within the block: as in `dropout`, but None leaves each layer the stream it has.
+        Stream for the masks within the block, as in `dropout`. By default, each layer draws from the stream it has.
 
     Raises
     ------
     RuntimeError
-        Where another thread is within such a block with one of the layers.
+        If another thread is inside such a block with one of the layers.
 
     """
     with_modes = [layer for layer in layers if hasattr(layer, "training")]
@@ -121,42 +122,43 @@ def mc_predict(
     Parameters
     ----------
     forward : callable, dropout layer, or sequence of layers
-        A callable takes x and returns an array, each time through new masks. A sequence is what x goes through: layers
-        (by their `forward`) and functions; a dropout layer is a sequence of one. The call works on copies of the
-        layers, which share their arrays: it changes nothing in them, so that many threads may predict with the same
-        layers at the same time. Layers that hold layers are refused: theirs would be neither copied nor switched on.
+        A callable takes x and returns an array, with new masks at each call. A sequence lists layers (called by their
+        `forward`) and functions, through which x is passed in order; a dropout layer counts as a sequence of one. The
+        call runs copies of the layers, which share the originals' arrays. The originals do not change, so many threads
+        may predict with the same layers at the same time. Layers that hold layers are refused: the inner ones would be
+        neither copied nor switched on.
     x : object
-        What forward takes.
+        The input of forward.
     n_samples : int
-        How many sub-networks, at least 1.
+        Number of sub-networks, at least 1.
     rng
-        As in `dropout`. With layers, their masks come from it; without, forward is called as `forward(x, rng=stream)`.
-        None leaves it to forward where its masks come from.
+        As in `dropout`. Layers draw their masks from it; a callable without `layers` is called as
+        `forward(x, rng=stream)`. By default, layers draw from the streams they have, and a callable gets only x.
     layers : iterable of layers
-        Dropout layers that a callable calls: they are switched on for the time being, in whatever mode they are, by
-        `dropout_on`. Their masks are those of the last sample afterwards: not to be called between a forward and a
-        backward pass, nor by two threads with the same layers.
+        Dropout layers that a callable uses: `dropout_on` switches them on during the call. Their masks are those of the
+        last sample afterwards. Do not call this between a forward and a backward pass, or in two threads with the same
+        layers.
     samples_per_pass : int
-        How many samples one call of forward computes, at least 1. Above 1, x is an array of rows, along its first axis,
-        that forward treats independently; it gets that many copies of x, one below the other. One pass with 64 rows
-        takes far less than 64 passes with one. Another number means other masks.
+        Number of samples that one call of forward computes, at least 1. Above 1, x is an array of rows, along its first
+        axis, that forward treats independently; forward gets that many copies of x, concatenated along this axis. One
+        pass with 64 rows takes far less time than 64 passes with one row. Another number gives other masks.
     progress : bool
         Whether to show a progress bar on stderr; needs tqdm.
 
     Returns
     -------
     mean, std : ndarray of float64
-        Of the shape that forward returns for x; std is that of the samples themselves (their number in the
-        denominator). Memory does not grow with n_samples.
+        Of the shape that forward returns for x; std divides by n_samples, as `np.std` does. Memory does not grow with
+        n_samples.
 
     Raises
     ------
     TypeError, ValueError
-        For an n_samples or samples_per_pass that is no integer of at least 1, a forward that is neither callable nor
-        made of layers and functions, layers beside one that is, one whose outputs are complex or change their shape, or
-        a samples_per_pass above 1 with layers that share decisions between rows.
+        If n_samples or samples_per_pass is not an integer of at least 1; if forward is neither callable nor a sequence
+        of layers and functions; if `layers` is given beside such a sequence; if outputs are complex or change their
+        shape; or if samples_per_pass is above 1 and a layer shares decisions between rows.
     RuntimeError
-        For layers that another thread is predicting with.
+        If another thread is predicting with one of `layers`.
 
     Notes
     -----
@@ -183,7 +185,7 @@ def mc_predict(
 
 
 def _checked_steps(steps: Any, layers: list[Any]) -> list[Any]:
-    """Return the layers and functions that stand in the place of a callable."""
+    """Return a sequence given as forward as a list; TypeError or ValueError if it is not valid."""
     if not isinstance(steps, Iterable):
         raise TypeError(f"forward must be callable or a sequence of layers, got {type(steps).__name__}")
     if layers:
@@ -199,8 +201,9 @@ def _checked_steps(steps: Any, layers: list[Any]) -> list[Any]:
 
 
 def _holds_layers(step: Any, known: set[int]) -> bool:
-    """Whether layers with modes, other than those known, can be reached by way of an object's attributes, and by way of
-    lists, tuples and dicts, and of what has a `forward`, among these.
+    """Return whether an object holds layers with modes other than the known ones.
+
+    The search follows the object's attributes, and lists, tuples, dicts and objects with a `forward` among them.
     """
     seen, left = {id(step)}, [step]
     while left:
@@ -235,7 +238,7 @@ def _moments(
     layers: list[Any],
     progress: bool,
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Return mean and standard deviation over samples of what forward makes of x."""
+    """Return mean and standard deviation of forward's output for x over samples."""
     most = min(samples_per_pass, n_samples)
     copies = x if samples_per_pass == 1 else _repeated(x, most)
     mean = squares = None
@@ -268,7 +271,7 @@ def _real(output: npt.ArrayLike) -> npt.NDArray[np.float64]:
 
 
 def _passes(n_samples: int, samples_per_pass: int, progress: bool) -> Iterator[int]:
-    """Yield how many samples each pass makes."""
+    """Yield the number of samples of each pass."""
     n_full, n_rest = divmod(n_samples, samples_per_pass)
     numbers = [samples_per_pass] * n_full + [n_rest] * (n_rest > 0)
     if not progress:
@@ -284,7 +287,7 @@ def _passes(n_samples: int, samples_per_pass: int, progress: bool) -> Iterator[i
 
 
 def _repeated(x: Any, n: int) -> npt.NDArray[Any]:
-    """Return n copies of x, one after the other along its first axis."""
+    """Return n copies of x, concatenated along its first axis."""
     array = _kernels.as_array(x, "x")
     if array.ndim == 0 or len(array) == 0:
         raise ValueError(f"x must have rows where samples_per_pass is above 1, got shape {array.shape}")
@@ -292,14 +295,14 @@ def _repeated(x: Any, n: int) -> npt.NDArray[Any]:
 
 
 def _samples_of(y: npt.NDArray[np.float64], n: int, n_rows: int) -> npt.NDArray[np.float64]:
-    """Return the output for n copies of x, which have n_rows rows together, with an axis of samples in front."""
+    """Split the output for n copies of x, n_rows rows in all, along a new first axis of samples."""
     if y.ndim == 0 or len(y) != n_rows:
         raise ValueError(f"forward must return one row for each of x's {n_rows}, got shape {y.shape}")
     return y.reshape(n, n_rows // n, *y.shape[1:])
 
 
 def _check_rows_are_independent(layers: list[Any], samples_per_pass: int) -> None:
-    """Raise ValueError where a layer's last mask holds for all rows: the samples of a pass would be one."""
+    """Raise ValueError if all rows share a layer's last mask: the samples of a pass would be equal."""
     for layer in layers:
         mask = getattr(layer, "mask", None)
         if isinstance(mask, Mask) and (0 in mask.shared_axes or isinstance(layer, DropConnect)):

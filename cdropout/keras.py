@@ -1,9 +1,9 @@
-"""Keras 3 on its NumPy backend: dropout from this library.
+"""Dropout from this library for Keras 3 on its NumPy backend.
 
     import cdropout.keras
     cdropout.keras.enable()      # disable() undoes it
 
-Needs keras, with the NumPy backend (the environment's KERAS_BACKEND=numpy); `import cdropout` does not import it.
+Needs keras with the NumPy backend (environment variable KERAS_BACKEND=numpy); `import cdropout` does not import it.
 """
 
 from typing import Any
@@ -21,29 +21,29 @@ _keras_dropout = backend_random.dropout
 
 
 def dropout(inputs: Any, rate: float, noise_shape: Any = None, seed: Any = None) -> npt.NDArray[Any]:
-    """Drop elements of inputs with probability rate and divide the others by 1 - rate.
+    """Drop each element of inputs with probability rate and divide the others by 1 - rate.
 
     Parameters
     ----------
     inputs : array_like
-        Of any shape. Dtypes other than float16, bfloat16, float32 and float64 go to Keras's own function.
+        Of any shape. For dtypes other than float16, bfloat16, float32 and float64, Keras's function is called.
     rate : float
         The probability of dropping, in [0, 1].
     noise_shape : sequence of int or None, optional
-        The shape of the decisions, as Keras has it: where it is 1, all elements share one; None stands for the length
-        of inputs.
+        The shape of the decisions, as in Keras: elements along an axis of length 1 share one decision; None stands for
+        the length of inputs.
     seed : int, keras.random.SeedGenerator or None
-        As in Keras: a SeedGenerator moves on with every call, and an int gives the same mask every time.
+        As in Keras: a SeedGenerator advances with every call, and an int gives the same mask every time.
 
     Returns
     -------
     ndarray
-        Of inputs' shape and dtype; inputs itself where rate is 0.
+        Of inputs' shape and dtype; inputs itself if rate is 0.
 
     Raises
     ------
     TypeError, ValueError
-        For a rate outside [0, 1], or a noise_shape that does not fit, before seed moves on.
+        If rate is outside [0, 1] or noise_shape does not fit; seed does not advance then.
 
     """
     rate = _kernels.check_p(rate)
@@ -62,12 +62,12 @@ def dropout(inputs: Any, rate: float, noise_shape: Any = None, seed: Any = None)
 
 
 def enable() -> None:
-    """Make Keras's NumPy backend drop with this library. Calling it twice does no harm.
+    """Make Keras's NumPy backend use this library's dropout; a second call changes nothing.
 
     Raises
     ------
     RuntimeError
-        Where Keras runs on another backend.
+        If Keras runs on another backend.
 
     """
     if keras.backend.backend() != "numpy":
@@ -76,12 +76,12 @@ def enable() -> None:
 
 
 def disable() -> None:
-    """Give Keras its own function back."""
+    """Restore Keras's function."""
     backend_random.dropout = _keras_dropout
 
 
 def _axes_of(noise_shape: Any, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Return the axes of an array of this shape along which a noise_shape shares decisions."""
+    """Return the axes along which noise_shape shares decisions, for an array of the given shape."""
     if noise_shape is None:
         return ()
     lengths = [shape[axis] if n is None else n for axis, n in enumerate(tuple(noise_shape)[: len(shape)])]

@@ -1,9 +1,9 @@
-"""What the operating system says about the machine: its caches, and how many CPUs may be used."""
+"""Facts about the machine from the operating system: sizes of caches, and the CPU quota of the process."""
 
 import os
 from typing import TypeAlias
 
-# os.path in the place of pathlib, whose import takes half as long as that of all of this library.
+# os.path instead of pathlib: importing pathlib takes half as long as importing all of this library.
 Folder: TypeAlias = str | os.PathLike[str]
 
 _CPU0_CACHES = "/sys/devices/system/cpu/cpu0/cache"
@@ -11,10 +11,10 @@ _UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
 
 def cache_bytes(folder: Folder = _CPU0_CACHES) -> dict[int, int]:
-    """Return the size in bytes of each cache for data that a core can use, by level; empty where Linux does not tell.
+    """Return the size in bytes of each data cache that a core can use, by level; empty if Linux does not report it.
 
-    It is what a core shares with its neighbours, and not the sum over the chips of a socket, which is what
-    `getconf LEVEL3_CACHE_SIZE` gives on some processors.
+    A shared cache counts once, as one core and its neighbours see it. On some processors
+    `getconf LEVEL3_CACHE_SIZE` gives the sum over the chips of a socket instead.
     """
     found: dict[int, int] = {}
     try:
@@ -33,18 +33,18 @@ def cache_bytes(folder: Folder = _CPU0_CACHES) -> dict[int, int]:
 
 
 def last_level_cache_bytes(folder: Folder = _CPU0_CACHES) -> int | None:
-    """Return the size in bytes of the largest cache that a core can use; None where Linux does not tell."""
+    """Return the size in bytes of the last-level cache that a core can use; None if Linux does not report it."""
     caches = cache_bytes(folder)
     return caches[max(caches)] if caches else None
 
 
 class CpuQuota:
-    """The CPU quota of this process's control group, of both versions of cgroups.
+    """The CPU quota of this process's control group, for cgroups of versions 1 and 2.
 
     Parameters
     ----------
     proc : str or PathLike
-        Where to read `mountinfo` (now) and `cgroup` (at each call).
+        Folder with the files `mountinfo`, read by the constructor, and `cgroup`, read at each call.
 
     """
 
@@ -53,9 +53,9 @@ class CpuQuota:
         self._mounts = _cpu_mounts(proc)
 
     def n_cpus(self) -> float | None:
-        """Return how many CPUs' time the process may use now; None without a limit.
+        """Return the quota that applies now, as a number of CPUs; None without a limit.
 
-        A group may use no more than any group it is in, so the smallest quota on the way up to the mount holds.
+        A group may use no more than any group that contains it: the smallest quota up to the mount point applies.
         """
         if not self._mounts:
             return None
@@ -85,10 +85,10 @@ def _cpu_mounts(proc: Folder) -> list[tuple[int, str, str]]:
 
 
 def _groups_upwards(group: str, root: str, mount_point: str) -> list[str]:
-    """Return the folders of a group and of those it is in, up to the mount point.
+    """Return the folders of a group and of the groups that contain it, up to the mount point.
 
-    In a container the group's path may be the host's, or lead out of the mount: then the mount point, which is the
-    container's own group, is all there is.
+    In a container the group's path may be the host's, or lead out of the mount. Only the mount point, which is the
+    container's group, is returned then.
     """
     names, root_names = ([name for name in path.split("/") if name] for path in (group, root))
     inside = names[len(root_names) :]
@@ -98,7 +98,7 @@ def _groups_upwards(group: str, root: str, mount_point: str) -> list[str]:
 
 
 def _read(folder: Folder, name: str) -> str:
-    """Return what a file says; nothing where it cannot be read."""
+    """Return a file's text; an empty string if it cannot be read."""
     try:
         with open(os.path.join(folder, name), encoding="utf-8", errors="surrogateescape") as file:
             return file.read()
@@ -116,7 +116,7 @@ def _quota_v1(folder: str) -> float | None:
 
 
 def _ratio(quota: str = "", period: str = "") -> float | None:
-    """Return quota / period; None where they are not two numbers: no file and "max" are no limit."""
+    """Return quota / period; None if they are not two numbers, because a missing file and "max" mean no limit."""
     try:
         return int(quota) / int(period)
     except (ValueError, ZeroDivisionError):

@@ -1,11 +1,11 @@
-"""Packages that cdropout works with and does not need: which are installed, and what to say where one is missing."""
+"""Optional packages: their purposes, which of them are installed, and the error if one is missing."""
 
 import importlib
 import importlib.metadata
 import importlib.util
 from typing import Any
 
-# What each is for. None is imported to find out whether it is there.
+# Package -> the part of this library that uses it.
 PURPOSES = {
     "torch": "cdropout.torch",
     "thinc": "cdropout.thinc",
@@ -21,13 +21,13 @@ PURPOSES = {
 
 
 def installed_versions() -> dict[str, str | None]:
-    """Return the version of each package in `PURPOSES`, None where it is not installed; nothing is imported."""
+    """Return the version of each package in `PURPOSES`, None if it is not installed, without importing any."""
     return {name: _version(name) for name in PURPOSES}
 
 
 def _version(name: str) -> str | None:
     spec = importlib.util.find_spec(name)
-    if spec is None or spec.origin is None:  # without an origin it is a folder that happens to have the name
+    if spec is None or spec.origin is None:  # without an origin it is a folder of this name, not a package
         return None
     try:
         return importlib.metadata.version(name)
@@ -36,11 +36,11 @@ def _version(name: str) -> str | None:
 
 
 def require(name: str, *, extra: str, purpose: str) -> Any:
-    """Import and return a module; ImportError, naming who needs it and which extra brings it, where it is missing."""
+    """Import and return a module; if it is missing, ImportError names the purpose and the extra that installs it."""
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
         package = name.partition(".")[0]
-        if (error.name or "").partition(".")[0] != package:  # something that the package itself needs
+        if (error.name or "").partition(".")[0] != package:  # a dependency of the package is missing
             raise
         raise ImportError(f'{purpose} needs {package}: pip install "cdropout[{extra}]"') from error

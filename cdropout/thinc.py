@@ -1,7 +1,7 @@
-"""thinc and spaCy: dropout masks from this library.
+"""Dropout masks from this library for thinc and spaCy.
 
     import cdropout.thinc
-    cdropout.thinc.enable()      # before models are made; disable() undoes it
+    cdropout.thinc.enable()      # before models are created; disable() undoes it
 
 Needs thinc; `import cdropout` does not import it.
 """
@@ -16,10 +16,10 @@ from cdropout.mask import Mask
 
 
 class CDropoutOps(NumpyOps):  # type: ignore[misc]
-    """The operations of thinc on the CPU, with masks drawn by cdropout.
+    """thinc's operations on the CPU, with masks drawn by cdropout.
 
-    Masks follow `numpy.random`'s global state, as thinc's own do, so that `thinc.api.fix_random_seed` repeats them;
-    they are other masks than thinc's.
+    Masks follow `numpy.random`'s global state, as thinc's do, so `thinc.api.fix_random_seed` repeats them. They differ
+    from thinc's masks.
     """
 
     name = "numpy"
@@ -30,28 +30,28 @@ class CDropoutOps(NumpyOps):  # type: ignore[misc]
         Parameters
         ----------
         shape : int or tuple of int
-            That of what it will multiply.
+            Shape of the array that the mask will multiply.
         drop : float or None
-            The probability of dropping. None and what is not above 0 give ones, what is not below 1 gives zeros.
+            The probability of dropping. None, 0 and lower give ones; 1 and higher give zeros.
 
         """
         if drop is None or drop <= 0:
             return np.ones(shape, np.float32)
         if drop >= 1:
             return np.zeros(shape, np.float32)
-        key = int.from_bytes(np.random.bytes(16), "little")  # noqa: NPY002 - what fix_random_seed seeds
+        key = int.from_bytes(np.random.bytes(16), "little")  # noqa: NPY002 - the generator that fix_random_seed seeds
         return Mask(key, 0, drop, shape).scaled(np.float32)
 
 
 def enable() -> None:
-    """Make thinc's "numpy" operations these, for models made from now on. Calling it twice does no harm."""
+    """Make thinc use these "numpy" operations, for models created from now on; a second call changes nothing."""
     registry.ops.register("NumpyOps", func=CDropoutOps)
     if type(get_current_ops()) is NumpyOps:
         set_current_ops(CDropoutOps())
 
 
 def disable() -> None:
-    """Give thinc its own operations back, for models made from now on."""
+    """Restore thinc's "numpy" operations, for models created from now on."""
     registry.ops.register("NumpyOps", func=NumpyOps)
     if type(get_current_ops()) is CDropoutOps:
         set_current_ops(NumpyOps())

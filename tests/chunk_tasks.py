@@ -1,4 +1,4 @@
-"""What test_dask.py has workers do: in a file that they can import, which pytest's name for a file of tests is not."""
+"""Tasks for the Dask workers of test_dask.py, in a separate module because workers cannot import a test file."""
 
 import hashlib
 import os
@@ -11,7 +11,7 @@ PATIENCE = 120  # seconds, on a machine with other work to do
 
 
 def digest_of_chunk(chunk):
-    """A chunk's SHA-256, in an array of as many dimensions."""
+    """Return a chunk's SHA-256, in an array of as many dimensions."""
     digest = np.frombuffer(hashlib.sha256(np.ascontiguousarray(chunk)).digest(), np.uint8)
     return digest.reshape((1,) * (chunk.ndim - 1) + (32,))
 
@@ -21,7 +21,7 @@ def chunk_of_normals(location):
 
 
 def hold_back(block, folder, n_free, block_info=None):
-    """Normal numbers; from the process's chunk number n_free on, not before there is a file called go."""
+    """Return normal numbers; from the process's chunk number n_free on, wait first until the file `go` exists."""
     folder = Path(folder)
     if len(list(folder.glob(f"{os.getpid()}-*"))) >= n_free:
         deadline = time.monotonic() + PATIENCE

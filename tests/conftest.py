@@ -1,4 +1,4 @@
-"""Fixtures that several files use."""
+"""Fixtures that several test files use."""
 
 import json
 import os
@@ -22,7 +22,7 @@ sys.path.append(str(Path(__file__).parents[1]))
 ISAS = _kernels.known_isas()
 THREAD_COUNTS = (1, 2, 3, 8)
 
-# pytest-run-parallel runs each test in several threads at once, but for these.
+# pytest-run-parallel runs each test in several threads at once, except tests with these marks.
 switches_settings = pytest.mark.thread_unsafe(reason="switches settings that hold for the whole process")
 measures_the_process = pytest.mark.thread_unsafe(reason="measures the memory of the whole process")
 writes_what_is_shared = pytest.mark.thread_unsafe(reason="writes what a fixture gives to every thread")
@@ -40,7 +40,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Deselect the tests that do not have the mark of --promise, if it is given."""
+    """Deselect the tests without the mark of --promise, if the option is given."""
     key = config.getoption("promise", None)
     if key is not None:
         marked = {item for item in items if any(key in mark.args for mark in item.iter_markers("promise"))}
@@ -60,25 +60,25 @@ needs_core_probe = pytest.mark.skipif(not _has_core_probe(), reason="needs a C c
 
 
 class FixedQuota:
-    """Stands in for this machine's CPU quota, which is not what is tested; none at first."""
+    """A replacement for this machine's CPU quota; None means no quota."""
 
     value: float | None = None
 
 
 @pytest.fixture
 def fixed_quota(monkeypatch: pytest.MonkeyPatch) -> Iterator[FixedQuota]:
-    """A CPU quota to be set in a test; every call asks for it anew."""
+    """A CPU quota that a test sets; every call of the library reads it anew."""
     fixed = FixedQuota()
     monkeypatch.setattr(machine.CpuQuota, "n_cpus", lambda self: fixed.value)
     before = _kernels.set_limits(microseconds_of_quota=0)
-    time.sleep(before["microseconds_of_quota"] * 1.2e-6)  # so long an answer of before holds
+    time.sleep(before["microseconds_of_quota"] * 1.2e-6)  # an earlier reading stays valid for this time
     yield fixed
     _kernels.set_limits(**before)
 
 
 @pytest.fixture(params=ISAS)
 def isa(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Each instruction set in turn, as the one that runs."""
+    """Each instruction set in turn, switched on for the test."""
     if request.param not in _kernels.supported_isas():
         pytest.skip(f"this machine has no {request.param}")
     before = _kernels.active_isa()
@@ -89,7 +89,7 @@ def isa(request: pytest.FixtureRequest) -> Iterator[str]:
 
 @pytest.fixture
 def run_python(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[bytes]]:
-    """Run a Python program (or, with module=, a module) in a process of its own, away from the source tree."""
+    """Run Python with the given arguments in a new process, outside the source tree."""
 
     def run(
         *arguments: str,
@@ -113,7 +113,7 @@ def run_python(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[byte
 
 @pytest.fixture
 def start_python(tmp_path: Path) -> Iterator[Callable[..., "subprocess.Popen[bytes]"]]:
-    """Start Python programs that run at the same time, away from the source tree; none outlives the test."""
+    """Start Python programs that run at the same time, outside the source tree; all are killed after the test."""
     started: list[subprocess.Popen[bytes]] = []
 
     def start(*arguments: str) -> "subprocess.Popen[bytes]":
@@ -134,7 +134,7 @@ def run_shipped_tests(run_python: Callable[..., subprocess.CompletedProcess[byte
     def run(package: str) -> dict[str, Any]:
         program = Path(__file__).with_name("shipped_tests.py")
         lines = run_python(str(program), package, env={"PYTEST_ADDOPTS": ""}).stdout.decode().splitlines()
-        print(*lines[:-1], sep="\n")  # pytest's own report, for where something failed
+        print(*lines[:-1], sep="\n")  # pytest's report, which shows failures
         outcomes: dict[str, Any] = json.loads(lines[-1])
         if not outcomes["n_files"]:
             pytest.skip(f"the installed {package} ships no tests of dropout")
@@ -145,7 +145,7 @@ def run_shipped_tests(run_python: Callable[..., subprocess.CompletedProcess[byte
 
 @pytest.fixture
 def in_forked_child() -> Callable[[Callable[[], bytes]], bytes]:
-    """Return what a function gives in a child forked from here, which must not take 5 seconds."""
+    """Return the result of a function in a forked child, which is killed after 5 seconds."""
 
     def call(function: Callable[[], bytes]) -> bytes:
         read_end, write_end = os.pipe()
@@ -153,7 +153,7 @@ def in_forked_child() -> Callable[[Callable[[], bytes]], bytes]:
         if child == 0:
             status = 1
             try:
-                signal.alarm(5)  # what hangs in C hears of nothing else
+                signal.alarm(5)  # the default action also ends a child that hangs in C
                 os.write(write_end, function())
                 status = 0
             finally:

@@ -1,4 +1,4 @@
-"""The C core as tests and benchmarks ask it: core_probe.c, compiled once, on the installed library's kernel table."""
+"""Access to the C core for tests and benchmarks: core_probe.c, compiled once, with the library's kernel table."""
 
 import ctypes
 import functools
@@ -14,7 +14,7 @@ MAX_KERNELS = 1000
 
 
 class ProbeError(Exception):
-    """The probe cannot be compiled here: no compiler, or no source tree."""
+    """The probe cannot be compiled: there is no compiler, or no source tree."""
 
 
 @functools.cache
@@ -27,13 +27,13 @@ def probe():
     flags = ["-std=c11", "-O2", "-shared", "-fPIC", "-ffp-contract=off"]
     subprocess.run(["cc", *flags, "-o", library, SOURCE, "-lm"], check=True, timeout=120)
     loaded = ctypes.CDLL(str(library))
-    loaded.folder = folder  # kept as long as the library is
+    loaded.folder = folder  # deleted together with the library
     loaded.probe_isas.restype = ctypes.c_size_t
     return loaded
 
 
 def kernel_table():
-    """Return the address of the kernel table that runs now."""
+    """Return the address of the active kernel table."""
     get_pointer = ctypes.pythonapi.PyCapsule_GetPointer
     get_pointer.restype, get_pointer.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
     address = get_pointer(_kernels.KERNEL_TABLE, b"cdropout._kernels.KERNEL_TABLE")
@@ -41,14 +41,14 @@ def kernel_table():
 
 
 def isas_that_ran():
-    """Call every kernel of the active table; return the instruction sets that they say they were compiled for."""
+    """Call every kernel of the active table; return the instruction sets that the kernels were compiled for."""
     names = (ctypes.c_char_p * MAX_KERNELS)()
     n_kernels = probe().probe_isas(kernel_table(), names)
     return {name.decode() for name in names[:n_kernels]}
 
 
 def thresholds(p):
-    """Return what kernels compare with to drop at probability p: the signed 16-bit threshold, and 32 bits for ties."""
+    """Return the thresholds of kernels for a probability p: a signed 16-bit one, and a 32-bit one for ties."""
     threshold, tie_threshold = ctypes.c_int32(), ctypes.c_uint64()
     probe().probe_thresholds(ctypes.c_double(p), ctypes.byref(threshold), ctypes.byref(tie_threshold))
     return threshold.value, tie_threshold.value
@@ -64,7 +64,7 @@ def philox(counter, key):
 def apply_mask_kernel(out, x, mask, n_calls):
     """Return a function that calls the kernel of mask.apply(x, out=out), and nothing else, n_calls times.
 
-    The arrays are C-contiguous and float32. All arguments are converted here, so that a call costs little beside them.
+    The arrays are C-contiguous and float32. All arguments are converted here, so that a call's overhead is small.
     """
     key = (ctypes.c_uint64 * 2)(mask.key & (2**64 - 1), mask.key >> 64)
     arguments = (

@@ -1,7 +1,7 @@
-"""The 64 cases whose digests stream version 1 is frozen by: what each one draws, applies and hashes.
+"""The 64 cases whose digests freeze stream version 1: what each case draws, applies and hashes.
 
-The inputs are made by integer arithmetic alone and the results are hashed as little-endian bytes, so that a program in
-any language on any machine can give them: tests/frozen_cases.c does, from the C core alone.
+The inputs are made with integer arithmetic only and the results are hashed as little-endian bytes, so that a program in
+any language on any machine can compute the digests; tests/frozen_cases.c does so with the C core alone.
 """
 
 import hashlib
@@ -21,19 +21,19 @@ import reference
 DIGESTS = Path(__file__).parent / "vectors/frozen_digests.json"
 
 DTYPES = ("float32", "float64", "float16", "bfloat16")
-# The bits of the fraction and the exponent's bias.
+# Bits of the fraction, and bias of the exponent.
 FORMATS = {"float32": (23, 127), "float64": (52, 1023), "float16": (10, 15), "bfloat16": (7, 127)}
 
-# What alpha_dropout and the noise use; neither is exact in any dtype's significand.
+# Numbers for alpha_dropout and the noise; none is exact in any dtype.
 SCALE, SHIFT, FILL, STD = 0.8873, 0.1939, -1.4731, 0.7
 
 KEYS = (*map(reference.key_of_seed, (0, 1, 2**200 + 17)), 0, 1, 2**128 - 1, 0x0123456789ABCDEFFEDCBA9876543210)
-# Inside and about blocks, 2^31, 2^32, where a block's index passes 2^32, 2^63, and the last positions that there are.
+# Positions inside a block, near its end, near 2^31, 2^32 and 2^63, where a block's index passes 2^32, and at the end.
 STARTS = (0, 70, 4095, 2**31 - 100, 2**32 - 4097, 2**44 - 100, 2**63 - 1, 2**64 - 4096 - 15_070)
-# 1.5 / 65536 lies between two values of the 16-bit comparison; 0.3 + 2^-40 differs from 0.3 in its ties alone.
+# 1.5 / 65536 lies between two values of the 16-bit comparison; 0.3 + 2^-40 differs from 0.3 only in its ties.
 PROBABILITIES = (0.1, 0.3, 0.5, 1e-6, 0.9, 1 / 3, 0.3 + 2**-40, 0.2, 1 - 2**-20, 0.75, 1.5 / 65536)
 
-# Inner axes are not whole groups, except where they are.
+# Most inner axes are no multiple of a group's 64 elements.
 SHAPE = (75, 200)
 FUSED = ("relu_dropout", "bias_relu_dropout", "dropout_add", "bias_dropout_add", "choose")
 SHARED = (((5, 3001), (0,)), ((300, 50), (1,)), ((12, 4, 300), (1,)), ((3, 70, 64), (0, 2)))
@@ -41,7 +41,7 @@ SHARED = (((5, 3001), (0,)), ((300, 50), (1,)), ((12, 4, 300), (1,)), ((3, 70, 6
 
 @dataclass(frozen=True)
 class FrozenCase:
-    """One operation on one array, where it is drawn, and what about."""
+    """An operation on one array: its dtype and shape, the stream's key and position, and p."""
 
     operation: str  # a row of CDROPOUT_OPERATIONS, keep, raw, add_noise or multiply_by_noise
     dtype: str  # of the result
@@ -74,7 +74,7 @@ class FrozenCase:
         return SCALE if self.operation == "alpha_dropout" else 1 / (1 - self.p)
 
     def inputs(self) -> tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]]:
-        """Return x and the residual, of the case's shape, and the bias, a number for each column."""
+        """Return x, the residual, both of the case's shape, and the bias, with one number for each column."""
         n_elems = math.prod(self.shape)
         return (
             numbers(self.dtype, n_elems, salt=1).reshape(self.shape),
@@ -83,7 +83,7 @@ class FrozenCase:
         )
 
     def expected(self) -> npt.NDArray[Any]:
-        """What the model (tests/reference.py) gives."""
+        """Return the model's result (tests/reference.py)."""
         if self.operation == "raw":
             n_blocks = self.shape[0] // 8192
             return np.frombuffer(reference.raw_bytes(self.key, self.start // 4096, n_blocks), np.uint8)
@@ -109,7 +109,7 @@ class FrozenCase:
         )
 
     def line(self) -> str:
-        """The case as frozen_cases.c reads it: its shape as runs of positions, its numbers as the kernels get them."""
+        """Return the line that frozen_cases.c reads: the shape as runs of positions, numbers as kernels take them."""
         n_rows, n_sharing, n_elems, n_repeats = rows_of(self.shape, self.shared_axes)
         threshold, tie_threshold = reference.thresholds(self.p)
         assert "bias" not in self.operation or 64 <= self.shape[-1] <= 4096, "the program lays out no other bias"
@@ -124,11 +124,11 @@ class FrozenCase:
 
 
 def numbers(dtype: str, n_elems: int, salt: int) -> npt.NDArray[Any]:
-    """Numbers of both signs from 2^-8 to 2^8, with a few subnormal ones and zeros: made of bits, not by arithmetic."""
+    """Return numbers of both signs from 2^-8 to 2^8, with a few subnormal ones and zeros, made from their bits."""
     fraction_bits, bias = FORMATS[dtype]
     numpy_dtype = np.dtype(ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype)
     i = np.arange(n_elems, dtype=np.uint64)
-    # The golden ratio's multiples (Knuth, The Art of Computer Programming 3, section 6.4), stirred once.
+    # Multiples of the golden ratio (Knuth, The Art of Computer Programming 3, section 6.4), mixed once.
     h = (i * np.uint64(8) + np.uint64(salt)) * np.uint64(0x9E3779B97F4A7C15)
     h ^= h >> np.uint64(29)
     fraction = h >> np.uint64(8) & np.uint64(2**fraction_bits - 1)
@@ -139,8 +139,8 @@ def numbers(dtype: str, n_elems: int, salt: int) -> npt.NDArray[Any]:
 
 
 def rows_of(shape: tuple[int, ...], shared_axes: tuple[int, ...]) -> tuple[int, int, int, int]:
-    """A shape as rows of one run of positions: how many rows, how many neighbours share a run, the run's length, and
-    how many elements each position covers.
+    """Return a shape as rows of one run of positions each: the number of rows, the number of neighbours that share a
+    run, the run's length, and the number of elements that each position covers.
     """
     lengths = list(shape)
     n_repeats = n_sharing = 1
@@ -156,18 +156,18 @@ def rows_of(shape: tuple[int, ...], shared_axes: tuple[int, ...]) -> tuple[int, 
 
 
 def digest(result: npt.NDArray[Any]) -> str:
-    """The SHA-256 of an array's elements, in C order, each lowest byte first."""
+    """Return the SHA-256 of an array's elements, in C order, each as little-endian bytes."""
     elements = np.ascontiguousarray(result).view(f"u{result.itemsize}")
     return hashlib.sha256(elements.astype(f"<u{result.itemsize}").tobytes()).hexdigest()
 
 
 def frozen_cases() -> Iterator[FrozenCase]:
-    """All 64; keys, starts and probabilities go round at their own paces, so that they meet in many ways."""
+    """Yield all 64 cases; keys, starts and probabilities are cycled separately, which gives many combinations."""
     places = zip(itertools.cycle(KEYS), itertools.cycle(STARTS), itertools.cycle(PROBABILITIES), strict=False)
 
     def case(operation: str, dtype: str, shape: tuple[int, ...], shared_axes: tuple[int, ...] = ()) -> FrozenCase:
         key, start, p = next(places)
-        if operation in (*FUSED, "raw"):  # what draws from a stream starts a block
+        if operation in (*FUSED, "raw"):  # their draws from a stream start at a block
             start -= start % 4096
         return FrozenCase(operation, dtype, key, start, p, shape, shared_axes)
 
@@ -185,5 +185,5 @@ def frozen_cases() -> Iterator[FrozenCase]:
 
 
 def frozen_digests() -> dict[FrozenCase, str]:
-    """The committed file: each case and its SHA-256."""
+    """Return the cases of the committed file with their SHA-256 digests."""
     return {FrozenCase.from_json(case): case["sha256"] for case in json.loads(DIGESTS.read_text())["cases"]}

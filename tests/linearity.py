@@ -1,4 +1,4 @@
-"""What betrays a linear generator: ranks of binary matrices, and linear complexity, with their exact distributions."""
+"""Statistics that detect a linear generator: ranks of binary matrices, linear complexity, and exact distributions."""
 
 import math
 
@@ -10,7 +10,7 @@ from scipy import stats
 
 
 def matrices(words, n):
-    """Cut words into matrices of n rows of n bits, shape (matrices, n, n / 64); a rest is left out."""
+    """Cut words into matrices of n rows of n bits, shape (matrices, n, n / 64); remaining words are left out."""
     n_words = n * n // GROUP
     return words[: words.size // n_words * n_words].reshape(-1, n, n // GROUP)
 
@@ -42,7 +42,7 @@ def rank_probability(n, lacking):
 
 
 def rank_z(words, n):
-    """Return z of how many matrices lack no rank, one, and two or more."""
+    """Return z of the numbers of matrices with rank n, n - 1, and n - 2 or less."""
     lacking = np.array([n - rank(matrix) for matrix in matrices(words, n)])
     probabilities = [rank_probability(n, 0), rank_probability(n, 1)]
     counts = [np.count_nonzero(lacking == 0), np.count_nonzero(lacking == 1), np.count_nonzero(lacking >= 2)]
@@ -58,7 +58,7 @@ def bits_of(words):
 
 
 def linear_complexity(bits):
-    """Return the length of the shortest linear feedback register that gives the bits (Massey, 1969)."""
+    """Return the length of the shortest linear feedback shift register that generates the bits (Massey, 1969)."""
     connection, before = 1, 1
     length, since = 0, 1
     window = 0
@@ -74,12 +74,12 @@ def linear_complexity(bits):
 
 
 def complexity_probability(n_bits, length):
-    """Return the probability that n random bits have that linear complexity (Rueppel, 1986)."""
+    """Return the probability that n_bits random bits have linear complexity length (Rueppel, 1986)."""
     return 2.0 ** (min(2 * n_bits - 2 * length, 2 * length - 1) - n_bits) if length else 2.0**-n_bits
 
 
 def complexity_z(words, n_bits):
-    """Return z of the linear complexities of sequences of n bits, in classes about half of n."""
+    """Return z of the linear complexities of sequences of n_bits bits, in classes near n_bits / 2."""
     sequences = words[: words.size * GROUP // n_bits * n_bits // GROUP].reshape(-1, n_bits // GROUP)
     excess = np.array([linear_complexity(bits_of(sequence)) for sequence in sequences]) - n_bits // 2
     inner = range(-1, 3)

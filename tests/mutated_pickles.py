@@ -1,5 +1,5 @@
-"""Loads pickles and sets states that have been tampered with: an exception, or an object that is whole. A program, so
-that a crash is seen from outside; tests/test_mutated_pickles.py runs it.
+"""Load mutated pickles and set mutated states: each gives an exception or a valid object. This is a program, so that
+tests/test_mutated_pickles.py, which runs it, notices a crash.
 
     python tests/mutated_pickles.py N_MUTATIONS SEED
 """
@@ -25,7 +25,7 @@ X = np.random.default_rng(0).standard_normal((2, 3, 8, 9)).astype(np.float32)
 
 
 def layers() -> dict[str, tuple[Layer, tuple[int, ...]]]:
-    """Return a layer of each class that has been through a forward pass, with the shape of what it takes."""
+    """Return a layer of each class, after a forward pass, with the shape of its input."""
     made: dict[str, tuple[Layer, tuple[int, ...]]] = {
         cls.__name__: (cls(0.3, rng=1), (2, 3, 8, 9))
         for cls in (
@@ -59,7 +59,7 @@ def streams() -> tuple[cd.Stream, ...]:
 
 
 STREAMS = streams()
-# What a value may be replaced by.
+# Replacements for values.
 STRANGE = (
     *(
         None,
@@ -149,7 +149,7 @@ def mutate_bytes(data: bytes, chance: np.random.Generator) -> bytes:
 
 
 def mutate_fields(fields: Any, chance: np.random.Generator) -> Any:
-    """Replace, leave out or add one field of a tuple, list or dict, or one field of a field."""
+    """Replace, remove or add one field of a tuple, list or dict, or one field of a field."""
     keys = list(fields) if isinstance(fields, dict) else list(range(len(fields)))
     changed = dict(fields) if isinstance(fields, dict) else list(fields)
     strange = STRANGE[chance.integers(len(STRANGE))]
@@ -171,7 +171,7 @@ def mutate_fields(fields: Any, chance: np.random.Generator) -> Any:
 
 
 class NamesOf(pickle.Unpickler):
-    """Loads a pickle and keeps the names that it has asked for."""
+    """An unpickler that records the names which a pickle loads."""
 
     def __init__(self, data: bytes) -> None:
         super().__init__(io.BytesIO(data))
@@ -183,8 +183,8 @@ class NamesOf(pickle.Unpickler):
 
 
 def pickles() -> tuple[tuple[bytes, ...], set[tuple[str, str]]]:
-    """Return pickles in every protocol, and the names that they ask for. Those with arrays are left out: what NumPy
-    makes of a changed array is NumPy's.
+    """Return pickles in every protocol, and the names that they load. Pickles with arrays are left out, because NumPy
+    loads the arrays.
     """
     kept, allowed = [], set()
     for original in (*VALUES, *STREAMS, cd.StreamBitGenerator(1), *(layer for layer, _ in LAYERS.values())):
@@ -198,7 +198,7 @@ def pickles() -> tuple[tuple[bytes, ...], set[tuple[str, str]]]:
 
 
 class Unpickler(pickle.Unpickler):
-    """Finds what these pickles name, and nothing else: a mutated name must not run a program."""
+    """An unpickler that loads only names of these pickles and of this library: a mutated name must run no program."""
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) in ALLOWED or (module.split(".")[0] == "cdropout" and "." not in name):
@@ -210,7 +210,7 @@ class Unpickler(pickle.Unpickler):
 
 
 def check_value(drawn: Any) -> None:
-    """Raise AssertionError unless a mask or noise is one that its own class could have made."""
+    """Raise AssertionError unless a mask or noise is one that its constructor allows."""
     assert type(drawn)(*drawn._fields()) == drawn
     assert pickle.loads(pickle.dumps(drawn)) == drawn
     assert 0 <= drawn.start < 2**64
@@ -232,7 +232,7 @@ def check_stream(stream: cd.Stream) -> None:
 
 
 def check_layer(layer: Layer) -> None:
-    """Run a layer on small arrays, where any error will do."""
+    """Check a layer's rate and state, and run it on small arrays, with any exception allowed."""
     assert 0 <= getattr(layer, layer._rate) <= (1e37 if layer._rate == "std" else 1)
     state = copy.deepcopy(layer.state)
     layer.state = state
@@ -251,7 +251,7 @@ def check_bit_generator(generator: Any) -> None:
 
 
 def check(loaded: Any) -> str:
-    """Check what a pickle became; return its class, for what may be loaded at all."""
+    """Check a loaded object; return "whole" for a valid object of this library, otherwise "something else"."""
     for kind, check_kind in (
         (_kernels.Drawn, check_value),
         (cd.Stream, check_stream),
@@ -285,7 +285,7 @@ def restore_stream(chance: np.random.Generator) -> str:
 
 
 def set_state(chance: np.random.Generator) -> str:
-    """Set a state; where that fails, nothing has changed."""
+    """Set a mutated state; if this fails, check that nothing has changed."""
     owners = [*copy.deepcopy(STREAMS), copy.deepcopy(LAYERS["Dropout"][0]), copy.deepcopy(LAYERS["GaussianNoise"][0])]
     owners.append(cd.StreamBitGenerator(5))
     owner = owners[chance.integers(len(owners))]
@@ -318,7 +318,7 @@ WAYS: tuple[Callable[[np.random.Generator], str], ...] = (
 
 
 def main(n_mutations: int, seed: int) -> None:
-    """Go through mutations and print how many came to what, a line each way."""
+    """Run the mutations and print the number of each outcome, a line for each way of mutating."""
     limit_memory()
     outcomes: Counter[tuple[str, str]] = Counter()
     for i in range(n_mutations):
@@ -336,8 +336,8 @@ def main(n_mutations: int, seed: int) -> None:
 
 
 def limit_memory() -> None:
-    """Let a pickle that names a length of gigabytes fail, where the system can be told so."""
-    # AddressSanitizer needs terabytes of addresses, and has a limit of its own.
+    """Make a pickle with a length of gigabytes fail, if the system supports memory limits."""
+    # AddressSanitizer needs terabytes of addresses, and has a separate limit.
     if "asan" in os.environ.get("LD_PRELOAD", ""):
         return
     with contextlib.suppress(ImportError, ValueError, OSError):

@@ -1,9 +1,9 @@
-"""What the project's pages hold: their code blocks, their commands, their links. As a program: runs a page's Python.
+"""Code blocks, commands and links of the project's pages. As a program, it runs a page's Python blocks.
 
     python tests/pages.py PAGE SKIPPED
 
-runs the Python blocks of PAGE in order, in one namespace, and writes to SKIPPED, as JSON, which it skipped for want of
-an optional package.
+runs the Python blocks of PAGE in order, in one namespace, and writes to SKIPPED, as JSON, the blocks that it skipped
+because an optional package is missing.
 """
 
 import ast
@@ -21,7 +21,7 @@ from typing import Any
 from markdown_it import MarkdownIt
 
 ROOT = Path(__file__).parents[1]
-# What a page may need and a machine need not have. A block that needs anything else fails without it.
+# Packages that a page may need and that may be missing. A block fails if it needs any other missing package.
 OPTIONAL_PACKAGES = {
     *("torch", "thinc", "spacy", "keras", "jax", "dask", "distributed", "mpi4py", "ray", "joblib"),
     *("matplotlib", "ml_dtypes", "rich", "threadpoolctl", "tqdm"),
@@ -35,13 +35,13 @@ class Block:
     Attributes
     ----------
     page : Path
-        Where it stands.
+        The block's page.
     line : int
-        Its first line of code, from 1.
+        Number of the first line of code, from 1.
     language : str
-        What its fence says; "" for nothing and for indented blocks.
+        Language of the fence; "" for a fence without one and for indented blocks.
     code : str
-        What is in it.
+        Text of the block.
 
     """
 
@@ -76,7 +76,7 @@ def blocks_of(page: Path) -> list[Block]:
 
 
 def inline_tokens(page: Path, kind: str) -> Iterator[Any]:
-    """Yield a page's tokens of a kind that stands within lines: code_inline, link_open, image."""
+    """Yield a page's tokens of an inline kind: code_inline, link_open or image."""
     for token in MarkdownIt("commonmark").enable("table").parse(page.read_text()):
         yield from (child for child in token.children or () if child.type == kind)
 
@@ -96,7 +96,7 @@ def command_lines(block: Block) -> list[tuple[str, str]]:
 
 
 def simple_commands(line: str) -> list[list[str]]:
-    """Split a command line at pipes, && and the like; without assignments in front, and without redirections."""
+    """Split a command line at pipes, && and the like, and remove assignments in front and redirections."""
     words = list(shlex.shlex(line, posix=True, punctuation_chars="&|;<>"))
     commands: list[list[str]] = [[]]
     skip_next = False
@@ -116,7 +116,7 @@ def simple_commands(line: str) -> list[list[str]]:
 
 
 def missing_package(error: BaseException) -> str | None:
-    """Return the optional package that an import error is about, where it is not installed."""
+    """Return the optional package that an import error names, if it is not installed; otherwise None."""
     for cause in (error, error.__cause__):
         name = (getattr(cause, "name", None) or "").partition(".")[0]
         if name in OPTIONAL_PACKAGES and importlib.util.find_spec(name) is None:
@@ -125,7 +125,7 @@ def missing_package(error: BaseException) -> str | None:
 
 
 def names_in(code: str) -> tuple[set[str], set[str]]:
-    """Return the names that code binds, and those that it loads without importing them itself."""
+    """Return the names that code binds, and those that it loads without importing them."""
     if code.lstrip().startswith(">>>"):
         code = "".join(example.source for example in doctest.DocTestParser().get_examples(code))
     bound, imported, loaded = set(), set(), set()
@@ -140,9 +140,9 @@ def names_in(code: str) -> tuple[set[str], set[str]]:
 
 
 def run_block(block: Block, namespace: dict[str, Any]) -> None:
-    """Run a Python block; one with prompts must print what stands in it."""
+    """Run a Python block; a block with prompts must print the output that it shows."""
     if not block.code.lstrip().startswith(">>>"):
-        # Empty lines in front give a traceback the page's own line numbers.
+        # With empty lines in front, a traceback has the page's line numbers.
         exec(compile("\n" * (block.line - 1) + block.code, str(block.page), "exec"), namespace)
         return
     examples = doctest.DocTestParser().get_examples(block.code)
@@ -160,9 +160,9 @@ def run_block(block: Block, namespace: dict[str, Any]) -> None:
 
 
 def run_page(page: Path) -> list[str]:
-    """Run a page's Python blocks in order, in one namespace; return which were skipped, and why.
+    """Run a page's Python blocks in order, in one namespace; return the skipped blocks with the reasons.
 
-    Skipped is what needs an optional package that is missing, and what needs a name from such a block.
+    A block is skipped if it needs an optional package that is missing, or a name from a skipped block.
     """
     namespace: dict[str, Any] = {"__name__": "__page__"}
     skipped: list[str] = []

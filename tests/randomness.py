@@ -1,7 +1,7 @@
-"""What the statistical tests look at and how they judge it: drops and raw output, z values, significance.
+"""The data and statistics of the statistical tests: drops and raw output, z values, significance.
 
-A statistic is a function that turns drops into z values, standard normal where the drops are independent and of rate p.
-`looks_random` judges one set of them at significance ALPHA, shared out among its values (Bonferroni).
+A statistic is a function from drops to z values, which are standard normal if the drops are independent with rate p.
+`looks_random` judges one set of z values at significance ALPHA, divided among the values (Bonferroni).
 """
 
 import functools
@@ -16,14 +16,14 @@ from cdropout import _kernels
 
 ALPHA = 1e-8
 
-WORD = np.dtype("<u8")  # the drops of a group of 64 elements: bit e is set where element e is dropped
+WORD = np.dtype("<u8")  # the drops of a group of 64 elements: bit e is set if element e is dropped
 GROUP = 64
 BLOCK = 4096
 WORDS_PER_BLOCK = BLOCK // GROUP
 # Elements drawn at a time: whole blocks, so that chunks follow each other without a gap, and few enough to stay in the
 # processor's cache and in one thread.
 CHUNK = 1 << 17
-CACHED_WORDS = 1 << 15  # worked on at a time, for the same reason
+CACHED_WORDS = 1 << 15  # processed at a time, for the same reason
 N_WORDS = 1 << 22  # of a sample: 2^28 elements, 65,536 blocks
 
 
@@ -45,7 +45,7 @@ def draw_words(stream, n_words, p):
 
 @functools.cache
 def sample(p):
-    """Return the N_WORDS groups that several tests look at, each for other defects."""
+    """Return the N_WORDS groups of drops that several tests examine for different defects."""
     words = draw_words(cd.Stream(20140101), N_WORDS, p)
     words.flags.writeable = False
     return words
@@ -64,7 +64,7 @@ def raw_words(seed):
 
 
 def first_words(seed):
-    """Yield the first word of every block: what seeding gives, after a single step."""
+    """Yield the first word of every block: the output of one step after seeding."""
     key = cd.Stream(seed).key
     for first_block in itertools.count(0, 64):
         yield _kernels.raw_blocks(key, first_block, 64).view(WORD).reshape(64, -1)[:, 0].copy()
@@ -82,7 +82,7 @@ INPUTS = {"raw": raw_words, "first-words": first_words, "interleaved": interleav
 
 
 def take_words(words, n_words):
-    """Return the next n_words of what one of the INPUTS yields."""
+    """Return the next n_words words of one of the INPUTS."""
     taken, n_left = [], n_words
     while n_left > 0:
         taken.append(next(words)[:n_left])
@@ -94,7 +94,7 @@ def take_words(words, n_words):
 
 
 def bound(n_values):
-    """What |z| exceeds, for any of n_values, with probability ALPHA at most."""
+    """Return the bound that any of n_values |z| exceeds with probability ALPHA at most."""
     return -NormalDist().inv_cdf(ALPHA / 2 / n_values)
 
 
@@ -106,10 +106,10 @@ def looks_random(z):
 
 @functools.cache
 def binomial_z(count, n, p):
-    """Return z of a count of n events of probability p, by the exact tail: these counts may be small, and far out."""
+    """Return z of a count of n events of probability p, from the exact tail: counts may be small, or far from n p."""
     sd = math.sqrt(n * p * (1 - p))
     z = (count - n * p) / sd
-    if abs(z) > 25 or not 0 <= count <= n:  # such a tail is nearly too small for a double, and needs no precision
+    if abs(z) > 25 or not 0 <= count <= n:  # such a tail is almost too small for a double, and needs no precision
         return z
     log_pmf = math.lgamma(n + 1) - math.lgamma(count + 1) - math.lgamma(n - count + 1)
     log_pmf += count * math.log(p) + (n - count) * math.log1p(-p)
@@ -127,9 +127,9 @@ def binomial_z(count, n, p):
 def spread_z(counts, n, p):
     """Return z of the squared deviations of many counts, each of n elements, from n * p.
 
-    Large where the counts differ in rate or where elements of a count go together, negative where they avoid each
-    other. The sum has a chi-square's mean and, by the binomial's kurtosis, a variance of its own; a scaled chi-square
-    of that mean and variance becomes normal by Wilson and Hilferty's cube root.
+    Positive and large if the counts differ in rate or elements of a count are positively correlated, negative if they
+    are negatively correlated. The sum has a chi-square's mean, but the variance depends on the binomial's kurtosis.
+    Wilson and Hilferty's cube root makes a scaled chi-square with this mean and variance normal.
     """
     counts = np.asarray(counts, np.int64).ravel()
     variance = n * p * (1 - p)
@@ -140,10 +140,10 @@ def spread_z(counts, n, p):
 
 
 def joint_z(joint, a, b, n, p):
-    """Return z of how often two drops fall together in n places, being a and b in all.
+    """Return z of the number of joint drops at n places, of a and b drops in all.
 
-    Centred, sum((d - p) * (d' - p)): its variance is exactly n * (pq)^2, also where pairs overlap, as at a lag. Where
-    joint drops are too few for a normal law they are judged as a binomial count.
+    The statistic is the centred sum((d - p) * (d' - p)); its variance is exactly n * (pq)^2, even if pairs overlap, as
+    at a lag. If joint drops are too few for a normal distribution, they are judged as a binomial count.
     """
     if n * p * p < 10_000:
         return np.vectorize(lambda count: binomial_z(int(count), n, p * p), otypes=[float])(joint)
@@ -158,7 +158,7 @@ def popcount(words):
 
 
 def count_z(n, p, drawn_p=None):
-    """Return z of the drops in a mask of n elements; drawn_p is the p of a mask that passes for one of p."""
+    """Return z of the drops in a mask of n elements, drawn with drawn_p if it is given, for the probability p."""
     stream = cd.Stream(20140102)
     kept = sum(
         np.count_nonzero(cd.draw_mask(n_here, p if drawn_p is None else drawn_p, rng=stream).keep())
@@ -168,10 +168,10 @@ def count_z(n, p, drawn_p=None):
 
 
 def tie_z(n, p, drawn_p=None):
-    """Return z of the drops that 16 bits cannot decide: between the masks of p rounded down and up to 16 bits.
+    """Return z of the drops that 16 bits do not decide: differences from the masks of p rounded down and up to 16 bits.
 
-    The same elements are drawn for all three, so that nothing but ties differs and any p is seen as finely as one near
-    0 is.
+    The same elements are drawn for all three p, so that only ties differ, and an error of any p is found as precisely
+    as one of a p near 0.
     """
     below, above = math.floor(p * 65536) / 65536, math.ceil(p * 65536) / 65536
     stream = cd.Stream(20140103)
@@ -198,7 +198,7 @@ def group_spread_z(words, p):
 
 
 def lag_z(words, lags, p):
-    """Return z of the correlation between elements i and i + lag, the row being closed to a ring."""
+    """Return z of the correlation between elements i and i + lag, with the first elements following the last ones."""
     total, n = popcount(words), GROUP * words.size
     ring = np.concatenate([words, words[: max(lags) // GROUP + 2]])
     joint = np.zeros(len(lags))
@@ -214,7 +214,7 @@ def lag_z(words, lags, p):
 
 
 def by_place(words):
-    """Return a row for each place of a group: its drops in all groups, 64 groups a word."""
+    """Return one row for each place of a group: its drops in all groups, 64 groups per word."""
     rows = np.empty((GROUP, words.size // GROUP), WORD)
     for at in range(0, words.size, CACHED_WORDS):
         here = words[at : at + CACHED_WORDS]
@@ -225,7 +225,7 @@ def by_place(words):
 
 
 def row_pairs_z(rows, p):
-    """Return z of the correlation, bit by bit, between each two rows of words; NaN at (i, j) unless i < j."""
+    """Return z of the bitwise correlation between each two rows of words; NaN at (i, j) unless i < j."""
     totals = [popcount(row) for row in rows]
     n = GROUP * rows.shape[1]
     z = np.full((len(rows), len(rows)), np.nan)
@@ -240,7 +240,7 @@ def same_group_z(words, p):
 
 
 def next_group_z(words, p):
-    """Return z of the correlation of each place of a group with each of the next, the groups being closed to a ring."""
+    """Return z of the correlation of each place of a group with each of the next group; the first follows the last."""
     first, second = by_place(words), by_place(np.roll(words, -1))
     totals = np.array([popcount(row) for row in first])
     joint = np.array([[popcount(a & b) for b in second] for a in first])

@@ -1,6 +1,6 @@
-"""One rank of a data-parallel training run; `test_data_parallel.py` starts two of them, as processes and under MPI.
+"""One rank of data-parallel training; `test_data_parallel.py` starts two of them, as processes and under MPI.
 
-All numbers are integers below 2^53, so that every sum is exact and no order of adding changes a bit.
+All numbers are integers below 2^53, so that every sum is exact in any order.
 """
 
 import sys
@@ -15,24 +15,24 @@ import cdropout as cd
 
 N_ROWS, N_IN, N_HIDDEN, N_STEPS, P, SEED = 64, 8, 4096, 3, 0.5, 7
 Array = npt.NDArray[np.float64]
-DrawMask = Callable[[], Any]  # what has apply(array)
+DrawMask = Callable[[], Any]  # returns an object with apply(array)
 
 
 def slice_of_one_mask(rank: int, n_ranks: int) -> tuple[slice, DrawMask]:
-    """The rank's rows, one after the other, and how it draws its mask: its slice of the mask of the whole batch."""
+    """Return the rank's consecutive rows, and a function that draws its slice of the mask of the whole batch."""
     stream, n_rows = cd.Stream(SEED), N_ROWS // n_ranks
     rows = slice(rank * n_rows, (rank + 1) * n_rows)
     return rows, lambda: cd.draw_mask((N_ROWS, N_HIDDEN), P, rng=stream)[rows]
 
 
 def turns_of_one_mask(rank: int, n_ranks: int) -> tuple[slice, DrawMask]:
-    """The same for rows that are dealt out in turn, as PyTorch's DistributedSampler does."""
+    """Return the same for every n_ranks-th row, as PyTorch's DistributedSampler distributes rows."""
     stream, rows = cd.Stream(SEED), slice(rank, None, n_ranks)
     return rows, lambda: cd.draw_mask((N_ROWS, N_HIDDEN), P, rng=stream)[rows]
 
 
 def spawned_stream(rank: int, n_ranks: int) -> tuple[slice, DrawMask]:
-    """The same with a stream of the rank's own."""
+    """Return the rank's consecutive rows, and a function that draws their mask from the rank's spawned stream."""
     stream, n_rows = cd.Stream(SEED).spawn(n_ranks)[rank], N_ROWS // n_ranks
     rows = slice(rank * n_rows, (rank + 1) * n_rows)
     return rows, lambda: cd.draw_mask((n_rows, N_HIDDEN), P, rng=stream)
@@ -42,7 +42,7 @@ PATTERNS = {pattern.__name__: pattern for pattern in (slice_of_one_mask, turns_o
 
 
 def train(rows: slice, draw: DrawMask, sum_over_ranks: Callable[[Array], Array]) -> list[Array]:
-    """Train a network of two layers on some rows of every batch; return its weights and last gradients."""
+    """Train a network of two layers on the given rows of every batch; return its weights and last gradients."""
     numbers = np.random.default_rng(0)
     weights = [numbers.integers(-2, 3, shape).astype(np.float64) for shape in ((N_IN, N_HIDDEN), (N_HIDDEN, 1))]
     gradients: list[Array] = []
@@ -73,7 +73,7 @@ def train_as_process(pattern: str, rank: int, others: Connection, parent: Connec
 
 
 def train_under_mpi(pattern: str, path: str) -> None:
-    """Train as a rank of MPI; the last one saves what it learned."""
+    """Train as a rank of MPI; the last rank saves its weights and gradients."""
     from mpi4py import MPI
 
     ranks = MPI.COMM_WORLD

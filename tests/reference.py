@@ -21,14 +21,14 @@ U64 = npt.NDArray[np.uint64]
 
 
 def key_of_seed(seed: int | np.random.SeedSequence) -> int:
-    """The stream's 128-bit key: two 64-bit words of NumPy's SeedSequence, the first one lowest."""
+    """Return the stream's 128-bit key: two 64-bit words of NumPy's SeedSequence, the first one lowest."""
     seeds = seed if isinstance(seed, np.random.SeedSequence) else np.random.SeedSequence(seed)
     low, high = seeds.generate_state(2, np.uint64)
     return int(low) | int(high) << 64
 
 
 def philox4x32_10(counter: tuple[int, int, int, int], key: int) -> tuple[int, int, int, int]:
-    """Philox4x32 with ten rounds, on Python integers (Salmon et al., SC 2011)."""
+    """Return Philox4x32 with ten rounds, on Python integers (Salmon et al., SC 2011)."""
     c0, c1, c2, c3 = counter
     k0, k1 = key & MASK32, key >> 32 & MASK32
     for _ in range(10):
@@ -39,14 +39,14 @@ def philox4x32_10(counter: tuple[int, int, int, int], key: int) -> tuple[int, in
 
 
 def philox_of_tag(key: int, block: int, tag: int) -> tuple[int, int, int, int]:
-    """Philox for one use (tag) in one block of the stream called key."""
+    """Return Philox for one use (tag) in one block of the stream with this key."""
     stream_id = key >> 64
     counter = (block & MASK32, block >> 32 | tag << 20, stream_id & MASK32, stream_id >> 32)
     return philox4x32_10(counter, key & 0xFFFFFFFFFFFFFFFF)
 
 
 def lane_states(key: int, block: int) -> U64:
-    """The 16 lanes' starting states, shape (2, 16)."""
+    """Return the 16 lanes' starting states, shape (2, 16)."""
     words = [philox_of_tag(key, block, lane) for lane in range(LANES)]
     return np.array(
         [[w[0] | w[1] << 32 for w in words], [w[2] | w[3] << 32 for w in words]],
@@ -59,7 +59,7 @@ def rotated_left(words: U64, n_bits: int) -> U64:
 
 
 def block_outputs(key: int, block: int) -> U64:
-    """What the lanes give in a block's 64 steps, shape (64, 16): xoroshiro128++ (Blackman & Vigna, 2021)."""
+    """Return the lanes' outputs in a block's 64 steps, shape (64, 16): xoroshiro128++ (Blackman & Vigna, 2021)."""
     s0, s1 = lane_states(key, block)
     steps = []
     for _ in range(GROUPS_PER_BLOCK):
@@ -71,12 +71,12 @@ def block_outputs(key: int, block: int) -> U64:
 
 
 def raw_bytes(key: int, first_block: int, n_blocks: int) -> bytes:
-    """The lanes' outputs, step by step, little-endian."""
+    """Return the lanes' outputs, step by step, as little-endian bytes."""
     return b"".join(block_outputs(key, first_block + b).astype("<u8").tobytes() for b in range(n_blocks))
 
 
 def block_numbers(key: int, block: int) -> npt.NDArray[np.int64]:
-    """The signed 16-bit numbers of a block's 4096 elements."""
+    """Return the signed 16-bit numbers of a block's 4096 elements."""
     words = block_outputs(key, block).astype("<u8").view("<u4").reshape(GROUPS_PER_BLOCK, 32)
     upper, lower = words >> np.uint32(16), words & np.uint32(0xFFFF)
     unsigned = np.concatenate([upper, lower], axis=1).reshape(-1).astype(np.int64)
@@ -84,13 +84,13 @@ def block_numbers(key: int, block: int) -> npt.NDArray[np.int64]:
 
 
 def thresholds(p: float) -> tuple[int, int]:
-    """The signed 16-bit threshold and the 32 bits that decide its ties, exactly."""
+    """Return the signed 16-bit threshold and the 32-bit threshold for ties, exactly."""
     in_2_48 = int(Fraction(p) * 2**48)
     return (in_2_48 >> 32) - 2**15, in_2_48 & MASK32
 
 
 def block_keep(key: int, block: int, p: float) -> npt.NDArray[np.bool_]:
-    """Which of a block's 4096 elements are kept."""
+    """Return a bool array of a block's 4096 elements, True for kept ones."""
     if p == 1:
         return np.zeros(ELEMS_PER_BLOCK, bool)
     threshold, tie_threshold = thresholds(p)
@@ -103,7 +103,7 @@ def block_keep(key: int, block: int, p: float) -> npt.NDArray[np.bool_]:
 
 
 def keep(key: int, start: int, n_elems: int, p: float) -> npt.NDArray[np.bool_]:
-    """Which of the elements start .. start + n_elems - 1 of the stream are kept."""
+    """Return a bool array of the stream's elements start .. start + n_elems - 1, True for kept ones."""
     if n_elems == 0:
         return np.zeros(0, bool)
     first, last = start // ELEMS_PER_BLOCK, (start + n_elems - 1) // ELEMS_PER_BLOCK
@@ -115,7 +115,7 @@ def keep(key: int, start: int, n_elems: int, p: float) -> npt.NDArray[np.bool_]:
 def keep_of_shape(
     key: int, start: int, shape: tuple[int, ...], p: float, shared_axes: tuple[int, ...] = ()
 ) -> npt.NDArray[np.bool_]:
-    """The keep array of a mask: drawn with length 1 along the shared axes, then repeated along them."""
+    """Return the keep array of a mask: drawn with length 1 along the shared axes, then repeated along them."""
     drawn = tuple(1 if axis in shared_axes else n for axis, n in enumerate(shape))
     n_elems = 0 if 0 in shape else int(np.prod(drawn, dtype=object))
     bits = keep(key, start, n_elems, p)
@@ -123,7 +123,7 @@ def keep_of_shape(
 
 
 def rounded_to_bits(value: float, n_bits: int) -> float:
-    """The value with a significand of n_bits bits, ties to even."""
+    """Round a value to a significand of n_bits bits, ties to even."""
     fraction, exponent = math.frexp(value)
     return math.ldexp(round(math.ldexp(fraction, n_bits)), exponent - n_bits)
 
@@ -133,7 +133,7 @@ SCALE_BITS = {"float16": 13, "bfloat16": 16}
 
 
 def apply(x: npt.NDArray[Any], kept: npt.NDArray[np.bool_], scale: float) -> npt.NDArray[Any]:
-    """Multiply where kept: x * scale, rounded once to x's dtype; +0.0 elsewhere."""
+    """Return x * scale, rounded once to x's dtype, for kept elements, and +0.0 for dropped ones."""
     with np.errstate(all="ignore"):
         if x.dtype.name in SCALE_BITS:
             exact = x.astype(np.float32) * np.float32(rounded_to_bits(scale, SCALE_BITS[x.dtype.name]))
@@ -152,8 +152,8 @@ def operate(
     fill: float = 0.0,
     residual: npt.NDArray[Any] | None = None,
 ) -> npt.NDArray[Any]:
-    """Whatever an operation does, step by step: bias, ReLU, scale, shift, selection, residual, each step rounded to
-    what x is computed in (float32 for the 16-bit types), and the last to x's dtype.
+    """Run an operation step by step: bias, ReLU, scale, shift, selection, residual. Each step is rounded to the dtype
+    of the computation (float32 for the 16-bit types), the last one to x's dtype.
     """
     wide = np.float64 if x.dtype == np.float64 else np.float32
     value = x.astype(wide)
@@ -179,7 +179,7 @@ COS_TERMS = "1.d9c2e8p-11 -1.55c57ap-6 1.03c1dcp-2 -1.3bd3ccp+0 1p+0"
 
 
 def polynomial(x: npt.NDArray[np.float32], terms: str) -> npt.NDArray[np.float32]:
-    """Horner's rule in float32, the highest power first."""
+    """Return a polynomial's values by Horner's rule in float32; the term of the highest power is first."""
     value = np.zeros_like(x)
     for i, term in enumerate(terms.split()):
         sign, digits = ("-", term[1:]) if term[0] == "-" else ("", term)
@@ -189,7 +189,7 @@ def polynomial(x: npt.NDArray[np.float32], terms: str) -> npt.NDArray[np.float32
 
 
 def noise_words(key: int, block: int) -> npt.NDArray[np.uint32]:
-    """The words of a block's normal numbers, shape (64 groups, 2 steps, 32 words): lanes seeded with tags 16 to 31."""
+    """Return the words of a block's normal numbers, shape (64 groups, 2 steps, 32 words): seeded with tags 16 to 31."""
     words = [philox_of_tag(key, block, 16 + lane) for lane in range(LANES)]
     s0 = np.array([w[0] | w[1] << 32 for w in words], np.uint64)
     s1 = np.array([w[2] | w[3] << 32 for w in words], np.uint64)
@@ -203,7 +203,7 @@ def noise_words(key: int, block: int) -> npt.NDArray[np.uint32]:
 
 
 def block_normals(key: int, block: int) -> npt.NDArray[np.float32]:
-    """A block's 4096 normal numbers, by Box and Muller in float32."""
+    """Return a block's 4096 normal numbers, by Box and Muller in float32."""
     words = noise_words(key, block)
     radius_words, angles = words[:, 0], words[:, 1]
     u = ((radius_words >> np.uint32(1)).astype(F32) + F32(0.5)) * F32(2.0**-31)
@@ -222,7 +222,7 @@ def block_normals(key: int, block: int) -> npt.NDArray[np.float32]:
 
 
 def normals(key: int, start: int, n_elems: int) -> npt.NDArray[np.float32]:
-    """The normal numbers start .. start + n_elems - 1 of the stream."""
+    """Return the normal numbers start .. start + n_elems - 1 of the stream."""
     first, last = start // ELEMS_PER_BLOCK, (start + max(n_elems, 1) - 1) // ELEMS_PER_BLOCK
     whole = np.concatenate([block_normals(key, block) for block in range(first, last + 1)])
     skip = start - first * ELEMS_PER_BLOCK
@@ -230,12 +230,12 @@ def normals(key: int, start: int, n_elems: int) -> npt.NDArray[np.float32]:
 
 
 def add_noise(x: npt.NDArray[Any], numbers: npt.NDArray[np.float32], std: float) -> npt.NDArray[Any]:
-    """Add std n: the noise rounded to float32, the sum to what x is computed in, then to x's dtype."""
+    """Return x + std * n: noise rounded to float32, the sum to the dtype of the computation, then to x's dtype."""
     wide = np.float64 if x.dtype == np.float64 else F32
     return (x.astype(wide) + (numbers * F32(std)).astype(wide)).astype(x.dtype)
 
 
 def multiply_by_noise(x: npt.NDArray[Any], numbers: npt.NDArray[np.float32], std: float) -> npt.NDArray[Any]:
-    """Multiply by 1 + std n, rounded likewise."""
+    """Return x * (1 + std * n), rounded likewise."""
     wide = np.float64 if x.dtype == np.float64 else F32
     return (x.astype(wide) * (numbers * F32(std) + F32(1)).astype(wide)).astype(x.dtype)

@@ -1,8 +1,8 @@
-"""Makes every public call, and every kind of error, again and again, and prints by how much the process has grown.
+"""Repeat every public call, and every kind of error, and print the growth of the process's memory.
 
     python tests/repeated_calls.py N_CALLS [control]
 
-A line each: what was called, a tab, bytes. With `control`, a list keeps something of every call.
+Each line has the name of a call, a tab, and bytes. With `control`, a list keeps an object of every call.
 """
 
 import gc
@@ -19,7 +19,7 @@ from cdropout._kernels import restore
 
 
 def resident():
-    """Return what this process has in memory, in bytes."""
+    """Return this process's resident memory in bytes."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS:")) << 10
 
@@ -50,7 +50,7 @@ state, bits_state = stream.state, generator.bit_generator.state
 
 
 class Dlpack:
-    """Speaks nothing but DLPack."""
+    """An object with only the DLPack protocol."""
 
     def __init__(self, array):
         self.array = array
@@ -80,7 +80,7 @@ def with_dropout_on():
 
 
 def interrupt():
-    """Let a signal end a call between two of its slices."""
+    """Interrupt a call by a signal between two of its slices."""
     before = _kernels.set_limits(max_elems_per_slice=10_000, microseconds_between_checks=0)
     signal.signal(signal.SIGALRM, signal.default_int_handler)
     try:
@@ -176,7 +176,7 @@ CALLS = {
 
 
 def growth_of(call, n_calls):
-    """Return by how many bytes the process has grown after the calls."""
+    """Return the growth of the process's memory over n_calls calls, in bytes."""
     for _ in range(200):
         call()
     for _ in range(3):
@@ -186,7 +186,7 @@ def growth_of(call, n_calls):
             call()
         gc.collect()
         grown = resident() - before
-        if grown < 1 << 20:  # else it may be the allocator, which does not grow twice
+        if grown < 1 << 20:  # more may be the allocator's, which does not grow twice
             break
     return grown
 

@@ -2,8 +2,8 @@
 
     python tests/shipped_tests.py thinc|keras
 
-runs what the installed package has, and prints as its last line a JSON object: the names of the tests under "passed",
-"skipped" and "failed", those of them that dropped with this library under "ours", and the number of files.
+runs the tests of the installed package, and prints as its last line a JSON object: the names of the tests under
+"passed", "skipped" and "failed", the tests that called this library's dropout under "ours", and the number of files.
 """
 
 import argparse
@@ -19,16 +19,16 @@ import pytest
 
 
 class DropoutTests:
-    """A plugin of pytest: selects tests about dropout, and notes how they end and which of them dropped with ours.
+    """A pytest plugin that selects tests about dropout, and records their outcomes and which call this library.
 
     Parameters
     ----------
     n_calls : callable
-        How often this library has been asked for dropout so far.
+        Returns the number of calls of this library's dropout so far.
     unavailable : dict of str to str
-        The marks of tests that cannot run here, and why not.
+        The marks of tests that cannot run, with the reasons.
     lifted : Mark, optional
-        A mark that is taken off.
+        A mark that is removed from the tests.
 
     """
 
@@ -41,7 +41,7 @@ class DropoutTests:
         self.tests: dict[str, list[str]] = {name: [] for name in ("passed", "skipped", "failed", "ours")}
 
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-        """Keep what has "dropout" in its name or in its text, and skip what cannot run here."""
+        """Keep tests with "dropout" in their name or source, and skip those that cannot run."""
         items[:] = [item for item in items if "dropout" in (item.nodeid.rpartition("/")[2] + text_of(item)).lower()]
         for item in items:
             item.own_markers[:] = [mark for mark in item.own_markers if mark != self.lifted]
@@ -51,7 +51,7 @@ class DropoutTests:
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_call(self, item: pytest.Item) -> Iterator[None]:
-        """Note whether a test drops with this library."""
+        """Record a test that calls this library's dropout."""
         n_before = self.n_calls()
         try:
             return (yield)
@@ -60,12 +60,12 @@ class DropoutTests:
                 self.tests["ours"].append(item.nodeid)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Note how a test ends."""
+        """Record the outcome of a test."""
         if report.when == "call" or report.outcome != "passed":
             self.tests[report.outcome].append(report.nodeid)
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
-        """Note a file that cannot be read."""
+        """Record a file that cannot be collected as failed."""
         if report.outcome == "failed":
             self.tests["failed"].append(f"{report.nodeid}: {report.longrepr}")
 
@@ -79,7 +79,7 @@ def text_of(item: pytest.Item) -> str:
 
 
 def count_calls(owner: Any, name: str) -> Callable[[], int]:
-    """Count the calls of a function from now on; return what tells the number."""
+    """Count the calls of a function from now on; return a function that returns the number."""
     function, n_calls = getattr(owner, name), 0
 
     @functools.wraps(function)  # one of thinc's tests compares signatures
@@ -93,7 +93,7 @@ def count_calls(owner: Any, name: str) -> Callable[[], int]:
 
 
 def thinc_tests() -> tuple[list[Path], DropoutTests]:
-    """Switch thinc over, also where a test makes its operations by the name of their class; return its test files."""
+    """Switch thinc to this library, including tests that create NumpyOps by name; return thinc's test files."""
     import thinc.api
     import thinc.backends
 
@@ -103,14 +103,14 @@ def thinc_tests() -> tuple[list[Path], DropoutTests]:
     cdropout.thinc.enable()
     for module in (thinc.api, thinc.backends):
         module.NumpyOps = cdropout.thinc.CDropoutOps
-    # thinc leaves out whatever hypothesis drives in test_linear.py; what is about dropout there passes.
+    # thinc skips the tests with hypothesis in test_linear.py; those about dropout pass.
     flaky = pytest.mark.skip(reason="Flaky, skip temporarily").mark
     files = (Path(thinc.__file__).parent / "tests").rglob("test_*.py")
     return sorted(files), DropoutTests(n_calls, {"slow": "takes long"}, lifted=flaky)
 
 
 def keras_tests() -> tuple[list[Path], DropoutTests]:
-    """Switch Keras's NumPy backend over; return the test files of its layers and of its random numbers."""
+    """Switch Keras's NumPy backend to this library; return the test files of its layers and random numbers."""
     import keras
     from keras.src.backend.numpy import random
 
@@ -127,7 +127,7 @@ PACKAGES = {"thinc": thinc_tests, "keras": keras_tests}
 
 
 def main() -> int:
-    """Run a package's tests and print how they ended."""
+    """Run a package's tests and print their outcomes."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("package", choices=PACKAGES)
     files, plugin = PACKAGES[parser.parse_args().package]()

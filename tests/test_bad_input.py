@@ -1,7 +1,7 @@
-"""Input of every kind, a row each: the answer is that for a plain contiguous copy, or an error that names the argument.
+"""Input of every kind, one row each: the result is that of a plain contiguous copy, or an error names the argument.
 
-Whatever comes of a row, its arguments are held by nobody afterwards; and after an error they are what they were, and so
-is what would have been drawn from.
+After each row, the library holds no reference to the arguments. After an error, the arguments and the stream or
+generator are unchanged.
 """
 
 import array
@@ -31,7 +31,7 @@ from cdropout.checks import shown
 
 VALUES = np.random.default_rng(0).standard_normal((4, 6)).astype(np.float32)
 P = 0.4
-HUGE = 10**5000  # of more digits than Python writes
+HUGE = 10**5000  # too many digits for Python's repr
 
 pytestmark = [
     measures_the_process,  # reference counts
@@ -49,7 +49,7 @@ def plain(a: Any) -> np.ndarray:
 
 
 def like(x: Any, shape: tuple[int, ...] | None = None) -> np.ndarray:
-    """Return other numbers of x's dtype, and of its shape unless another is given."""
+    """Return other numbers of x's dtype, and of x's shape by default."""
     values = as_array(x, "x")
     shape = values.shape if shape is None else shape
     return np.random.default_rng(1).standard_normal(shape).astype(values.dtype.newbyteorder("="))
@@ -59,7 +59,7 @@ def columns(x: Any) -> tuple[int, ...]:
     return as_array(x, "x").shape[-1:]
 
 
-# Of any shape; each call is given x, p, rng and out.
+# Calls for any shape, with arguments x, p, rng and out.
 OF_ANY_SHAPE = {
     "dropout": lambda x, p, rng, out: cd.dropout(x, p, rng=rng, out=out),
     "relu_dropout": lambda x, p, rng, out: cd.relu_dropout(x, p, rng=rng, out=out),
@@ -71,7 +71,7 @@ OF_ANY_SHAPE = {
     "Noise.multiply": lambda x, p, rng, out: cd.Noise(7, 0, p, like(x).shape).multiply(x, out),
     "Noise.add": lambda x, p, rng, out: cd.Noise(7, 0, p, like(x).shape).add(x, out),
 }
-# Of x with columns, (4, 6) here.
+# Calls for an x with columns, of shape (4, 6) here.
 OF_A_MATRIX = {
     **OF_ANY_SHAPE,
     "dropout, shared axis": lambda x, p, rng, out: cd.dropout(x, p, rng=rng, out=out, shared_axes=0),
@@ -94,13 +94,13 @@ OF_LAYERS = {
     "DropPath": lambda x, p, rng: cd.DropPath(p, rng=rng).forward(x),
     "GaussianNoise": lambda x, p, rng: cd.GaussianNoise(p, rng=rng).forward(x),
 }
-DRAWN_BY_HAND = ("Mask.apply", "Noise.multiply", "Noise.add")  # from a key, not from rng
+DRAWN_BY_HAND = ("Mask.apply", "Noise.multiply", "Noise.add")  # created from a key, without rng
 
 # ---- what a row promises --------------------------------------------------------------------------------------------
 
 
 class Row(NamedTuple):
-    """Arguments, made anew for each call; what is called with them; and the error, None where there is an answer."""
+    """A function that makes the arguments, the calls that take them, and the error, None if there is a result."""
 
     make: Callable[[], tuple[Any, ...]]
     calls: dict[str, Callable[..., Any]]
@@ -110,24 +110,24 @@ class Row(NamedTuple):
 
 
 def held(a: Any) -> Any:
-    """Return what can be compared of an argument later."""
+    """Return an argument's content in a form that can be compared later."""
     with contextlib.suppress(Exception):
         values = as_array(a, "a")
         if values.dtype != object:
             return values.tobytes(), values.shape, values.strides, values.dtype, values.flags.writeable
     try:
         return repr(a)
-    except ValueError:  # an int that is too long
+    except ValueError:  # an int too long for Python's repr
         return a
 
 
 def count_of(a: Any) -> int:
-    """Return how many hold an argument; nobody counts who holds those that Python itself has one of."""
+    """Return the number of references to an argument; 0 for ints, types and None, which Python may share."""
     return 0 if a is None or isinstance(a, int | type) else sys.getrefcount(a)
 
 
 def error_of(call: Callable[..., Any], *arguments: Any) -> tuple[type[Exception] | None, str]:
-    """Return the type and message of a call's error, and nothing that could hold its arguments."""
+    """Return the type and message of a call's error, without a reference to its arguments."""
     try:
         call(*arguments)
     except Exception as error:
@@ -164,7 +164,7 @@ def check_error(row: Row, name: str, call: Callable[..., Any]) -> None:
     assert [held(a) for a in arguments] == before, name
     assert (stream.state, generator.bit_generator.state) == states, name
     if [count_of(a) for a in arguments] != counts:
-        gc.collect()  # of frames that an error's traceback has tied together
+        gc.collect()  # frames in reference cycles with an error's traceback
         assert [count_of(a) for a in arguments] == counts, name
 
 
@@ -176,7 +176,7 @@ class Float(float):
 
 
 class Says:
-    """An object with a __float__, which may fail."""
+    """An object with a __float__, which may raise."""
 
     def __init__(self, says: Any) -> None:
         self.says = says
@@ -243,7 +243,7 @@ def without(calls: dict[str, Any], *names: str) -> dict[str, Any]:
 
 
 def with_p(calls: dict[str, Any]) -> dict[str, Any]:
-    """Calls as functions of p and rng."""
+    """Return calls as functions of p and rng."""
     of_p = {name: lambda p, rng, call=call: call(VALUES, p, rng, None) for name, call in calls.items()}
     of_layers = {name: lambda p, rng, call=call: call(VALUES, p, rng) for name, call in OF_LAYERS.items()}
     return {
@@ -258,11 +258,11 @@ def with_p(calls: dict[str, Any]) -> dict[str, Any]:
 
 
 def without_address(text: str) -> str:
-    """Return a repr that is the same in every process: pytest-xdist wants the same names of tests in each."""
+    """Return a repr that is the same in every process: pytest-xdist needs equal names of tests in all of them."""
     return re.sub("0x[0-9a-f]+", "0x...", text)
 
 
-# gaussian_dropout has no p = 1, and its error says so.
+# gaussian_dropout does not allow p = 1, and its error differs.
 CALLS_WITH_P = without(with_p(OF_A_MATRIX), "gaussian_dropout")
 
 
@@ -293,7 +293,7 @@ P_ROWS = {
 
 
 class Subclass(np.ndarray):
-    """A subclass that has its own ideas of everything."""
+    """A subclass that allows neither universal functions nor access to elements."""
 
     __array_ufunc__ = None
 
@@ -325,7 +325,7 @@ def every_other(a: np.ndarray) -> np.ndarray:
 
 
 def mapped(a: np.ndarray, access: int = mmap.ACCESS_WRITE) -> np.ndarray:
-    """Return an array in a map of no file, or a read-only view of one."""
+    """Return an array in an anonymous memory map, or a read-only view of one."""
     memory = np.frombuffer(mmap.mmap(-1, a.nbytes), a.dtype).reshape(a.shape)
     memory[...] = a
     memory.flags.writeable = access != mmap.ACCESS_READ
@@ -425,7 +425,7 @@ USABLE = r"^(x|a|new) must be usable as an array, got "
 
 
 class Raises:
-    """Fails when it is asked for an array."""
+    """An object whose __array__ raises."""
 
     shape = (4, 6)
 
@@ -434,14 +434,14 @@ class Raises:
 
 
 class Lies(Raises):
-    """Returns no array when it is asked for one."""
+    """An object whose __array__ returns a list."""
 
     def __array__(self, dtype: Any = None, copy: Any = None) -> Any:
         return [1.0]
 
 
 class NoCapsule(Dlpack):
-    """Promises DLPack and returns something else."""
+    """An object whose __dlpack__ returns a string."""
 
     def __dlpack__(self, **keywords: Any) -> Any:
         return "capsule"
@@ -491,7 +491,7 @@ BAD_X = {
 
 def with_x(calls: dict[str, Any]) -> dict[str, Any]:
     of_x = {name: lambda x, rng, call=call: call(x, P, rng, None) for name, call in calls.items()}
-    # A generator seeds a layer when that is made, whatever is then passed through it.
+    # A generator advances when a layer is created with it, whatever the layer is called with.
     of_layers = {
         name: lambda x, rng, call=call: call(x, P, rng if isinstance(rng, cd.Stream) else cd.Stream(1))
         for name, call in OF_LAYERS.items()
@@ -499,7 +499,7 @@ def with_x(calls: dict[str, Any]) -> dict[str, Any]:
     return {**of_x, **of_layers}
 
 
-# What needs nothing of x but x itself, so that a wrong one is met by the library first.
+# Calls that use x only as their argument, so that the library is the first to see an invalid x.
 X_ALONE = {
     **{name: with_x(OF_A_MATRIX)[name] for name in ("dropout", "relu_dropout", "alpha_dropout", "gaussian_noise")},
     **{name: with_x({})[name] for name in ("Dropout", "ReLUDropout", "AlphaDropout", "GaussianNoise")},
@@ -519,11 +519,11 @@ X_ROWS = {
 
 
 def nothing(a: np.ndarray) -> np.ndarray:
-    """Return an array to be written to, of rubbish."""
+    """Return an output array filled with an arbitrary number."""
     return np.full_like(a, 7, subok=False)
 
 
-# Each takes values and gives (x, out).
+# Functions from values to (x, out).
 GOOD_OUT = {
     "x itself": lambda v: (v, v),
     "apart": lambda v: (v, nothing(v)),
@@ -630,7 +630,7 @@ BAD_OUT = {
 
 
 def windows(v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return two parts of one buffer, with strides, that meet in some elements."""
+    """Return two strided views of one buffer that share some elements."""
     memory = np.zeros((4, 24), np.float32)
     memory[:, :12:2] = v
     return memory[:, :12:2], memory[:, 6:18:2]
@@ -647,7 +647,7 @@ BAD_OUT_ROWS = {
 
 
 def other(call: Callable[..., Any], error: type[Exception], message: str) -> Row:
-    """Return the row of one call, of rng alone."""
+    """Return a row with one call, which takes only rng."""
     return Row(tuple, {"call": call}, error, message)
 
 
@@ -833,7 +833,7 @@ ROWS = {**P_ROWS, **X_ROWS, **BAD_OUT_ROWS, **OTHERS}
 
 def test_the_table_has_its_rows():
     n_written = len(GOOD_P) + len(BAD_P) + len(ABOVE_ONE) + len(X_ROWS) + len(BAD_OUT) + len(OTHERS)
-    assert len(ROWS) == n_written >= 400  # no row hides another of its name
+    assert len(ROWS) == n_written >= 400  # no two rows have the same name
 
 
 @pytest.mark.promise("bad-arguments")
@@ -868,7 +868,7 @@ FLOATS = (np.float32, np.float64, np.float16, ml_dtypes.bfloat16)
 
 @st.composite
 def layouts(draw: Any) -> tuple[np.ndarray, np.ndarray]:
-    """An array of any layout in a buffer, and another of its shape in the same or in its own, with the buffer."""
+    """Draw two arrays of one shape and dtype, of any layout, in one buffer."""
     shape = draw(hnp.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=9))
     dtype = np.dtype(draw(st.sampled_from(FLOATS)))
     n_bytes = 2000 * dtype.itemsize
@@ -897,7 +897,7 @@ def layouts(draw: Any) -> tuple[np.ndarray, np.ndarray]:
 
 
 def check_any_layout(arrays: tuple[np.ndarray, np.ndarray], p: float, name: str) -> None:
-    """Run a call with an out that may lie anywhere: the plain answer, or an error with all as it was."""
+    """Check that a call with any out gives the plain result, or an error that leaves everything unchanged."""
     x, out = arrays
     call = OF_ANY_SHAPE[name]
     with np.errstate(all="ignore"):
@@ -947,7 +947,7 @@ ANYTHING = st.one_of(
     hnp.arrays(hnp.scalar_dtypes(), hnp.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=4)),
     st.sampled_from([cd.Stream(1), cd.Mask(0, 0, 0.5, 3), cd.dropout, object(), np.float32, ...]),
 )
-# The argument that is anything, and a call with it; the rest is right.
+# Name of an argument -> a call in which this argument may be anything and the others are valid.
 ANY_ARGUMENT = {
     "x": lambda a, rng: cd.dropout(a, P, rng=rng),
     "p": lambda a, rng: cd.dropout(VALUES, a, rng=rng),
@@ -968,14 +968,14 @@ ANY_ARGUMENT = {
 
 
 def check_any_argument(name: str, a: Any) -> None:
-    """Run a call where one argument is anything: an answer, or an error that names it, with nothing drawn."""
+    """Check that a call with any value of one argument gives a result, or an error that names it and draws nothing."""
     stream = cd.Stream(1)
     before = held(a)
     with np.errstate(all="ignore"):
         error, message = error_of(ANY_ARGUMENT[name], a, stream)
     if error is not None:
         assert issubclass(error, TypeError | ValueError | OverflowError), f"{error}: {message}"
-        # The shape that a stream has no room for is called x's or the mask's.
+        # The error for a shape beyond the end of the stream names x or the mask instead.
         assert re.search(rf"\b{name}\b", message) or (error, name) == (OverflowError, "shape"), f"{error}: {message}"
         assert stream.position == 0
     if name != "out" or error is not None:

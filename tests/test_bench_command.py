@@ -1,4 +1,4 @@
-"""`python -m cdropout bench`: what it measures and says; how fast things are is no matter for tests."""
+"""`python -m cdropout bench`: its comparisons and its output; speed is not tested."""
 
 import importlib
 import io
@@ -22,7 +22,7 @@ report = importlib.import_module("cdropout.bench.report")
 
 @pytest.fixture
 def small_machine(monkeypatch):
-    """A machine whose memory begins early, so that a comparison takes a moment; two threads from 8,192 elements on."""
+    """Small sizes, so that a comparison is quick, and two threads from 8,192 elements on."""
     monkeypatch.setattr(machine, "cache_bytes", lambda: {1: 1 << 12, 2: 1 << 16, 3: 1 << 18})
     monkeypatch.setattr(comparison, "MEMORY_ELEMS", (1 << 17, 1 << 18))
     monkeypatch.setattr(comparison, "LEAST_ELEMS_FOR_TWO", 1 << 13)
@@ -143,7 +143,7 @@ def test_without_a_package_the_extra_is_named(monkeypatch, capsys, package):
     assert f'bench needs {package}: pip install "cdropout[cli]"' in capsys.readouterr().err
 
 
-def test_the_command_runs_in_a_process_of_its_own(run_python):
+def test_the_command_runs_in_a_separate_process(run_python):
     code = (
         "from cdropout import machine; machine.cache_bytes = lambda: {2: 1 << 16}; "
         "from cdropout.bench import comparison; comparison.MEMORY_ELEMS = (1 << 16, 1 << 16); "

@@ -1,6 +1,6 @@
-"""The compiled extensions as they lie on the disk: what runs on which processor, what they export, their hardening.
+"""The files of the compiled extensions: instructions by processor, exported symbols, and hardening.
 
-Read with readelf and objdump, of the installed package, whether it came from a wheel or was built here.
+readelf and objdump read the installed package, whether it is from a wheel or was built in place.
 """
 
 import functools
@@ -27,7 +27,7 @@ every_extension = pytest.mark.parametrize("extension", EXTENSIONS, ids=lambda pa
 
 
 def read(program, *arguments):
-    """What a program of GNU's binutils prints."""
+    """Return the output of a program of GNU's binutils."""
     if shutil.which(program) is None:
         pytest.skip(f"{program} is not installed")
     return subprocess.run(
@@ -39,7 +39,7 @@ def read(program, *arguments):
 
 
 class Function(NamedTuple):
-    """A function of the symbol table: the C file it comes from, and where it lies."""
+    """A function of the symbol table: its C file, its name and its addresses."""
 
     file: str
     name: str
@@ -48,13 +48,13 @@ class Function(NamedTuple):
 
     @property
     def isa(self):
-        """The instruction set beyond the processor's first that it may use, None for none."""
+        """The instruction set beyond the baseline that the function may use, None for none."""
         file = self.file.removesuffix(".c")
         return file if file in ("avx2", "avx512") and not self.name.startswith("is_supported") else None
 
 
 class Instruction(NamedTuple):
-    """An instruction, and the function that it stands in, None for linkage between modules."""
+    """An instruction and its function, None for linkage between modules."""
 
     address: int
     text: str
@@ -66,7 +66,7 @@ class Instruction(NamedTuple):
 
 
 def functions_of(extension):
-    """Every function, in the order of addresses."""
+    """Return every function, in order of addresses."""
     found, file = [], ""
     for line in read("readelf", "--symbols", "--wide", extension).partition("'.symtab'")[2].splitlines():
         words = line.split()
@@ -84,7 +84,7 @@ def functions_of(extension):
 
 @functools.cache
 def instructions_of(extension):
-    """Every instruction, in the order of addresses."""
+    """Return every instruction, in order of addresses."""
     functions = iter(functions_of(extension))
     function = next(functions, None)
     found = []
@@ -101,9 +101,9 @@ def instructions_of(extension):
 
 
 PREFIXES = re.compile(r"(?:(?:lock|rep\w*|bnd|notrack|data16|cs|ds|[er]s|[fg]s|rex\.?\w*) )*")
-# All of AVX, AVX2, FMA, F16C and AVX-512 begins with a v, and what works on mask registers with a k.
+# Names of AVX, AVX2, FMA, F16C and AVX-512 instructions begin with v, names of those on mask registers with k.
 BEYOND_SSE = re.compile(r"v(?!err|erw|m)\w+|k(?:mov|or|and|not|xor|xnor|add|shift|test|unpck)\w*|.*%[yz]mm|.*%k[0-7]\b")
-# SSE3 to SSE4.2, and the instructions on general registers that came later than x86-64.
+# SSE3 to SSE4.2, and the instructions on general registers that are newer than x86-64.
 BEYOND_SSE2 = re.compile(
     r"addsub[ps]|h(add|sub)p[sd]|lddqu|mov(d|sh|sl)dup|fisttp|pshufb|ph(add|sub)s?[wd]|pmaddubsw|pmulhrsw|psign[bwd]"
     r"|pabs[bwd]|palignr|mpsadbw|pmul(dq|ld)|dpp[sd]|p?blend\w+|p(min|max)(sb|sd|uw|ud)\b|round[ps][sd]|insertps"
@@ -115,7 +115,7 @@ AVX512_ONLY = re.compile(r".*%zmm|.*%k[0-7]\b|.*%[xy]mm(1[6-9]|2\d|3[01])\b")
 
 
 def bare(instruction):
-    """An instruction without its prefixes."""
+    """Return an instruction without its prefixes."""
     return instruction.text[PREFIXES.match(instruction.text).end() :]
 
 
@@ -134,7 +134,7 @@ def test_nothing_outside_dispatched_functions_needs_more_than_the_first_x86_64(e
         elif BEYOND_SSE.match(text) or BEYOND_SSE2.match(text):
             pytest.fail(f"an older processor stops at {instruction}")
     if extension == KERNELS:
-        # It would have been seen: the dispatched functions are full of it.
+        # Control: the dispatched functions have many such instructions.
         assert min(needed.values()) > 10_000
     else:
         assert needed == {"avx2": 0, "avx512": 0}  # nothing is dispatched here
@@ -172,16 +172,16 @@ print(has_avx2, system_saves, _kernels.active_isa())
     ("processor", "expected"), [("Haswell", "1 1 avx2"), ("Haswell,-xsave", "1 0 sse2"), ("Nehalem", "0 0 sse2")]
 )
 def test_avx_is_chosen_only_where_the_system_saves_its_registers(processor, expected):
-    # Bit 27 of CPUID's leaf 1, OSXSAVE, is the system's word that XGETBV tells what it saves.
+    # By bit 27 of CPUID's leaf 1, OSXSAVE, the system announces that XGETBV returns the registers it saves.
     result = run_on_old_processor("-c", ASK_THE_PROCESSOR, processor=processor)
     assert result.stdout.decode().split() == expected.split(), result.stderr.decode()
 
 
 @on_x86_64
 def test_what_the_system_saves_is_read_by_the_compilers_own_check():
-    # Behind __builtin_cpu_supports, in gcc's and clang's runtime. One that trusts the processor alone would have none.
-    # A system that has XGETBV and says by it that it saves no AVX or ZMM registers cannot be emulated here: that the
-    # runtime then minds what it reads is taken on trust.
+    # __builtin_cpu_supports of gcc's and clang's runtime has the instruction; a check of the processor alone would not.
+    # A system with XGETBV that saves no AVX or ZMM registers cannot be emulated here, so it is not tested that the
+    # runtime respects the result.
     assert [i for i in instructions_of(KERNELS) if i.text.startswith("xgetbv")]
 
 
@@ -215,13 +215,13 @@ def test_it_needs_the_c_library_and_openmp_from_beside_itself_or_from_the_system
     assert needed
     system = r"lib(gomp|omp|iomp5)(-[0-9a-f]+)?\.so[.\d]*|lib(c|m|pthread|gcc_s)\.so\.\d+|libc\.musl-\w+\.so\.1|ld-.*"
     assert [name for name in needed if not re.fullmatch(system, name)] == []
-    # Some builds of Python have their own folder searched by all that they compile.
+    # Some builds of Python add their folder to the search path of all extensions that they compile.
     paths = set(re.findall(r"PATH\).*\[(.*)\]", dynamic)) - {sysconfig.get_config_var("LIBDIR")}
     assert [path for path in paths if not path.startswith("$ORIGIN/")] == []
 
 
 def dynamic_symbols(extension):
-    """(name, whether it is defined here) of what the dynamic linker sees."""
+    """Return (name, is defined in the extension) for each symbol of the dynamic linker."""
     symbols = []
     for line in read("readelf", "--dyn-syms", "--wide", extension).splitlines():
         words = line.split()
@@ -237,7 +237,7 @@ def test_nothing_is_exported_but_the_modules_initialisation(extension):
 
 
 def needed_symbols(extension):
-    """The names that other libraries give it."""
+    """Return the symbols that the extension needs from other libraries."""
     return {name for name, is_defined in dynamic_symbols(extension) if not is_defined}
 
 

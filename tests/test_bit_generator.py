@@ -1,4 +1,4 @@
-"""StreamBitGenerator: the documented raw stream, behaving as NumPy's own bit generators do, by NumPy's tests too."""
+"""StreamBitGenerator: the documented raw stream, and the behaviour of NumPy's bit generators, also by NumPy's tests."""
 
 import copy
 import importlib
@@ -21,7 +21,7 @@ BIT_GENERATORS = (cd.StreamBitGenerator, np.random.PCG64, np.random.SFC64)
 
 
 def words(key, first_block, n_blocks):
-    """The raw stream's 64-bit words."""
+    """Return the raw stream's 64-bit words."""
     return _kernels.raw_blocks(key, first_block, n_blocks).view("<u8").astype(np.uint64)
 
 
@@ -170,7 +170,7 @@ def test_a_subclass_has_its_own_name_and_survives_a_pickle():
 
 
 class Renamed(cd.StreamBitGenerator):
-    """Somebody else's class."""
+    """A user's subclass."""
 
 
 # ---- ahead ----------------------------------------------------------------------------------------------------------
@@ -243,7 +243,7 @@ def test_threads_that_hold_the_lock_share_one_row_of_outputs(bit_generator_type)
     assert np.array_equal(np.sort(drawn), np.sort(bit_generator_type(11).random_raw(97_000)))
 
 
-def test_who_holds_the_lock_can_ask_for_the_state_and_move_on():
+def test_a_thread_that_holds_the_lock_can_read_and_advance_the_state():
     bit_generator = cd.StreamBitGenerator(11)
     with bit_generator.lock:
         bit_generator.state = bit_generator.advance(5).state
@@ -301,7 +301,7 @@ print("cdropout.bit_generator" in sys.modules, hasattr(cdropout, "no_such_name")
 
 
 def numpys(module, name, needs):
-    """A class of NumPy's tests; one with nothing but a skip where NumPy came without them, or with older ones."""
+    """Return a class of NumPy's tests; if NumPy has no tests, or older ones, return a class with one skipped test."""
     try:
         tests = importlib.import_module(f"numpy.random.tests.{module}")
         getattr(tests, needs)
@@ -317,7 +317,7 @@ def numpys(module, name, needs):
 
 
 class TestNumPysSmokeTests(numpys("test_smoke", "RNG", "RNGData")):
-    """Every distribution, output argument, seed, state and pickle."""
+    """NumPy's tests of every distribution, output argument, seed, state and pickle."""
 
     @classmethod
     def _create_rng(cls):
@@ -327,7 +327,7 @@ class TestNumPysSmokeTests(numpys("test_smoke", "RNG", "RNGData")):
 
 
 class TestNumPysDirectTests(numpys("test_direct", "Base", "Base")):
-    """Raw output against known words, and what is made of it."""
+    """NumPy's tests of raw output against known words, and of numbers made from it."""
 
     @classmethod
     def setup_class(cls):

@@ -1,5 +1,5 @@
-"""cdropout in other packages' loops: modules in Cython, C and C++, built against the installed package, give Python's
-bytes.
+"""cdropout in other packages' loops: modules in Cython, C and C++, built against the installed package, give the same
+bytes as Python.
 
 Where these tests run from the checkout, its wheel is built and installed into a folder first; CDROPOUT_WHEEL names one
 that is there already.
@@ -30,7 +30,7 @@ pytestmark = pytest.mark.skipif(not SOURCES.exists(), reason="the tests were tak
 
 
 def run(*arguments, folder, packages=(), check=True, env=None):
-    """Run this Python in a folder, with packages before everything else it can import."""
+    """Run this Python in a folder, with packages first on its path."""
     path = os.pathsep.join(map(str, packages))
     environment = {**os.environ, **(env or {})}
     environment.pop("PYTHONPATH", None)
@@ -62,7 +62,7 @@ def wheel(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def compiler():
-    """What modules are built with, or why not."""
+    """Skip the test if Cython, setuptools or a compiler is missing."""
     for name in ("Cython", "setuptools"):
         if importlib.util.find_spec(name) is None:
             pytest.skip(f"{name} is not installed")
@@ -110,7 +110,7 @@ def given(module, built, packages):
 
 @pytest.fixture(scope="session")
 def expected():
-    """What Python gives for a call, asked once."""
+    """A function that returns Python's digest for a call, computed once."""
     known = {}
 
     def of(call):
@@ -144,7 +144,7 @@ def test_masks_that_c_is_asked_for_have_every_form():
 
 
 def ask(module, code, built, packages):
-    """Run code in which the module is called embedded; the lines that it prints."""
+    """Run code in which the module has the name embedded; return the lines that it prints."""
     program = f"import {module} as embedded\nimport numpy as np\nimport cdropout as cd\n{code}"
     return run("-c", program, folder=built, packages=packages).stdout.splitlines()
 
@@ -335,14 +335,14 @@ except ValueError as error:
 
 @pytest.fixture
 def headers(packages, tmp_path):
-    """A copy of the installed package's headers, to be changed."""
+    """A copy of the installed package's headers that a test may change."""
     code = "import cdropout; print(cdropout.get_include())"
     include = run("-c", code, folder=tmp_path, packages=packages).stdout.rstrip("\n")
     return shutil.copytree(include, tmp_path / "headers")
 
 
 def built_with(headers, packages):
-    """The folder of embedded_c, built with these headers."""
+    """Build embedded_c with these headers and return its folder."""
     folder = shutil.copytree(SOURCES, headers.parent / "module")
     env = {"CDROPOUT_TEST_HEADERS": str(headers)}
     run("setup.py", "-q", "build_ext", "--inplace", folder=folder, packages=packages, env=env)
@@ -350,7 +350,7 @@ def built_with(headers, packages):
 
 
 def replaced(path, pattern, replacement):
-    """Replace the one place in a file where a pattern is found."""
+    """Replace a pattern's only match in a file."""
     text, n = re.subn(pattern, replacement, path.read_text(), flags=re.DOTALL)
     assert n == 1, (path, pattern, n)
     path.write_text(text)
@@ -372,7 +372,7 @@ def test_another_version_of_the_interface_is_an_import_error_that_names_both(pac
 
 
 def test_a_module_built_for_version_1_0_runs_unchanged(packages, headers):
-    # The headers of 1.0 are those of 1.1 without what the latter added at the end.
+    # The headers of 1.0 are those of 1.1 without the additions at the end.
     table, functions = headers / "cdropout_table.h", headers / "cdropout.h"
     replaced(table, r"(ABI_MINOR) \d+", r"\1 0")
     replaced(table, r"    /\* ---- since version 1\.1 ---- \*/.*(\} cdropout_table;)", r"\1")
@@ -410,7 +410,7 @@ except RuntimeError as error:
 
 
 def constants_of(text, enum, constant):
-    """The names and numbers of each of C's or Cython's enums, from patterns of an enum and of a constant."""
+    """Return the names and numbers of each enum of a C or Cython text, from patterns of an enum and of a constant."""
     enums = [re.findall(constant, body) for body in re.findall(enum, text, re.MULTILINE)]
     assert text.count(" = ") == sum(map(len, enums)), "an assignment stands outside of the enums that were found"
     return [{name: int(number) for name, number in pairs} for pairs in enums]
@@ -427,7 +427,7 @@ def test_constants_have_the_catalogs_names_and_numbers_in_c_and_in_cython():
         assert len(operations) >= 8
         for name, number in operations.items():
             assert _kernels.OPERATIONS.get(name.lower()) == number, name
-        # Every operation has a name for callers, or functions with its name.
+        # Every operation has a constant for callers, or functions with its name.
         unnamed = _kernels.OPERATIONS.keys() - set(map(str.lower, operations))
         assert unnamed == {"multiply_by_noise", "add_noise"}
         assert others == [{"BLOCK": 4096, "RAW_BYTES_PER_BLOCK": 8192}, {"MAX_AXES": 64}]
@@ -443,7 +443,7 @@ def test_get_include_is_the_headers_folder():
 
 
 def blocks(language):
-    """The page's code blocks in a language."""
+    """Return the page's code blocks in a language."""
     return re.findall(rf"```{language}\n(.*?)```", PAGE.read_text(), re.DOTALL)
 
 

@@ -1,4 +1,4 @@
-"""The stand-ins for well-known networks' dropout: conventions, attributes, gradients, a small network of each kind."""
+"""Replacements for the dropout of well-known networks: conventions, attributes, gradients, a small network for each."""
 
 import copy
 import pickle
@@ -113,7 +113,7 @@ def test_nnfs_leaves_its_results_in_attributes():
 
 
 class FullyConnected:
-    """As much of numpy-ml's layer as its wrapper touches."""
+    """The part of numpy-ml's layer that its wrapper uses."""
 
     def __init__(self, n_in, n_out, seed=0):
         self.trainable = True
@@ -169,7 +169,7 @@ def test_numpy_mls_wrapper_scales_the_layers_output():
 
 
 class OfCs231n:
-    """The functions as a layer, for the tests of all."""
+    """The functions as a layer, for the tests of all replacements."""
 
     def __init__(self, keep, rng):
         self.parameters = {"p": keep, "mode": "train"}
@@ -184,14 +184,14 @@ class OfCs231n:
 
 
 class OfDeepnet(deepnet.Dropout):
-    """The layer, with a gradient that comes alone."""
+    """The layer, with a `backward` that returns only the gradient."""
 
     def backward(self, dy):
         return super().backward(dy)[0]
 
 
 class OfNnfs(nnfs.Layer_Dropout):
-    """The layer, with methods that return something."""
+    """The layer, with methods that return their results."""
 
     def forward(self, x):
         super().forward(x, True)
@@ -240,7 +240,7 @@ def test_backward_needs_a_forward_pass_and_layers_can_be_pickled(name):
 
 @pytest.mark.parametrize("name", LAYERS)
 def test_a_small_network_learns_with_it(name):
-    # Two classes on either side of an ellipse, which six copies of five features tell apart; a constant one has 0.25.
+    # Two classes, inside and outside an ellipse, which six copies of five features separate; a constant one has 0.25.
     x = np.random.default_rng(0).standard_normal((400, 2))
     target = (x[:, 0] ** 2 + 2 * x[:, 1] ** 2 + x[:, 0] > 2).astype(float)
     features = np.tile(np.stack([x[:, 0], x[:, 1], x[:, 0] ** 2 - 1, x[:, 1] ** 2 - 1, x[:, 0] * x[:, 1]], axis=1), 6)

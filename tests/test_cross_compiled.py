@@ -1,4 +1,4 @@
-"""The C core alone, on this processor and on others under emulation: the same answers everywhere."""
+"""The C core alone, on this processor and on emulated ones: the same results everywhere."""
 
 import hashlib
 import itertools
@@ -27,14 +27,14 @@ KEY = 0x0123456789ABCDEFFEDCBA9876543210
 FROZEN = frozen_digests()
 
 DTYPES = {"f32": np.float32, "f64": np.float64, "f16": np.float16, "bf16": ml_dtypes.bfloat16}
-# What known_answers.c has of operations, and those among them that have a mask.
+# Numbers of operations in known_answers.c, and of those with a mask.
 N_OPERATIONS, N_MASKED = 11, 8
 
 pytestmark = pytest.mark.skipif(not CORE, reason="the tests were taken out of the checkout")
 
 
 class Processor(NamedTuple):
-    """What a processor's programs are built with, what runs them, and which instruction sets they must find."""
+    """A processor: its compiler, its emulator, and the instruction sets that its programs must find."""
 
     compiler: tuple[str, ...]
     emulator: tuple[str, ...]
@@ -61,7 +61,7 @@ def fnv1a(data):
 
 @pytest.fixture(scope="module")
 def run_program(tmp_path_factory):
-    """Run one of the programs on a processor; the core is compiled once for each compiler."""
+    """Run one of the programs on a processor, with the core compiled once for each compiler."""
     folders = {}
 
     def build(compiler):
@@ -92,7 +92,7 @@ def run_program(tmp_path_factory):
 
 
 def answers(printed):
-    """What known_answers.c prints: {isa: {kernel: hash}}."""
+    """Parse the output of known_answers.c into {isa: {kernel: hash}}."""
     found = {}
     for line in printed.decode().splitlines():
         isa, kernel, digest = line.split()
@@ -107,13 +107,13 @@ def native(run_program):
 
 @pytest.fixture(scope="module")
 def jobs(run_program):
-    """What the jobs of known_answers.c are, by name: their layout, p, first position, lens and strides."""
+    """The jobs of known_answers.c by name: layout, p, first position, lens and strides."""
     printed = run_program("known_answers", PROCESSORS["native"], "jobs").decode()
     return {job["name"]: job for job in map(json.loads, printed.splitlines())}
 
 
 def kept(job):
-    """What the model keeps of a job's elements."""
+    """Return the model's decisions for a job's elements, True for kept ones."""
     positions = sum(stride * index for stride, index in zip(job["strides"], np.indices(job["lens"]), strict=True))
     drawn = reference.keep(KEY, job["first"], int(positions.max()) + 1, job["p"])
     return drawn[positions].ravel()
@@ -130,8 +130,8 @@ def test_the_program_runs_every_kernel_and_every_layout(native, jobs):
     assert {job["layout"] for job in jobs.values()} == {"copy", "run", "rows", "shared rows", "repeated", "gathered"}
     n_of_shape = {"copy": 1, "run": N_OPERATIONS}
     n_of_jobs = sum(n_of_shape.get(job["layout"], N_MASKED) for job in jobs.values())
-    n_kernels = N_OPERATIONS + N_MASKED + 2  # on ranges, from keep words, and the two that repeat
-    # Each with a dtype also streams; raw blocks, and the keep bytes of every job that is no copy, do not.
+    n_kernels = N_OPERATIONS + N_MASKED + 2  # on ranges, from keep words, and the two with repeats
+    # Each with a dtype also runs with streaming stores; raw blocks, and the keep bytes of jobs except copies, do not.
     expected = 2 * len(DTYPES) * (n_kernels + n_of_jobs) + 2 + len(jobs) - 1
     for isa, kernels in native.items():
         assert len(kernels) == expected, isa
@@ -185,7 +185,7 @@ def test_other_processors_give_the_same_answers(run_program, native, name):
 
 
 def results(printed):
-    """What frozen_cases.c prints: (isa, the digest of its bytes) for each result."""
+    """Yield (isa, digest of the bytes) for each result in the output of frozen_cases.c."""
     at = 0
     while at < len(printed):
         end = printed.index(b"\n", at) + 1
@@ -208,7 +208,7 @@ def test_every_frozen_digest_holds_on_every_processor(run_program, name):
 @pytest.mark.parametrize("name", PROCESSORS)
 def test_a_changed_floating_point_mode_is_left_and_entered_again(run_program, name):
     printed = run_program("float_mode", PROCESSORS[name]).decode()
-    # In the caller's mode the kernels' results change, or else the program would show nothing.
+    # "changed": in the caller's mode the kernels' results differ, without which the program would show nothing.
     assert printed.splitlines() == [f"{isa} changed same restored" for isa in PROCESSORS[name].isas]
 
 
@@ -235,7 +235,7 @@ def test_no_kernel_and_no_job_touches_a_guard_page_or_a_canary(run_program):
 @pytest.mark.deep
 @pytest.mark.parametrize("name", PROCESSORS)
 def test_none_touches_a_guard_page_at_any_distance_or_on_another_processor(run_program, name):
-    distances = "all" if name == "native" else "touching"  # an emulator takes many times as long
+    distances = "all" if name == "native" else "touching"  # emulation takes many times as long
     printed = run_program("guard_pages", PROCESSORS[name], distances).decode()
     print(f"{name}, {distances}: {printed}")
     assert re.fullmatch(IN_BOUNDS, printed)

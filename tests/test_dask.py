@@ -1,4 +1,4 @@
-"""Dask arrays: the bits of one NumPy call, for every chunking, on real worker processes, also when one of them dies."""
+"""Dask arrays: the bits of one NumPy call, for every chunking, on real worker processes, also if one of them dies."""
 
 import gc
 import hashlib
@@ -19,7 +19,7 @@ from scipy.sparse import csr_array
 
 import cdropout as cd
 
-# Those of Dask's own; and what is left of a killed worker's connections.
+# Warnings of Dask, and of the connections of a killed worker.
 pytestmark = pytest.mark.filterwarnings(
     "ignore::DeprecationWarning",
     "ignore::FutureWarning",
@@ -40,7 +40,7 @@ MEMORY_LIMIT = 320 << 20
 
 
 def bits(a):
-    """The array's bytes: NaN equals NaN, and -0.0 does not equal 0.0."""
+    """Return an array's bytes, in which NaN equals NaN, and -0.0 does not equal 0.0."""
     return np.ascontiguousarray(a).tobytes()
 
 
@@ -50,7 +50,7 @@ def normals(shape, dtype=np.float32, seed=0):
 
 @pytest.fixture(autouse=True)
 def in_this_thread():
-    """What no cluster computes is computed here."""
+    """Arrays are computed in this thread, unless a cluster computes them."""
     with dask.config.set(scheduler="synchronous"):
         yield
 
@@ -60,7 +60,7 @@ def in_this_thread():
 
 @st.composite
 def chunkings(draw, shape):
-    """Chunks of any lengths, 0 included, along every axis."""
+    """Draw chunks of any lengths, 0 included, along every axis."""
     chunks = []
     for length in shape:
         cuts = sorted(draw(st.lists(st.integers(0, length), max_size=4)))
@@ -116,7 +116,7 @@ def test_a_part_of_a_mask_is_applied_to_a_part_of_an_array():
 def test_chunks_are_not_written_to():
     x = normals((60, 50))
     before = bits(x)
-    # A chunk that is a NumPy array of somebody else's.
+    # The chunk is the caller's NumPy array.
     whole = da.from_delayed(dask.delayed(x, pure=True), x.shape, x.dtype)
     cdask.dropout(whole, 0.5, rng=1).compute()
     assert bits(x) == before
@@ -148,7 +148,7 @@ def test_the_mask_is_drawn_at_the_call_and_computing_again_repeats_it():
 
 
 def key_bytes(mask):
-    """The end of the key as a pickle holds it."""
+    """Return the low 12 bytes of a mask's key, as they are in a pickle."""
     return mask.key.to_bytes(16, "little")[:12]
 
 
@@ -180,7 +180,7 @@ def test_there_is_one_task_for_each_chunk():
     layers = y.__dask_graph__().layers
     assert len(layers[y.name]) == y.npartitions == 14
     assert len(layers) == 2
-    # Fused with what makes the chunk.
+    # After fusion with the task that makes the chunk.
     (fused,) = dask.optimize(y)
     assert len(fused.__dask_graph__()) == 14
 
@@ -257,7 +257,7 @@ def test_what_a_mask_cannot_be_applied_to_is_refused():
 
 @pytest.fixture(scope="module")
 def client():
-    """A cluster of two worker processes of one thread each."""
+    """A client of a cluster of two worker processes with one thread each."""
     with (
         dask.config.set({"distributed.comm.timeouts.connect": PATIENCE}),
         distributed.LocalCluster(
@@ -265,7 +265,7 @@ def client():
             threads_per_worker=1,
             processes=True,
             memory_limit=MEMORY_LIMIT,
-            dashboard_address="127.0.0.1:0",  # None would be one port for all
+            dashboard_address="127.0.0.1:0",  # None would mean one port for all clusters
             scheduler_kwargs={"dashboard": False},
             silence_logs=logging.CRITICAL,
         ) as cluster,
@@ -273,11 +273,11 @@ def client():
     ):
         client.wait_for_workers(2, timeout=PATIENCE)
         yield client
-    gc.collect()  # so that warnings come here and not in another test
+    gc.collect()  # so that warnings appear here and not in another test
 
 
 def pids(client):
-    """The process of each worker, by its address."""
+    """Return the process id of each worker, by its address."""
     return client.run(os.getpid)
 
 
@@ -310,7 +310,7 @@ def test_a_killed_worker_changes_no_bit(client, tmp_path):
     finally:
         (tmp_path / "go").touch()
     result = client.compute(y).result(timeout=PATIENCE)
-    # What the worker had finished died with it and was made again.
+    # The killed worker's chunks were lost and made again.
     made = [path.name.split("-", 1) for path in tmp_path.glob("*-*")]
     assert sum(pid == str(before[killed]) for pid, _ in made) == 2
     assert sorted(chunk for pid, chunk in made if pid != str(before[killed])) == [
@@ -322,7 +322,7 @@ def test_a_killed_worker_changes_no_bit(client, tmp_path):
 
 
 def wait_until(happened, what):
-    """Poll for something that will happen."""
+    """Poll until happened() is true; TimeoutError, naming what, after PATIENCE seconds."""
     deadline = time.monotonic() + PATIENCE
     while not happened():
         if time.monotonic() > deadline:

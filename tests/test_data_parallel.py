@@ -21,12 +21,12 @@ PATIENCE = 120  # seconds, on a machine with other work to do
 
 
 def bits(arrays):
-    """The arrays' bytes."""
+    """Return the arrays' bytes."""
     return [a.tobytes() for a in arrays]
 
 
 class Stacked:
-    """The ranks' masks as one, for one process that does the work of all."""
+    """The ranks' masks as one, for one process that does the work of all ranks."""
 
     def __init__(self, masks):
         self.masks = masks
@@ -38,7 +38,7 @@ class Stacked:
 
 
 def learned_by_one_process(pattern):
-    """What one process that has the whole batch learns."""
+    """Return weights and gradients of one process that trains on the whole batch."""
     if pattern == "spawned_stream":
         draws = [spawned_stream(rank, 2)[1] for rank in range(2)]
         return train(slice(None), lambda: Stacked([draw() for draw in draws]), lambda gradient: gradient)
@@ -69,7 +69,7 @@ def test_two_processes_learn_what_one_does(pattern):
 
 
 def test_the_patterns_differ_where_they_should():
-    # Slices: a part of what one process draws, whatever the number of ranks. Streams: nobody repeats anybody's.
+    # Slices are parts of one process's mask, for any number of ranks. The masks of spawned streams all differ.
     shape = (N_ROWS, N_HIDDEN)
     whole = cd.draw_mask(shape, P, rng=cd.Stream(SEED)).keep()
     for n_ranks in (1, 2, 4):
@@ -82,7 +82,7 @@ def test_the_patterns_differ_where_they_should():
 
 
 def test_the_order_of_adding_changes_no_bit_here():
-    # What the comparisons of what is learned rest on.
+    # The comparisons of weights and gradients rely on this.
     learned = [
         train(rows, lambda: cd.draw_mask((N_ROWS, N_HIDDEN), 0.0, rng=0), lambda gradient: gradient)
         for rows in (slice(None), slice(None, None, -1))
@@ -105,7 +105,7 @@ def run_on_two_ranks(*arguments, cwd):
 
 
 def run_program(command, cwd):
-    """Run a program to its end; its output is in the message where it fails."""
+    """Run a program; if it fails, the message has its output."""
     done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
@@ -120,7 +120,7 @@ def test_two_ranks_of_mpi_learn_what_one_process_does(pattern, tmp_path):
 
 
 def example(heading):
-    """The Python example under a heading of the page."""
+    """Return the Python example under a heading of the page."""
     if not PAGE.exists():
         pytest.skip("the tests were taken out of the checkout")
     section = re.search(rf"^## {heading}\n(.*?)(?=^## |\Z)", PAGE.read_text(), re.DOTALL | re.MULTILINE)
@@ -139,13 +139,13 @@ def test_every_example_of_the_page_is_run_here():
     [("One mask, cut", "numpy"), ("A stream for each rank", "numpy"), ("Dask", "dask.array"), ("Ray", "ray")],
 )
 def test_the_examples_for_one_program_run(heading, package, tmp_path, monkeypatch):
-    # Looked for and not imported: what Ray does to a process that imports it is not wanted here.
+    # find_spec does not import Ray, which would change this process.
     if importlib.util.find_spec(package.split(".")[0]) is None:
         pytest.skip(f"needs {package}")
-    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")  # else Ray leaves a file in the user's home
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")  # otherwise Ray writes a file to the user's home
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     (tmp_path / "train.py").write_text(example(heading))
-    with tempfile.TemporaryDirectory() as folder:  # of a short path, as Ray's sockets need
+    with tempfile.TemporaryDirectory() as folder:  # a short path, which Ray's sockets need
         monkeypatch.setenv("RAY_TMPDIR", folder)
         run_program([sys.executable, "train.py"], tmp_path)
 

@@ -1,8 +1,8 @@
-"""The raw stream, the first word of every block and 8192 streams by turns, as dieharder (R. G. Brown) sees them.
+"""dieharder (R. G. Brown) on the raw stream, the first word of every block, and 8192 interleaved streams.
 
 Debian's package `dieharder` has the program. It judges each p-value: FAILED below 1e-6 from either end, WEAK below
-0.005. With -Y 1 it draws more until what is WEAK has passed or failed, so that a perfect generator meets a failure here
-with probability of some 1e-4 in all. Seeds are fixed.
+0.005. With -Y 1 it draws more until a WEAK test has passed or failed, so that a perfect generator fails here with
+probability of about 1e-4 in all. Seeds are fixed.
 """
 
 import shutil
@@ -16,19 +16,19 @@ from randomness import INPUTS
 SEED = 1
 MAX_SECONDS = 3600  # for one test on one input
 
-# The tests that dieharder -l calls good, with the ntuples that its -a gives them but for the longest lags. It calls
-# 5, 6 and 7 suspect, and says of 14 not to use it.
+# The tests that dieharder -l calls good, with the ntuples of its option -a except the longest lags. It calls tests
+# 5, 6 and 7 suspect, and advises against 14.
 WITHOUT_NTUPLE = (0, 1, 2, 3, 4, 8, 9, 10, 11, 12, 13, 15, 16, 17, 100, 101, 102, 204, 205)
 TESTS = (
     *((number, None) for number in WITHOUT_NTUPLE),
     *((200, n) for n in range(1, 13)),
     *((number, n) for number in (201, 202) for n in range(2, 6)),
     *((203, n) for n in (0, 1, 2, 4, 8)),
-    *((206, 256), (207, 32), (208, 0), (209, 12)),  # 208 makes both of its own, and crashes where it is asked for one
+    *((206, 256), (207, 32), (208, 0), (209, 12)),  # 208 runs both of its ntuples, and crashes if one is given
 )
-# For the other two inputs, whose words take longer to make.
+# Tests for the other two inputs, whose words take longer to generate.
 FEWER_TESTS = (*((number, None) for number in WITHOUT_NTUPLE), (200, 2), (202, 3), (203, 0))
-BIRTHDAYS = 0  # read no more than 20 MB
+BIRTHDAYS = 0  # the test that reads least, at most 20 MB
 
 
 class Verdict(NamedTuple):
@@ -42,7 +42,7 @@ class Verdict(NamedTuple):
 
 
 def verdicts(words, number, ntuple):
-    """Return what dieharder's test says of an endless row of words: its p-values, those of more samples later."""
+    """Return a dieharder test's p-values for an endless sequence of words, ordered by their numbers of samples."""
     command = ["dieharder", "-g", "200", "-d", str(number), "-Y", "1", "-k", "2", "-c", ","]
     command += [] if ntuple is None else ["-n", str(ntuple)]
     for field in ("test_name", "ntuple", "psamples", "pvalues", "assessment"):
@@ -57,7 +57,7 @@ def verdicts(words, number, ntuple):
                 if time.monotonic() > deadline:
                     process.kill()
         except BrokenPipeError:
-            pass  # it has read enough
+            pass  # dieharder has read enough and closed the pipe
         printed = process.stdout.read().decode()
     assert process.returncode == 0
     return [parsed(line) for line in printed.splitlines() if line.count(",") == 4 and "test_name" not in line]

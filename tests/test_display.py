@@ -1,4 +1,4 @@
-"""What values show of themselves in a notebook, and the pictures of masks."""
+"""The HTML of values in notebooks, and pictures of masks."""
 
 import re
 import sys
@@ -55,7 +55,7 @@ def test_importing_the_library_imports_nothing_that_draws_or_measures(run_python
 
 
 def dropped_cells(html):
-    """The (row, column) pairs that a mask's HTML draws as dropped."""
+    """Return the (row, column) pairs that a mask's HTML draws as dropped."""
     return {(int(row), int(column)) for column, row in re.findall(r"M(\d+) (\d+)h1v1h-1z", html)}
 
 
@@ -116,7 +116,7 @@ def test_html_is_well_formed(make):
 
 @pytest.fixture
 def ax():
-    """Axes of a figure that no window shows."""
+    """Axes of a figure without a window."""
     figure = pytest.importorskip("matplotlib.figure")
     return figure.Figure().subplots()
 

@@ -1,11 +1,11 @@
-"""What the pages show works as it stands there: Python is run, commands are run or checked, links lead somewhere.
+"""The pages' examples work as they are shown: Python is run, commands are run or checked, links have targets.
 
-- Python blocks of a page run in order, in one namespace, in a process and a folder of their own. A block with prompts
-  (`>>>`) must print what stands in it, the others assert what they claim.
-- Commands in `sh` and `console` blocks are run where they are quick (`QUICK`). Of the others, and of those within lines
-  of text, files must exist, options must stand in the `--help` of what is called, and extras in pyproject.toml.
+- Python blocks of a page run in order, in one namespace, in a separate process and folder. A block with prompts
+  (`>>>`) must print the output that it shows; the other blocks assert what they claim.
+- Commands in `sh` and `console` blocks are run if they are quick (`QUICK`). For the others, and for those within lines
+  of text, files must exist, options must be in the `--help` of the program, and extras in pyproject.toml.
 - Blocks in other languages are listed, with the reason why they are not run (`NOT_RUN`).
-- A page whose blocks make more than one program has a test of its own, which runs all of it (`OWN_TESTS`).
+- A page whose blocks make more than one program has a separate test, which runs all of it (`OWN_TESTS`).
 """
 
 import doctest
@@ -33,13 +33,13 @@ NOT_RUN = {
 }
 SHELL = ("sh", "console")
 
-# What takes no time and leaves nothing behind outside the folder it runs in.
+# Commands that take no time and write nothing outside the folder they run in.
 QUICK = (
     r"python -m cdropout( --json| --version)?",
     r"python -m cdropout stream --seed \d+ --bytes \d{1,7} > \w+\.bin",
 )
 
-# Programs that are not ours: what is checked is that they are these.
+# Programs of other projects, whose arguments are not checked.
 FOREIGN = {
     ".": "activates an environment",
     "./choice": "what the compiler made in the same line",
@@ -47,7 +47,7 @@ FOREIGN = {
     "sphinx-build": "tests/test_site.py runs it",
 }
 
-# A test that is there must speak of its page.
+# Page -> its separate test, whose text must name the page.
 OWN_TESTS = {"docs/c_api.md": "test_c_api.py", "docs/scaling_out.md": "test_data_parallel.py"}
 
 PAGES = pages.all_pages()
@@ -58,7 +58,7 @@ def name_of(page):
 
 
 def own_test(page):
-    """The test that runs a page's blocks by itself, where there is one."""
+    """Return the separate test that runs a page's blocks, None if there is none."""
     test = ROOT / "tests" / OWN_TESTS.get(name_of(page), "no such test")
     return test if test.exists() else None
 
@@ -66,7 +66,7 @@ def own_test(page):
 RUN_HERE = [page for page in PAGES if own_test(page) is None]
 
 
-def test_a_page_with_a_test_of_its_own_is_read_by_it():
+def test_a_page_with_a_separate_test_is_read_by_it():
     assert OWN_TESTS.keys() <= set(map(name_of, PAGES))
     for page in filter(own_test, PAGES):
         assert name_of(page) in own_test(page).read_text()
@@ -91,7 +91,7 @@ WITH_PYTHON = [page for page in RUN_HERE if "python" in languages(page)]
 
 @pytest.mark.parametrize("page", WITH_PYTHON, ids=name_of)
 def test_python_blocks_run_in_order(page, tmp_path):
-    # The library that the tests test comes first: the page's folder holds none, and a checkout's has no compiled core.
+    # The tested library is first on the path: the page's folder has none, and a checkout's has no compiled core.
     run = subprocess.run(
         [sys.executable, "-P", str(ROOT / "tests/pages.py"), str(page), "skipped.json"],
         cwd=tmp_path,
@@ -159,7 +159,7 @@ def test_commands_name_what_exists(line):
 
 
 def check_command(words):
-    """Fail unless what a simple command names exists; unless it is known how to check the program at all."""
+    """Fail if a simple command names anything that does not exist, or a program that cannot be checked."""
     program, *arguments = words
     if program in ("python", "python3"):
         check_python(arguments)
@@ -197,7 +197,7 @@ def check_options(called, arguments):
 
 @functools.cache
 def help_of(called):
-    # A checkout's own source folder has no compiled core, and must not come before what is installed.
+    # A checkout's source folder has no compiled core, and must not precede the installed package on the path.
     options = ["-P"] if called[:2] == ("-m", "cdropout") else []
     run = subprocess.run(
         [sys.executable, *options, *called, "--help"],
@@ -256,7 +256,7 @@ def write_page(folder, *blocks):
 
 @pytest.fixture
 def inside(monkeypatch, tmp_path):
-    """A folder that counts as the root of the checkout."""
+    """A folder that serves as the root of the checkout."""
     monkeypatch.setattr(pages, "ROOT", tmp_path)
     return tmp_path
 

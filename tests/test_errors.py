@@ -12,7 +12,7 @@ X = np.arange(1, 25, dtype=np.float32).reshape(4, 6)
 
 
 class NotANumber:
-    """Something that float() refuses."""
+    """An object that float() refuses."""
 
     def __repr__(self):
         return "NotANumber()"

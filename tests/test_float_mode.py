@@ -1,4 +1,4 @@
-"""The caller's floating-point mode: it changes no bit of a result, in no thread, and is there again after the call."""
+"""The caller's floating-point mode: it changes no bit of a result, in any thread, and is restored after the call."""
 
 import ctypes
 import hashlib
@@ -63,11 +63,11 @@ def register():
         ctypes.CFUNCTYPE(None, ctypes.c_uint64)(address),
         ctypes.CFUNCTYPE(ctypes.c_uint32)(address + 64),
     )
-    del page  # where the functions lie
+    del page  # the memory of the functions
 
 
 def in_mode(register, mode, call):
-    """call()'s result, and the mode that it left behind, in a thread of its own whose mode is set for the while."""
+    """Return call()'s result and the mode after it, in a new thread in which the given mode is set."""
     set_register, get_register = register
     found = []
 
@@ -89,7 +89,7 @@ def in_mode(register, mode, call):
 
 
 def subnormals(dtype, n_elems=N):
-    """Numbers about the smallest normal one: many are subnormal, and so are many products of the others."""
+    """Return numbers near the smallest normal one: many are subnormal, and so are many products of the others."""
     rng = np.random.default_rng(0)
     tiny = float(ml_dtypes.finfo(dtype).smallest_normal)
     values = rng.standard_normal(n_elems) * (tiny if tiny > 1e-300 else 1)
@@ -99,7 +99,7 @@ def subnormals(dtype, n_elems=N):
 
 
 def operations(dtype):
-    """Every operation on subnormal numbers: names and calls that return an array."""
+    """Return every operation on subnormal numbers, as names and calls that return an array."""
     x, residual = subnormals(dtype), subnormals(dtype)[::-1].copy()
     bias, rows = subnormals(dtype, 100), subnormals(dtype, 120 * 100).reshape(120, 100)
     smallest = float(ml_dtypes.finfo(dtype).smallest_subnormal)
@@ -136,7 +136,7 @@ def operations(dtype):
 
 @pytest.mark.parametrize("mode", MODES)
 def test_the_mode_that_is_set_is_real(register, mode):
-    # Without this, what follows would show nothing. A trap shows in no result, and NumPy converts halves as integers.
+    # Control for the next tests. A trap is visible in no result, and NumPy converts float16 with integers.
     if mode in ("invalid-traps", "flush-halves-to-zero"):
         pytest.skip("an ordinary product does not show it")
     x = np.concatenate([subnormals(np.float32), np.array([np.nan, -np.nan], np.float32)])

@@ -1,4 +1,4 @@
-"""Arrays from elsewhere: read and written where they are, whichever protocol they speak, or refused by name."""
+"""Arrays of other libraries, in every protocol: used without copies, or refused with the argument's name."""
 
 import array
 import ctypes
@@ -18,11 +18,11 @@ from cdropout import _kernels
 VALUES = np.random.default_rng(0).standard_normal((4, 6)).astype(np.float32)
 P = 0.4
 
-# ---- who has memory -------------------------------------------------------------------------------------------------
+# ---- objects with memory --------------------------------------------------------------------------------------------
 
 
 class Dlpack:
-    """Speaks nothing but DLPack 1."""
+    """An object with only the protocol DLPack 1."""
 
     def __init__(self, a, device=(1, 0)):
         self.a, self.device = a, device
@@ -35,21 +35,21 @@ class Dlpack:
 
 
 class OldDlpack(Dlpack):
-    """Speaks DLPack as it was before 1.0, whose capsules cannot say that they are read-only."""
+    """An object with the DLPack protocol before 1.0, whose capsules have no read-only flag."""
 
     def __dlpack__(self, stream=None):
         return self.a.__dlpack__()
 
 
 class OldTensor(OldDlpack):
-    """Has an array besides, as PyTorch's tensors do."""
+    """An object that also has __array__, as PyTorch's tensors do."""
 
     def __array__(self, dtype=None, copy=None):
         return self.a
 
 
 class CopyingDlpack(Dlpack):
-    """Gives a copy unless it is told not to, and is then offended."""
+    """An object whose __dlpack__ returns copies, and raises BufferError for copy=False."""
 
     def __dlpack__(self, *, copy=None, **keywords):
         if copy is False:
@@ -58,21 +58,21 @@ class CopyingDlpack(Dlpack):
 
 
 class Bfloat16Dlpack(Dlpack):
-    """Passes uint16 on as bfloat16: NumPy itself cannot export that."""
+    """An object that exports uint16 as bfloat16, which NumPy cannot export."""
 
     def __dlpack__(self, **keywords):
         capsule = self.a.view(np.uint16).__dlpack__(**keywords)
         name = b"dltensor_versioned" if keywords.get("max_version") else b"dltensor"
         get_pointer = ctypes.pythonapi.PyCapsule_GetPointer
         get_pointer.restype, get_pointer.argtypes = ctypes.c_void_p, (ctypes.py_object, ctypes.c_char_p)
-        # Version, context, deleter and flags take 32 bytes; the type's code comes after 20 bytes of the tensor.
+        # Version, context, deleter and flags take 32 bytes; the type's code follows 20 bytes of the tensor.
         at = get_pointer(capsule, name) + (32 if keywords.get("max_version") else 0) + 20
         ctypes.memmove(at, bytes([4]), 1)
         return capsule
 
 
 class Interface:
-    """Speaks NumPy's array interface."""
+    """An object with NumPy's array interface."""
 
     def __init__(self, a):
         self.a = a
@@ -83,7 +83,7 @@ class Interface:
 
 
 class OnlyArray:
-    """Makes an array when it is asked, of whatever memory."""
+    """An object with __array__, which does not say whether the memory is shared."""
 
     def __init__(self, a):
         self.a = a
@@ -93,7 +93,7 @@ class OnlyArray:
 
 
 def in_memory(make):
-    """Return a maker of (object, array on its memory) that fills the memory with values first."""
+    """Return a function from values to (object whose memory holds them, array on this memory)."""
 
     def build(values):
         owner = make(values)
@@ -141,7 +141,7 @@ def transposed_torch_tensor(values):
     return tensor, tensor.numpy()
 
 
-# Each makes, of values of shape (4, 6), an object with them and an array on the object's memory.
+# Functions from values of shape (4, 6) to (object that holds them, array on the object's memory).
 WRITABLE = {
     "bytearray": in_memory(lambda values: bytearray(values.nbytes)),
     "array.array": in_memory(lambda values: array.array("f", bytes(values.nbytes))),
@@ -307,7 +307,7 @@ def test_a_call_lets_go_of_the_memory():
     view = memoryview(memory).cast("f")
     cd.dropout(view, P, rng=1, out=view)
     view.release()
-    memory.extend(b"more")  # BufferError if anything still held it
+    memory.extend(b"more")  # BufferError if the memory were still exported
     values = array.array("f", VALUES.ravel())
     cd.dropout(values, P, rng=1, out=values)
     values.append(1.0)
@@ -355,7 +355,7 @@ def test_a_torch_tensor_of_bfloat16_is_worked_on_where_it_is():
 
 
 class Nowhere:
-    """Finds no module."""
+    """A finder that finds no module."""
 
     @staticmethod
     def find_spec(name, path=None, target=None):
@@ -441,7 +441,7 @@ for dtype in (jax.numpy.float32, jax.numpy.float16, jax.numpy.bfloat16):
 
 
 def test_jax_arrays_are_read_where_they_are_and_never_written(run_python):
-    # In a process of its own, because a process that has imported JAX cannot fork without a warning any more.
+    # In a separate process, because Python warns of a fork in a process that has imported JAX.
     if importlib.util.find_spec("jax") is None:
         pytest.skip("needs jax")
     out = run_python("-c", READ_AND_REFUSE_JAX, env={"JAX_PLATFORMS": "cpu"}).stdout.decode().splitlines()
@@ -514,7 +514,7 @@ def test_a_foreign_array_that_does_not_fit_is_told_so_in_shapes_and_dtypes():
 
 
 class Capsuleless(Dlpack):
-    """Promises DLPack and breaks it."""
+    """An object whose __dlpack__ returns None."""
 
     def __dlpack__(self, **keywords):
         return None

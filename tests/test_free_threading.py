@@ -1,4 +1,4 @@
-"""Python without the interpreter's lock: nothing of the library switches it on, and what threads share stays whole."""
+"""Python without the interpreter's lock: the library does not switch it on, and values shared by threads stay valid."""
 
 import sysconfig
 from concurrent.futures import ThreadPoolExecutor
@@ -29,7 +29,7 @@ def test_no_extension_switches_the_interpreters_lock_on(run_python):
 
 
 def in_threads(n_threads, work):
-    """What work(i) gives in each of n_threads threads at the same time."""
+    """Return the results of work(i) in n_threads threads that run at the same time."""
     with ThreadPoolExecutor(n_threads) as pool:
         return list(pool.map(work, range(n_threads)))
 
@@ -47,7 +47,7 @@ def test_a_state_that_is_read_while_others_draw_is_one_that_the_stream_had():
     starts = sorted(found[1] + found[3])
     assert starts == [2 * 4096 * i for i in range(600)]
     for read in (found[0], found[2]):
-        assert read == sorted(read)  # it never goes back
+        assert read == sorted(read)  # positions only grow
         assert set(read) <= {*starts, stream.position}
     assert stream.key == key
 

@@ -12,12 +12,12 @@ import cdropout as cd
 from cdropout import _kernels
 
 FROZEN = frozen_cases.frozen_digests()
-# Of the digests in the file's order, so that the file cannot change together with the library and its model.
+# SHA-256 of all digests in the file's order, so that the file cannot change together with the library and its model.
 SHA256_OF_ALL = "c0c00e1e0b9ea08f6108bc651cb5a17bc260f1504372f0fbe0595d49ab80c1bd"
 
 
 def library_result(case):
-    """Return what the library gives through what everybody calls."""
+    """Return the library's result for a case, from public functions if there are any."""
     if case.operation == "raw":
         return _kernels.raw_blocks(case.key, case.start // 4096, case.shape[0] // 8192)
     mask = cd.Mask(case.key, case.start, case.p, case.shape, case.shared_axes)

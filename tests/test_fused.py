@@ -25,7 +25,7 @@ def bits(a):
     return np.ascontiguousarray(a).tobytes()
 
 
-# What dropout, add and maximum give one after the other, for each operation with a bias, ReLU or residual.
+# The results of dropout, add and maximum in sequence, for each operation with a bias, ReLU or residual.
 UNFUSED = {
     "relu_dropout": lambda x, bias, residual, p: cd.dropout(np.maximum(x, 0), p, rng=5),
     "bias_relu_dropout": lambda x, bias, residual, p: cd.dropout(np.maximum(x + bias, 0), p, rng=5),
@@ -36,7 +36,7 @@ OPERATIONS = tuple(UNFUSED)
 
 
 def run_fused(name, x, bias, residual, p, out=None):
-    """Call the function of this name with the arrays that it takes."""
+    """Call the function of the given name with the arrays that it takes."""
     function, arrays = getattr(cd, name), {"x": x, "bias": bias, "residual": residual}
     taken = {
         argument: array for argument, array in arrays.items() if argument in inspect.signature(function).parameters
@@ -45,7 +45,7 @@ def run_fused(name, x, bias, residual, p, out=None):
 
 
 def test_every_fused_operation_of_the_catalog_is_tested_here():
-    # zoneout, alpha dropout, noise and gradients have tests of their kinds.
+    # zoneout, alpha dropout, noise and gradients have separate tests.
     others = {"apply_mask", "fill_scaled", "choose", "relu_dropout_backward", "alpha_dropout"}
     assert set(_kernels.OPERATIONS) - others - {"multiply_by_noise", "add_noise"} == set(UNFUSED)
 
@@ -155,7 +155,7 @@ def numeric_gradient(function, x):
 @pytest.mark.parametrize("layer_type", [cd.ReLUDropout, cd.BiasReLUDropout, cd.DropoutAdd, cd.BiasDropoutAdd])
 @pytest.mark.parametrize("training", [True, False])
 def test_gradients_of_the_fused_layers_equal_numeric_ones(layer_type, training):
-    # Of sum(sin(y)) by central differences in float64; the inputs keep away from ReLU's corner.
+    # Gradients of sum(sin(y)) by central differences in float64; no input is near ReLU's corner.
     x, residual, bias = (normals(shape, np.float64, seed) for shape, seed in (((6, 7), 0), ((6, 7), 1), ((7,), 2)))
     has_bias, has_residual = "Bias" in layer_type.__name__, "Add" in layer_type.__name__
     stream = cd.Stream(4)

@@ -35,7 +35,7 @@ def test_a_single_layer_is_a_sequence_of_one():
 
 
 class Block:
-    """A container: its own layers are not to be seen from without."""
+    """A container whose layers are only reachable by an attribute."""
 
     def __init__(self, layers):
         self.inner = layers
@@ -45,7 +45,7 @@ class Block:
 
 
 class Slotted(Block):
-    """One whose attributes are in slots."""
+    """A container whose attributes are in slots."""
 
     __slots__ = ("inner",)
 
@@ -158,7 +158,7 @@ def test_what_has_no_rows_cannot_be_sampled_in_one_pass():
 
 
 class Double:
-    """A foreign layer with a state."""
+    """A layer of another library with a state."""
 
     def forward(self, x):
         self.x = x
@@ -288,7 +288,7 @@ def test_two_threads_cannot_switch_one_layer_and_it_survives_the_attempt():
     before = generator.bit_generator.state
     message = r"layers must be switched by one thread at a time, got Dropout\(p=0.5\) of a thread that still has them"
     with ThreadPoolExecutor(1) as pool, cd.dropout_on([layer], rng=3):
-        with cd.dropout_on([layer], rng=4):  # in this thread, as often as it likes
+        with cd.dropout_on([layer], rng=4):  # one thread may switch layers in nested blocks
             assert layer.training
         for call in (
             lambda: cd.mc_predict(layer.forward, X, 2, rng=generator, layers=[other, layer]),

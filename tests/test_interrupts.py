@@ -1,4 +1,4 @@
-"""Signals during long calls: Ctrl-C ends them, other handlers run, and what comes after is right."""
+"""Signals during long calls: Ctrl-C ends the calls, other handlers run, and later results are right."""
 
 import hashlib
 import os
@@ -104,8 +104,8 @@ print(began, ended, taken, is_whole, right)
 
 
 def interrupt(*arguments, after_seconds, env):
-    """Send SIGINT so long after a call has begun: (seconds to KeyboardInterrupt, positions taken, is whole, right)."""
-    command = [sys.executable, "-P", "-c", CALL_ON_A_GIGABYTE, *arguments]  # -P: not the source folder
+    """Interrupt a call after_seconds after its start; return (seconds to the exception, positions, is whole, right)."""
+    command = [sys.executable, "-P", "-c", CALL_ON_A_GIGABYTE, *arguments]  # -P: no source folder on the path
     with subprocess.Popen(command, env={**os.environ, **env}, stdout=subprocess.PIPE) as process:
         try:
             assert process.stdout.readline() == b"ready\n"
@@ -125,9 +125,9 @@ def interrupt(*arguments, after_seconds, env):
 @pytest.mark.parametrize(
     ("kind", "dtype", "isa_name", "n_positions"),
     [
-        ("noise", "float16", "portable", 1 << 29),  # 30 ns an element: 16 s
-        ("transposed", "float32", None, 1 << 28),  # through NumPy's buffers: some 5 s
-        ("transposed, shared", "float32", None, 1 << 14),  # copied there and back: some 5 s
+        ("noise", "float16", "portable", 1 << 29),  # 30 ns per element: 16 s
+        ("transposed", "float32", None, 1 << 28),  # through NumPy's buffers: about 5 s
+        ("transposed, shared", "float32", None, 1 << 14),  # copied to a buffer and back: about 5 s
     ],
 )
 def test_ctrl_c_during_a_call_on_a_gigabyte_comes_within_a_second(kind, dtype, isa_name, n_positions):
@@ -135,7 +135,7 @@ def test_ctrl_c_during_a_call_on_a_gigabyte_comes_within_a_second(kind, dtype, i
         isa_name or _kernels.active_isa(), kind, dtype, "once", after_seconds=0.3, env={"OMP_NUM_THREADS": "1"}
     )
     assert seconds < 1
-    assert taken == n_positions  # all that the call would have drawn
+    assert taken == n_positions  # all positions of the call
     assert not is_whole
     assert right  # the next call
 
@@ -170,7 +170,7 @@ def test_ctrl_c_at_any_moment_of_any_call_on_a_gigabyte_comes_within_a_second(is
 
 @pytest.fixture
 def slices():
-    """Set the most elements of a slice and the seconds between checks for signals; undone after the test."""
+    """A function that sets the largest slice and the seconds between checks for signals, restored after the test."""
     before = _kernels.get_limits()
 
     def set_slices(n_elems, seconds):
@@ -182,7 +182,7 @@ def slices():
 
 @contextmanager
 def alarms(handle, seconds=0.002):
-    """Call handle at every alarm; each comes so many seconds after the last was handled."""
+    """Call handle at every alarm; an alarm follows the given number of seconds after the last one was handled."""
 
     def handle_and_wait(number, frame):
         handle()
@@ -207,7 +207,7 @@ def digest():
 
 
 def results():
-    """Every kind of job, each on an array that is cut."""
+    """Yield the result of every kind of job, on arrays that are cut into slices."""
     x = X[:300_000]
     square, mask, noise = x[:250_000].reshape(500, 500), MASK[: x.size], cd.draw_noise(x.shape, 0.3, rng=5)
     yield mask.apply(x)
@@ -227,7 +227,7 @@ def results():
         yield cd.draw_mask(square.shape, 0.3, rng=9, shared_axes=axes).keep()
     yield cd.dropout(x.reshape(3, 100_000), 0.3, rng=10, shared_axes=0)
     yield cd.dropout(x.reshape(3, 100, 1000), 0.3, rng=10, shared_axes=(0, 2))
-    # So many repeats of a position are themselves cut.
+    # A position with so many repeats that they are cut into slices.
     repeats = cd.draw_mask((2, 1_100_001), 0.5, rng=6, shared_axes=1)
     yield repeats.apply(np.ones(repeats.shape, np.float16))
     yield repeats.apply(np.ones(repeats.shape, np.float32), fill=-1.0)
@@ -302,7 +302,7 @@ def test_a_handler_may_fork_in_the_middle_of_a_call_and_both_processes_end_it(sl
         if os.getpid() == test_process and len(children) < 5:
             children.append(os.fork())
             if children[-1] == 0:
-                signal.alarm(5)  # not to be outlived by a child that hangs
+                signal.alarm(5)  # so that a child that hangs is killed
 
     status = 1
     try:
@@ -320,7 +320,7 @@ def test_a_handler_may_fork_in_the_middle_of_a_call_and_both_processes_end_it(sl
 
 
 class StopError(Exception):
-    """Raised by a handler."""
+    """The exception that a handler raises."""
 
 
 def stop():
@@ -333,7 +333,7 @@ def test_an_interrupted_call_has_taken_its_positions_and_written_some_elements(s
     stream, x, rng = cd.Stream(1), np.ones(10_000_000, np.float32), random.Random(1)
     n_taken = -(-x.size // 4096) * 4096
     n_left = 0
-    while not 0 < n_left < x.size:  # an alarm may also come before the first element, or behind the last one
+    while not 0 < n_left < x.size:  # an alarm may also interrupt before the first element, or after the last one
         x[...], before = 1, stream.position
         try:
             with threadpool_limits(1), alarms(stop, rng.uniform(0.0005, 0.003)):
@@ -354,7 +354,7 @@ def test_an_interrupted_layer_keeps_what_its_last_whole_pass_left(slices, make):
     slices(10_000, 0.0)
     layer = make(0.5, rng=1)
     frames = []
-    while "forward" not in frames:  # an alarm may also come between two passes
+    while "forward" not in frames:  # an alarm may also interrupt between two passes
         with alarms(stop, 0.01):
             try:
                 while True:

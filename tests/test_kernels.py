@@ -27,7 +27,7 @@ CACHE_BYTES = _kernels.get_limits()["max_cached_bytes"]
 
 
 def bits(a):
-    """The array's bytes: NaN equals NaN, and -0.0 does not equal 0.0."""
+    """Return an array's bytes, in which NaN equals NaN, and -0.0 does not equal 0.0."""
     return np.ascontiguousarray(a).tobytes()
 
 
@@ -37,7 +37,7 @@ def normals(shape, dtype, seed=0):
 
 @pytest.fixture(scope="module")
 def kept_of_every_size():
-    """The model's decisions, made once: sizes are prefixes of one another."""
+    """The model's decisions, computed once: each size is a prefix of the largest one."""
     return {p: reference.keep(KEY, 0, max(SIZES), p) for p in (0.1, 0.5)}
 
 
@@ -85,8 +85,8 @@ def test_misaligned_pointers_match_the_reference_and_leave_their_surroundings(is
         assert np.all(out_bytes[out_offset + n_elems * itemsize :] == 0xA5)
 
 
-# Inside a block; on both sides of 2^31, 2^32 and 2^63 and of where a block's index passes 2^31 and 2^32; the last 3000
-# positions that a stream has.
+# Inside a block; on both sides of 2^31, 2^32 and 2^63, and of the positions at which a block's index passes 2^31 and
+# 2^32; the last 3000 positions of a stream.
 STARTS = (
     *(1, 63, 64, 4095, 4097, 2**31 - 1500, 2**31 + 1, 2**32 - 1500, 2**32 + 100, 2**43 - 1500, 2**44 - 1500),
     *(2**63 - 1500, 2**63 + 4095, _kernels.POSITION_LIMIT - 3000),
@@ -113,7 +113,7 @@ def test_masks_that_start_anywhere_match_the_reference(isa, start):
 @pytest.mark.promise("whole-blocks")
 @pytest.mark.parametrize("position", [2**31, 2**32, 2**63])
 def test_a_stream_passes_every_power_of_two_without_repeating_itself(position):
-    # A position that wrapped would come again where it began: at 0, or at the start of the block before.
+    # A position that wrapped around would repeat the stream from 0, or from the start of the block before.
     stream = cd.Stream(7)
     stream._place(stream.key, position - 4096)
     drawn = [cd.draw_mask(4096, 0.5, rng=stream) for _ in range(3)]
@@ -147,7 +147,7 @@ def test_dropped_elements_are_plus_zero_whatever_they_were(isa, dtype):
 
 
 def arbitrary_bits(n_elems, dtype):
-    """Return numbers of any bits, a quarter of them infinities and NaNs of any payload, signalling ones among them."""
+    """Return numbers with random bits, a quarter of them infinities and NaNs with any payload, also signalling ones."""
     integers = np.dtype(f"u{np.dtype(dtype).itemsize}")
     x = np.random.default_rng(1).integers(0, np.iinfo(integers).max, n_elems, integers, endpoint=True)
     x[::4] |= np.array(np.inf, dtype).view(integers)
@@ -175,7 +175,7 @@ def test_p_0_copies_bit_for_bit_and_p_1_is_all_plus_zero(isa, dtype, shared_axes
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_a_p_next_to_nothing_scales_by_next_to_nothing(isa, dtype):
-    # 1 / (1 - 1e-12) is not 1 in float64, and is in all narrower types.
+    # 1 / (1 - 1e-12) is 1 in all types narrower than float64.
     x = normals(10_000, dtype)
     y = cd.Mask(KEY, 0, 1e-12, x.size).apply(x)
     assert bits(y) == bits(reference.apply(x, reference.keep(KEY, 0, x.size, 1e-12), 1 / (1 - 1e-12)))
@@ -185,7 +185,7 @@ def test_a_p_next_to_nothing_scales_by_next_to_nothing(isa, dtype):
 @pytest.mark.parametrize("p", [5e-324, 1e-17])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_a_p_too_small_to_drop_multiplies_by_one(isa, dtype, p):
-    # 1 / (1 - p) is 1: every number is what it was, and a NaN is a NaN.
+    # 1 / (1 - p) is 1: every number is unchanged, and a NaN remains a NaN.
     x = arbitrary_bits(10_000, dtype)
     integers = x.view(f"u{x.itemsize}")
     infinity = np.array(np.inf, dtype).view(integers.dtype)
@@ -197,7 +197,7 @@ def test_a_p_too_small_to_drop_multiplies_by_one(isa, dtype, p):
 
 @pytest.fixture
 def shared_out(fixed_quota):
-    """Share any job out among as many threads as OpenMP has, however small it is."""
+    """Divide every job among all threads of OpenMP, even a small one."""
     before = _kernels.set_limits(min_elems_per_thread=1)
     yield
     _kernels.set_limits(**before)
@@ -212,7 +212,7 @@ MISALIGNED_SIZES = (
 
 
 def results_of_misaligned_arrays(apply, keep):
-    """Yield the bytes of each size's decisions and, from arrays at each misalignment, of its results in each dtype."""
+    """Yield the bytes of each size's decisions, and of its results at each misalignment, with dtypes in turn."""
     for i, n_elems in enumerate(MISALIGNED_SIZES):
         yield bits(keep(n_elems))
         for j, (x_offset, out_offset) in enumerate(MISALIGNMENTS):
@@ -223,7 +223,7 @@ def results_of_misaligned_arrays(apply, keep):
 
 
 def at_offset(n_elems, dtype, offset):
-    """Return an array that begins so many bytes after a multiple of 64."""
+    """Return an array that begins offset bytes after a multiple of 64."""
     n_bytes = n_elems * np.dtype(dtype).itemsize
     memory = np.zeros(n_bytes + 128, np.uint8)
     first = -memory.ctypes.data % 64 + offset
@@ -255,7 +255,7 @@ def sha256_of_the_model(kept_of_every_size):
 @pytest.mark.promise("bits-isa-threads")
 @pytest.mark.parametrize("n_threads", [1, 2, 3, 4, 7])
 def test_one_sha256_for_every_isa_thread_count_size_and_misalignment(isa, shared_out, n_threads, sha256_of_the_model):
-    # 50 sizes at 8 misalignments, in the four dtypes by turns.
+    # 50 sizes at 8 misalignments, in the four dtypes in turn.
     assert (len(set(MISALIGNED_SIZES)), len(set(MISALIGNMENTS))) == (50, 8)
     with threadpool_limits(n_threads, user_api="openmp"):
         if _kernels.has_openmp():
@@ -311,7 +311,7 @@ def test_isas_agree_on_every_operation():
 
 
 def layouts_of(values):
-    """The same values in every layout that NumPy knows, by name."""
+    """Return the same values in every layout of NumPy, by name."""
     values = np.ascontiguousarray(values)
     padded = np.zeros((*values.shape[:-1], 2 * values.shape[-1] + 3), values.dtype)
     padded[..., 1 : 2 * values.shape[-1] + 1 : 2] = values
@@ -322,7 +322,7 @@ def layouts_of(values):
         "Fortran": np.asfortranarray(values),
         "every second element": padded[..., 1 : 2 * values.shape[-1] + 1 : 2],
         "negative strides": values[::-1, ..., ::-1].copy()[::-1, ..., ::-1],
-        # ml_dtypes has no other byte order
+        # ml_dtypes has only the native byte order
         "byte-swapped": values.copy() if values.dtype.kind == "V" else values.astype(values.dtype.newbyteorder()),
         "misaligned": unaligned,
         "read-only": np.frombuffer(values.tobytes(), values.dtype).reshape(values.shape),
@@ -451,13 +451,13 @@ def test_a_mask_is_its_beginning_followed_by_the_mask_of_the_rest_for_1000_split
 
 @functools.cache
 def patterns_scaled_in_integers(dtype, p):
-    """Return every 16-bit pattern's bits times the scale for p, rounded once, to nearest and ties to even: no
-    floating-point arithmetic takes part but the scale's own.
+    """Return every 16-bit pattern's bits times the scale for p, rounded once, to nearest with ties to even, in integer
+    arithmetic except for the scale.
     """
     info, name = ml_dtypes.finfo(dtype), np.dtype(dtype).name
     patterns = np.arange(65_536)
     magnitude, infinity = patterns & 0x7FFF, 0x7FFF >> info.nmant << info.nmant
-    # A finite pattern is n times 2^(exponent + n_steps), a step being one of the exponent's field; a subnormal number
+    # A finite pattern is n times 2^(exponent + n_steps), with n_steps steps of the exponent's field; a subnormal number
     # has the smallest exponent. The scale is m times 2^scale_exponent.
     field = magnitude >> info.nmant
     n = (magnitude & 2**info.nmant - 1) + np.where(field > 0, 2**info.nmant, 0)
@@ -465,14 +465,14 @@ def patterns_scaled_in_integers(dtype, p):
     fraction, scale_exponent = math.frexp(reference.rounded_to_bits(1 / (1 - p), reference.SCALE_BITS[name]))
     m, scale_exponent = int(fraction * 2**24), scale_exponent - 24
     products = n * m
-    # How many bits of the product lie below the last one of the result, which subnormal numbers bound.
+    # Number of bits of the product below the last bit of the result, which has a lower bound for subnormal numbers.
     n_bits = np.array([int(product).bit_length() for product in products])
     n_cut = np.maximum(n_bits - info.nmant - 1, -scale_exponent - n_steps)
     assert n_cut.min() > 0
     down = products >> n_cut
     twice_rest = 2 * (products - (down << n_cut)) - (1 << n_cut)
     rounded = down + ((twice_rest > 0) | (twice_rest == 0) & (down % 2 == 1))
-    # A significand's leading bit, and the carry of its rounding, run into the exponent's field as they should.
+    # A significand's leading bit, and the carry of its rounding, correctly add to the exponent's field.
     scaled = np.minimum((n_steps + n_cut + scale_exponent << info.nmant) + rounded, infinity)
     return (np.where(magnitude >= infinity, magnitude, scaled) | patterns & 0x8000).astype(np.uint16)
 
@@ -481,7 +481,7 @@ def patterns_scaled_in_integers(dtype, p):
 @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
 @pytest.mark.parametrize("p", [0.1, 0.3, 0.5, 0.9, 1 / 3])
 def test_every_16_bit_pattern_is_scaled_with_one_rounding_or_becomes_plus_zero(isa, dtype, p):
-    # All 65,536 patterns where they are kept, and all of them where they are dropped.
+    # All 65,536 patterns at kept elements, and all of them at dropped elements.
     patterns = np.arange(65_536, dtype=np.uint16)
     mask = cd.Mask(KEY, 0, p, math.ceil(70_000 / min(p, 1 - p)))
     kept = mask.keep()
@@ -498,7 +498,7 @@ def test_every_16_bit_pattern_is_scaled_with_one_rounding_or_becomes_plus_zero(i
 
 @switches_settings
 def test_streaming_stores_change_no_bit(isa):
-    # Arrays larger than the caches are written past them; the threshold is lowered so that small ones are, too.
+    # Arrays larger than the caches are written past them; a lower threshold does so with small ones.
     for dtype, (x_offset, out_offset) in itertools.product(DTYPES, ((0, 0), (4, 4), (2, 6), (0, 62), (8, 16))):
         n_elems = 3 * BLOCK + 1234
         x = normals(n_elems + 40, dtype)[x_offset // 2 :][:n_elems]

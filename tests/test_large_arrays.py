@@ -11,12 +11,12 @@ import cdropout as cd
 
 KEY = cd.Stream(2024).key
 P = 0.1
-N_PATTERN = 1 << 24  # elements that the input repeats, none of them zero
+N_PATTERN = 1 << 24  # number of elements that the input repeats, none of them zero
 N_BYTES_NEEDED = 10 << 30
 
 
 def available_bytes():
-    """Return how much memory may be had without swapping; None where the system does not say."""
+    """Return the bytes of memory available without swapping; None if the system does not report them."""
     meminfo = Path("/proc/meminfo")
     if not meminfo.exists():
         return None
@@ -25,7 +25,7 @@ def available_bytes():
 
 
 def pieces_of(mask):
-    """Yield, for each piece of an array in C order, a small mask that decides the same elements."""
+    """Yield, for each piece of an array in C order, a small mask with the same decisions."""
     row = math.prod(mask.shape[1:])
     if mask.shared_axes == (0,):
         for _ in range(mask.shape[0]):
@@ -51,8 +51,8 @@ def assert_matches_the_model(y, pattern, first, n_elems):
     ids=["flat", "rows", "runs"],
 )
 def test_more_than_2_to_the_32_elements_in_place(shape, shared_axes):
-    """8 GiB of float16, each element compared with what a small mask of its piece gives, and with the model about 2^31,
-    2^32 and the end; drops within 5 standard deviations of p.
+    """8 GiB of float16, each element compared with the result of a small mask for its piece, and with the model near
+    2^31, 2^32 and the end; drops within 5 standard deviations of p.
     """
     available = available_bytes()
     if available is not None and available < N_BYTES_NEEDED:
@@ -74,7 +74,7 @@ def test_more_than_2_to_the_32_elements_in_place(shape, shared_axes):
         n_kept += np.count_nonzero(found)
         at += n_elems
     assert at == x.size
-    # Along a shared axis a decision counts once.
+    # A decision that a shared axis repeats counts once.
     n_decisions, n_each = (x.size, 1) if not shared_axes else (x.size // shape[shared_axes[0]], shape[shared_axes[0]])
     z = (x.size - n_kept) / n_each - n_decisions * P
     assert abs(z) < 5 * math.sqrt(n_decisions * P * (1 - P))

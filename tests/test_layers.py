@@ -1,4 +1,4 @@
-"""The layer: its modes, its protocol, and gradients that are those of its forward pass."""
+"""The layer Dropout: modes, protocol, and gradients that match the forward pass."""
 
 import copy
 import itertools
@@ -16,7 +16,7 @@ X = np.random.default_rng(0).standard_normal((40, 30))
 
 
 def four_outcomes(rescale):
-    """Return what z = w1 x + w2 y becomes over the four ways to drop its inputs, taken from real masks."""
+    """Return the expectation of z = w1 x + w2 y over the four masks of its inputs, z in evaluation, z, and p."""
     w, inputs, p = np.array([0.7, -1.3]), np.array([[2.0, 5.0]]), 0.3
     layer = cd.Dropout(p, rng=1, rescale=rescale)
     outcomes = {}
@@ -152,7 +152,7 @@ def test_the_layer_keeps_to_the_protocol_of_numpy_networks():
     assert repr(layer) == "Dropout(p=0.2)"
     options = cd.Dropout(0.2, inplace=True, shared_axes=(0,), rescale=None)
     assert repr(options) == "Dropout(p=0.2, inplace=True, shared_axes=(0,), rescale=None)"
-    # What has no default is shown always, and what is no argument never.
+    # Arguments without a default are always shown, and other attributes never.
     assert repr(cd.DropConnect(6, 3, 0.2, relu=True)) == "DropConnect(p=0.2, n_in=6, n_out=3, relu=True)"
     assert repr(cd.DropPath(0.2)) == "DropPath(p=0.2)"
     assert repr(cd.DropPath(0.2, scale_by_keep=False)) == "DropPath(p=0.2, scale_by_keep=False)"
@@ -224,14 +224,14 @@ def test_a_layer_with_a_stream_shares_it_and_one_with_a_seed_has_its_own():
 
 
 class Strange(cd.Dropout):
-    """An array, an argument that is called like a method, and the arguments of its base."""
+    """A layer with an array, an argument that has a method's name, and the arguments of its base."""
 
     def __init__(self, weights, train=True, **others):
         super().__init__(**others)
         self.weights = weights
 
 
-def test_a_layer_of_somebody_elses_has_a_repr_whatever_it_keeps():
+def test_a_users_layer_has_a_repr_whatever_its_attributes_are():
     layer = Strange(np.ones(3), p=0.2, inplace=True, shared_axes=1)
     assert repr(layer) == "Strange(p=0.2, inplace=True, shared_axes=1)"
     linear = cd.DropConnect(6, 3, 0.2)

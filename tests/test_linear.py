@@ -1,4 +1,4 @@
-"""DropConnect and FeatureDropoutLinear: outputs, gradients, evaluation, and when gathering happens."""
+"""DropConnect and FeatureDropoutLinear: outputs, gradients, evaluation, and the choice of gathering."""
 
 import copy
 import pickle
@@ -25,7 +25,7 @@ LAYERS = {
 
 @pytest.fixture(params=[False, True], ids=["full", "gathered"])
 def gathered(request, monkeypatch):
-    """Both ways of FeatureDropoutLinear, whatever pays at the sizes of a test."""
+    """Both methods of FeatureDropoutLinear, whichever is faster at the sizes of a test."""
     monkeypatch.setattr(linear, "gathering_pays", lambda *_: request.param)
     return request.param
 

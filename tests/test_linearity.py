@@ -31,7 +31,7 @@ def mask_words(n_words):
 
 
 def place_words(n_words):
-    """Return the drops of one place of every group, then those of the next place: one bit of one lane at a time."""
+    """Return the drops of one place of all groups, then those of the next place: one bit of one lane after another."""
     return by_place(mask_words(n_words)).ravel()
 
 
@@ -84,7 +84,7 @@ def test_sequences_have_the_linear_complexity_of_random_ones(name, n_sequences):
 @pytest.mark.deep
 @pytest.mark.parametrize("name", SOURCES)
 def test_long_sequences_have_the_linear_complexity_of_random_ones(name):
-    """8 sequences of 2^17 bits: each within 20 of half its length, but for a probability of 2^-38."""
+    """8 sequences of 2^17 bits: each within 20 of half its length, except with probability 2^-38."""
     words = source(name, 8 * (1 << 17) // GROUP)
     for sequence in words.reshape(8, -1):
         assert abs(linear_complexity(bits_of(sequence)) - (1 << 16)) <= 20
@@ -94,7 +94,7 @@ def test_long_sequences_have_the_linear_complexity_of_random_ones(name):
 
 
 def linear_words(n_words):
-    """Return the lowest bits of a xoroshiro128 without its scrambler: a linear recurrence of 128 bits."""
+    """Return the lowest bits of xoroshiro128 without its scrambler: a linear recurrence of 128 bits."""
     s0, s1 = 1, 2
     mask = (1 << 64) - 1
     bits = np.empty(n_words * GROUP, np.uint8)
@@ -123,7 +123,7 @@ def test_ranks_flag_dependent_rows():
 
 
 def test_complexities_flag_a_recurrence_in_some_of_the_sequences():
-    """22 % of the sequences are of one."""
+    """22 % of the sequences are from a linear recurrence."""
     words = source("mask", 128 * 4096 // GROUP).copy()
     words[: 29 * 64] = linear_words(29 * 64)
     assert not looks_random(complexity_z(words, 4096))

@@ -27,7 +27,7 @@ CACHE_BYTES = _kernels.get_limits()["max_cached_bytes"]
 
 
 def bits(a):
-    """The array's bytes: NaN equals NaN, and -0.0 does not equal 0.0."""
+    """Return an array's bytes, in which NaN equals NaN, and -0.0 does not equal 0.0."""
     return np.ascontiguousarray(a).tobytes()
 
 
@@ -186,7 +186,7 @@ def test_a_mask_is_true_and_its_arrays_are_contiguous():
 
 @st.composite
 def parts_of_masks(draw):
-    """A mask and an index of it."""
+    """Draw a mask and an index of it."""
     shapes = hnp.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=300)
     shape = draw(shapes.filter(lambda s: np.prod(s) < 20_000))
     axes = draw(st.lists(st.integers(0, len(shape) - 1), unique=True, max_size=2)) if shape else []
@@ -195,7 +195,7 @@ def parts_of_masks(draw):
 
 
 def indices(shape):
-    """A slice for each axis."""
+    """Return a strategy of one slice for each axis."""
     slices = []
     for length in shape:
         bounds = st.tuples(st.integers(0, length), st.integers(0, length)).map(sorted)
@@ -222,7 +222,7 @@ def test_any_part_of_a_mask_is_that_part_of_the_whole(mask_and_index, data):
         assert bits(part.apply(x[index], scale=0.7, shift=0.3, fill=-1.5)) == bits(alpha[index])
         assert bits(part.scaled(dtype)) == bits(scaled[index])
         assert bits(part[inner].keep()) == bits(whole[index][inner])
-        view = x[(*index, ...)]  # no scalar where the shape is ()
+        view = x[(*index, ...)]  # an array, not a scalar, also for the shape ()
         part.apply(view, out=view)
         assert bits(x[index]) == bits(y[index])
     finally:
@@ -230,7 +230,7 @@ def test_any_part_of_a_mask_is_that_part_of_the_whole(mask_and_index, data):
 
 
 def test_a_part_takes_the_positions_that_the_specification_says(isa):
-    # Two columns of a mask of 10^12 elements, at a start that is no block's, beyond 2^32.
+    # Two columns of a mask of 10^12 elements, which starts beyond 2^32 and inside a block.
     start, width = 2**40 + 77, 10**6
     part = cd.Mask(KEY, start, 0.3, (width, width))[99_997:, 123_456:123_458][:3]
     rows = [reference.keep(KEY, start + row * width + 123_456, 2, 0.3) for row in (99_997, 99_998, 99_999)]
@@ -239,7 +239,7 @@ def test_a_part_takes_the_positions_that_the_specification_says(isa):
     assert part.start == start + 99_997 * width + 123_456
 
 
-# Rows that are gathered, rows that are seeded, rows that share, repeated positions, and few rows for many threads.
+# Rows that are gathered, seeded or shared, repeated positions, and few rows for many threads.
 LARGE_PARTS = [
     ((4000, 600), (), np.s_[:, 7:300]),
     ((300, 8000), (), np.s_[:, 1:5003]),
@@ -281,7 +281,7 @@ def test_streaming_stores_change_no_bit_of_a_part(isa, shape, shared_axes, index
 
 
 def test_a_part_without_gaps_is_a_mask_like_any_other():
-    # Rows are what they were before masks could be cut along other axes: the same fields, equal and of one hash.
+    # A slice of rows has the fields of a mask without strides, is equal to it, and has its hash.
     mask = cd.Mask(KEY, 100, 0.5, (8, 6, 5), 1)
     rows = cd.Mask(KEY, 100 + 2 * 5, 0.5, (3, 6, 5), 1)
     for index in (np.s_[2:5], np.s_[2:5, :], np.s_[2:5, ...], np.s_[2:5, :, 0:5], np.s_[..., 2:5, :, :]):

@@ -1,4 +1,4 @@
-"""Files mapped by np.memmap: worked on in place, in bounded memory, to the bits that an array in memory would have."""
+"""Files mapped by np.memmap: dropped in place, in bounded memory, with the bits of an array in memory."""
 
 import subprocess
 import sys
@@ -23,7 +23,7 @@ groups = pytest.importorskip("benchmarks.control_group", reason="the tests were 
 
 @pytest.fixture
 def path(tmp_path):
-    """A file with VALUES behind 6 bytes of something else, so that they are not aligned."""
+    """A file with VALUES after a header of 6 bytes, so that they are not aligned."""
     path = tmp_path / "values.bin"
     path.write_bytes(b"header" + VALUES.tobytes())
     return path
@@ -103,7 +103,7 @@ print("in place")
 
 
 def on_disk(tmp_path):
-    """Return a folder on a disk: a file in a folder in memory would be in memory too."""
+    """Return a folder on a disk; a file in a folder in memory would be in memory too."""
     for folder in (tmp_path, Path.cwd()):
         if not memmap.is_in_memory(folder):
             return folder
@@ -132,7 +132,7 @@ def test_a_file_larger_than_memory_is_worked_on_in_place(tmp_path):
         path.unlink(missing_ok=True)
     assert in_place.returncode == 0, in_place.stderr.decode()
     assert in_place.stdout == b"in place\n"
-    # The limit is real: it is the death of a process that reads the whole file.
+    # Control: the limit ends a process that reads the whole file.
     assert loaded.returncode != 0
     assert loaded.stdout == b""
 
@@ -147,7 +147,7 @@ def test_the_benchmark_checks_and_compares_passes(tmp_path):
     assert [row.name for row in rows][:2] == ["read and write", "np.multiply(m, 1, out=m)"]
     assert rows[0].ratio == 1
     assert all(row.seconds > 0 for row in rows)
-    # Reading and writing, and a mask with scale 1, leave the masked file as it is.
+    # Reading and writing, and a mask with scale 1, leave the masked file unchanged.
     memmap.check_file(path, cd.draw_mask(n_elems, memmap.P, rng=1))
     lines = memmap.table(rows, n_elems).splitlines()
     assert lines[0].split() == ["seconds", "GB/s", "ratio"]

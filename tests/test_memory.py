@@ -1,4 +1,4 @@
-"""What a call allocates."""
+"""Memory that calls allocate."""
 
 import re
 import tracemalloc
@@ -17,7 +17,7 @@ pytestmark = measures_the_process
 
 
 def peak_of(call):
-    """The peak of traced memory (NumPy reports its arrays there) above where it stood, in bytes."""
+    """Return the peak of traced memory, which includes NumPy's arrays, above its start, in bytes."""
     tracemalloc.start()
     try:
         before = tracemalloc.get_traced_memory()[0]
@@ -66,8 +66,8 @@ print(peak() - before)
 
 
 def test_the_core_allocates_nothing_behind_numpys_back(run_python):
-    # The C core and OpenMP do not report to tracemalloc; the process's peak shows them, and the control shows that it
-    # would.
+    # tracemalloc does not trace the C core and OpenMP; the process's peak includes them, as the control with an array
+    # shows.
     if not Path("/proc/self/status").exists():
         pytest.skip("needs Linux, to read a process's peak")
     assert int(run_python("-c", PEAK_OF_PROCESS).stdout) < 1024
@@ -106,7 +106,7 @@ def test_every_public_name_is_called_in_the_program_that_looks_for_leaks():
 
 
 def test_thousands_of_calls_of_every_kind_and_of_errors_leave_nothing_behind(run_python):
-    # A leak of 500 bytes a call is a MiB here; the deep test's 100,000 calls show one of 11 bytes.
+    # A leak of 500 bytes per call is a MiB here; with 100,000 calls, the deep test finds one of 11 bytes.
     assert_none_grows(growth_of_calls(run_python, "2000"))
 
 

@@ -1,4 +1,4 @@
-"""Pickles and states that were tampered with are refused or whole, and never a crash; old ones keep loading."""
+"""Mutated pickles and states are refused or load as valid objects, without a crash; old pickles still load."""
 
 import json
 import pickle
@@ -20,7 +20,7 @@ def check_mutations(printed, n_mutations):
     for way in WAYS:
         assert counts[way, "refused"] > 0
         assert counts[way, "whole"] > 0
-    # Bytes that were changed may name something else that a pickle may hold, such as a part of it.
+    # Changed bytes may name another object that a pickle may hold, such as a part of the first.
     assert {way for way, outcome in counts if outcome == "else"} <= {"load_bytes"}
 
 

@@ -61,8 +61,8 @@ def test_threads_streaming_stores_and_layouts_change_no_bit(isa, dtype):
 
 
 def test_the_numbers_are_normal():
-    # 2^22 numbers: each moment within 5 of its standard errors (1, sqrt(2), sqrt(15), sqrt(96) over sqrt(n)), and the
-    # share beyond each of 9 points within 5 of its own.
+    # 2^22 numbers: each moment within 5 standard errors (1, sqrt(2), sqrt(15), sqrt(96) over sqrt(n)), and the share
+    # beyond each of 9 points within 5 standard errors.
     n = cd.draw_noise(1 << 22, 1.0, rng=1).add(np.zeros(1 << 22))
     root = np.sqrt(n.size)
     for power, expected, spread in ((1, 0, 1), (2, 1, 2**0.5), (3, 0, 15**0.5), (4, 3, 96**0.5)):

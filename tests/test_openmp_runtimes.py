@@ -1,4 +1,4 @@
-"""Other libraries' OpenMP runtimes in the same process: each binary wheel brings one of its own."""
+"""Other libraries' OpenMP runtimes in the same process: each binary wheel contains one."""
 
 import hashlib
 import importlib.util
@@ -76,13 +76,13 @@ print(found["with_cdropout"].pop(), _kernels.thread_limit(), len(runtimes))
     ],
     ids=lambda value: value if isinstance(value, str) else "-".join(value),
 )
-def test_neighbours_with_openmp_change_no_bit_and_stop_nobody(run_python, order, how):
+def test_other_libraries_with_openmp_change_no_bit_and_block_no_call(run_python, order, how):
     for name in order:
         if importlib.util.find_spec(name) is None:
             pytest.skip(f"{name} is not installed")
     x = np.random.default_rng(0).standard_normal(N, dtype=np.float32)
     expected = hashlib.sha256(cd.Mask(5, 0, 0.1, N).apply(x)).hexdigest()
-    # Dask and Ray leave MKL_NUM_THREADS=1 behind, which PyTorch makes the limit of its OpenMP.
+    # Dask and Ray leave MKL_NUM_THREADS=1 set, which PyTorch uses as the limit of its OpenMP.
     env = {"OMP_NUM_THREADS": "2", "MKL_NUM_THREADS": "2", "OPENBLAS_NUM_THREADS": "1"}
     result = run_python("-c", TAKE_TURNS, ",".join(order), how, str(N), env=env)
     digest, n_threads, n_runtimes = result.stdout.decode().split()

@@ -1,4 +1,4 @@
-"""Memory that is not to be had: MemoryError, and streams, generators and layers as they were before the call."""
+"""MemoryError if memory is not available, with streams, generators and layers unchanged by the call."""
 
 import sys
 
@@ -8,7 +8,7 @@ import pytest
 import cdropout as cd
 from cdropout import _kernels
 
-# As large as the address space, of one element: whatever is to hold a result for it cannot be had.
+# A view of one element as large as the address space: no result of its shape can be allocated.
 HUGE = np.broadcast_to(np.float32(1), (1 << 23, 1 << 22))
 SQUARE = np.ones((64, 64), np.float32)
 
@@ -28,7 +28,7 @@ FUNCTIONS = {
     "gaussian_noise": lambda rng: cd.gaussian_noise(HUGE, 1.0, rng=rng),
     "drop_block2d": lambda rng: cd.drop_block2d(HUGE[np.newaxis], rng=rng),
 }
-# What these need depends on what is dropped, and has to be asked for when that is known.
+# The memory of these depends on the drawn mask, and is allocated after drawing.
 PRODUCTS = {
     "drop_connect": lambda rng: cd.drop_connect(HUGE, np.ones((1 << 22, 4), np.float32), rng=rng),
     "feature_dropout_linear": lambda rng: cd.feature_dropout_linear(
@@ -106,7 +106,7 @@ def test_a_layer_goes_on_as_if_the_pass_without_memory_had_not_been(make, n_inpu
     except MemoryError:
         pass
     else:
-        assert result is huge  # in evaluation, where nothing is to be done
+        assert result is huge  # evaluation returns the input
         return
     assert layer.state == state
     assert all(vars(layer)[name] is value for name, value in left.items())
@@ -115,8 +115,8 @@ def test_a_layer_goes_on_as_if_the_pass_without_memory_had_not_been(make, n_inpu
     assert np.array_equal(layer.forward(*[x] * n_inputs), same.forward(*[x] * n_inputs))
 
 
-# Limits from what is there already to all that the calls need, so that each thing that is asked for is refused once:
-# results, NumPy's buffers, copies, biases, the memory of OpenMP's threads.
+# Limits from the memory in use to all that the calls need, so that each allocation is refused once: results, NumPy's
+# buffers, copies, biases, the memory of OpenMP's threads.
 UNDER_LIMITS = """
 import hashlib, resource, sys
 from pathlib import Path
@@ -223,7 +223,7 @@ def test_whichever_piece_of_memory_is_refused_nothing_has_moved(run_python, n_th
 @pytest.mark.promise("refused-threads")
 @linux
 def test_threads_that_the_system_refuses_are_done_without(run_python):
-    # GNU's OpenMP would end the process.
+    # GNU's OpenMP ends the process if it cannot start a thread.
     env = {"OMP_NUM_THREADS": "4", **ONE_BLAS_THREAD}
     right, n_refused, n_later = run_python("-c", UNDER_LIMITS, env=env).stdout.split()
     assert (right, n_refused) == (b"True", b"1")

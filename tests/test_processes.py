@@ -45,7 +45,7 @@ def test_a_pickled_mask_gives_the_same_bytes_in_another_process(run_python, isa_
     digest, ran, threads_alive = result.stdout.decode().split()
     assert (digest, ran) == (expected, isa_name)
     if _kernels.has_openmp() and threads_alive != "0":
-        # OpenMP's workers live on after the loop: the count is a proof that as many as asked for took part.
+        # OpenMP's threads stay alive after the loop, so their count shows how many took part.
         assert int(threads_alive) == n_threads
 
 
@@ -74,7 +74,7 @@ def test_an_unknown_isa_is_a_value_error_that_lists_the_known(run_python):
 
 
 def run_on_old_processor(*arguments, processor="Nehalem", env=None):
-    """Run Python on an emulated x86-64, one of 2008 without AVX unless another is named."""
+    """Run Python on an emulated x86-64 processor, by default one of 2008 without AVX."""
     qemu = next((p for p in map(Path, ("/usr/bin/qemu-x86_64", "/usr/bin/qemu-x86_64-static")) if p.exists()), None)
     if qemu is None or not sys.platform.startswith("linux") or "avx2" not in _kernels.supported_isas():
         pytest.skip("needs an x86-64 Linux with AVX2 and qemu-user, to emulate a processor without AVX2")
@@ -232,7 +232,7 @@ def test_children_forked_before_the_first_draw_have_keys_of_their_own(run_python
 @fork
 @writes_what_is_shared
 def test_a_fork_waits_for_the_thread_that_makes_the_default_stream(run_python, tmp_path):
-    # That thread may be importing numpy.random, and a child would wait for ever for a module that is half imported.
+    # The thread may be importing numpy.random; a child would wait for ever for the half-imported module.
     (tmp_path / "slow.py").write_text("import time\nis_importing.set()\ntime.sleep(0.5)\n")
     code = """
 import builtins

@@ -1,4 +1,4 @@
-"""CONTRIBUTING's recipes, followed to the letter in a copy of the tree, which is built and tested."""
+"""CONTRIBUTING's recipes, followed literally in a copy of the tree, which is built and tested."""
 
 import importlib.util
 import shutil
@@ -21,8 +21,8 @@ pytestmark = [
     pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler"),
 ]
 
-# Each recipe: for each file, what is added, and before which text. "" is the end of the file.
-FUSED_OPERATION = {  # and its row in the catalog
+# Each recipe: for each file, the text before which text is added, and the added text. "" is the end of the file.
+FUSED_OPERATION = {  # the `tree` fixture adds its row in the catalog
     "cdropout/functions/fused.py": [
         (
             "",
@@ -64,8 +64,8 @@ class ReLUDropoutAdd(DropoutAdd):
     ],
 }
 
-# An alias of bfloat16 for NumPy's int16, whose bits are taken for those of bfloat16.
-DTYPE = {  # and its row
+# An alias of bfloat16 for NumPy's int16, whose bits are read as those of bfloat16.
+DTYPE = {  # the `tree` fixture adds its row
     "src/core/kernels/all_dtypes.inc.h": [
         (
             "",
@@ -122,7 +122,7 @@ class RowDropout(_AxesOfShape):
 
 
 def copy_tree(folder):
-    """Copy what is built and tested, without what a build has left."""
+    """Copy the files that are built and tested, without the results of a build."""
     for name in FOLDERS:
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("*.so", "__pycache__", "_build"))
     for name in FILES:
@@ -130,7 +130,7 @@ def copy_tree(folder):
 
 
 def follow(folder, recipe):
-    """Add what a recipe says."""
+    """Add a recipe's texts to the files."""
     for name, additions in recipe.items():
         path = folder / name
         text = path.read_text()
@@ -141,7 +141,7 @@ def follow(folder, recipe):
 
 
 def add_row(folder, last, row):
-    """Add a row at the end of a list of the catalog, whose last row then goes on with a backslash."""
+    """Add a row at the end of a list of the catalog, with a backslash after the previous last row."""
     path = folder / "src/core/kernel_table.h"
     text = path.read_text()
     assert text.count(f"    {last}\n") == 1, f"a list of the catalog must end with {last}"
@@ -176,7 +176,7 @@ def tree(tmp_path_factory):
 
 
 def run_in(tree, *arguments):
-    """Run Python in the tree; return what it prints, with the library of the tree."""
+    """Run Python in the tree, with the tree's library, and return its output."""
     run = subprocess.run(
         [sys.executable, *arguments], cwd=tree, capture_output=True, text=True, check=False, timeout=900
     )

@@ -1,4 +1,4 @@
-"""Many requests from many threads, answered by one network: the same bits for each, and a table that says how fast."""
+"""Many requests from many threads to one network: the same bits for each request, and a table of rates."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -18,7 +18,7 @@ DIGITS = np.random.default_rng(0).random((10, 20), dtype=np.float32)
 
 
 def small_layers():
-    """A network of the benchmark's kind, in evaluation mode."""
+    """Return a network like the benchmark's, in evaluation mode."""
     rng = np.random.default_rng(1)
     layers = [Linear(20, 32, rng), cd.ReLUDropout(0.5, rng=1), Linear(32, 16, rng), cd.ReLUDropout(0.5, rng=2)]
     cd.eval(layers)
@@ -31,7 +31,7 @@ def server():
 
 
 class ForgetfulServer(serving.Server):
-    """Draws the masks of all requests from one stream: the answers depend on the order."""
+    """A server that draws the masks of all requests from one stream: the answers depend on the order."""
 
     def answer(self, request):
         x = self.digits[request % len(self.digits)][np.newaxis]
@@ -44,7 +44,7 @@ class ForgetfulServer(serving.Server):
 def test_answers_are_the_same_bits_for_every_number_of_threads_and_order(server):
     answers = serving.check_answers(server, N_REQUESTS, (1, 2, 8))
     assert sorted(answers) == list(range(N_REQUESTS))
-    # The same digit, asked about again, meets other sub-networks.
+    # A second request with the same digit is answered by other sub-networks.
     assert answers[0][0].tobytes() != answers[10][0].tobytes()
     for mean, std in answers.values():
         assert mean.shape == std.shape == (1, 4)
@@ -58,7 +58,7 @@ def test_the_check_finds_answers_that_depend_on_the_order(server):
         serving.check_answers(forgetful, N_REQUESTS, (2,))
 
 
-def test_an_answer_is_that_of_a_network_and_a_stream_of_its_own(server):
+def test_an_answer_is_that_of_a_separate_network_and_stream(server):
     answers, _, _ = serving.answer_all(server, range(N_REQUESTS), 8)
     for request in (0, 17, 59):
         layers = small_layers()

@@ -1,4 +1,4 @@
-"""How many threads a call may use: the control group's quota, OpenMP's limit, and other calls; and the cache's size."""
+"""The number of threads of a call: the control group's quota, OpenMP's limit, and other calls; the cache's size."""
 
 import hashlib
 import os
@@ -25,7 +25,7 @@ def write(path, text):
 
 
 def quota_of(folder, *, mountinfo, membership, files):
-    """What CpuQuota finds where /proc/self and the mounted control groups hold these files."""
+    """Return the quota that CpuQuota finds if /proc/self and the mounted control groups have these files."""
     write(folder / "proc/mountinfo", mountinfo.replace("MOUNT", str(folder)))
     write(folder / "proc/cgroup", membership)
     for name, text in files.items():
@@ -214,7 +214,7 @@ print(digests[0], len(digests), len(set(digests)), *set(limits), max(n_threads),
 @needs_openmp
 @pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="needs Linux, to count threads")
 @pytest.mark.parametrize("nested", [{"OMP_MAX_ACTIVE_LEVELS": "2"}, {"OMP_NESTED": "true"}, {}], ids=str)
-def test_calls_from_a_parallel_region_of_somebody_elses_start_no_more_threads(tmp_path, run_python, nested):
+def test_calls_from_another_librarys_parallel_region_start_no_more_threads(tmp_path, run_python, nested):
     source = Path(__file__).with_name("parallel_region.c")
     if shutil.which("cc") is None:
         pytest.skip("cc is not installed")
@@ -225,7 +225,7 @@ def test_calls_from_a_parallel_region_of_somebody_elses_start_no_more_threads(tm
     digest, *found = run_python("-c", FROM_A_REGION, str(library), env=env).stdout.decode().split()
     y = cd.draw_mask(3_000_000, 0.1, rng=1).apply(np.ones(3_000_000, np.float32))
     assert digest == hashlib.sha256(y).hexdigest()
-    # 8 calls, one result, each on one thread, with the region's 4 alive; outside it the limit is what it was.
+    # 8 calls, one result, each on one thread, with the region's 4 alive; outside the region the limit is unchanged.
     assert list(map(int, found)) == [8, 1, 1, 4, 4]
 
 

@@ -17,7 +17,7 @@ PAGES = {
     *("loops", "c_api", "scaling_out", "design", "performance", "api/index"),
 }
 PACKAGE = Path(cd.__file__).parent
-# Modules that nobody imports but who asks for them; all their names are public that do not begin with "_".
+# Modules that `import cdropout` does not import; their names are public if they do not begin with "_".
 MODULES = ("torch", "thinc", "keras", *(f"compat/{name}" for name in ("deepnet", "from_scratch", "nnfs", "numpy_ml")))
 
 missing = [name for name in EXTENSIONS if importlib.util.find_spec(name) is None]
@@ -27,8 +27,8 @@ pytestmark = [
 ]
 
 
-# Sphinx as a machine has it on which none of these is installed: autodoc imports some real packages past its mocks, so
-# that with PyTorch there the site can build and without it fail.
+# Sphinx without these packages, as on a machine that lacks them: autodoc imports some installed packages despite its
+# mocks, so that the site may build only if PyTorch is installed.
 WITHOUT_OTHER_PACKAGES = """
 import sys
 
@@ -48,7 +48,7 @@ sys.exit(main(sys.argv[1:]))
 
 
 def mocked_packages():
-    """The packages that docs/conf.py has autodoc mock."""
+    """Return the packages that autodoc mocks by docs/conf.py."""
     for node in ast.parse((ROOT / "docs/conf.py").read_text()).body:
         if isinstance(node, ast.Assign) and node.targets[0].id == "autodoc_mock_imports":
             return ast.literal_eval(node.value)
@@ -56,7 +56,7 @@ def mocked_packages():
 
 
 def build_site(folder, *sphinx):
-    """Build the site with warnings as errors, by a Python that is given these arguments; return its folder."""
+    """Build the site with warnings as errors, by Python with the arguments of sphinx; return its folder."""
     command = [sys.executable, "-P", *sphinx, "-W", "--keep-going", "-q", "-d", str(folder / "doctrees")]
     run = subprocess.run(
         [*command, str(ROOT / "docs"), str(folder / "html")],
@@ -72,7 +72,7 @@ def build_site(folder, *sphinx):
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
-    """The folder of the site, built where the packages that the library works with are not installed."""
+    """The folder of the site, built as if none of the mocked packages was installed."""
     program = WITHOUT_OTHER_PACKAGES.format(packages=mocked_packages())
     return build_site(tmp_path_factory.mktemp("site"), "-c", program)
 
@@ -83,7 +83,7 @@ def test_the_site_builds_with_the_packages_that_are_installed_here(tmp_path):
 
 @pytest.fixture(scope="module")
 def documented(site):
-    """All names that the reference has an entry for."""
+    """All names with an entry in the reference."""
     from sphinx.util.inventory import InventoryFile
 
     with (site / "objects.inv").open("rb") as file:
@@ -114,7 +114,7 @@ def test_the_methods_of_values_and_layers_have_entries(documented):
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_every_public_name_of_a_module_of_its_own_has_an_entry(documented, module):
+def test_every_public_name_of_a_separate_module_has_an_entry(documented, module):
     tree = ast.parse((PACKAGE / f"{module}.py").read_text())
     definitions = [node for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)]
     names = {f"cdropout.{module.replace('/', '.')}.{node.name}" for node in definitions if node.name[0] != "_"}

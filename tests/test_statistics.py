@@ -1,12 +1,12 @@
 """Masks are independent drops at rate p: statistical claims, and the proof that each check can fail.
 
 The statistics are those of randomness.py, each set of z values judged at significance 1e-8. The file judges fewer than
-150 sets, so that a perfect generator would fail it with probability below 2e-6. Seeds are fixed: it passes or fails for
-good, and a failure is a finding about the stream, not a reason for another seed.
+150 sets, so that a perfect generator would fail it with probability below 2e-6. Seeds are fixed: results do not vary,
+and a failure is a finding about the stream, not a reason for another seed.
 
-"Catches" is said of a defect that is flagged with probability 0.999 or more whatever the seed, which takes a shift by
-the bound plus 3.1 standard deviations. The second half of the file feeds each statistic a mask with a defect of the
-size that its test claims to catch.
+"Catches" means that a defect is flagged with probability 0.999 or more for any seed, which takes a shift by the bound
+plus 3.1 standard deviations. The second half of the file tests each statistic with a mask with a defect of the size
+that its test claims to catch.
 """
 
 import functools
@@ -208,7 +208,7 @@ def test_every_position_drops_at_rate_p(statistic, p):
 
 @functools.cache
 def tie_position_counts():
-    """Return how often each of a block's positions drops in N_TIE_BLOCKS blocks at p = 2^-17: every other tie."""
+    """Return the drops at each of a block's positions in N_TIE_BLOCKS blocks at p = 2^-17: half of all ties."""
     stream, counts = cd.Stream(20140111), np.zeros(BLOCK, np.int64)
     for n in chunks(N_TIE_BLOCKS * BLOCK):
         dropped = np.flatnonzero(~cd.draw_mask(n, 2**-17, rng=stream).keep())
@@ -233,7 +233,7 @@ def small_masks(n_elems, p):
 
 
 def test_small_masks_begin_blocks():
-    """What the next tests rest on: the masks of 10 elements begin at the row's positions 0, 4096, 8192, ..."""
+    """Masks of 10 elements begin at the positions 0, 4096, 8192, ..., on which the next tests rely."""
     whole = cd.draw_mask(64 * BLOCK, 0.5, rng=cd.Stream(20140107)).keep()
     assert np.array_equal(~whole.reshape(64, BLOCK)[:, :10], small_masks(10, 0.5)[:64])
 
@@ -299,8 +299,8 @@ def test_no_group_comes_twice():
 
 # ---- the checks can fail ---------------------------------------------------------------------------------------------
 #
-# Each mask below is a good one with one defect, of about the size that the claim above says it catches; where chance
-# decides which groups are spoilt, it is NumPy's.
+# Each mask below is a good one with one defect, of about the size that the claim above says it catches; NumPy's
+# generator selects the groups with the defect.
 
 
 def some(n, fraction):
@@ -371,7 +371,7 @@ def test_neighbours_flag_a_repeated_element(lag):
 @pytest.mark.parametrize(("period", "spacing"), [(BLOCK, GROUP), (17 * BLOCK, BLOCK)], ids=["by-group", "by-block"])
 @pytest.mark.parametrize("multiple", [1, 3, 16])
 def test_strides_flag_a_repeated_group(period, spacing, multiple):
-    """0.09 % of the groups come again after 1, 3 or 16 groups or blocks."""
+    """0.09 % of the groups repeat after 1, 3 or 16 groups or blocks."""
     words = sample(0.5)[:N_LAG_WORDS].copy()
     spoilt = some(words.size, 9e-4)
     words[spoilt] = words[spoilt - multiple * spacing // GROUP]

@@ -1,4 +1,4 @@
-"""The same claims as test_statistics.py makes, on 2^30 elements and more: `pytest -m deep`.
+"""The claims of test_statistics.py, on 2^30 elements and more: `pytest -m deep`.
 
 Bounds are fixed: |z| < 5 for one value, |z| < 6 for the largest of thousands, 7.4 for that of 97,903 pairs. A perfect
 generator would fail the file with probability below 1e-4. Seeds are fixed, so that it passes or fails for good.
@@ -42,12 +42,12 @@ def words_of(p):
 
 @pytest.fixture(scope="module", params=SIX)
 def sample(request):
-    """2^30 elements at one of six p: (their drops, p)."""
+    """The drops of 2^30 elements at one of six p, and this p."""
     return words_of(request.param), request.param
 
 
 def shown(z):
-    """Return the largest |z|, having printed it."""
+    """Print the largest |z| and return it."""
     largest = float(np.nanmax(np.abs(z)))
     print(f"max |z| {largest:.2f} of {np.count_nonzero(~np.isnan(z))}")
     return largest

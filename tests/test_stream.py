@@ -1,4 +1,4 @@
-"""Streams: who draws which positions, seeds, spawning, state, threads."""
+"""Streams: positions of draws, seeds, spawning, state, threads."""
 
 import copy
 import inspect
@@ -237,7 +237,7 @@ def test_threads_that_share_a_stream_never_take_a_position_twice():
 def test_a_draw_that_is_taken_back_leaves_the_positions_of_others_alone():
     stream = cd.Stream(11)
     first, second = (cd.draw_mask(5000, 0.5, rng=stream) for _ in range(2))
-    stream._take_back(first)  # somebody has drawn since
+    stream._take_back(first)  # no effect: there is a later draw
     assert stream.position == 4 * 4096
     stream._take_back(second)
     assert stream.position == 2 * 4096
@@ -253,7 +253,7 @@ def test_threads_that_use_the_default_stream_draw_different_masks():
 
 
 def test_a_seed_sequence_that_no_state_can_hold_is_refused():
-    # Newer versions of NumPy refuse the first themselves.
+    # Newer versions of NumPy refuse the first one.
     for entropy in ([[1, 2], 3], ["0x10"]):
         with pytest.raises(TypeError, match=r"the entropy of a SeedSequence must be|SeedSequence does not accept"):
             cd.Stream(np.random.SeedSequence(entropy))
@@ -271,7 +271,7 @@ def test_repr_says_key_and_position():
 
 
 def functions_of(value):
-    """A function, or a class's own."""
+    """Return a function, or the functions that a class defines, as a list."""
     return (
         [value] if not isinstance(value, type) else [each for each in vars(value).values() if inspect.isfunction(each)]
     )

@@ -1,4 +1,4 @@
-"""The stream is what docs/design.md specifies: published known answers, committed vectors, exact probabilities."""
+"""The stream follows its specification in docs/design.md: published answers, committed vectors, exact probabilities."""
 
 import hashlib
 import itertools
@@ -43,7 +43,7 @@ def test_philox_gives_the_published_answers(counter, key, expected):
 
 
 def test_every_isas_seeding_gives_the_published_answer(isa):
-    # The line of zeros is lane 0 of block 0 of the stream called 0: its first output follows from those four words.
+    # The line of zeros is lane 0 of block 0 of the stream with key 0: its first output follows from those four words.
     w0, w1, w2, w3 = PHILOX_KNOWN[0][2]
     s0, s1 = w0 | w1 << 32, w2 | w3 << 32
     total = (s0 + s1) % 2**64
@@ -51,8 +51,8 @@ def test_every_isas_seeding_gives_the_published_answer(isa):
     assert first == int.from_bytes(_kernels.raw_blocks(0, 0, 1)[:8].tobytes(), "little")
 
 
-# What the reference implementation by Blackman & Vigna (https://prng.di.unimi.it/xoroshiro128plusplus.c) gives from the
-# state (1, 2), as the tests of Rust's rand_xoshiro quote it.
+# Outputs of the reference implementation by Blackman & Vigna (https://prng.di.unimi.it/xoroshiro128plusplus.c) from the
+# state (1, 2), as quoted by the tests of Rust's rand_xoshiro.
 XOROSHIRO_KNOWN = [
     393217,
     669327710093319,
@@ -77,8 +77,8 @@ def test_the_model_of_xoroshiro128_plus_plus_gives_the_published_answers(monkeyp
 
 @pytest.mark.promise("published-generators")
 def test_every_lane_of_every_isa_gives_the_published_answers(isa):
-    # Philox backwards from the state (1, 2) gives, for one 64-bit key in 256, the rest of the key of a stream and the
-    # block in which one of the lanes starts from just that state.
+    # Philox backwards from the state (1, 2) gives, for one in 256 64-bit keys, the rest of a stream's key and the block
+    # in which one of the lanes starts from this state.
     backwards = runpy.run_path(str(VECTORS / "make_ties.py"))["philox_backwards"]
     low = np.arange(1 << 17, dtype=np.uint64)
     state = tuple(np.full_like(low, word) for word in (1, 0, 2, 0))
@@ -95,7 +95,7 @@ def test_every_lane_of_every_isa_gives_the_published_answers(isa):
     assert lanes_seen == set(range(reference.LANES))
 
 
-# The first three of the answers that NumPy's own tests of SeedSequence quote from O'Neill's C++ reference
+# The first three answers that NumPy's tests of SeedSequence quote from O'Neill's C++ reference
 # (https://gist.github.com/imneme/540829265469e673d045): four words of entropy, four of state.
 SEED_SEQUENCE_KNOWN = [
     ([3735928559, 195939070, 229505742, 305419896], [3914649087, 576849849, 3593928901, 2229911004]),
@@ -175,8 +175,8 @@ def test_the_committed_vectors_are_what_their_program_makes():
 @pytest.mark.promise("exact-p")
 @needs_core_probe
 def test_the_probability_of_dropping_is_p_to_within_two_to_the_minus_48():
-    # By arithmetic: of the 2^48 pairs of a 16-bit number and 32 further bits, those drop that fall below what the
-    # kernels compare with. 10,000 random p and the awkward ones.
+    # By arithmetic: of the 2^48 pairs of a 16-bit number and 32 further bits, those below the kernels' thresholds
+    # drop. 10,000 random p, and p near 0 and 1.
     rng = np.random.default_rng(1)
     probabilities = [
         *rng.random(4000),
@@ -196,7 +196,7 @@ def test_the_probability_of_dropping_is_p_to_within_two_to_the_minus_48():
 
 @pytest.mark.parametrize("tie", TIES, ids=lambda t: f"{t['number']}-{t['further_bits']}")
 def test_the_rarest_ties_fall_as_specified(isa, tie):
-    # Single elements, one in 2^48 of their kind, that decide between neighbouring p.
+    # Single elements, each one in 2^48, at which neighbouring p give different decisions.
     key, position = int(tie["key"], 16), tie["position"]
     block, elem = divmod(position, reference.ELEMS_PER_BLOCK)
     assert reference.block_numbers(key, block)[elem] == tie["number"]
@@ -220,7 +220,7 @@ def test_the_ties_are_the_ones_next_to_what_decides():
 
 def test_ties_with_the_threshold_are_decided_by_the_further_bits(isa):
     # p = 1.5 / 2^16: a number equal to the threshold (1 in 65,536) drops its element half the time, so masks at 1, 1.5
-    # and 2 / 2^16 must nest strictly. 2^22 elements hold 64 ties, and all going one way has probability 2^-63.
+    # and 2 / 2^16 must nest strictly. 2^22 elements have 64 ties, and equal decisions for all have probability 2^-63.
     key, n = cd.Stream(3).key, 1 << 22
     below, between, above = (cd.Mask(key, 0, t / 2**16, n).keep() for t in (1, 1.5, 2))
     ties = below & ~above
@@ -251,7 +251,7 @@ def test_the_largest_p_below_one_is_its_own(isa):
     p = 1 - 2.0**-53
     x = np.ones(1 << 20, np.float32)
     assert not cd.draw_mask(1 << 20, p, rng=1).apply(x).any()
-    # The element that it keeps, one in 2^48, is multiplied by 2^53, which float16 does not hold.
+    # A kept element, one in 2^48, is multiplied by 2^53, which float16 cannot represent.
     (kept,) = (tie for tie in TIES if (tie["number"], tie["further_bits"]) == (2**15 - 1, 2**32 - 1))
     mask = cd.Mask(int(kept["key"], 16), kept["position"], p, 1)
     for dtype in (np.float32, np.float64, ml_dtypes.bfloat16):

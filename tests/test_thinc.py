@@ -1,4 +1,4 @@
-"""thinc and spaCy, with masks from this library."""
+"""thinc and spaCy with dropout masks from this library."""
 
 import numpy as np
 import pytest

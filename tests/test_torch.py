@@ -1,4 +1,4 @@
-"""PyTorch's dropout on this library's engine: values, gradients, seeds, modules, and where PyTorch's own takes over."""
+"""PyTorch's dropout by this library: values, gradients, seeds, modules, and the cases left to PyTorch's functions."""
 
 import copy
 import io
@@ -17,7 +17,7 @@ import cdropout.torch as ct  # noqa: E402
 F = torch.nn.functional
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 CHANNELS = {
-    # name -> (function, PyTorch's, an input's shape, the axes along which decisions are shared)
+    # name -> (function, PyTorch's function, shape of an input, axes along which decisions are shared)
     "dropout1d": (ct.dropout1d, F.dropout1d, (20, 30, 5), (2,)),
     "dropout1d, no batch": (ct.dropout1d, F.dropout1d, (300, 5), (1,)),
     "dropout2d": (ct.dropout2d, F.dropout2d, (20, 30, 5, 2), (2, 3)),
@@ -34,7 +34,7 @@ MODULES = ("Dropout", "Dropout1d", "Dropout2d", "Dropout3d", "AlphaDropout", "Fe
 
 
 def seeded(function, seed=1):
-    """Call a function with PyTorch's generator at a seed, and put the generator back."""
+    """Call a function with PyTorch's generator seeded, and restore the generator."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return function()

@@ -13,7 +13,7 @@ import cdropout.torch as ct  # noqa: E402
 from cdropout.torch import attention, modules  # noqa: E402
 
 F = torch.nn.functional
-# Drops nothing in a test's lifetime, and yet goes through the engine: 1/(1-p) is 1.
+# A p that drops nothing in these tests but still runs this library's code; 1/(1-p) is 1.
 TINY = 1e-300
 BATCH, HEADS, ROWS, KEYS, WIDTH = 2, 3, 5, 7, 4
 
@@ -35,7 +35,7 @@ def seeded(function, seed=1):
 
 
 def kept_rows():
-    """Return a bool mask that closes one row to every key."""
+    """Return a bool mask that excludes every key for one row."""
     allowed = torch.rand(ROWS, KEYS, generator=torch.Generator().manual_seed(2)) > 0.4
     allowed[1] = False
     return allowed
@@ -50,13 +50,13 @@ BIASES = {
     "whole": torch.linspace(-3, 3, BATCH * HEADS * ROWS * KEYS, dtype=torch.float64).view(BATCH, HEADS, ROWS, KEYS),
     "-inf": torch.where(kept_rows(), 0.5, -torch.inf).double(),
 }
-# One row, a few rows, a head, some heads, everything at a time.
+# Bytes for one row, a few rows, one head, some heads, or everything at a time.
 PIECES = (1, 150, 300, 700, 1 << 21)
 
 
 @pytest.fixture(autouse=True)
 def one_thread():
-    """Tensors this small gain nothing from a second thread, and lose a lot where another process holds its core."""
+    """One thread: tensors this small gain nothing from a second, and lose much if another process uses its core."""
     n_threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -70,7 +70,7 @@ def pieces(request, monkeypatch):
 
 @pytest.fixture
 def attended(monkeypatch):
-    """Counts how often this library's attention ran."""
+    """A list with one item for each call of this library's attention."""
     calls, attend = [], attention._attend
     monkeypatch.setattr(attention, "_attend", lambda *arguments: calls.append(1) or attend(*arguments))
     return calls

@@ -1,4 +1,4 @@
-"""PyTorch's dropout on this library's engine in other processes: DataLoader's workers and data-parallel ranks."""
+"""PyTorch's dropout by this library in other processes: DataLoader's workers and data-parallel ranks."""
 
 import json
 
@@ -12,7 +12,7 @@ import cdropout.torch as ct  # noqa: E402
 
 
 class Dropped(torch.utils.data.Dataset):
-    """Rows of ones, dropped where they are loaded; the last is large enough for a second thread."""
+    """Rows of ones, dropped when they are loaded; the last one is large enough for a second thread."""
 
     def __len__(self):
         return 6
@@ -30,7 +30,7 @@ def load(seed, n_workers):
 
 @pytest.mark.parametrize("n_workers", [1, 2])
 def test_workers_of_a_loader_draw_masks_of_their_own_that_its_seed_repeats(n_workers):
-    ct.dropout(torch.ones(1 << 20))  # threads that the workers, forked, will not have
+    ct.dropout(torch.ones(1 << 20))  # starts threads, which forked workers do not have
     rows, again, other = load(1, n_workers), load(1, n_workers), load(2, n_workers)
     assert all(torch.equal(a, b) for a, b in zip(rows, again, strict=True))
     assert not any(torch.equal(a, b) for a, b in zip(rows, other, strict=True))

@@ -16,7 +16,7 @@ from cdropout import _kernels
 
 SHAPE = (4, 6, 5, 7)
 SHARED = {
-    # name -> (layer, function, an input's shape, the axes along which decisions are shared)
+    # name -> (layer, function, shape of an input, axes along which decisions are shared)
     "Dropout1d": (cd.Dropout1d, cd.dropout1d, (4, 6, 9), (2,)),
     "Dropout1d, last": (
         lambda p, **k: cd.Dropout1d(p, channels="last", **k),
@@ -100,7 +100,7 @@ def test_keras_names_are_the_same_layers():
 # ---- alpha dropout --------------------------------------------------------------------------------------------------
 
 
-# What SELU tends to for large negative inputs: -lambda alpha, with the constants of Klambauer et al., 2017.
+# Limit of SELU for large negative inputs: -lambda alpha, with the constants of Klambauer et al., 2017.
 SELU_FLOOR = -1.0507009873554804934193349852946 * 1.6732632423543772848170429916717
 
 
@@ -227,7 +227,7 @@ def test_zoneout_takes_each_element_from_one_state_or_the_other(isa):
 
 @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
 def test_zoneout_copies_all_bits_of_the_16_bit_types(isa, dtype):
-    # Every pattern, signalling NaNs included, and a tail that is no whole group.
+    # Every pattern, including signalling NaNs, and an incomplete last group.
     patterns = np.arange(65_536 + 7, dtype=np.uint32).astype(np.uint16)
     new, previous = patterns.view(dtype), patterns[::-1].copy().view(dtype)
     for p in (0.0, 0.4, 1.0):
@@ -278,7 +278,7 @@ def test_dropped_blocks_are_squares_that_lie_in_the_image():
 
 
 def test_drop_block_drops_about_p():
-    # 200 images of 32 x 32 with 16 channels: the share of dropped elements is p less what squares share, about p^2 / 2.
+    # 200 images of 32 x 32 with 16 channels: the share of dropped elements is p less overlaps, about p^2 / 2.
     y = cd.drop_block2d(np.ones((200, 16, 32, 32), np.float32), 0.1, block_size=7, rng=1)
     assert 0.08 < np.mean(y == 0) < 0.105
 
@@ -301,7 +301,7 @@ def test_a_block_must_fit_into_the_image(block_size):
 
 
 def frozen(layer):
-    """The layer's last forward pass as a function of its input: the same decisions again."""
+    """Return the layer's last forward pass as a function of its input, with the same decisions."""
 
     def forward(x):
         again = copy.deepcopy(layer)
@@ -500,7 +500,7 @@ def test_a_call_that_fails_leaves_a_generator_where_it_was(function):
 
 
 def refused(call):
-    """Whether a call that is given a generator is refused, with the generator where it was."""
+    """Return whether a call that raises an error leaves the generator that it is given unchanged."""
     generator = np.random.default_rng(1)
     state = generator.bit_generator.state
     with pytest.raises((TypeError, ValueError)):
@@ -567,7 +567,7 @@ def test_blocks_refuse_a_gradient_of_another_shape_before_writing():
 
 
 def test_blocks_scale_16_bit_elements_by_more_bits_than_they_have():
-    # All 128 numbers from 1 to 2: a scale of 8 bits would round a good part of their products another way.
+    # All 128 numbers from 1 to 2: a scale of 8 bits would round many of their products differently.
     x = np.tile(np.arange(128, 256), (4, 8, 64, 1)).astype(ml_dtypes.bfloat16) / ml_dtypes.bfloat16(128)
     y = cd.drop_block2d(x, 0.1, block_size=3, rng=1)
     kept = y != 0
@@ -611,8 +611,8 @@ def test_zoneout_in_evaluation_is_exact_at_0_and_1_and_remembers_its_p():
     ],
 )
 def test_moments_are_those_of_pytorchs_layer(ours, theirs, shape):
-    # 25,600 decisions at least: the standard error of a mean of outputs, whose variance is below 2, is below 0.009, and
-    # that of the share of one value below 0.004; 5 of them of the difference.
+    # At least 25,600 decisions: the standard error of a mean of outputs, whose variance is below 2, is below 0.009, and
+    # that of the share of one value below 0.004. The bounds are 5 standard errors of the difference.
     torch = pytest.importorskip("torch")
     torch.manual_seed(1)
     x = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
@@ -620,7 +620,7 @@ def test_moments_are_those_of_pytorchs_layer(ours, theirs, shape):
     reference = getattr(torch.nn, theirs)(0.3)(torch.from_numpy(x)).numpy()
     assert abs(y.mean() - reference.mean()) < 5 * 2**0.5 * 0.009
     assert abs(y.std() - reference.std()) < 5 * 2**0.5 * 0.009
-    # What is dropped has one value, the most frequent one, in both.
+    # In both, dropped elements have the same value, the most frequent one.
     (value, count), (their_value, their_count) = (most_frequent(a) for a in (y, reference))
     assert value == pytest.approx(their_value, rel=1e-6, abs=1e-6)
     assert abs(count - their_count) / x.size < 5 * 2**0.5 * 0.004

@@ -1,4 +1,4 @@
-"""The version stands in one place, cdropout/__init__.py, and whatever else tells it reads it there."""
+"""The version is defined once, in cdropout/__init__.py, and everything else reads it there."""
 
 import re
 import tomllib

@@ -1,4 +1,4 @@
-"""Workers: processes started in every way, threads of a pool, children of a process whose other threads are at work."""
+"""Workers: processes started in every way, threads of a pool, children of a process whose other threads are running."""
 
 import hashlib
 import json
@@ -25,8 +25,8 @@ def digest():
     return hashlib.sha256(MASK.apply(X).tobytes()).digest()
 
 
-# A child says which bits it got, what it drew by default, how many threads it may use, and how many it has; then the
-# parent the same. C's fork() is one that Python hears nothing of.
+# Each child prints the digest of a default draw, the digest of MASK.apply(X), its thread limit and its number of
+# threads; the parent prints the same before and after. C's fork() bypasses Python's hooks.
 FORK_50_TIMES = """
 import ctypes, hashlib, os, signal, sys
 import numpy as np
@@ -66,7 +66,7 @@ report()
 @fork
 @pytest.mark.parametrize("whose", ["Python", "C"])
 def test_50_children_forked_after_a_parallel_region_end_within_5_seconds_with_the_right_bits(run_python, whose):
-    # GNU's OpenMP waits for ever for its parent's threads in a child; there the library stays on one thread.
+    # In a child, GNU's OpenMP would wait for ever for the parent's threads; with it, the library uses one thread there.
     env = {"OMP_NUM_THREADS": "4", "OPENBLAS_NUM_THREADS": "1"}
     arguments = ("-W", "ignore::DeprecationWarning", "-c", FORK_50_TIMES, whose)
     lines = run_python(*arguments, env=env).stdout.decode().split("\n")[:-1]
@@ -76,7 +76,7 @@ def test_50_children_forked_after_a_parallel_region_end_within_5_seconds_with_th
     team = "4" if _kernels.has_openmp() else "1"
     assert limits == (team, *["1"] * 50, team)
     if n_threads[0] != "?":
-        assert n_threads == (team, *["1"] * 50, team)  # the parent's were there before the first fork
+        assert n_threads == (team, *["1"] * 50, team)  # the parent's threads existed before the first fork
 
 
 @pytest.mark.promise("forked-stream")
@@ -156,7 +156,7 @@ def test_threads_of_a_pool_draw_from_their_streams_what_one_thread_would():
 
 # ---- workers of other libraries -------------------------------------------------------------------------------------
 
-# A program of its own: what starts workers imports it anew in them, and leaves servers behind.
+# A separate program, because workers import the main program anew, and servers remain after them.
 WORKERS = """
 import hashlib, json, multiprocessing, sys
 from concurrent.futures import ProcessPoolExecutor

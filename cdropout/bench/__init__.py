@@ -1,1 +1,1 @@
-"""`python -m cdropout bench`, and what the benchmarks of a checkout share with it: timing, and NumPy's own dropout."""
+"""`python -m cdropout bench`, and modules that the benchmarks of a checkout also use: timing, and dropout in NumPy."""

@@ -1,4 +1,4 @@
-"""Dropout beside NumPy on this machine, in seconds rather than hours: what `python -m cdropout bench` measures."""
+"""The measurement of `python -m cdropout bench`: dropout compared with NumPy on this machine, within seconds."""
 
 import math
 import statistics
@@ -16,16 +16,16 @@ from cdropout.bench.numpy_code import WRITE_UPS, Array, best_dropout, write_up_d
 from cdropout.bench.timing import interleaved_times
 
 ELEM_BYTES = 4  # float32
-# Where the system does not tell: L2 and L3 of a usual processor.
+# Fallback when the caches' sizes are unknown: bytes of L2 and L3 of a usual processor.
 USUAL_CACHES = {2: 1 << 20, 3: 32 << 20}
 MEMORY_ELEMS = (1 << 24, 1 << 26)
-# From here a call takes a second thread (docs/design.md, "Threads").
+# Fewest elements for which a call takes a second thread (docs/design.md, "Threads").
 LEAST_ELEMS_FOR_TWO = 1 << 19
 N_DRAWN = 1 << 20
 LEAST_ROUNDS, MOST_ROUNDS = 3, 201
-# An array that is written in place is filled anew before less than this share of it is left undropped.
+# An array that is dropped in place is filled anew before fewer than this share of its elements are left.
 LEAST_SHARE_LEFT = 0.25
-# OpenMP's threads spin for some milliseconds after their work, at the cost of whoever comes next.
+# OpenMP's threads spin for some milliseconds after their work, which slows the next contender.
 SETTLE_SECONDS = 0.003
 
 OUT_OF_PLACE, IN_PLACE = "out of place", "in place"
@@ -36,19 +36,19 @@ BEST = "NumPy, the best known"
 
 @dataclass(frozen=True)
 class Turn:
-    """What is measured together: contenders on one size, one kind of output and one number of threads.
+    """One comparison of all contenders, for one size, one kind of output and one number of threads.
 
     Attributes
     ----------
     place : str
-        Which part of the machine the arrays fill: "L2", "L3" or "memory".
+        The memory that the arrays fit into: "L2", "L3" or "memory".
     n_elems : int
     kind : str
         `OUT_OF_PLACE` or `IN_PLACE`.
     n_threads : int
-        How many cdropout may use; NumPy uses one.
+        Number of threads that cdropout may use; NumPy uses one.
     weight : float
-        Its part of the time, to be divided by the sum of all.
+        Share of the measuring time, relative to the sum of all weights.
 
     """
 
@@ -66,12 +66,12 @@ class Figure:
     Attributes
     ----------
     contender : str
-        Its code.
+        The contender's code.
     place, n_elems, kind, n_threads
         As in `Turn`.
     ns_per_elem : float
     ratio : float
-        To the multiplication of the same turn.
+        Ratio of the time to that of the multiplication of the same turn.
 
     """
 
@@ -85,16 +85,16 @@ class Figure:
 
 
 class WrongResultError(Exception):
-    """Dropout has not the bits that its mask says: nothing is timed."""
+    """Dropout's result differs from its mask's decisions, and is therefore not timed."""
 
 
 def sizes(caches: dict[int, int]) -> dict[str, int]:
-    """Return numbers of float32 elements whose input and output fill half of L2, half of L3, and neither.
+    """Return numbers of float32 elements whose input and output fill half of L2, half of L3, and more than any cache.
 
     Parameters
     ----------
     caches : dict of int to int
-        Bytes by level, as `machine.cache_bytes` gives them.
+        Sizes in bytes by level, as `machine.cache_bytes` returns them.
 
     """
     caches = caches or USUAL_CACHES
@@ -108,7 +108,7 @@ def sizes(caches: dict[int, int]) -> dict[str, int]:
 
 
 def turns(by_place: dict[str, int], n_threads: int) -> list[Turn]:
-    """Return what to measure; NumPy's code, on arrays in memory, needs about half of the time for a few rounds."""
+    """Return all turns; with arrays in memory, a few rounds of NumPy's code need about half of the time."""
     found = []
     for place, n_elems in by_place.items():
         found.append(Turn(place, n_elems, OUT_OF_PLACE, 1, 8.0 if place == "memory" else 1.0))
@@ -121,26 +121,26 @@ def turns(by_place: dict[str, int], n_threads: int) -> list[Turn]:
 def measure(
     p: float, seconds: float, progress: Callable[[float], object] = lambda seconds_done: None
 ) -> Iterator[list[Figure]]:
-    """Measure turn after turn, for about so many seconds in all.
+    """Measure all turns, in about the given number of seconds.
 
     Parameters
     ----------
     p : float
         The probability of dropping, in (0, 1).
     seconds : float
-        Above 0. Each turn has at least three rounds, whatever they take.
+        Total time, above 0. Each turn has at least three rounds, however long they take.
     progress : callable
-        Told, now and then, how many of the seconds are gone.
+        Called after each round with the number of seconds since the start.
 
     Yields
     ------
     list of Figure
-        One turn's, the multiplication first.
+        The figures of one turn, the multiplication first.
 
     Raises
     ------
     WrongResultError
-        Where dropout's result is not what its mask says, before it is timed.
+        If dropout's result differs from its mask's decisions; the check precedes the timing.
 
     """
     plan = turns(sizes(machine.cache_bytes()), _kernels.thread_limit())
@@ -155,7 +155,7 @@ def measure(
             progress(now - start)
             return rounds_done >= LEAST_ROUNDS and now >= until
 
-        # No kernel's time depends on values that repeat so late, and drawing them takes longer than what is measured.
+        # Repeating the first values changes no kernel's time, and drawing all of them would take longer than measuring.
         x = np.resize(np.random.default_rng(0).standard_normal(min(turn.n_elems, N_DRAWN), np.float32), turn.n_elems)
         with threadpool_limits(turn.n_threads, user_api="openmp"):
             if (turn.n_elems, turn.n_threads) not in checked:
@@ -172,7 +172,7 @@ def _measure_turn(turn: Turn, x: Array, p: float, stop: Callable[[int], bool]) -
         unchanged = x.copy()
         options["refresh"] = lambda: np.copyto(x, unchanged)
         options["calls_per_refresh"] = max(1, int(math.log(LEAST_SHARE_LEFT) / math.log1p(-p)))
-    with np.errstate(over="ignore"):  # of what is multiplied in place again and again
+    with np.errstate(over="ignore"):  # repeated multiplication in place overflows
         times = interleaved_times(contenders(x, out, p, turn), rounds=MOST_ROUNDS, stop=stop, progress=False, **options)
     medians = {name: statistics.median(values) for name, values in times.items()}
     floor = medians[FLOORS[turn.kind]]
@@ -183,7 +183,7 @@ def _measure_turn(turn: Turn, x: Array, p: float, stop: Callable[[int], bool]) -
 
 
 def contenders(x: Array, out: Array, p: float, turn: Turn) -> dict[str, Callable[[], object]]:
-    """Return the calls of a turn, the multiplication first; NumPy's dropout takes part out of place on one thread."""
+    """Return a turn's calls, the multiplication first; NumPy's dropout is only in turns out of place on one thread."""
     scale, stream = np.float32(1 / (1 - p)), cd.Stream(1)
     calls: dict[str, Callable[[], object]] = {
         FLOORS[turn.kind]: lambda: np.multiply(x, scale, out=out),
@@ -196,7 +196,7 @@ def contenders(x: Array, out: Array, p: float, turn: Turn) -> dict[str, Callable
 
 
 def check(x: Array, p: float) -> None:
-    """Raise WrongResultError unless x dropped is, bit for bit, what the mask's decisions make of it with NumPy."""
+    """Raise WrongResultError unless dropout of x equals, bit for bit, NumPy's result from the mask's decisions."""
     mask = cd.draw_mask(x.shape, p, rng=1)
     expected = np.where(mask.keep(), x * np.float32(1 / (1 - p)), np.float32(0))
     result = cd.dropout(x, p, rng=1)

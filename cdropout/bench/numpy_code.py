@@ -1,4 +1,4 @@
-"""Dropout in plain NumPy: the fastest way that is known, and what write-ups of dropout show."""
+"""Dropout in plain NumPy: the fastest known code, and the code that write-ups of dropout show."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -10,9 +10,10 @@ Array = npt.NDArray[Any]
 
 
 def best_dropout(x: Array, out: Array, p: float) -> Callable[[], Array]:
-    """Return a call that drops x into out, of x's shape and dtype, with float32 numbers and ready buffers.
+    """Return a function that drops elements of x into out, of x's shape and dtype, with buffers allocated beforehand.
 
-    The numbers come from SFC64, the fastest of NumPy's generators, and each is compared with p; two products follow.
+    SFC64, the fastest of NumPy's generators, draws a float32 for each element; a comparison with p and two products
+    follow.
     """
     rng = np.random.Generator(np.random.SFC64(1))
     threshold, scale = np.float32(p), x.dtype.type(1 / (1 - p))
@@ -28,13 +29,13 @@ def best_dropout(x: Array, out: Array, p: float) -> Callable[[], Array]:
     return call
 
 
-# Masks as write-ups make them: one float64 (or more) of randomness for each element. Each function returns what the
-# write-up multiplies by; keep_prob is 1-p, as they call it.
+# Masks as in write-ups: at least one random float64 for each element. Each function returns the array by which the
+# write-up multiplies; keep_prob is 1-p, as in the write-ups.
 
 
 def compare_uniforms(shape: tuple[int, ...], keep_prob: float) -> Array:
-    """Compare uniform numbers with keep_prob, and keep the bools: scaling is left for after the multiplication."""
-    return np.random.rand(*shape) < keep_prob  # noqa: NPY002 - the legacy generator is what they use
+    """Compare uniform numbers with keep_prob: a bool mask, to be followed by a division of the product."""
+    return np.random.rand(*shape) < keep_prob  # noqa: NPY002 - write-ups use the legacy generator
 
 
 def divide_comparison(shape: tuple[int, ...], keep_prob: float) -> Array:
@@ -48,7 +49,7 @@ def divide_binomials(shape: tuple[int, ...], keep_prob: float) -> Array:
 
 
 class WriteUp(NamedTuple):
-    """A write-up's code: how its mask is made, whether the product must still be divided by keep_prob, and the text."""
+    """A write-up's code: its mask's function, whether the product is divided by keep_prob afterwards, and the text."""
 
     draw: Callable[[tuple[int, ...], float], Array]
     divides_after: bool
@@ -63,7 +64,7 @@ WRITE_UPS = {
 
 
 def write_up_dropout(name: str, x: Array, p: float) -> Callable[[], Array]:
-    """Return a call of a write-up's forward pass, by its name in `WRITE_UPS`."""
+    """Return a function that runs a write-up's forward pass; name is its key in `WRITE_UPS`."""
     draw, keep_prob = WRITE_UPS[name].draw, 1 - p
     if WRITE_UPS[name].divides_after:
         return lambda: x * draw(x.shape, keep_prob) / keep_prob

@@ -1,4 +1,4 @@
-"""What `python -m cdropout bench` prints: a progress bar while it measures, a table, and what the table says."""
+"""The output of `python -m cdropout bench`: a progress bar during the measurement, a table, and a conclusion."""
 
 import dataclasses
 import json
@@ -13,19 +13,19 @@ from rich.table import Table
 from cdropout import environment
 from cdropout.bench.comparison import BEST, FLOORS, IN_PLACE, OURS, OUT_OF_PLACE, Figure, measure
 
-# The table's, where the terminal does not say what it has: as little as most terminals have.
+# Width of the table in columns if standard output is not a terminal; most terminals have at least as many.
 USUAL_WIDTH = 80
-# With more CPUs at work before the bench begins, it says so.
+# A load average above this, before the measurement, is reported.
 IDLE_LOAD = 0.5
 
 
 def run(p: float, seconds: float, *, as_json: bool) -> None:
-    """Measure and print: a table, or, as_json, what runs here and the figures as JSON.
+    """Measure, and print a table or, if as_json is true, the environment and the figures as JSON.
 
     Raises
     ------
     WrongResultError
-        Where dropout's result is not what its mask says.
+        If dropout's result differs from its mask's decisions.
 
     """
     facts = environment.facts()
@@ -88,7 +88,7 @@ def _cell(figure: Figure) -> str:
 
 
 def conclusion(figures: list[Figure]) -> str:
-    """Return how many times as fast as NumPy's best code dropout is on one thread, at each size."""
+    """Return a sentence on how many times as fast as NumPy's best code dropout is on one thread, at each size."""
     alone = {(figure.place, figure.contender): figure for figure in figures if figure.n_threads == 1}
     times = [
         f"{alone[place, BEST].ns_per_elem / ours.ns_per_elem:.0f} times ({place})"

@@ -19,33 +19,33 @@ def interleaved_times(
     stop: Callable[[int], bool] = lambda rounds_done: False,
     progress: bool = True,
 ) -> dict[str, list[float]]:
-    """Time each contender once a round, in seconds a call.
+    """Time each contender once per round, in seconds per call.
 
     Parameters
     ----------
     contenders : mapping of str to callable
-        What to time, each without arguments.
+        Functions to time, without arguments.
     rounds : int
-        How many rounds; in each, every contender has one turn.
+        Number of rounds; in each, every contender has one turn.
     seconds_per_turn : float
-        About how long a turn takes: short calls are repeated within it.
+        Approximate duration of a turn; short calls are repeated within it.
     refresh : callable, optional
-        Called, untimed, before every `calls_per_refresh` calls of a turn: fills again what contenders overwrite.
+        Called, untimed, before every `calls_per_refresh` calls of a turn, to refill arrays that contenders overwrite.
     calls_per_refresh : int
-        At least 1.
+        Number of calls between refreshes, at least 1.
     settle_seconds : float
-        Above 0, a turn begins with a pause of this length, and as long of untimed calls: threads
-        of the contender before spin for some milliseconds after their work; and those of this one are asleep, on
-        processors that have fallen asleep too, and may wake up on the same one until the system moves one of them.
+        If above 0, a turn begins with a pause of this length, followed by untimed calls for the same time. During the
+        pause, the previous contender's threads stop spinning, which takes some milliseconds. During the calls, this
+        contender's threads and their processors wake up, and the system moves threads that woke up on one processor.
     stop : callable
-        Told the number of rounds done, after each: True ends the measurement early.
+        Called after each round with the number of rounds done; True ends the measurement early.
     progress : bool
         Whether to show a progress bar of the rounds on stderr; needs tqdm.
 
     Returns
     -------
     dict of str to list of float
-        One number for each round.
+        Seconds per call, one number for each round.
 
     """
 
@@ -67,7 +67,7 @@ def interleaved_times(
     repeats = {}
     for name, call in contenders.items():
         seconds = take_turn(call, 1)
-        if seconds < seconds_per_turn:  # a first call is slow: the second tells how often to repeat
+        if seconds < seconds_per_turn:  # the first call is slow: the second sets the number of repeats
             seconds = take_turn(call, 1)
         repeats[name] = max(1, int(seconds_per_turn / seconds))
     times: dict[str, list[float]] = {name: [] for name in contenders}
@@ -91,7 +91,7 @@ def interleaved_times(
 def interleaved_medians(
     contenders: Mapping[str, Callable[[], object]], *, rounds: int, seconds_per_turn: float = 0.002
 ) -> dict[str, float]:
-    """Time each contender once a round and return its median over the rounds, in seconds a call.
+    """Time each contender once per round and return its median over the rounds, in seconds per call.
 
     The parameters are those of `interleaved_times`.
     """

@@ -1,1 +1,1 @@
-"""Stand-ins for the dropout of well-known NumPy networks: one file for each protocol, and nobody else imports them."""
+"""Replacements for the dropout of well-known NumPy networks, one module each; no other module imports them."""

@@ -3,8 +3,8 @@
     from cdropout.compat.cs231n import dropout_forward, dropout_backward     # p is the probability of keeping
     from cdropout.compat.cs231n import dropout_forward_drop                  # p is that of dropping, as before 2017
 
-Both are inverted dropout, and go with `dropout_backward`. The dictionary `dropout_param` has the keys `p`, `mode`
-("train" or "test") and, if every call is to drop the same elements, `seed`.
+Both are inverted dropout, with `dropout_backward` as backward pass. The dictionary `dropout_param` has the keys `p`,
+`mode` ("train" or "test") and, optionally, `seed`, which makes every call drop the same elements.
 """
 
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ Cache = tuple[Mapping[str, Any], "CachedMask | None"]
 
 
 class CachedMask:
-    """The mask in a cache: an array of 0 and 1/keep to NumPy (`np.asarray(mask)`), made only when one is asked for."""
+    """The mask in a cache; `np.asarray(mask)` creates an array of it, 0 for dropped and 1/keep for kept elements."""
 
     def __init__(self, mask: Mask, dtype: np.dtype[Any]) -> None:
         self.value = mask
@@ -35,7 +35,7 @@ class CachedMask:
 
 
 def dropout_forward_keep(x: npt.ArrayLike, dropout_param: Mapping[str, Any]) -> tuple[Array, Cache]:
-    """Drop with probability 1 - p in training; return x itself in the mode "test".
+    """Drop elements with probability 1 - p in mode "train"; return x itself in mode "test".
 
     Parameters
     ----------
@@ -47,22 +47,22 @@ def dropout_forward_keep(x: npt.ArrayLike, dropout_param: Mapping[str, Any]) -> 
     Returns
     -------
     out, cache
-        The result, of x's shape and dtype, and what `dropout_backward` takes: (dropout_param, mask), with no mask in
-        the mode "test".
+        The result, of x's shape and dtype, and the argument of `dropout_backward`: (dropout_param, mask), where mask
+        is None in mode "test".
 
     Raises
     ------
     KeyError
-        Where p or mode is missing.
+        If p or mode is missing.
     TypeError, ValueError
-        For another p or mode, or as in `cdropout.dropout`.
+        If p or mode is invalid, or as in `cdropout.dropout`.
 
     """
     return _forward(x, dropout_param, p_of_keep(dropout_param["p"], "p"))
 
 
 def dropout_forward_drop(x: npt.ArrayLike, dropout_param: Mapping[str, Any]) -> tuple[Array, Cache]:
-    """As `dropout_forward_keep`, with `p` the probability of *dropping* an element."""
+    """Drop elements with probability p, the probability of *dropping*; otherwise as `dropout_forward_keep`."""
     return _forward(x, dropout_param, _kernels.check_p(dropout_param["p"]))
 
 
@@ -70,7 +70,7 @@ dropout_forward = dropout_forward_keep
 
 
 def dropout_backward(dout: npt.ArrayLike, cache: Cache) -> Array:
-    """Return the gradient through the mask in the cache; dout itself where the forward pass was in the mode "test"."""
+    """Return the gradient through the mask in the cache; dout itself if the forward pass was in mode "test"."""
     _, mask = cache
     return dout if mask is None else mask.value.apply(dout)  # type: ignore[return-value]
 

@@ -1,6 +1,6 @@
 """The dropout layer of deepnet (https://github.com/parasdahal/deepnet).
 
-from cdropout.compat.deepnet import Dropout      # in the place of deepnet.layers.Dropout
+from cdropout.compat.deepnet import Dropout      # instead of deepnet.layers.Dropout
 """
 
 from typing import Any
@@ -12,7 +12,7 @@ from cdropout.stream import Rng
 
 
 class Dropout:
-    """Inverted dropout that is told the probability of keeping, and drops in every forward pass.
+    """Inverted dropout with the probability of keeping as its parameter; every forward pass drops.
 
     Parameters
     ----------
@@ -24,7 +24,8 @@ class Dropout:
     Attributes
     ----------
     mask : ndarray
-        0 where the last forward pass dropped and 1 / prob where it kept, made when it is asked for; None before.
+        0 for elements that the last forward pass dropped, 1 / prob for the others; None before any forward pass. It is
+        computed at each access.
     params : list
         Empty.
 
@@ -38,13 +39,13 @@ class Dropout:
 
     @property
     def mask(self) -> Array | None:
-        """What the last forward pass multiplied by."""
+        """The factors of the last forward pass: 0 or 1 / prob for each element; None before any forward pass."""
         return self._pass.scaled_mask()
 
     def forward(self, X: npt.ArrayLike) -> Array:  # noqa: N803 - the network's name
-        """Return X dropped and divided by prob, of X's shape and dtype."""
+        """Drop elements of X and divide the others by prob; the result has X's shape and dtype."""
         return self._pass.drop(X, p_of_keep(self.prob, "prob"))
 
     def backward(self, dout: npt.ArrayLike) -> tuple[Array, list[Any]]:
-        """Return (dX, []): the gradient through the same mask, and none of parameters."""
+        """Return (dX, []): the gradient through the same mask, and an empty list of parameters' gradients."""
         return self._pass.drop_again(dout), []

@@ -14,7 +14,7 @@ from cdropout.stream import Rng
 
 
 class Dropout:
-    """Standard dropout: nothing is scaled in training, and evaluation multiplies by 1 - dropout_ratio.
+    """Standard dropout: training does not scale, and evaluation multiplies by 1 - dropout_ratio.
 
     Parameters
     ----------
@@ -26,7 +26,8 @@ class Dropout:
     Attributes
     ----------
     mask : ndarray of bool
-        True where the last forward pass in training kept, made when it is asked for; None before.
+        True for elements that the last forward pass in training kept; None before such a pass. It is computed at each
+        access.
 
     """
 
@@ -36,11 +37,11 @@ class Dropout:
 
     @property
     def mask(self) -> npt.NDArray[np.bool_] | None:
-        """What the last forward pass in training kept."""
+        """A bool array, True for elements that the last forward pass in training kept; None before such a pass."""
         return self._pass.keep()
 
     def forward(self, x: npt.ArrayLike, train_flg: bool = True) -> Array:
-        """Return x with elements dropped, or, with train_flg false, x times 1 - dropout_ratio; of x's dtype."""
+        """Drop elements of x, or multiply x by 1 - dropout_ratio if train_flg is false; the result has x's dtype."""
         p = _kernels.check_p(self.dropout_ratio)
         if train_flg:
             return self._pass.drop(x, p, scale=1.0)
@@ -53,7 +54,7 @@ class Dropout:
 
 
 class TimeDropout:
-    """Inverted dropout of sequences, whose mode the network sets.
+    """Inverted dropout of sequences; the network sets its mode.
 
     Parameters
     ----------
@@ -67,8 +68,8 @@ class TimeDropout:
     train_flg : bool
         Whether to drop. The network sets it.
     mask : ndarray
-        0 where the last forward pass in training dropped and 1 / (1 - dropout_ratio) where it kept, made when it is
-        asked for; None before.
+        0 for elements that the last forward pass in training dropped, 1 / (1 - dropout_ratio) for the others; None
+        before such a pass. It is computed at each access.
     params, grads : list
         Empty.
 
@@ -83,11 +84,11 @@ class TimeDropout:
 
     @property
     def mask(self) -> Array | None:
-        """What the last forward pass in training multiplied by."""
+        """The factors of the last forward pass in training, 0 for dropped elements; None before such a pass."""
         return self._pass.scaled_mask()
 
     def forward(self, xs: npt.ArrayLike) -> Array:
-        """Return xs dropped and scaled, or xs itself where train_flg is false."""
+        """Drop elements of xs and scale the others; return xs itself if train_flg is false."""
         if not self.train_flg:
             return xs  # type: ignore[return-value]
         return self._pass.drop(xs, _kernels.check_p(self.dropout_ratio))

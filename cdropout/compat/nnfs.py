@@ -11,7 +11,7 @@ from cdropout.stream import Rng
 
 
 class Layer_Dropout:  # noqa: N801 - the book's name
-    """Inverted dropout whose methods return None and leave their results in attributes.
+    """Inverted dropout whose methods return None and store their results in attributes.
 
     Parameters
     ----------
@@ -23,12 +23,12 @@ class Layer_Dropout:  # noqa: N801 - the book's name
     Attributes
     ----------
     rate : float
-        The probability of *keeping* an element, 1 less the argument, as the book has it. It may be changed at any time.
+        The probability of *keeping* an element, 1 minus the argument, as in the book. It may be changed at any time.
     inputs, output, dinputs : ndarray
-        What `forward` was given, what came out, and the gradient of `backward`.
+        The input and the result of `forward`, and the result of `backward`.
     binary_mask : ndarray
-        0 where the last forward pass in training dropped and 1 / rate where it kept, made when it is asked for; None
-        before.
+        0 for elements that the last forward pass in training dropped, 1 / rate for the others; None before such a pass.
+        It is computed at each access.
 
     """
 
@@ -39,11 +39,11 @@ class Layer_Dropout:  # noqa: N801 - the book's name
 
     @property
     def binary_mask(self) -> Array | None:
-        """What the last forward pass in training multiplied by."""
+        """The factors of the last forward pass in training, 0 or 1 / rate; None before such a pass."""
         return self._pass.scaled_mask()
 
     def forward(self, inputs: npt.ArrayLike, training: bool = True) -> None:
-        """Put inputs, dropped and scaled, into `output`; a copy of them where training is false."""
+        """Drop elements of inputs and scale the others, or copy inputs if training is false; the result is `output`."""
         self.inputs = inputs
         if training:
             self.output = self._pass.drop(inputs, p_of_keep(self.rate, "rate"))
@@ -51,5 +51,5 @@ class Layer_Dropout:  # noqa: N801 - the book's name
             self.output = _kernels.check_array(inputs, "inputs").copy()
 
     def backward(self, dvalues: npt.ArrayLike) -> None:
-        """Put the gradient through the mask of the last forward pass in training into `dinputs`."""
+        """Set `dinputs` to the gradient through the mask of the last forward pass in training."""
         self.dinputs = self._pass.drop_again(dvalues)

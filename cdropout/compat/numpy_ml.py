@@ -1,6 +1,6 @@
 """The dropout wrapper of numpy-ml (https://github.com/ddbourgin/numpy-ml).
 
-from cdropout.compat.numpy_ml import Dropout      # in the place of numpy_ml.neural_nets.wrappers.Dropout
+from cdropout.compat.numpy_ml import Dropout      # instead of numpy_ml.neural_nets.wrappers.Dropout
 """
 
 from typing import Any
@@ -14,19 +14,19 @@ from cdropout.stream import Rng
 
 
 class Dropout:
-    """A layer whose inputs are dropped: everything but `forward` and `backward` is the wrapped layer's own.
+    """A wrapper that drops elements of a layer's input; it takes attributes that it lacks from the layer.
 
-    As numpy-ml's wrapper does, it drops the input without scaling and divides the layer's *output* by 1 - p, bias and
-    activation included. numpy-ml returns the gradient with respect to the input as if nothing had been dropped; here it
-    goes through the mask.
+    The wrapper drops the input without scaling and divides the layer's *output* by 1 - p, including bias and
+    activation, as numpy-ml's wrapper does. numpy-ml does not apply the mask to the gradient with respect to the input;
+    this wrapper does.
 
     Parameters
     ----------
     wrapped_layer : object
-        A numpy-ml layer, or wrapper: `forward(X)`, `backward(dLdy)`, `trainable`, `hyperparameters` and
+        A numpy-ml layer or wrapper, with `forward(X)`, `backward(dLdy)`, `trainable`, `hyperparameters` and
         `derived_variables`.
     p : float
-        The probability of dropping an element, in [0, 1]. May be changed at any time.
+        The probability of dropping an element, in [0, 1]. It may be changed at any time.
     rng
         As in `cdropout.dropout`.
 
@@ -38,20 +38,20 @@ class Dropout:
         self._pass = LastPass(rng)
 
     def __getattr__(self, name: str) -> Any:
-        if name == "_base_layer":  # not there yet, while a copy or a pickle is being made
+        if name == "_base_layer":  # not set yet in a new copy, or while a pickle is loaded
             raise AttributeError(name)
         return getattr(self._base_layer, name)
 
     @property
     def hyperparameters(self) -> dict[str, Any]:
-        """The wrapped layer's, with this wrapper among its "wrappers"."""
+        """The wrapped layer's hyperparameters, with this wrapper added to "wrappers"."""
         inner = dict(self._base_layer.hyperparameters)
         inner["wrappers"] = [*inner.get("wrappers", ()), {"wrapper": "Dropout", "p": self.p}]
         return inner
 
     @property
     def derived_variables(self) -> dict[str, Any]:
-        """The wrapped layer's, with the mask (True = kept) among its "wrappers", made when it is asked for."""
+        """The wrapped layer's derived variables, with a new array of the mask (True = kept) added to "wrappers"."""
         inner = dict(self._base_layer.derived_variables)
         inner["wrappers"] = [*inner.get("wrappers", ()), {"dropout_mask": self._pass.keep()}]
         return inner
@@ -67,7 +67,7 @@ class Dropout:
         }
 
     def forward(self, X: npt.ArrayLike, *arguments: Any, **keywords: Any) -> Array:  # noqa: N803 - the network's name
-        """Return the layer's output for the dropped X, divided by 1 - p; its plain output where it is frozen."""
+        """Return the layer's output for the dropped X, divided by 1 - p; its output for X if the layer is frozen."""
         if not self._base_layer.trainable:
             return self._base_layer.forward(X, *arguments, **keywords)  # type: ignore[no-any-return]
         p = _kernels.check_p(self.p)
@@ -75,10 +75,10 @@ class Dropout:
         return np.multiply(y, y.dtype.type(_kernels.kept_scale(p)))  # type: ignore[no-any-return]
 
     def backward(self, dLdy: npt.ArrayLike, *arguments: Any, **keywords: Any) -> Any:  # noqa: N803
-        """Return the gradient with respect to X; the layer collects those of its parameters."""
+        """Return the gradient with respect to X; the layer stores those with respect to its parameters."""
         if not self._base_layer.trainable:
             raise RuntimeError("backward must not be called on a frozen layer")
         mask, *_ = self._pass.of_training()
         dy = np.asarray(dLdy)
-        scaled = dy * dy.dtype.type(_kernels.kept_scale(mask.p))  # of the forward pass, whatever p is now
+        scaled = dy * dy.dtype.type(_kernels.kept_scale(mask.p))  # the forward pass's p, which self.p may not be now
         return self._pass.drop_again(self._base_layer.backward(scaled, *arguments, **keywords))
