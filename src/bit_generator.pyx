@@ -30,8 +30,8 @@ cdef class StreamBitGenerator(BitGenerator):
     """The raw stream of a seed as a bit generator for `numpy.random.Generator`.
 
     Its 64-bit outputs are those of `python -m cdropout stream --seed SEED`, lowest byte first, on every machine and
-    instruction set. Threads may share it: a `Generator` holds its `lock` while it draws, as with NumPy's bit generators,
-    and so do `state` and `advance`.
+    instruction set. Threads may share it: a `Generator` holds its `lock` while it draws, as for NumPy's bit generators;
+    so do `state` and `advance`.
 
     Parameters
     ----------

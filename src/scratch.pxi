@@ -56,8 +56,8 @@ cdef Scratch scratch_for(cnp.ndarray out, cnp.ndarray x, cnp.ndarray residual, b
 
 
 cdef int copy_elems(cnp.ndarray out, cnp.ndarray x) except -1:
-    """out = x, handling signals between slices of large arrays. Slices are cut along the axis of out's largest stride, so
-    that none of them touches every page of out."""
+    """out = x, handling signals between slices of large arrays. Slices are cut along the axis of out's largest stride,
+    so that none of them touches every page of out."""
     cdef Py_ssize_t middle
     if <size_t>cnp.PyArray_SIZE(x) <= limits.max_elems_per_slice:
         np.copyto(out, x)
