@@ -31,6 +31,11 @@ typedef enum {
  * kept and 0 where it is dropped. */
 enum { OPERATION_fill_keep = N_OPERATIONS, N_JOB_OPERATIONS };
 
+static inline int steps_of_operation(int operation)
+{
+    return operation == OPERATION_fill_keep ? WITHOUT_X : operation_table[operation].steps;
+}
+
 /* How the output is stored. Stores past the caches (streaming or non-temporal stores) spare the processor reading the
  * cache lines that it overwrites. docs/design.md, "Streaming stores", measures when that is faster. */
 typedef enum {
