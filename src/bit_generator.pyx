@@ -1,8 +1,5 @@
 # cython: language_level=3, cdivision=True, freethreading_compatible=True
-"""cdropout.bit_generator: the raw stream as a NumPy bit generator. word_stream.h draws the numbers.
-
-Built on NumPy's public Cython class BitGenerator and on the C interface (cdropout.h), like a package of another author.
-"""
+"""cdropout.bit_generator: the raw stream as a NumPy bit generator. word_stream.h draws from the C interface."""
 
 from libc.stdint cimport uint32_t
 from numpy.random.bit_generator cimport BitGenerator

@@ -82,10 +82,7 @@ static void set_numbers(char *array, int dtype, size_t n_elems, size_t period, u
         const uint64_t fraction = i % 67 == 0 ? 0 : h >> 8 & (((uint64_t)1 << format.fraction_bits) - 1);
         const uint64_t exponent = i % 61 == 0 ? 0 : format.exponent_bias - 8 + (h >> 60);
         const uint64_t bits = (h & 1) << (8 * n_bytes - 1) | exponent << format.fraction_bits | fraction;
-        const uint32_t bits32 = (uint32_t)bits;
-        const uint16_t bits16 = (uint16_t)bits;
-        const void *elem = n_bytes == 8 ? (const void *)&bits : n_bytes == 4 ? (const void *)&bits32 : &bits16;
-        memcpy(array + at * n_bytes, elem, n_bytes);
+        store_bits(array + at * n_bytes, bits, n_bytes);
     }
 }
 

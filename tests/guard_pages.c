@@ -130,16 +130,8 @@ static uint64_t next_random(void)
 /* Finite numbers, also negative and subnormal ones: random bits, with the highest bit of the exponent cleared. */
 static void fill_with_numbers(char *array, size_t n_bytes, size_t elem_bytes)
 {
-    for (size_t i = 0; i < n_bytes; i += elem_bytes) {
-        const uint64_t mask = ~((uint64_t)1 << (8 * elem_bytes - 2)), number = next_random() & mask;
-        const uint32_t number32 = (uint32_t)number;
-        const uint16_t number16 = (uint16_t)number;
-        memcpy(array + i,
-               elem_bytes == 8   ? (const void *)&number
-               : elem_bytes == 4 ? (const void *)&number32
-                                 : &number16,
-               elem_bytes);
-    }
+    for (size_t i = 0; i < n_bytes; i += elem_bytes)
+        store_bits(array + i, next_random() & ~((uint64_t)1 << (8 * elem_bytes - 2)), elem_bytes);
 }
 
 static char inputs[N_ARRAYS][ROOM_BYTES], expected[ROOM_BYTES];

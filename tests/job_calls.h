@@ -369,31 +369,21 @@ static inline int make_mistake(job_request *r, int mistake)
     const int steps = steps_of_operation(r->operation);
     switch (mistake) {
     case 0:
-        r->operation = -1;
-        return 1;
     case 1:
-        r->operation = N_JOB_OPERATIONS;
+        r->operation = mistake == 0 ? -1 : (int)N_JOB_OPERATIONS;
         return 1;
     case 2:
-        r->dtype = -1;
-        return r->operation != OPERATION_fill_keep;
     case 3:
-        r->dtype = N_DTYPES;
+        r->dtype = mistake == 2 ? -1 : (int)N_DTYPES;
         return r->operation != OPERATION_fill_keep;
     case 4:
-        r->p = NAN;
-        return !(steps & WITH_NOISE);
     case 5:
-        r->p = -0x1p-1022;
-        return !(steps & WITH_NOISE);
     case 6:
-        r->p = 1.0 + 0x1p-52;
+        r->p = mistake == 4 ? NAN : mistake == 5 ? -0x1p-1022 : 1.0 + 0x1p-52;
         return !(steps & WITH_NOISE);
     case 7:
-        r->scale = NAN;
-        return steps & WITH_NOISE;
     case 8:
-        r->scale = 2 * MAX_STD;
+        r->scale = mistake == 7 ? NAN : 2 * MAX_STD;
         return steps & WITH_NOISE;
     case 9:
         r->out = NULL;
@@ -411,10 +401,8 @@ static inline int make_mistake(job_request *r, int mistake)
         r->n_bias = 0;
         return steps & WITH_BIAS;
     case 14:
-        r->n_axes = -1;
-        return 1;
     case 15:
-        r->n_axes = MAX_AXES + 1;
+        r->n_axes = mistake == 14 ? -1 : MAX_AXES + 1;
         return 1;
     default: /* an operation without a mask must not have axes or repeats */
         r->n_axes = 1;

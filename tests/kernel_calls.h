@@ -52,9 +52,7 @@ typedef struct {
     size_t n_bias;
     size_t bias_at;
     mask_rule rule;
-    double scale;
-    double shift;
-    double fill;
+    double scale, shift, fill;
 } kernel_call;
 
 /* The arrays of a call; those that it does not read may be NULL. room has bytes_of_room for the seam of the bias. */
@@ -109,6 +107,13 @@ static inline uint8_t little_endian_byte(const void *elements, size_t i, size_t 
     const uint16_t one = 1;
     const int is_little_endian = *(const uint8_t *)&one;
     return ((const uint8_t *)elements)[is_little_endian ? i : i + elem_bytes - 1 - 2 * (i % elem_bytes)];
+}
+
+static inline void store_bits(char *elem, uint64_t bits, size_t elem_bytes)
+{
+    const uint32_t bits32 = (uint32_t)bits;
+    const uint16_t bits16 = (uint16_t)bits;
+    memcpy(elem, elem_bytes == 8 ? (const void *)&bits : elem_bytes == 4 ? (const void *)&bits32 : &bits16, elem_bytes);
 }
 
 enum { NAME_BYTES = 64 };

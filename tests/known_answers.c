@@ -135,26 +135,12 @@ static uint64_t hash_of(const void *elements, size_t n_bytes, size_t elem_bytes)
 static void set_number(char *array, int dtype, size_t i, int eighths)
 {
     const float value = (float)eighths / 8;
-    const double wide = value;
     uint32_t bits;
     memcpy(&bits, &value, sizeof bits);
-    const uint16_t bf16 = (uint16_t)(bits >> 16);
-    const uint16_t f16 =
-        (uint16_t)(eighths == 0 ? 0 : (bits >> 16 & 0x8000u) | (((bits >> 13) & 0x3FFFFu) - (112u << 10)));
-    switch (dtype) {
-    case DTYPE_f32:
-        memcpy(array + 4 * i, &value, 4);
-        break;
-    case DTYPE_f64:
-        memcpy(array + 8 * i, &wide, 8);
-        break;
-    case DTYPE_f16:
-        memcpy(array + 2 * i, &f16, 2);
-        break;
-    default:
-        memcpy(array + 2 * i, &bf16, 2);
-        break;
-    }
+    const uint32_t f16 = eighths == 0 ? 0 : (bits >> 16 & 0x8000u) | (((bits >> 13) & 0x3FFFFu) - (112u << 10));
+    const uint64_t bits_in[N_DTYPES] = {
+        [DTYPE_f32] = bits, [DTYPE_f64] = bits_of_double(value), [DTYPE_f16] = f16, [DTYPE_bf16] = bits >> 16};
+    store_bits(array + i * dtype_table[dtype].n_bytes, bits_in[dtype], dtype_table[dtype].n_bytes);
 }
 
 /* Fills `out` with rubbish and returns an address in it: with streaming, one that is a multiple of STREAM_ALIGN if

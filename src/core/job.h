@@ -64,8 +64,7 @@ typedef struct {
     const char *x;
     const char *residual;
     const char *bias; /* element i takes bias[(bias_first + i) % n_bias] */
-    size_t n_bias;
-    size_t bias_first;
+    size_t n_bias, bias_first;
     size_t n_elems;
     /* If n_axes is 0, the elements take one run of positions, n_repeats neighbouring elements to each position (0 means
      * 1); n_repeats divides n_elems. Otherwise lens holds the length of each axis, and strides the distance in

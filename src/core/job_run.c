@@ -196,8 +196,8 @@ static size_t make_words(const job *j, block_words *cache, uint64_t first, size_
     return (size_t)(first % ELEMS_PER_BLOCK);
 }
 
-/* Appends bits bit .. bit + n_bits - 1 of source to the `at` bits in `to`; the word in which these end must be 0 from
- * there on. Reads one word more than it copies from, and writes one more, so that the next bits can be appended. */
+/* Appends bits bit .. bit + n_bits - 1 of source to `to`, which holds `at` bits; the unused bits of its last word must
+ * be 0. Reads one word more than it copies from, and writes one more, so that this holds again afterwards. */
 static void append_bits(uint64_t *to, size_t at, const uint64_t *source, size_t bit, size_t n_bits)
 {
     while (n_bits > 0) {

@@ -102,8 +102,8 @@ typedef struct {
 
 extern const operation_properties operation_table[N_OPERATIONS];
 
-/* ---- kernels --------------------------------------------------------------------------------------------------- */
-
+/* ---- kernels ---------------------------------------------------------------------------------------------------
+ * Kernels cannot fail. Each returns the name of the instruction set it was compiled for: tests check which code ran. */
 enum {
     STREAM_ALIGN = 16, /* bytes: the alignment that streaming stores need */
     MIN_REPEATS = 16,  /* elements to a position for which repeat kernels work: one vector, of any instruction set */
@@ -127,9 +127,7 @@ typedef struct {
     size_t bias_period;
     size_t bias_at;
     size_t n_repeats;
-    double scale;
-    double shift;
-    double fill;
+    double scale, shift, fill;
     int is_streamed;
 } operands;
 
@@ -145,8 +143,6 @@ static inline operands operands_at(const operands *ops, size_t i, size_t elem_by
     at.bias_at = ops->bias_period != 0 ? (ops->bias_at + i) % ops->bias_period : 0;
     return at;
 }
-
-/* Kernels cannot fail. Each returns the name of the instruction set it was compiled for: tests check which code ran. */
 
 /* An operation on n_elems elements, which take the positions from `first` on of the stream of rule->key. */
 typedef const char *range_fn(const operands *ops, const mask_rule *rule, uint64_t first, size_t n_elems);

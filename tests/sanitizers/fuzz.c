@@ -124,20 +124,13 @@ static held hold_elements(bytes *input, size_t n_bytes, size_t misalignment)
 
 static int is_nan(const char *elem, int dtype)
 {
-    uint16_t bits16;
-    uint32_t bits32;
-    uint64_t bits64;
-    switch (dtype) {
-    case DTYPE_f64:
-        memcpy(&bits64, elem, 8);
-        return (bits64 & ~((uint64_t)1 << 63)) > (uint64_t)0x7FF << 52;
-    case DTYPE_f32:
-        memcpy(&bits32, elem, 4);
-        return (bits32 & 0x7FFFFFFFu) > 0x7F800000u;
-    default:
-        memcpy(&bits16, elem, 2);
-        return (bits16 & 0x7FFFu) > (dtype == DTYPE_f16 ? 0x7C00u : 0x7F80u);
-    }
+    static const uint64_t infinity[N_DTYPES] = {
+        [DTYPE_f32] = 0x7F800000u, [DTYPE_f64] = (uint64_t)0x7FF << 52, [DTYPE_f16] = 0x7C00u, [DTYPE_bf16] = 0x7F80u};
+    const size_t n_bytes = dtype_table[dtype].n_bytes;
+    uint64_t bits = 0;
+    for (size_t i = 0; i < n_bytes; i++)
+        bits |= (uint64_t)little_endian_byte(elem, i, n_bytes) << (8 * i);
+    return (bits & ~((uint64_t)1 << (8 * n_bytes - 1))) > infinity[dtype];
 }
 
 /* Whether two results are the same. Except in copies, NaNs may differ: IEEE 754 does not say which NaN a sum gives. */

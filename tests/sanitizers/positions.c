@@ -105,24 +105,24 @@ static const char *check_bits(void)
     return failure;
 }
 
-/* At the end of the stream, all threads ask for the last block: one of them gets it. */
-static const uint64_t end = POSITION_LIMIT;
-
 static void *take_last(void *argument)
 {
     uint64_t first;
     return take_blocks(&next_elem, ELEMS_PER_BLOCK, &first) ? argument : NULL;
 }
 
+/* At the end of the stream, all threads ask for the last block: one of them gets it. */
 static const char *check_end(void)
 {
     void *got[N_THREADS];
     int n_got = 0;
-    next_elem = end - ELEMS_PER_BLOCK;
+    next_elem = POSITION_LIMIT - ELEMS_PER_BLOCK;
     const char *failure = run_threads(take_last, &n_got, 0, got);
     for (int i = 0; i < N_THREADS && failure == NULL; i++)
         n_got += got[i] != NULL;
-    return failure != NULL ? failure : n_got == 1 && next_elem == end ? NULL : "a last block that was not taken once";
+    return failure != NULL                             ? failure
+           : n_got == 1 && next_elem == POSITION_LIMIT ? NULL
+                                                       : "a last block that was not taken once";
 }
 
 /* ---- ranges of one job ---- */
