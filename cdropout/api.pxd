@@ -1,6 +1,6 @@
-"""cdropout in another package's Cython: `from cdropout.api cimport apply, draw_mask ...`, without an import call and
-without a header. What each of these is, and the rules, stand in include/cdropout_table.h, where the names begin with
-cdropout_; docs/c_api.md shows how to use them."""
+"""The C interface for Cython: `from cdropout.api cimport apply, draw_mask`. It needs no header and no import call.
+include/cdropout_table.h documents the types and functions, whose names there begin with cdropout_; docs/c_api.md shows
+how to use them."""
 
 from libc.stdint cimport uint8_t, uint64_t
 

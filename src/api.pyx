@@ -1,9 +1,7 @@
 # cython: language_level=3, freethreading_compatible=True
 """cdropout.api: the C interface, as functions to cimport from Cython and as the capsule C_API for C and C++.
 
-cdropout/api.pxd declares the functions. Each passes its arguments to the function of the same name in the table that
-c_api.c fills. This is an extension module, apart from _kernels, because Cython exports functions by module name.
-"""
+cdropout/api.pxd declares the functions. Each calls the function of the same name in the table of c_api.c."""
 
 from cpython.pycapsule cimport PyCapsule_GetPointer
 

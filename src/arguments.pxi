@@ -69,13 +69,14 @@ DTYPE_NAMES = join_names(FLOATS)
 
 
 def check_dtype(dtype, names=FLOATS):
-    """Return a dtype argument as a NumPy dtype. Raise TypeError unless it is one of `names`."""
+    """Return a dtype argument as a NumPy dtype. Raise TypeError unless its name is in `names`."""
     try:
         numpy_dtype = None if dtype is None else np.dtype(dtype)
     except (SyntaxError, TypeError, ValueError):  # from NumPy, which raises SyntaxError for some strings
         numpy_dtype = None
     if numpy_dtype is None or numpy_dtype.name not in names or dtype_index(np.empty(0, numpy_dtype)) < 0:
-        raise TypeError(f"dtype must be {join_names(names)}, got {shown(dtype) if numpy_dtype is None else numpy_dtype}")
+        got = shown(dtype) if numpy_dtype is None else numpy_dtype
+        raise TypeError(f"dtype must be {join_names(names)}, got {got}")
     return numpy_dtype
 
 
@@ -95,8 +96,8 @@ set_type_nums()
 
 
 cdef int index_of_user_dtype(cnp.ndarray a):
-    """Return the catalog's number of a dtype of ml_dtypes, -1 for another dtype. ml_dtypes is not imported for this: an
-    array of its dtypes exists only if it has been imported."""
+    """Return the catalog's number of a dtype of ml_dtypes, -1 for another dtype. ml_dtypes is not imported: an array of
+    its dtypes exists only if it has been."""
     cdef int dtype
     ml_dtypes = sys.modules.get("ml_dtypes")
     for dtype in range(N_DTYPES):
@@ -314,8 +315,8 @@ cdef tuple run_strides(tuple shape, tuple shared_axes):
 
 
 cdef tuple checked_strides(object strides, tuple shape, tuple shared_axes):
-    """Return the strides of a part of a mask, or None if they are those of one run of positions. Strides without effect,
-    along axes of length 1, are replaced by those of a run, so that equal parts have equal strides."""
+    """Return the strides of a part of a mask, None if they are those of one run of positions. Strides without effect,
+    as along axes of length 1, are replaced by those of a run, so that equal parts have equal strides."""
     try:
         given = [n.__index__() for n in strides]
     except (AttributeError, TypeError):

@@ -1,8 +1,5 @@
 # cython: language_level=3, cdivision=True, freethreading_compatible=True
-"""cdropout.bit_generator: the raw stream as a NumPy bit generator. word_stream.h draws the numbers.
-
-Built on NumPy's public Cython class BitGenerator and on the C interface (cdropout.h), like a package of another author.
-"""
+"""cdropout.bit_generator: the raw stream as a NumPy bit generator. word_stream.h draws from the C interface."""
 
 from libc.stdint cimport uint32_t
 from numpy.random.bit_generator cimport BitGenerator
@@ -30,8 +27,8 @@ cdef class StreamBitGenerator(BitGenerator):
     """The raw stream of a seed as a bit generator for `numpy.random.Generator`.
 
     Its 64-bit outputs are those of `python -m cdropout stream --seed SEED`, lowest byte first, on every machine and
-    instruction set. Threads may share it: a `Generator` holds its `lock` while it draws, as with NumPy's bit generators,
-    and so do `state` and `advance`.
+    instruction set. Threads may share it: a `Generator` holds its `lock` while it draws, as for NumPy's bit generators;
+    so do `state` and `advance`.
 
     Parameters
     ----------

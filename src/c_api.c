@@ -52,12 +52,6 @@ static job_request request_for(int operation, int dtype, const cdropout_arrays *
         .residual = (const char *)arrays->residual,
         .bias = (const char *)arrays->bias,
         .n_bias = arrays->n_bias,
-        .bias_first = 0,
-        .n_elems = 0,
-        .n_repeats = 0,
-        .n_axes = 0,
-        .lens = NULL,
-        .strides = NULL,
         .stores = arrays->past_caches ? STORES_PAST_CACHES : STORES_CACHED,
     };
 }

@@ -10,8 +10,7 @@ cdef extern from "c_api.h" nogil:
     ctypedef struct cdropout_mask:
         cdropout_key key
         uint64_t start
-        double p
-        double scale
+        double p, scale
 
     ctypedef struct cdropout_strided_mask:
         cdropout_mask mask

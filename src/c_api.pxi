@@ -1,7 +1,5 @@
 """The functions of the C interface on Python objects, which c_api.c as plain C cannot have, and the table's capsule.
-
-Part of _kernels.pyx: it reads the fields of MaskCore, NoiseCore and StreamCore. cdropout.api exports the capsule.
-"""
+Part of _kernels.pyx: it reads the fields of MaskCore, NoiseCore and StreamCore. cdropout.api exports the capsule."""
 
 cdef inline void set_c_key(cdropout_key *c_key, const stream_key *key) noexcept:
     c_key.word[0] = key.word[0]

@@ -66,17 +66,12 @@ cdef extern from "core/job.h" nogil:
         int dtype
         stream_key key
         uint64_t first
-        double p
-        double scale
-        double shift
-        double fill
+        double p, scale, shift, fill
         char *out
         const char *x
         const char *residual
         const char *bias
-        size_t n_bias
-        size_t bias_first
-        size_t n_elems
+        size_t n_bias, bias_first, n_elems
         int n_axes
         const size_t *lens
         const uint64_t *strides

@@ -93,8 +93,8 @@ cdef cnp.ndarray array_from_dlpack(Dlpack source, bint must_share):
 
 
 cdef object confirmed_by_numpy(object a, object array):
-    """Return a's array by __array__ if it has the memory of `array`, from DLPack: with PyTorch before 2.9, it is writable.
-    Otherwise return `array`."""
+    """Return a's array by __array__ if it has the memory of `array`, from DLPack, and `array` otherwise. The former is
+    writable with PyTorch before 2.9."""
     if not hasattr(a, "__array__"):
         return array
     try:

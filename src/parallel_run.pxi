@@ -1,8 +1,7 @@
 """Running a planned job: the parallel loop, one range of elements for each thread, without the GIL.
 
-A call from the main thread interrupts its loop ten times a second to run signal handlers, so that Ctrl-C ends a long
-call. Each thread works in slices and looks at the clock after each. scratch.pxi calls run_request; core/job.h computes.
-"""
+A long call of the main thread leaves the loop ten times a second to run signal handlers, such as that of Ctrl-C. For
+this, threads work in slices and look at the clock after each. scratch.pxi and values.pxi call run_request."""
 
 cdef enum:
     MAX_THREADS = 1024  # of one call: run_interruptibly keeps the progress of each on its stack

@@ -1,8 +1,6 @@
-"""From checked arrays to jobs. Arrays that are not plain (C-contiguous, native byte order) are computed on by way of
-scratch memory. It is allocated before the stream advances, so that MemoryError leaves the stream unchanged.
-
-_kernels.pyx and values.pxi call scratch_for, then run_on_arrays or apply_mask; parallel_run.pxi runs the jobs.
-"""
+"""From checked arrays to jobs, which parallel_run.pxi runs. Arrays that are not plain (C-contiguous, native byte order)
+go through scratch memory. Callers allocate it with scratch_for before the stream advances, so that MemoryError leaves
+the stream unchanged, and pass it to run_on_arrays or apply_mask."""
 
 # The axes of a mask for a job_request.
 ctypedef struct mask_axes:
@@ -56,8 +54,8 @@ cdef Scratch scratch_for(cnp.ndarray out, cnp.ndarray x, cnp.ndarray residual, b
 
 
 cdef int copy_elems(cnp.ndarray out, cnp.ndarray x) except -1:
-    """out = x, handling signals between slices of large arrays. Slices are cut along the axis of out's largest stride, so
-    that none of them touches every page of out."""
+    """out = x, handling signals between slices of large arrays. Slices are cut along the axis of out's largest stride,
+    so that none of them touches every page of out."""
     cdef Py_ssize_t middle
     if <size_t>cnp.PyArray_SIZE(x) <= limits.max_elems_per_slice:
         np.copyto(out, x)
@@ -114,9 +112,7 @@ cdef int run_on_arrays(job_request *request, cnp.ndarray out, cnp.ndarray x, cnp
 
 # A kept element becomes x * scale + shift, a dropped one fill.
 ctypedef struct affine:
-    double scale
-    double shift
-    double fill
+    double scale, shift, fill
 
 
 cdef int apply_mask(const stream_key *key, uint64_t first, double p, const affine *map, tuple strides, cnp.ndarray out,

@@ -1,6 +1,6 @@
 """How many threads a call may use: the least of OpenMP's limit, the thread's CPUs and the control group's CPU quota,
-divided by the number of calls that compute at the same time. docs/design.md, "Threads", has the reasons. parallel_run.pxi
-calls share_of_threads."""
+divided by the number of calls that compute at the same time. docs/design.md, "Threads", has the reasons.
+parallel_run.pxi calls share_of_threads."""
 
 # ---- forked children ------------------------------------------------------------------------------------------------
 
@@ -43,8 +43,8 @@ cdef uint64_t quota_is_good_until = 0
 cdef object quota = machine.CpuQuota()
 
 
-# OpenMP reads the affinity when it is loaded. An affinity that is narrowed later reduces the number of threads; one that
-# was narrow from the beginning does not, so that a larger OMP_NUM_THREADS is followed.
+# OpenMP reads the affinity when it is loaded. An affinity that is narrowed later reduces the number of threads; one
+# that was narrow from the beginning does not, so that a larger OMP_NUM_THREADS is followed.
 cdef size_t n_cpus_at_import = n_cpus_of_thread()
 
 

@@ -1,5 +1,5 @@
-/* What tests and benchmarks ask the C core itself, on the table of kernels of the installed library. core_probe.py
- * compiles and calls it. Plain C, without Python.h. */
+/* Functions of the C core for tests and benchmarks in Python: core_probe.py compiles this file, and passes it the
+ * kernel table of the installed library. Plain C without Python.h. */
 #include "../src/core/rule.h"
 
 void probe_philox(uint32_t counter[4], uint64_t key)
@@ -15,8 +15,8 @@ void probe_thresholds(double p, int32_t *threshold, uint64_t *tie_threshold)
     *tie_threshold = rule.tie_threshold;
 }
 
-/* Calls every kernel of a table, with and without streaming, and writes the instruction sets that they say they were
- * compiled for to names; returns how many kernels there were. */
+/* Calls every kernel of a table, with and without streaming, and writes the instruction sets that they return to names.
+ * Returns the number of calls. */
 size_t probe_isas(const kernel_table *table, const char **names)
 {
     static double numbers[130];
@@ -49,7 +49,7 @@ size_t probe_isas(const kernel_table *table, const char **names)
     return n;
 }
 
-/* Calls the kernel of apply_mask on float32 arrays n_calls times. */
+/* Calls the kernel of apply_mask for float32 n_calls times. */
 void probe_apply_mask(const kernel_table *table, char *out, const char *x, const uint64_t key[2], uint64_t first,
                       double p, double scale, size_t n_elems, size_t n_calls)
 {

@@ -1,6 +1,6 @@
-/* Runs a kernel of every instruction set in a floating-point mode that changes its results, with and without leaving
- * that mode as src/core/float_mode.h does, and as a job, which leaves the mode by itself, and prints what it found.
- * Plain C, without Python. */
+/* Runs a kernel of every instruction set in a floating-point mode that changes its results: as it is, between
+ * enter_default_mode and leave_default_mode (src/core/float_mode.h), and as a job, which calls these. Prints a line for
+ * each instruction set, which tests/test_cross_compiled.py checks. Plain C without Python. */
 #include "../src/core/float_mode.h"
 #include "../src/core/job.h"
 
@@ -12,7 +12,7 @@ enum { N_ELEMS = 4096 };
 
 static float x[N_ELEMS], expected[N_ELEMS], found[N_ELEMS], found_by_job[N_ELEMS];
 
-/* Subnormal numbers count as zero, where that can be said; else all is rounded towards zero. */
+/* Makes subnormal numbers count as zero; where the processor is not known, makes results round towards zero. */
 static void change_mode(void)
 {
 #if defined(__SSE2__)
@@ -24,7 +24,7 @@ static void change_mode(void)
 #endif
 }
 
-/* A sum that is the smallest normal number by default. Its operands are read at run time. */
+/* Whether change_mode is in effect. volatile: computed at run time. */
 static int mode_is_changed(void)
 {
     volatile float half = 0x1p-127f, one = 1.0f, third = 0x1.555556p-2f;
@@ -39,7 +39,7 @@ static void apply(float *out)
     kernels->dtype[DTYPE_f32]->range[OPERATION_apply_mask](&ops, &rule, 0, N_ELEMS);
 }
 
-/* Plans and runs the same as a job, in two ranges; 0 where the mode is not what it was afterwards. */
+/* The same as a job in two ranges. Returns 0 if planning or running it has changed the mode. */
 static int apply_as_job(float *out)
 {
     const job_request request = {.operation = OPERATION_apply_mask,

@@ -1,7 +1,7 @@
-/* Reads cases as tests/frozen_cases.py writes them, a line each, runs each on every instruction set that this processor
- * has, once by kernels called from here and once as a job of the planner, which must give the same, and prints the
- * results: a line with the instruction set and a number of bytes, then so many bytes, each element lowest byte first.
- * tests/test_cross_compiled.py hashes them. Plain C, without Python. */
+/* Computes the cases that tests/frozen_cases.py writes to standard input, a line each, on every instruction set that
+ * this processor supports: with kernels, and as a job, which must have the same result. Prints for each a line with the
+ * instruction set and the number of bytes, then the bytes in little-endian order. tests/test_cross_compiled.py compares
+ * their hashes with the frozen ones. Plain C without Python. */
 #include "kernel_calls.h"
 
 #include "../src/core/job.h"
@@ -18,13 +18,13 @@ enum {
     N_RAW_BLOCKS = 2,
 };
 
-/* A dtype's layout, as IEEE 754 has it: sign, exponent, fraction. */
+/* The format of a dtype by IEEE 754: sign, exponent, fraction. */
 typedef struct {
     int fraction_bits;
     uint64_t exponent_bias;
-} dtype_layout;
+} dtype_format;
 
-static const dtype_layout layouts[N_DTYPES] = {
+static const dtype_format formats[N_DTYPES] = {
     [DTYPE_f32] = {23, 127},
     [DTYPE_f64] = {52, 1023},
     [DTYPE_f16] = {10, 15},
@@ -61,7 +61,7 @@ static int dtype_of(const frozen_case *c)
     return -1;
 }
 
-/* -1 for what is no operation. */
+/* -1 for "keep" and "raw", which are not operations. */
 static int operation_of_case(const frozen_case *c)
 {
     for (int operation = 0; operation < N_OPERATIONS; operation++)
@@ -70,28 +70,25 @@ static int operation_of_case(const frozen_case *c)
     return -1;
 }
 
-/* The rows that tests/frozen_cases.py calls numbers(): element i of n_elems is number i mod period. */
+/* Sets element i to number i % period of numbers() in tests/frozen_cases.py. */
 static void set_numbers(char *array, int dtype, size_t n_elems, size_t period, uint64_t salt)
 {
-    const dtype_layout layout = layouts[dtype];
+    const dtype_format format = formats[dtype];
     const size_t n_bytes = dtype_table[dtype].n_bytes;
     for (size_t at = 0; at < n_elems; at++) {
         const uint64_t i = at % period;
         uint64_t h = (i * 8 + salt) * 0x9E3779B97F4A7C15u;
         h ^= h >> 29;
-        const uint64_t fraction = i % 67 == 0 ? 0 : h >> 8 & (((uint64_t)1 << layout.fraction_bits) - 1);
-        const uint64_t exponent = i % 61 == 0 ? 0 : layout.exponent_bias - 8 + (h >> 60);
-        const uint64_t bits = (h & 1) << (8 * n_bytes - 1) | exponent << layout.fraction_bits | fraction;
-        const uint32_t bits32 = (uint32_t)bits;
-        const uint16_t bits16 = (uint16_t)bits;
-        const void *elem = n_bytes == 8 ? (const void *)&bits : n_bytes == 4 ? (const void *)&bits32 : &bits16;
-        memcpy(array + at * n_bytes, elem, n_bytes);
+        const uint64_t fraction = i % 67 == 0 ? 0 : h >> 8 & (((uint64_t)1 << format.fraction_bits) - 1);
+        const uint64_t exponent = i % 61 == 0 ? 0 : format.exponent_bias - 8 + (h >> 60);
+        const uint64_t bits = (h & 1) << (8 * n_bytes - 1) | exponent << format.fraction_bits | fraction;
+        store_bits(array + at * n_bytes, bits, n_bytes);
     }
 }
 
-/* ---- by kernels ---- */
+/* ---- with kernels ---- */
 
-/* Row by row, as one kernel or another takes them. */
+/* Row by row, with the kind of kernel that fits the case. */
 static void run_kernels(const kernel_table *table, int operation, int dtype, const frozen_case *c)
 {
     const size_t row_bytes = c->n_elems * c->n_repeats * dtype_table[dtype].n_bytes;
@@ -109,12 +106,12 @@ static void run_kernels(const kernel_table *table, int operation, int dtype, con
     else if (c->n_sharing > 1)
         call.kernel += WORDS;
     for (size_t r = 0; r < c->n_rows; r++) {
-        const places at = {.out = out + r * row_bytes,
-                           .x = x + r * row_bytes,
-                           .residual = residual + r * row_bytes,
-                           .bias = bias,
-                           .room = bias_room,
-                           .words = words};
+        const call_arrays at = {.out = out + r * row_bytes,
+                                .x = x + r * row_bytes,
+                                .residual = residual + r * row_bytes,
+                                .bias = bias,
+                                .room = bias_room,
+                                .words = words};
         call.first = c->first + r / c->n_sharing * c->n_elems;
         call.bias_at = r * c->n_elems;
         if (has_words(call.kernel))
@@ -125,18 +122,18 @@ static void run_kernels(const kernel_table *table, int operation, int dtype, con
 
 /* ---- as a job ---- */
 
-/* What thresholds are made of. */
+/* The p that gives these thresholds. */
 static double p_of(const mask_rule *rule)
 {
     return ldexp((double)(((uint64_t)(rule->threshold + 32768) << 32) + rule->tie_threshold), -48);
 }
 
-/* In as many ranges as the first position's remainder says; 0 where the job was refused. */
+/* Runs the case as a job, in 1 to 5 ranges. Returns 0 if the job is refused. */
 static int run_job(int operation, int dtype, const frozen_case *c)
 {
     const size_t lens[] = {c->n_rows / c->n_sharing, c->n_sharing, c->n_elems, c->n_repeats};
     const uint64_t strides[] = {c->n_elems, 0, 1, 0};
-    const int steps = operation == OPERATION_fill_keep ? WITHOUT_X : operation_table[operation].steps;
+    const int steps = steps_of_operation(operation);
     const job_request request = {.operation = operation,
                                  .dtype = dtype,
                                  .key = c->rule.key,
@@ -165,8 +162,8 @@ static int run_job(int operation, int dtype, const frozen_case *c)
 
 /* ---- both ---- */
 
-/* How many elements the case gives, of *elem_bytes bytes; 0 for a case that this program does not know, or for which
- * the planner gives something else than the kernels. */
+/* Returns the number of elements of the result, each of *elem_bytes bytes. Returns 0 if this program does not know the
+ * case, or the job has another result than the kernels. */
 static size_t run(const kernel_table *table, const frozen_case *c, size_t *elem_bytes)
 {
     const size_t n_elems = c->n_rows * c->n_elems * c->n_repeats;
@@ -200,11 +197,8 @@ static size_t run(const kernel_table *table, const frozen_case *c, size_t *elem_
 
 static void print_elements(const char *elements, size_t n_elems, size_t elem_bytes)
 {
-    const uint16_t one = 1;
-    uint8_t lowest;
-    memcpy(&lowest, &one, 1);
     for (size_t i = 0; i < n_elems * elem_bytes; i++)
-        putchar((uint8_t)elements[lowest ? i : i / elem_bytes * elem_bytes + (elem_bytes - 1 - i % elem_bytes)]);
+        putchar(little_endian_byte(elements, i, elem_bytes));
 }
 
 int main(void)

@@ -1,17 +1,16 @@
-/* Every kernel of every instruction set that this processor has, and jobs of every layout, between pages that can be
- * neither read nor written: a read or a write outside an array ends the program at once, a write beside the output
- * changes a canary, and what is only read is mapped read-only, a planned job too. Each kernel's result is compared with
- * that of the portable kernels, each job's with what its elements give one by one (job_calls.h).
+/* Runs every kernel of every instruction set that this processor supports, and jobs of every layout, on arrays between
+ * guard pages, which can be neither read nor written: an access outside an array ends the program. A write beside the
+ * output changes a canary; inputs and planned jobs are mapped read-only. The results of kernels are compared with those
+ * of the portable kernels, the results of jobs with those of single elements (job_calls.h).
  *
- *     guard_pages                     at a few distances from the pages
+ *     guard_pages                     at a few distances from the guard pages
  *     guard_pages all                 at every distance from 0 to 63 bytes
- *     guard_pages touching            at none
- *     guard_pages one-too-many        tells the kernels of one element more than there is, which must be seen
- *     guard_pages one-too-many-jobs   runs jobs one element too far, which must be seen
+ *     guard_pages touching            at distance 0
+ *     guard_pages one-too-many        kernels run one element too far: the program must fail
+ *     guard_pages one-too-many-jobs   jobs run one element too far: the program must fail
  *
- * A second argument names the only instruction set that runs.
- *
- * Plain C, without Python; needs Linux, for memory that is mapped twice. */
+ * A second argument names the only instruction set to run. tests/test_cross_compiled.py runs the program, also under
+ * emulation. Plain C without Python; needs Linux, for memory that is mapped twice. */
 #define _GNU_SOURCE
 #include "job_calls.h"
 #include "kernel_calls.h"
@@ -25,11 +24,10 @@
 
 enum { MAX_ELEMS = 300, ROOM_BYTES = 1 << 20, N_CANARIES = 128, CANARY = 0xA5 };
 
-/* Of a job: often, and sometimes, so that keep words are gathered piece by piece and rows are longer than the words
- * that rows share. */
+/* Of jobs. Long ones, every JOBS_TO_A_LONG_ONE-th, have rows and gathered words beyond MAX_KEEP_WORDS. */
 enum { MOST_ELEMS = 5000, MOST_ELEMS_OF_LONG_JOBS = 150000, JOBS_TO_A_LONG_ONE = 128 };
 
-/* Each up to `n` elements, and a few numbers where blocks begin and end, and long runs are skipped. */
+/* Besides every number of elements up to MAX_ELEMS: the size of a block and its neighbours, and some between. */
 static const size_t longer[] = {1000, 4095, 4096, 4097, 5000};
 enum { N_LONGER = sizeof longer / sizeof *longer };
 
@@ -39,9 +37,9 @@ static void fail(const char *what)
     exit(2);
 }
 
-/* ---- memory between pages that nobody may touch ---- */
+/* ---- memory between guard pages ---- */
 
-/* The same memory twice, each time with a guard page on both sides. */
+/* The same memory mapped twice, each time between two guard pages. */
 typedef struct {
     char *writable;
     char *readable;
@@ -69,21 +67,21 @@ static guarded make_guarded(void)
     return made;
 }
 
-/* Where an array of n_bytes begins: `distance` bytes from the page before it, or after it. */
+/* Where an array begins that is `distance` bytes away from the guard page before it, or behind it. */
 static size_t offset_of(size_t n_bytes, int is_at_end, size_t distance)
 {
     return is_at_end ? ROOM_BYTES - n_bytes - distance : distance;
 }
 
-/* Copies an input to its place and returns where it can be read. */
-static const char *put(int array, const char *from, size_t n_bytes, int is_at_end, size_t distance)
+/* Copies an input between its guard pages and returns its read-only address. */
+static const char *put_input(int array, const char *from, size_t n_bytes, int is_at_end, size_t distance)
 {
     const size_t offset = offset_of(n_bytes, is_at_end, distance);
     memcpy(memory[array].writable + offset, from, n_bytes);
     return memory[array].readable + offset;
 }
 
-/* ---- what runs now: printed when a check fails ---- */
+/* ---- what is running: printed if a check fails ---- */
 
 static const char *now_isa = "no instruction set", *now_how = "";
 static const kernel_call *now_call; /* NULL while a job runs */
@@ -123,30 +121,17 @@ static void end_with(const char *what)
 
 /* ---- calls ---- */
 
-static uint64_t random_state = 1;
-
-/* Marsaglia's xorshift with the shifts 13, 7, 17 (J. Stat. Soft. 8(14), 2003). */
 static uint64_t next_random(void)
 {
-    random_state ^= random_state << 13;
-    random_state ^= random_state >> 7;
-    random_state ^= random_state << 17;
-    return random_state;
+    static uint64_t state = 1;
+    return xorshift(&state);
 }
 
-/* Finite numbers of either sign, subnormal ones and zeros among them: any bits but the exponent's highest. */
+/* Finite numbers, also negative and subnormal ones: random bits, with the highest bit of the exponent cleared. */
 static void fill_with_numbers(char *array, size_t n_bytes, size_t elem_bytes)
 {
-    for (size_t i = 0; i < n_bytes; i += elem_bytes) {
-        const uint64_t mask = ~((uint64_t)1 << (8 * elem_bytes - 2)), number = next_random() & mask;
-        const uint32_t number32 = (uint32_t)number;
-        const uint16_t number16 = (uint16_t)number;
-        memcpy(array + i,
-               elem_bytes == 8   ? (const void *)&number
-               : elem_bytes == 4 ? (const void *)&number32
-                                 : &number16,
-               elem_bytes);
-    }
+    for (size_t i = 0; i < n_bytes; i += elem_bytes)
+        store_bits(array + i, next_random() & ~((uint64_t)1 << (8 * elem_bytes - 2)), elem_bytes);
 }
 
 static char inputs[N_ARRAYS][ROOM_BYTES], expected[ROOM_BYTES];
@@ -171,13 +156,13 @@ static kernel_call make_call(int kernel, int dtype, size_t n_elems, size_t n_cal
         if (n_elems > MIN_REPEATS)
             call.n_repeats += (size_t)(next_random() % (n_elems - MIN_REPEATS + 1));
         if (n_calls % 2)
-            call.n_repeats -= call.n_repeats % MIN_REPEATS; /* which may be streamed */
+            call.n_repeats -= call.n_repeats % MIN_REPEATS; /* suitable for streaming stores */
         call.n_positions = n_elems / call.n_repeats;
     }
     return call;
 }
 
-/* A first position from which the call may be streamed to this out, where there is one. */
+/* Advances the first position until streaming stores are possible, if they are with some position. */
 static void make_streamable(kernel_call *call, const char *out)
 {
     const size_t elem_bytes = dtype_table[call->dtype].n_bytes;
@@ -196,32 +181,32 @@ static void check_canaries(const char *out, size_t n_bytes)
     }
 }
 
-/* Every array of a call at one distance from its guard pages; returns how many kernels streamed. */
+/* Checks a call with all arrays at one distance from their guard pages. Returns how many kernels ran with streaming. */
 static size_t check_call(kernel_call call, const char *only_isa, int is_at_end, size_t distance, size_t n_too_many)
 {
-    const int reads = what_is_read(call.kernel);
+    const int reads = inputs_of(call.kernel);
     const size_t n_bytes = bytes_written(&call), elem_bytes = dtype_table[call.dtype].n_bytes;
-    const size_t aligned = distance / sizeof(uint64_t) * sizeof(uint64_t); /* words are words */
+    const size_t aligned = distance / sizeof(uint64_t) * sizeof(uint64_t); /* words must be aligned */
     const size_t words_bytes = words_for(call.n_positions) * sizeof(uint64_t);
     char *out = memory[OUT].writable + offset_of(n_bytes, is_at_end, call.kernel == FILL_WORDS ? aligned : distance);
     make_streamable(&call, out);
 
-    const places plain = {.out = expected,
-                          .x = inputs[X],
-                          .residual = inputs[RESIDUAL],
-                          .bias = inputs[BIAS],
-                          .room = plain_room,
-                          .words = (const uint64_t *)(const void *)inputs[WORDS_ARRAY]};
+    const call_arrays plain = {.out = expected,
+                               .x = inputs[X],
+                               .residual = inputs[RESIDUAL],
+                               .bias = inputs[BIAS],
+                               .room = plain_room,
+                               .words = (const uint64_t *)(const void *)inputs[WORDS_ARRAY]};
     run_call(&kernels_portable, 0, &call, &plain);
-    places at = {.out = out};
-    if (reads & READS_X)
-        at.x = put(X, inputs[X], n_bytes, is_at_end, distance);
-    if (reads & READS_OTHER)
-        at.residual = put(RESIDUAL, inputs[RESIDUAL], n_bytes, is_at_end, distance);
-    if (reads & READS_WORDS)
-        at.words = (const void *)put(WORDS_ARRAY, inputs[WORDS_ARRAY], words_bytes, is_at_end, aligned);
-    if (reads & READS_BIAS) {
-        at.bias = put(BIAS, inputs[BIAS], call.n_bias * elem_bytes, is_at_end, distance);
+    call_arrays at = {.out = out};
+    if (reads & INPUT_X)
+        at.x = put_input(X, inputs[X], n_bytes, is_at_end, distance);
+    if (reads & INPUT_RESIDUAL)
+        at.residual = put_input(RESIDUAL, inputs[RESIDUAL], n_bytes, is_at_end, distance);
+    if (reads & INPUT_WORDS)
+        at.words = (const void *)put_input(WORDS_ARRAY, inputs[WORDS_ARRAY], words_bytes, is_at_end, aligned);
+    if (reads & INPUT_BIAS) {
+        at.bias = put_input(BIAS, inputs[BIAS], call.n_bias * elem_bytes, is_at_end, distance);
         at.room = memory[ROOM].writable + offset_of(bytes_of_room(&call), is_at_end, distance);
     }
 
@@ -239,10 +224,10 @@ static size_t check_call(kernel_call call, const char *only_isa, int is_at_end, 
         for (int how = 0; how < 6; how++) {
             now_is_streaming = how % 2;
             now_is_in_place = how / 2;
-            const int input = now_is_in_place == 1 ? READS_X : READS_OTHER;
+            const int input = now_is_in_place == 1 ? INPUT_X : INPUT_RESIDUAL;
             if ((now_is_streaming && !may_be_streamed(&call, out)) || (now_is_in_place && !(reads & input)))
                 continue;
-            places here = at;
+            call_arrays here = at;
             if (now_is_in_place) {
                 memcpy(out, inputs[now_is_in_place == 1 ? X : RESIDUAL], n_bytes);
                 *(now_is_in_place == 1 ? &here.x : &here.residual) = out;
@@ -269,12 +254,12 @@ static uint64_t take_random(void *unused, size_t n_bytes)
 
 static random_source source = {.take = take_random};
 
-/* What the jobs were that have run. */
+/* Counts of the jobs that have run. */
 static struct {
     size_t n_jobs, n_streamed, n_refused, n_of_layout[N_LAYOUTS];
 } counts;
 
-/* Runs a planned job in one way on one instruction set. */
+/* Runs a planned job in these pieces on the current instruction set. */
 static void check_run(const job *j, const test_job *t, const job_pieces *pieces, size_t n_too_many)
 {
     const size_t n_bytes = bytes_of_job(t);
@@ -288,7 +273,7 @@ static void check_run(const job *j, const test_job *t, const job_pieces *pieces,
     memset(out, CANARY, n_bytes);
 }
 
-/* Plans the job in memory between guards, where running it may read it, and no more. */
+/* Plans the job between guard pages and returns its read-only address. */
 static const job *plan_guarded(const test_job *t)
 {
     const size_t offset = (ROOM_BYTES - sizeof(job)) / _Alignof(job) * _Alignof(job);
@@ -297,7 +282,7 @@ static const job *plan_guarded(const test_job *t)
     return (const job *)(const void *)(memory[ROOM].readable + offset);
 }
 
-/* A request with a mistake is refused, and nothing is written. */
+/* Requests with a mistake must be refused, and nothing written. */
 static void check_mistakes(const test_job *t)
 {
     for (int mistake = 0; mistake < N_MISTAKES; mistake++) {
@@ -312,14 +297,14 @@ static void check_mistakes(const test_job *t)
     check_canaries(t->request.out, 0);
 }
 
-/* A random job at one distance from the guard pages, whole and in pieces, on every instruction set. */
+/* Checks a random job at one distance from the guard pages, whole and in pieces, on every instruction set. */
 static void check_job(const char *only_isa, size_t n_job, int is_at_end, size_t distance, size_t n_too_many)
 {
     const int is_long = n_job % JOBS_TO_A_LONG_ONE == JOBS_TO_A_LONG_ONE - 1;
     test_job t = make_random_job(&source, is_long ? MOST_ELEMS_OF_LONG_JOBS : MOST_ELEMS, 1.4287109375, 0.375, -1.25);
     job_request *r = &t.request;
     const size_t n_bytes = bytes_of_job(&t), elem_bytes = elem_bytes_of(&t);
-    const int steps = steps_of_job(r->operation);
+    const int steps = steps_of_operation(r->operation);
     if (n_bytes + distance > ROOM_BYTES)
         return;
     now_call = NULL;
@@ -337,11 +322,11 @@ static void check_job(const char *only_isa, size_t n_job, int is_at_end, size_t 
 
     r->out = memory[OUT].writable + offset_of(n_bytes, is_at_end, distance);
     if (r->x != NULL)
-        r->x = put(X, inputs[X], n_bytes, is_at_end, distance);
+        r->x = put_input(X, inputs[X], n_bytes, is_at_end, distance);
     if (r->residual != NULL)
-        r->residual = put(RESIDUAL, inputs[RESIDUAL], n_bytes, is_at_end, distance);
+        r->residual = put_input(RESIDUAL, inputs[RESIDUAL], n_bytes, is_at_end, distance);
     if (r->bias != NULL)
-        r->bias = put(BIAS, inputs[BIAS], r->n_bias * elem_bytes, is_at_end, distance);
+        r->bias = put_input(BIAS, inputs[BIAS], r->n_bias * elem_bytes, is_at_end, distance);
     check_mistakes(&t);
     const char *const other_x = r->x, *const other_residual = r->residual;
     for (now_is_in_place = 0; now_is_in_place < 3; now_is_in_place++) {
@@ -376,11 +361,11 @@ static void check_job(const char *only_isa, size_t n_job, int is_at_end, size_t 
     now_is_in_place = 0;
 }
 
-/* ---- all of them ---- */
+/* ---- all kernels, many jobs ---- */
 
 static const size_t few[] = {0, 1, 2, 4, 8, 16, 39, 56};
 
-/* What an argument asks for. */
+/* What the command line asks for. */
 typedef struct {
     const char *only_isa;
     size_t n_distances, n_jobs;
@@ -413,7 +398,7 @@ static void check_kernels(const task *what)
     }
     printf("%zu calls, %zu of them streaming as well: nothing outside an array, the same bits everywhere\n", n_calls,
            n_streaming);
-    fflush(stdout); /* before what may be written without it */
+    fflush(stdout); /* on_fault writes to the file descriptor */
 }
 
 static void check_jobs(const task *what)

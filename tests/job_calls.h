@@ -1,5 +1,5 @@
-/* Jobs of every kind for the programs that watch the planner: requests made of random numbers, requests that it must
- * refuse, ways to cut a job, and what a job must give, element by element. */
+/* Jobs (src/core/job.h) for the C programs of the tests: random requests, requests with a mistake, ways to cut a job,
+ * and the result that a job must have, computed element by element. */
 #ifndef CDROPOUT_JOB_CALLS_H
 #define CDROPOUT_JOB_CALLS_H
 
@@ -21,17 +21,12 @@ static inline const char *name_of_layout(job_layout layout)
     return names[layout];
 }
 
-static inline int steps_of_job(int operation)
-{
-    return operation == OPERATION_fill_keep ? WITHOUT_X : operation_table[operation].steps;
-}
-
-static inline const char *name_of_job_operation(int operation)
+static inline const char *name_of_operation(int operation)
 {
     return operation == OPERATION_fill_keep ? "fill_keep" : operation_table[operation].name;
 }
 
-/* A request without its arrays, and the limits that it is planned under. */
+/* A request, the axes that it points to, and the limits with which it is planned. */
 typedef struct {
     job_request request;
     size_t lens[MAX_TEST_AXES];
@@ -50,15 +45,16 @@ static inline size_t bytes_of_job(const test_job *t)
     return t->request.n_elems * elem_bytes_of(t);
 }
 
-/* Says on one line what the job is. */
+/* Describes the job on one line of at most n_bytes. */
 static inline void describe_job(char *line, size_t n_bytes, const test_job *t)
 {
     const job_request *r = &t->request;
     static const char *const stores[] = {
         [STORES_BY_SIZE] = "by size", [STORES_CACHED] = "cached", [STORES_PAST_CACHES] = "past caches"};
     int at = snprintf(line, n_bytes, "job %s_%s of %zu elements from %llu, p = %a, scale %a, repeats %zu, axes",
-                      name_of_job_operation(r->operation), r->operation == OPERATION_fill_keep ? "bool" : dtype_table[r->dtype].name,
-                      r->n_elems, (unsigned long long)r->first, r->p, r->scale, r->n_repeats);
+                      name_of_operation(r->operation),
+                      r->operation == OPERATION_fill_keep ? "bool" : dtype_table[r->dtype].name, r->n_elems,
+                      (unsigned long long)r->first, r->p, r->scale, r->n_repeats);
     for (int axis = 0; axis < r->n_axes; axis++)
         at +=
             snprintf(line + at, n_bytes - (size_t)at, " %zu:%llu", t->lens[axis], (unsigned long long)t->strides[axis]);
@@ -67,9 +63,9 @@ static inline void describe_job(char *line, size_t n_bytes, const test_job *t)
              (unsigned long long)t->max_gathered_stride);
 }
 
-/* ---- from random numbers ---- */
+/* ---- random requests ---- */
 
-/* Where random numbers come from: take(from, n_bytes) is one of n_bytes bytes. */
+/* A source of random numbers: take(from, n_bytes) returns one of n_bytes bytes. */
 typedef struct {
     uint64_t (*take)(void *from, size_t n_bytes);
     void *from;
@@ -80,7 +76,7 @@ static inline size_t random_below(random_source *source, size_t n)
     return (size_t)(source->take(source->from, 4) % n);
 }
 
-/* A length up to `most`: mostly short, often 1, sometimes as long as may be, and 0 once in 128. */
+/* A length up to `most`: mostly short, often 1, sometimes up to `most`, and 0 once in 128. */
 static inline size_t random_length(random_source *source, size_t most)
 {
     const uint64_t how = source->take(source->from, 2);
@@ -90,10 +86,10 @@ static inline size_t random_length(random_source *source, size_t most)
     return 1 + random_below(source, limit < most ? limit : most);
 }
 
-enum { FAR_GAP = 1000, MOST_FAR_ROWS = 300 }; /* a bound on the time that blocks take, seeded for each row anew */
+enum { FAR_GAP = 1000, MOST_FAR_ROWS = 300 }; /* each such row seeds a block: this bounds the time */
 
-/* Axes as masks have them: an axis shares its positions, with stride 0, or its stride goes past all that the axes
- * inside it take, with or without a gap. Returns how many positions they span. */
+/* Axes as masks have them: the stride of an axis is 0, or exceeds what the axes inside it span, with or without a gap.
+ * Returns how many positions they span. */
 static inline uint64_t make_random_axes(test_job *t, random_source *source, size_t most_elems)
 {
     static const uint64_t gaps[] = {1, 5, 60, FAR_GAP, 5000, (uint64_t)1 << 33};
@@ -119,7 +115,7 @@ static inline uint64_t make_random_axes(test_job *t, random_source *source, size
     return past;
 }
 
-/* Two rows about as long as the keep words that the planner keeps on the stack, which they share or do not. */
+/* Two rows of about as many elements as MAX_KEEP_WORDS have bits, which share their mask or do not. */
 enum { LONG_ROW = 65536 };
 
 static inline uint64_t make_long_rows(test_job *t, random_source *source)
@@ -134,28 +130,33 @@ static inline uint64_t make_long_rows(test_job *t, random_source *source)
     return 2 * length + 5;
 }
 
-/* Without axes: a run of positions of n_repeats elements each. */
+/* Without axes: one run of positions, n_repeats elements to each. Returns how many positions it is. */
 static inline uint64_t make_random_repeats(test_job *t, random_source *source, size_t most_elems)
 {
     static const size_t repeats[] = {0, 1, 2, 7, MIN_REPEATS, 40, 63, 64, 65, 200, 512, 1025};
     job_request *r = &t->request;
     r->n_repeats = repeats[random_below(source, sizeof repeats / sizeof *repeats)];
-    if (steps_of_job(r->operation) & WITHOUT_MASK || r->n_repeats > most_elems)
+    if (steps_of_operation(r->operation) & WITHOUT_MASK || r->n_repeats > most_elems)
         r->n_repeats = 1;
     const size_t n_each = r->n_repeats > 1 ? r->n_repeats : 1, n_positions = random_length(source, most_elems / n_each);
     r->n_elems = n_positions * n_each;
     return n_positions;
 }
 
-static inline double random_double(random_source *source)
+static inline double double_of_bits(uint64_t bits)
 {
-    const uint64_t number = source->take(source->from, 8);
     double value;
-    memcpy(&value, &number, sizeof value);
+    memcpy(&value, &bits, sizeof value);
     return value;
 }
 
-/* A request of at most most_elems elements; the caller gives the numbers of its arithmetic, except a scale of 1. */
+static inline double random_double(random_source *source)
+{
+    return double_of_bits(source->take(source->from, 8));
+}
+
+/* A request of at most most_elems elements, without arrays. scale, shift and fill are used where they are not 1 and 0.
+ */
 static inline test_job make_random_job(random_source *source, size_t most_elems, double scale, double shift,
                                        double fill)
 {
@@ -165,16 +166,16 @@ static inline test_job make_random_job(random_source *source, size_t most_elems,
                   .max_gathered_stride = gathered_strides[random_below(source, 5)]};
     job_request *r = &t.request;
     r->operation = (int)random_below(source, N_JOB_OPERATIONS);
-    if (random_below(source, 4) == 0) /* which alone has layouts that others have not */
+    if (random_below(source, 4) == 0) /* more often those that have a layout more than others */
         r->operation = random_below(source, 2) ? OPERATION_apply_mask : OPERATION_alpha_dropout;
     r->dtype = (int)random_below(source, N_DTYPES);
-    const int steps = steps_of_job(r->operation);
+    const int steps = steps_of_operation(r->operation);
     const int has_axes = !(steps & WITHOUT_MASK) && random_below(source, 4) != 0;
     const int has_long_rows = has_axes && most_elems > 2 * LONG_ROW + 200 && random_below(source, 4) == 0;
     const uint64_t span = has_long_rows ? make_long_rows(&t, source)
                           : has_axes    ? make_random_axes(&t, source, most_elems)
                                         : make_random_repeats(&t, source, most_elems);
-    /* Near the beginning, anywhere, and up to the last position that there is. */
+    /* Near the beginning, anywhere, or up to the last position. */
     const uint64_t first = source->take(source->from, 8), last = UINT64_MAX - span;
     const size_t where = random_below(source, 3);
     r->first = where == 0 ? first % 10000 : where == 1 ? first : last - first % 10000;
@@ -206,7 +207,7 @@ static inline test_job make_random_job(random_source *source, size_t most_elems,
 
 /* ---- planning and cutting ---- */
 
-/* Plans the job of these arrays under its limits; the axes that the planner reads are gone afterwards. */
+/* Plans the job with its limits. Then overwrites the request and its axes, which the job must not need any more. */
 static inline int plan_job(job *j, const test_job *t)
 {
     size_t lens[MAX_TEST_AXES];
@@ -231,7 +232,7 @@ static inline int plan_job(job *j, const test_job *t)
 
 enum { MAX_CUTS = 9 };
 
-/* Where the pieces begin that a job is run in, the last one's end behind them. */
+/* The pieces in which a job is run: where each begins, and where the last one ends. */
 typedef struct {
     size_t n_pieces;
     size_t at[MAX_CUTS + 1];
@@ -242,7 +243,7 @@ static inline job_pieces whole_job(const job *j)
     return (job_pieces){.n_pieces = 1, .at = {0, j->n_elems}};
 }
 
-/* NULL, or what is wrong with the cuts of job_cut. */
+/* Cuts with job_cut. Returns NULL, or what is wrong with the cuts. */
 static inline const char *cut_into_ranges(job_pieces *pieces, const job *j, size_t n_ranges)
 {
     pieces->n_pieces = n_ranges;
@@ -251,7 +252,8 @@ static inline const char *cut_into_ranges(job_pieces *pieces, const job *j, size
         if (i > 0 && pieces->at[i] < pieces->at[i - 1])
             return "was cut into ranges of which one ends before it begins";
     }
-    return pieces->at[0] == 0 && pieces->at[n_ranges] == j->n_elems ? NULL : "was cut into ranges that are not the whole";
+    return pieces->at[0] == 0 && pieces->at[n_ranges] == j->n_elems ? NULL
+                                                                    : "was cut into ranges that are not the whole";
 }
 
 static inline job_pieces cut_anywhere(const job *j, random_source *source)
@@ -259,7 +261,7 @@ static inline job_pieces cut_anywhere(const job *j, random_source *source)
     job_pieces pieces = {.n_pieces = 1 + random_below(source, MAX_CUTS)};
     size_t *at = pieces.at;
     at[pieces.n_pieces] = j->n_elems;
-    for (size_t i = 1; i < pieces.n_pieces; i++) { /* by insertion, so that they rise */
+    for (size_t i = 1; i < pieces.n_pieces; i++) { /* insertion sort */
         size_t cut = random_below(source, j->n_elems + 1), before = i;
         for (; before > 1 && at[before - 1] > cut; before--)
             at[before] = at[before - 1];
@@ -268,7 +270,7 @@ static inline job_pieces cut_anywhere(const job *j, random_source *source)
     return pieces;
 }
 
-/* Every second piece from the last on, and then the others: no piece may need another. */
+/* Runs every second piece from the last one on, then the others: no piece may depend on another. */
 static inline void run_pieces(const job *j, const job_pieces *pieces, size_t n_too_many)
 {
     for (size_t parity = 0; parity < 2; parity++)
@@ -277,7 +279,7 @@ static inline void run_pieces(const job *j, const job_pieces *pieces, size_t n_t
                 job_run(j, pieces->at[piece], pieces->at[piece + 1] + (piece + 1 == pieces->n_pieces ? n_too_many : 0));
 }
 
-/* ---- what a job must give ---- */
+/* ---- expected results ---- */
 
 static inline uint64_t position_of_elem(const test_job *t, size_t i)
 {
@@ -291,7 +293,7 @@ static inline uint64_t position_of_elem(const test_job *t, size_t i)
     return position;
 }
 
-/* The portable kernels' decisions on a group of positions, or on its whole block where that is asked for twice. */
+/* A cache of the decisions of the portable kernels: of a group of positions, or of a block if it is used again. */
 typedef struct {
     mask_rule rule;
     uint64_t first;
@@ -310,14 +312,15 @@ static inline uint8_t decision_at(decisions *made, uint64_t position)
     return made->keep[position - made->first];
 }
 
-/* Every element by itself: its position, whether that is kept, and the portable kernel of one element. */
+/* Computes the result element by element: its position, whether it is kept, and a portable kernel on one element. */
 static inline void expect_job(char *expected, const test_job *t)
 {
     const job_request *r = &t->request;
     const size_t elem_bytes = elem_bytes_of(t);
-    const int steps = steps_of_job(r->operation);
+    const int steps = steps_of_operation(r->operation);
     const int has_fill = r->shift != 0.0 || r->fill != 0.0;
-    const int operation = r->operation == OPERATION_apply_mask && has_fill ? (int)OPERATION_alpha_dropout : r->operation;
+    const int operation =
+        r->operation == OPERATION_apply_mask && has_fill ? (int)OPERATION_alpha_dropout : r->operation;
     const int is_copy = r->operation == OPERATION_apply_mask && r->p == 0.0 && r->scale == 1.0 && r->shift == 0.0;
     const dtype_kernels *row = kernels_portable.dtype[r->dtype];
     decisions made;
@@ -356,41 +359,31 @@ static inline void expect_job(char *expected, const test_job *t)
     }
 }
 
-/* ---- what the planner must refuse ---- */
+/* ---- requests that job_plan must refuse ---- */
 
 enum { N_MISTAKES = 17 };
 
-/* Makes one mistake in a request; 0 where it would be none with this operation. */
+/* Makes one mistake in a request. Returns 0 if it is none for this operation. */
 static inline int make_mistake(job_request *r, int mistake)
 {
-    const int steps = steps_of_job(r->operation);
+    const int steps = steps_of_operation(r->operation);
     switch (mistake) {
     case 0:
-        r->operation = -1;
-        return 1;
     case 1:
-        r->operation = N_JOB_OPERATIONS;
+        r->operation = mistake == 0 ? -1 : (int)N_JOB_OPERATIONS;
         return 1;
     case 2:
-        r->dtype = -1;
-        return r->operation != OPERATION_fill_keep;
     case 3:
-        r->dtype = N_DTYPES;
+        r->dtype = mistake == 2 ? -1 : (int)N_DTYPES;
         return r->operation != OPERATION_fill_keep;
     case 4:
-        r->p = NAN;
-        return !(steps & WITH_NOISE);
     case 5:
-        r->p = -0x1p-1022;
-        return !(steps & WITH_NOISE);
     case 6:
-        r->p = 1.0 + 0x1p-52;
+        r->p = mistake == 4 ? NAN : mistake == 5 ? -0x1p-1022 : 1.0 + 0x1p-52;
         return !(steps & WITH_NOISE);
     case 7:
-        r->scale = NAN;
-        return steps & WITH_NOISE;
     case 8:
-        r->scale = 2 * MAX_STD;
+        r->scale = mistake == 7 ? NAN : 2 * MAX_STD;
         return steps & WITH_NOISE;
     case 9:
         r->out = NULL;
@@ -408,12 +401,10 @@ static inline int make_mistake(job_request *r, int mistake)
         r->n_bias = 0;
         return steps & WITH_BIAS;
     case 14:
-        r->n_axes = -1;
-        return 1;
     case 15:
-        r->n_axes = MAX_AXES + 1;
+        r->n_axes = mistake == 14 ? -1 : MAX_AXES + 1;
         return 1;
-    default: /* axes, even one of length 1, where there is no mask */
+    default: /* an operation without a mask must not have axes or repeats */
         r->n_axes = 1;
         r->n_repeats = 2;
         return steps & WITHOUT_MASK;

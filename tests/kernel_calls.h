@@ -1,5 +1,5 @@
-/* Every kernel called in one way, for the programs that go through all of them: what a call reads and writes, and
- * where. */
+/* Kernels by number, and one function that calls any of them: for the C programs of the tests that go through all
+ * kernels. Also what these programs have in common: a random generator, and bytes in a fixed order. */
 #ifndef CDROPOUT_KERNEL_CALLS_H
 #define CDROPOUT_KERNEL_CALLS_H
 
@@ -9,8 +9,8 @@
 #include <stdio.h>
 #include <string.h>
 
-/* The i-th of the tables that this processor can run, best first; NULL past the last. They are asked once: under a
- * hypervisor each question takes longer than a kernel. */
+/* The i-th table that this processor supports, the best first; NULL after the last. is_supported is called once for
+ * each: under a hypervisor, it takes longer than a kernel. */
 static inline const kernel_table *supported_at(size_t i)
 {
     enum {
@@ -27,8 +27,9 @@ static inline const kernel_table *supported_at(size_t i)
     return i < N_ISAS ? supported[i] : NULL;
 }
 
-/* Kernels by number: an operation on a range, the same where positions cover runs of elements, the same from keep words
- * (not every operation has the latter two: is_kernel), and those without a dtype. */
+/* A kernel's number is one of these plus an operation: an operation on a range, on many elements to each position, by
+ * keep words (is_kernel tells which operations have the latter two). Those from FILL_KEEP on have no operation or
+ * dtype. */
 enum {
     RANGE = 0,
     REPEAT = N_OPERATIONS,
@@ -39,9 +40,9 @@ enum {
     N_KERNELS
 };
 
-enum { READS_X = 1, READS_OTHER = 2, READS_BIAS = 4, READS_WORDS = 8 };
+enum { INPUT_X = 1, INPUT_RESIDUAL = 2, INPUT_BIAS = 4, INPUT_WORDS = 8 };
 
-/* n_positions is what the kernel is told, n_repeats elements each: blocks for FILL_RAW. */
+/* The arguments of a call, except its arrays. FILL_RAW counts blocks by n_positions. */
 typedef struct {
     int kernel;
     int dtype;
@@ -51,12 +52,10 @@ typedef struct {
     size_t n_bias;
     size_t bias_at;
     mask_rule rule;
-    double scale;
-    double shift;
-    double fill;
+    double scale, shift, fill;
 } kernel_call;
 
-/* Where a call's arrays are; those that it does not read may be NULL. The room is for bytes_of_room. */
+/* The arrays of a call; those that it does not read may be NULL. room has bytes_of_room for the seam of the bias. */
 typedef struct {
     char *out;
     const char *x;
@@ -64,7 +63,7 @@ typedef struct {
     const char *bias;
     char *room;
     const uint64_t *words;
-} places;
+} call_arrays;
 
 static inline int operation_of(int kernel)
 {
@@ -93,9 +92,33 @@ static inline int is_kernel(int kernel)
     return !has_words(kernel) || !(steps_of_kernel(kernel) & WITHOUT_MASK);
 }
 
+/* Marsaglia's xorshift with the shifts 13, 7, 17 (J. Stat. Soft. 8(14), 2003). */
+static inline uint64_t xorshift(uint64_t *state)
+{
+    *state ^= *state << 13;
+    *state ^= *state >> 7;
+    *state ^= *state << 17;
+    return *state;
+}
+
+/* Byte i of an array on a little-endian machine. */
+static inline uint8_t little_endian_byte(const void *elements, size_t i, size_t elem_bytes)
+{
+    const uint16_t one = 1;
+    const int is_little_endian = *(const uint8_t *)&one;
+    return ((const uint8_t *)elements)[is_little_endian ? i : i + elem_bytes - 1 - 2 * (i % elem_bytes)];
+}
+
+static inline void store_bits(char *elem, uint64_t bits, size_t elem_bytes)
+{
+    const uint32_t bits32 = (uint32_t)bits;
+    const uint16_t bits16 = (uint16_t)bits;
+    memcpy(elem, elem_bytes == 8 ? (const void *)&bits : elem_bytes == 4 ? (const void *)&bits32 : &bits16, elem_bytes);
+}
+
 enum { NAME_BYTES = 64 };
 
-/* The name, "apply_mask_words_f32" or "fill_raw", in a buffer of NAME_BYTES. */
+/* Writes the name, as "apply_mask_words_f32" or "fill_raw", to a buffer of NAME_BYTES and returns it. */
 static inline const char *name_of_kernel(char *name, int kernel, int dtype)
 {
     static const char *const without_dtype[] = {"fill_keep", "fill_words", "fill_raw"};
@@ -110,11 +133,11 @@ static inline const char *name_of_kernel(char *name, int kernel, int dtype)
     return name;
 }
 
-static inline int what_is_read(int kernel)
+static inline int inputs_of(int kernel)
 {
     const int steps = steps_of_kernel(kernel);
-    return (steps & WITHOUT_X ? 0 : READS_X) | (steps & WITH_BIAS ? READS_BIAS : 0) |
-           (steps & READS_RESIDUAL ? READS_OTHER : 0) | (has_words(kernel) ? READS_WORDS : 0);
+    return (steps & WITHOUT_X ? 0 : INPUT_X) | (steps & WITH_BIAS ? INPUT_BIAS : 0) |
+           (steps & READS_RESIDUAL ? INPUT_RESIDUAL : 0) | (has_words(kernel) ? INPUT_WORDS : 0);
 }
 
 static inline size_t words_for(size_t n_elems)
@@ -122,7 +145,7 @@ static inline size_t words_for(size_t n_elems)
     return (n_elems + ELEMS_PER_GROUP - 1) / ELEMS_PER_GROUP;
 }
 
-/* Of out, and of each array that is read element by element. */
+/* The bytes of out, and of each input that has as many elements. */
 static inline size_t bytes_written(const kernel_call *call)
 {
     if (call->kernel == FILL_KEEP)
@@ -134,7 +157,7 @@ static inline size_t bytes_written(const kernel_call *call)
     return call->n_positions * call->n_repeats * dtype_table[call->dtype].n_bytes;
 }
 
-/* The bias as kernel_table.h wants it: as many elements as whole copies of a row take that are a group or more. */
+/* operands.bias_period: the elements of as many copies of the bias as fill a group. */
 static inline size_t bias_period(const kernel_call *call)
 {
     return (ELEMS_PER_GROUP + call->n_bias - 1) / call->n_bias * call->n_bias;
@@ -142,27 +165,27 @@ static inline size_t bias_period(const kernel_call *call)
 
 static inline size_t bytes_of_room(const kernel_call *call)
 {
-    const size_t n_laid = call->n_bias < ELEMS_PER_GROUP ? bias_period(call) : ELEMS_PER_GROUP;
-    return (n_laid + ELEMS_PER_GROUP) * dtype_table[call->dtype].n_bytes;
+    const size_t n_in_room = call->n_bias < ELEMS_PER_GROUP ? bias_period(call) : ELEMS_PER_GROUP;
+    return (n_in_room + ELEMS_PER_GROUP) * dtype_table[call->dtype].n_bytes;
 }
 
-/* Fills the room, element by element: the last group of a period and the first, and before these what else there is of
- * the period where a row is shorter than a group. */
-static inline void lay_bias_in_room(operands *arrays, const kernel_call *call, const places *at)
+/* Sets the bias of the operands and fills the room, element by element: the last group of a period and the first, and
+ * before them the rest of the period if the bias is shorter than a group. */
+static inline void set_bias_in_room(operands *arrays, const kernel_call *call, const call_arrays *at)
 {
     const size_t elem_bytes = dtype_table[call->dtype].n_bytes, period = bias_period(call);
-    const size_t n_laid = bytes_of_room(call) / elem_bytes, n_seam = 2 * ELEMS_PER_GROUP;
-    for (size_t i = 0; i < n_laid; i++) {
-        const size_t at_bias = (period + ELEMS_PER_GROUP - n_laid + i) % call->n_bias;
+    const size_t n_in_room = bytes_of_room(call) / elem_bytes, n_seam = 2 * ELEMS_PER_GROUP;
+    for (size_t i = 0; i < n_in_room; i++) {
+        const size_t at_bias = (period + ELEMS_PER_GROUP - n_in_room + i) % call->n_bias;
         memcpy(at->room + i * elem_bytes, at->bias + at_bias * elem_bytes, elem_bytes);
     }
     arrays->bias = call->n_bias < ELEMS_PER_GROUP ? at->room : at->bias;
-    arrays->bias_seam = at->room + (n_laid - n_seam) * elem_bytes;
+    arrays->bias_seam = at->room + (n_in_room - n_seam) * elem_bytes;
     arrays->bias_period = period;
     arrays->bias_at = call->bias_at % period;
 }
 
-/* Whether the call may be streamed with this out. */
+/* Whether `out` has the alignment that the call needs for streaming stores. */
 static inline int may_be_streamed(const kernel_call *call, const char *out)
 {
     const int has_groups = call->kernel < REPEAT && call->kernel != OPERATION_relu_dropout_backward;
@@ -172,9 +195,9 @@ static inline int may_be_streamed(const kernel_call *call, const char *out)
            (!has_repeats(call->kernel) || call->n_repeats * elem_bytes % STREAM_ALIGN == 0);
 }
 
-/* Returns the name of the instruction set that ran. */
+/* Calls the kernel. Returns the name of the instruction set that it was compiled for. */
 static inline const char *run_call(const kernel_table *table, int is_streamed, const kernel_call *call,
-                                   const places *at)
+                                   const call_arrays *at)
 {
     const dtype_kernels *row = table->dtype[call->dtype];
     const mask_rule *rule = &call->rule;
@@ -187,8 +210,8 @@ static inline const char *run_call(const kernel_table *table, int is_streamed, c
                        .shift = call->shift,
                        .fill = call->fill,
                        .is_streamed = is_streamed};
-    if (what_is_read(call->kernel) & READS_BIAS)
-        lay_bias_in_room(&arrays, call, at);
+    if (inputs_of(call->kernel) & INPUT_BIAS)
+        set_bias_in_room(&arrays, call, at);
     if (call->kernel == FILL_KEEP)
         return table->fill_keep((uint8_t *)at->out, rule, call->first, call->n_positions);
     if (call->kernel == FILL_WORDS)

@@ -1,9 +1,10 @@
-/* Runs every kernel of every instruction set that this processor has, and jobs of every layout, on inputs that need no
- * file, and prints a hash of each result. tests/test_cross_compiled.py builds it for other processors, runs it under
- * emulation, and compares what it prints with the model and with this machine's own. Plain C, without Python.
+/* Runs every kernel of every instruction set that this processor supports, and jobs of every layout, on computed
+ * inputs, and prints a hash of each result. tests/test_cross_compiled.py builds it for several processors, runs it
+ * under emulation, and compares the hashes with those of tests/reference.py and of this machine. Plain C without
+ * Python.
  *
- *     known_answers        "ISA NAME HASH" for each result
- *     known_answers jobs   what the jobs are, a line of JSON each */
+ *     known_answers        prints "ISA NAME HASH" for each result
+ *     known_answers jobs   prints the positions of the jobs, a line of JSON each */
 #include "job_calls.h"
 #include "kernel_calls.h"
 
@@ -17,7 +18,7 @@ enum {
     N_TO_GROUP = 2 * ELEMS_PER_GROUP - FIRST, /* elements before the first whole group */
     N_REPEATS = 72, /* more than a group, and a multiple of STREAM_ALIGN bytes in every dtype */
     N_BIAS = 100,
-    N_RANGES = 3, /* that a job is cut into */
+    N_RANGES = 3, /* of a job */
 };
 
 #define P 0.3
@@ -32,8 +33,7 @@ static uint64_t words[N_ELEMS / 64 + 1];
 
 /* ---- jobs ---- */
 
-/* What a job's elements are; it runs with every operation that can be laid out so, with layout `layout` where that is
- * apply_mask. */
+/* The shape of jobs, which is used with every operation that permits it. apply_mask must then have this layout. */
 typedef struct {
     const char *name;
     job_layout layout;
@@ -62,7 +62,7 @@ static const job_shape shapes[] = {
 };
 enum { N_SHAPES = sizeof shapes / sizeof *shapes };
 
-/* The shape as axes and strides, those of repeats too. */
+/* Prints the shape as axes and strides; repeats are an axis of stride 0. */
 static void print_shape(const job_shape *shape)
 {
     const size_t repeated[] = {shape->n_elems / shape->n_repeats, shape->n_repeats};
@@ -80,17 +80,17 @@ static void print_shape(const job_shape *shape)
     printf("]}\n");
 }
 
-/* Whether the operation can have the shape. */
+/* Whether the operation permits the shape. */
 static int has_job(const job_shape *shape, int operation)
 {
     if (shape->layout == LAYOUT_COPY)
         return operation == OPERATION_apply_mask;
-    return shape->layout == LAYOUT_RUN || !(steps_of_job(operation) & WITHOUT_MASK);
+    return shape->layout == LAYOUT_RUN || !(steps_of_operation(operation) & WITHOUT_MASK);
 }
 
 static test_job make_job(const job_shape *shape, int operation, int dtype, int is_streaming)
 {
-    const int steps = steps_of_job(operation);
+    const int steps = steps_of_operation(operation);
     test_job t = {.request = {.operation = operation,
                               .dtype = dtype,
                               .key = key,
@@ -122,50 +122,30 @@ static test_job make_job(const job_shape *shape, int operation, int dtype, int i
 
 /* ---- answers ---- */
 
-/* FNV-1a of 64 bits (Fowler, Noll, Vo), each element's lowest byte first. */
+/* FNV-1a with 64 bits (Fowler, Noll, Vo) of the bytes in little-endian order. */
 static uint64_t hash_of(const void *elements, size_t n_bytes, size_t elem_bytes)
 {
-    const uint8_t *bytes = elements;
-    const uint16_t one = 1;
-    uint8_t lowest;
-    memcpy(&lowest, &one, 1);
     uint64_t hash = 0xCBF29CE484222325u;
-    for (size_t i = 0; i < n_bytes; i++) {
-        const uint8_t byte = bytes[lowest ? i : i / elem_bytes * elem_bytes + (elem_bytes - 1 - i % elem_bytes)];
-        hash = (hash ^ byte) * 0x100000001B3u;
-    }
+    for (size_t i = 0; i < n_bytes; i++)
+        hash = (hash ^ little_endian_byte(elements, i, elem_bytes)) * 0x100000001B3u;
     return hash;
 }
 
-/* Small multiples of 1/8, which every dtype holds exactly; their bits are written by hand for the 16-bit types. */
+/* Sets an element to a small multiple of 1/8, which is exact in every dtype. The 16-bit types are made from bits. */
 static void set_number(char *array, int dtype, size_t i, int eighths)
 {
     const float value = (float)eighths / 8;
-    const double wide = value;
     uint32_t bits;
     memcpy(&bits, &value, sizeof bits);
-    const uint16_t bf16 = (uint16_t)(bits >> 16);
-    const uint16_t f16 =
-        (uint16_t)(eighths == 0 ? 0 : (bits >> 16 & 0x8000u) | (((bits >> 13) & 0x3FFFFu) - (112u << 10)));
-    switch (dtype) {
-    case DTYPE_f32:
-        memcpy(array + 4 * i, &value, 4);
-        break;
-    case DTYPE_f64:
-        memcpy(array + 8 * i, &wide, 8);
-        break;
-    case DTYPE_f16:
-        memcpy(array + 2 * i, &f16, 2);
-        break;
-    default:
-        memcpy(array + 2 * i, &bf16, 2);
-        break;
-    }
+    const uint32_t f16 = eighths == 0 ? 0 : (bits >> 16 & 0x8000u) | (((bits >> 13) & 0x3FFFFu) - (112u << 10));
+    const uint64_t bits_in[N_DTYPES] = {
+        [DTYPE_f32] = bits, [DTYPE_f64] = bits_of_double(value), [DTYPE_f16] = f16, [DTYPE_bf16] = bits >> 16};
+    store_bits(array + i * dtype_table[dtype].n_bytes, bits_in[dtype], dtype_table[dtype].n_bytes);
 }
 
-/* Fills the output with rubbish and gives an address in it: for streaming stores, one from which n_bytes on lies a
- * multiple of STREAM_ALIGN; else an odd one. */
-static char *place(int is_streaming, size_t n_bytes)
+/* Fills `out` with rubbish and returns an address in it: with streaming, one that is a multiple of STREAM_ALIGN if
+ * n_bytes are added; otherwise an odd one. */
+static char *place_output(int is_streaming, size_t n_bytes)
 {
     memset(out, 0xA5, sizeof out);
     return out + (is_streaming ? STREAM_ALIGN - n_bytes % STREAM_ALIGN : 3);
@@ -187,7 +167,7 @@ static void set_inputs(int dtype)
     }
 }
 
-/* Elements before the first that streaming stores of whole groups write. */
+/* How many elements precede the first that streaming stores write. */
 static size_t n_to_group(int operation, int has_positions)
 {
     return has_positions && operation != OPERATION_relu_dropout_backward ? N_TO_GROUP : 0;
@@ -217,18 +197,18 @@ static void print_kernel(const kernel_table *table, int kernel, int dtype, int i
         call.first = (((uint64_t)1 << 32) - 1) * ELEMS_PER_BLOCK;
         call.n_positions = 2;
     }
-    const places at = {.out = place(is_streaming, n_to_group(operation, kernel < REPEAT) * elem_bytes),
-                       .x = x,
-                       .residual = residual,
-                       .bias = bias,
-                       .room = room,
-                       .words = words};
+    const call_arrays at = {.out = place_output(is_streaming, n_to_group(operation, kernel < REPEAT) * elem_bytes),
+                            .x = x,
+                            .residual = residual,
+                            .bias = bias,
+                            .room = room,
+                            .words = words};
     run_call(table, is_streaming, &call, &at);
     print_answer(table->isa, name_of_kernel(name, kernel, dtype), is_streaming, at.out, bytes_written(&call),
                  elem_bytes);
 }
 
-/* Ends with 0 where the job is not laid out as its shape says, or its ranges give something else than the whole. */
+/* Returns 0 if the job has another layout than its shape says, or its ranges another result than the whole. */
 static int print_job(const job_shape *shape, int operation, int dtype, int is_streaming)
 {
     test_job t = make_job(shape, operation, dtype, is_streaming);
@@ -237,9 +217,10 @@ static int print_job(const job_shape *shape, int operation, int dtype, int is_st
     char name[2 * NAME_BYTES];
     job j;
     job_pieces pieces;
-    snprintf(name, sizeof name, "job_%s_%s%s%s", shape->name, name_of_job_operation(operation),
-             operation == OPERATION_fill_keep ? "" : "_", operation == OPERATION_fill_keep ? "" : dtype_table[dtype].name);
-    t.request.out = place(is_streaming, n_to_group(operation, shape->layout == LAYOUT_RUN) * elem_bytes);
+    snprintf(name, sizeof name, "job_%s_%s%s%s", shape->name, name_of_operation(operation),
+             operation == OPERATION_fill_keep ? "" : "_",
+             operation == OPERATION_fill_keep ? "" : dtype_table[dtype].name);
+    t.request.out = place_output(is_streaming, n_to_group(operation, shape->layout == LAYOUT_RUN) * elem_bytes);
     if (plan_job(&j, &t) != 0)
         failure = "was refused";
     else if (operation == OPERATION_apply_mask && j.layout != shape->layout)

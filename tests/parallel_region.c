@@ -1,4 +1,4 @@
-/* Somebody else's parallel region, from which the library is called. */
+/* An OpenMP parallel region of another program, from which tests/test_sharing.py calls the library. */
 #include <omp.h>
 
 void call_from_region(void (*function)(int thread), int n_threads)

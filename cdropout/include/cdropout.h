@@ -1,6 +1,7 @@
-/* cdropout for extension modules in C11 and C++17: include this where Python.h would stand, or after it, call
- * cdropout_import() once in each source file, as its module is initialised, and then call the functions below from any
- * thread. Their types and what they do: cdropout_table.h. The folder of both is cdropout.get_include(). */
+/* The C interface for extension modules in C11 and C++17. Include this header instead of Python.h, or after it.
+ * Call cdropout_import() once in each source file that includes it, when the module is initialised; then call the
+ * functions below from any thread. cdropout_table.h documents them. cdropout.get_include() is the folder of both
+ * headers. */
 #ifndef CDROPOUT_H
 #define CDROPOUT_H
 
@@ -10,7 +11,7 @@
 
 static const cdropout_table *cdropout_functions = NULL;
 
-/* Raises the ImportError that names both versions. */
+/* Raises an ImportError with the versions of this header and of the library. */
 static inline int cdropout_refuse(const cdropout_table *table)
 {
     PyObject *package = PyImport_ImportModule("cdropout");
@@ -25,8 +26,8 @@ static inline int cdropout_refuse(const cdropout_table *table)
     return -1;
 }
 
-/* Imports the library. Returns 0, or -1 with a Python exception: ImportError where the library has another interface
- * than this header, naming both. Needs the GIL. */
+/* Imports the library. Returns 0, or -1 with a Python exception: ImportError if the library has an older or another
+ * major version of the interface than this header. Needs the GIL. */
 static inline int cdropout_import(void)
 {
     PyObject *module = PyImport_ImportModule("cdropout.api");

@@ -1,8 +1,8 @@
-/* cdropout's C interface: its types, and the table of functions that <cdropout.h> imports. Plain C11 or C++17, without
- * Python.h. docs/c_api.md shows how to use it.
+/* The C interface of cdropout: its types, and the table of functions that <cdropout.h> imports. Plain C11 or C++17,
+ * without Python.h. docs/c_api.md shows how to use it.
  *
- * Nothing here is ever changed within a major version of the interface: types keep their fields and functions their
- * meaning, and a minor version adds functions at the end of the table, or new numbers to the lists. */
+ * Within a major version of the interface, types keep their fields and functions their meaning. A minor version may add
+ * functions to the end of the table and numbers to the lists. */
 #ifndef CDROPOUT_TABLE_H
 #define CDROPOUT_TABLE_H
 
@@ -16,7 +16,7 @@
 extern "C" {
 #endif
 
-/* What arrays hold. bfloat16 is the upper half of a float32. */
+/* Element types of arrays. bfloat16 is the upper half of a float32. */
 enum {
     CDROPOUT_FLOAT32 = 0,
     CDROPOUT_FLOAT64 = 1,
@@ -24,8 +24,8 @@ enum {
     CDROPOUT_BFLOAT16 = 3,
 };
 
-/* What is done to each element, kept or dropped; scale is the mask's, everything else a field of cdropout_arrays.
- * APPLY_MASK copies where it neither drops nor scales.
+/* Operations: what the output is for a kept and for a dropped element. scale is the field of the mask; the other names
+ * are fields of cdropout_arrays. APPLY_MASK copies the bits of x if p is 0, scale 1 and shift 0.
  *
  *                                     kept                          dropped             Python's name
  *   CDROPOUT_APPLY_MASK               x * scale + shift             fill                dropout, Mask.apply
@@ -38,8 +38,8 @@ enum {
  *   CDROPOUT_ALPHA_DROPOUT            x * scale + shift             fill                alpha_dropout
  *   CDROPOUT_RELU_DROPOUT_BACKWARD    x * scale where residual > 0, else 0              relu_dropout_backward
  *
- * The last one draws nothing: x is the gradient with respect to the output, and residual is the output itself, of
- * RELU_DROPOUT or BIAS_RELU_DROPOUT. */
+ * The last one uses no mask: x is the gradient with respect to the output of RELU_DROPOUT or BIAS_RELU_DROPOUT, and
+ * residual is that output. */
 enum {
     CDROPOUT_APPLY_MASK = 0,
     CDROPOUT_FILL_SCALED = 1,
@@ -52,7 +52,8 @@ enum {
     CDROPOUT_ALPHA_DROPOUT = 8, /* since version 1.1 of the interface */
 };
 
-/* Positions are seeded in blocks of this many: threads that share a mask should meet at multiples of it. */
+/* Positions are seeded in blocks of this many. Divide a mask among threads at multiples of it: a block that two threads
+ * share is seeded twice. */
 enum { CDROPOUT_BLOCK = 4096, CDROPOUT_RAW_BYTES_PER_BLOCK = 8192 };
 
 /* The 128 bits of Stream.key, the lower 64 first. */
@@ -60,19 +61,19 @@ typedef struct {
     uint64_t word[2];
 } cdropout_key;
 
-/* A mask: which positions of a stream are dropped. Element i of the caller's arrays takes position start + i. */
+/* A mask: which positions of a stream are dropped. Element i of an array takes position start + i. */
 typedef struct {
     cdropout_key key;
     uint64_t start;
     double p;     /* the probability of dropping, in [0, 1] */
-    double scale; /* of what is kept: 1/(1-p) unless the caller sets another */
+    double scale; /* of kept elements: 1/(1-p) unless the caller sets another */
 } cdropout_mask;
 
 enum { CDROPOUT_MAX_AXES = 64 }; /* as many as NumPy's arrays may have */
 
-/* Any mask that Python can make, with its shape: a part of another mask, with shared axes, or a whole one. The element
- * with the index (i, k ...) takes position mask.start + i * strides[0] + k * strides[1] ...; strides are in positions,
- * 0 along axes that share one. Since version 1.1 of the interface. */
+/* A mask with a shape and strides: any cdropout.Mask, also one with shared axes and a part of another mask. Element
+ * (i, k, ...) takes position mask.start + i * strides[0] + k * strides[1] + ...; strides are in positions, 0 along
+ * shared axes. Since version 1.1 of the interface. */
 typedef struct {
     cdropout_mask mask;
     int n_axes;
@@ -80,85 +81,85 @@ typedef struct {
     uint64_t strides[CDROPOUT_MAX_AXES];
 } cdropout_strided_mask;
 
-/* Normal numbers n of a stream, times std. */
+/* Noise: normal numbers n of a stream, to be multiplied by std. Element i of an array takes position start + i. */
 typedef struct {
     cdropout_key key;
     uint64_t start;
     double std; /* in [0, 1e37] */
 } cdropout_noise;
 
-/* A cdropout.Stream, whose positions C and Python may take at the same time. Valid as long as the Python object is. */
+/* A cdropout.Stream. C and Python may draw from it at the same time. Valid while the Python object exists. */
 typedef struct {
     const cdropout_key *key;
     uint64_t *position;
 } cdropout_stream;
 
-/* The arrays of a call, each from its element 0. Set all to zero first: what an operation does not name is not looked
- * at. No pointer needs to be aligned. */
+/* The arrays and numbers of a call; pointers are to element 0 and need no alignment. Set the struct to zero first;
+ * fields that an operation does not use are ignored. */
 typedef struct {
     void *out; /* may be x, or residual; must not overlap them otherwise */
     const void *x;
     const void *residual;
     const void *bias; /* element i takes bias[i % n_bias] */
     size_t n_bias;
-    size_t n_repeats; /* of `apply` with a mask: so many neighbouring elements share a position; 0 means 1. In version
-                       * 1.0 of APPLY_MASK alone */
+    size_t n_repeats; /* for `apply` with a mask: how many neighbouring elements share a position; 0 means 1. Version
+                       * 1.0 of the interface has it for APPLY_MASK only */
     double shift;
     double fill;
-    int past_caches; /* not 0: write past the caches, where alignment allows; see cached_bytes */
+    int past_caches; /* not 0: store past the caches, where alignment permits it; see cached_bytes */
 } cdropout_arrays;
 
 struct _object; /* Python's PyObject */
 
-/* Functions on ranges work on the elements begin .. end - 1 (the positions, where each is repeated) of the caller's
- * arrays, in the calling thread. They allocate nothing, and are safe to call without the GIL and from many threads at
- * once. They return 0, or -1, having written nothing, where a number is not in its list or its range, where begin >
- * end, or where an array that the operation needs is NULL. A result does not depend on how the elements are cut into
- * ranges: it is what Python's call gives, bit for bit. */
+/* Functions with begin and end compute the elements begin .. end - 1 of the output (with n_repeats, the elements of the
+ * positions begin .. end - 1) in the calling thread. They allocate no memory, and may be called without the GIL and
+ * from several threads at once. They return 0; or -1, having written nothing, if a number is not in its list or range,
+ * begin > end, or an array that the operation needs is NULL. The result does not depend on how elements are divided
+ * into ranges: its bits are those of the call in Python. */
 typedef struct {
-    /* The version of the interface that the library has, and the size of this table in it. */
+    /* The version of the interface in the library, and the size of its table. */
     int major, minor;
     size_t n_bytes;
 
-    /* ---- with the GIL held; -1 and a Python exception where the object is something else ---- */
+    /* ---- with the GIL; -1 and a Python exception if the object has another type ---- */
 
-    int (*mask_of)(struct _object *mask, cdropout_mask *c_mask);         /* a cdropout.Mask whose is_run is true */
+    int (*mask_of)(struct _object *mask, cdropout_mask *c_mask);         /* a cdropout.Mask with is_run */
     int (*noise_of)(struct _object *noise, cdropout_noise *c_noise);     /* a cdropout.Noise */
     int (*stream_of)(struct _object *stream, cdropout_stream *c_stream); /* a cdropout.Stream; keep a reference to it */
 
-    /* ---- without it ---- */
+    /* ---- with or without the GIL ---- */
 
-    /* The mask of the stream's next n_elems positions, which no other draw gets; the stream moves on by whole blocks.
-     * -1, and nothing is taken, where p is not in [0, 1] or the stream's 2^64 positions do not suffice. */
+    /* Sets *mask to a mask of the stream's next n_elems positions, which no other draw takes; the stream advances by
+     * whole blocks. -1, and the stream is unchanged, if p is not in [0, 1] or the stream has too few positions left. */
     int (*draw_mask)(cdropout_mask *mask, const cdropout_stream *stream, uint64_t n_elems, double p);
     int (*draw_noise)(cdropout_noise *noise, const cdropout_stream *stream, uint64_t n_elems, double std);
-    /* A mask from its parts, with scale 1/(1-p). -1 where p is not in [0, 1]. */
+    /* Sets *mask to a mask with these fields and scale 1/(1-p). -1 if p is not in [0, 1]. */
     int (*define_mask)(cdropout_mask *mask, const cdropout_key *key, uint64_t start, double p);
-    /* Sets the mask's scale, and the arrays' shift and fill, to those of alpha dropout with the mask's p. */
+    /* Sets mask->scale, arrays->shift and arrays->fill to those of alpha dropout with mask->p. */
     int (*set_alpha_dropout)(cdropout_arrays *arrays, cdropout_mask *mask);
 
     int (*apply)(int operation, int dtype, const cdropout_arrays *arrays, const cdropout_mask *mask, size_t begin,
                  size_t end);
-    /* out = x * (1 + std n), and out = x + std n. */
+    /* out = x * (1 + std * n), and out = x + std * n. */
     int (*multiply_by_noise)(int dtype, const cdropout_arrays *arrays, const cdropout_noise *noise, size_t begin,
                              size_t end);
     int (*add_noise)(int dtype, const cdropout_arrays *arrays, const cdropout_noise *noise, size_t begin, size_t end);
-    /* out[i] = 1 where element i is kept, else 0: Mask.keep. */
+    /* out[i] = 1 if element i is kept, else 0, as Mask.keep. */
     int (*fill_keep)(uint8_t *out, const cdropout_mask *mask, size_t begin, size_t end);
-    /* The generator's own output, CDROPOUT_RAW_BYTES_PER_BLOCK a block, from block first_block (below 2^52) of the key:
-     * what `python -m cdropout stream` writes. */
+    /* The output of the generator, CDROPOUT_RAW_BYTES_PER_BLOCK for each block, from block first_block (below 2^52) on,
+     * as `python -m cdropout stream` writes it. */
     void (*fill_raw)(uint8_t *out, const cdropout_key *key, uint64_t first_block, size_t n_blocks);
 
-    /* How many bytes read and written outgrow the caches, so that past_caches pays. */
+    /* The number of bytes, read and written together, above which past_caches is faster. */
     size_t (*cached_bytes)(void);
 
     /* ---- since version 1.1 ---- */
 
-    /* Of any cdropout.Mask; needs the GIL. */
+    /* For any cdropout.Mask; needs the GIL. */
     int (*strided_mask_of)(struct _object *mask, cdropout_strided_mask *c_mask);
     /* `apply` and `fill_keep` on C-contiguous arrays of the mask's shape: elements begin .. end - 1, in C order.
-     * n_repeats is not looked at, and RELU_DROPOUT_BACKWARD, which has no mask, is for `apply`. -1 also where end is
-     * beyond the mask's elements, n_axes not in [0, CDROPOUT_MAX_AXES], or the product of lens no size_t. */
+     * n_repeats is ignored; RELU_DROPOUT_BACKWARD, which has no mask, is for `apply`. -1 also if end exceeds the number
+     * of elements, n_axes is not in [0, CDROPOUT_MAX_AXES], or the product of lens does not fit into a size_t. */
     int (*apply_strided)(int operation, int dtype, const cdropout_arrays *arrays, const cdropout_strided_mask *mask,
                          size_t begin, size_t end);
     int (*fill_keep_strided)(uint8_t *out, const cdropout_strided_mask *mask, size_t begin, size_t end);

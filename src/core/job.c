@@ -24,16 +24,11 @@ job_limits limits = {
 
 /* ---- planning ---- */
 
-static int steps_of(int operation)
-{
-    return operation == OPERATION_fill_keep ? WITHOUT_X : operation_table[operation].steps;
-}
-
 static int is_valid(const job_request *request)
 {
     if (request->operation < 0 || request->operation >= N_JOB_OPERATIONS)
         return 0;
-    const int steps = steps_of(request->operation);
+    const int steps = steps_of_operation(request->operation);
     const int has_dtype = request->operation == OPERATION_fill_keep || (unsigned)request->dtype < N_DTYPES;
     const int has_number = steps & WITH_NOISE ? is_std(request->scale) : is_probability(request->p);
     const int has_x = steps & WITHOUT_X || request->x != NULL;
@@ -141,7 +136,7 @@ int job_plan(job *j, const job_request *request)
 {
     if (!is_valid(request))
         return -1;
-    const int steps = steps_of(request->operation);
+    const int steps = steps_of_operation(request->operation);
     j->operation = request->operation;
     j->dtype = request->operation == OPERATION_fill_keep ? 0 : request->dtype;
     j->elem_bytes = request->operation == OPERATION_fill_keep ? 1 : dtype_table[j->dtype].n_bytes;

@@ -16,7 +16,8 @@
 
 #include "rule.h"
 
-/* Layouts: how the elements of the output take positions of the random stream. */
+/* Layouts: how the elements of the output take positions of the random stream. A run of positions is consecutive
+ * positions; a keep word holds the decisions on 64 elements (docs/design.md has a glossary). */
 typedef enum {
     LAYOUT_NONE,        /* there are no elements */
     LAYOUT_COPY,        /* nothing is dropped or scaled: the output gets the input's bits */
@@ -31,6 +32,11 @@ typedef enum {
  * kept and 0 where it is dropped. */
 enum { OPERATION_fill_keep = N_OPERATIONS, N_JOB_OPERATIONS };
 
+static inline int steps_of_operation(int operation)
+{
+    return operation == OPERATION_fill_keep ? WITHOUT_X : operation_table[operation].steps;
+}
+
 /* How the output is stored. Stores past the caches (streaming or non-temporal stores) spare the processor reading the
  * cache lines that it overwrites. docs/design.md, "Streaming stores", measures when that is faster. */
 typedef enum {
@@ -41,8 +47,8 @@ typedef enum {
 
 enum {
     MAX_AXES = 64,                             /* NumPy's limit */
-    MAX_KEEP_WORDS = 1024,                     /* of a row that is shared, or gathered at a time: on job_run's stack */
-    BIAS_ROOM_BYTES = 3 * ELEMS_PER_GROUP * 8, /* repeats of a short bias, less than two groups, and one more group */
+    MAX_KEEP_WORDS = 1024,                     /* that job_run holds on its stack: of a shared row, or gathered */
+    BIAS_ROOM_BYTES = 3 * ELEMS_PER_GROUP * 8, /* copies of a short bias, less than two groups, and one group */
 };
 
 /* What a caller asks for. Arrays are C-contiguous; all except bias have n_elems elements. Fields that the operation
@@ -54,13 +60,12 @@ typedef struct {
     uint64_t first; /* the position of element 0 */
     double p;
     double scale;       /* of kept elements; for noise, its standard deviation */
-    double shift, fill; /* added to kept elements; stored for dropped ones: these make alpha_dropout of apply_mask */
+    double shift, fill; /* added to kept elements; value of dropped ones. apply_mask with these runs as alpha_dropout */
     char *out;          /* may be x or residual; must not overlap them otherwise */
     const char *x;
     const char *residual;
     const char *bias; /* element i takes bias[(bias_first + i) % n_bias] */
-    size_t n_bias;
-    size_t bias_first;
+    size_t n_bias, bias_first;
     size_t n_elems;
     /* If n_axes is 0, the elements take one run of positions, n_repeats neighbouring elements to each position (0 means
      * 1); n_repeats divides n_elems. Otherwise lens holds the length of each axis, and strides the distance in
@@ -101,9 +106,8 @@ typedef struct {
     operands arrays;
     mask_rule rule;
     uint64_t first;
-    /* The output is rows of row_positions positions, with arrays.n_repeats elements to each position. Rows are numbered
-     * as by n_levels nested loops, the outermost first: level l has row_lens[l] rows, row_strides[l] positions apart.
-     */
+    /* The output is rows of row_positions positions, arrays.n_repeats elements to each. n_levels nested loops go
+     * through the rows, the outermost first: level l has row_lens[l] iterations, row_strides[l] positions apart. */
     size_t row_positions;
     int n_levels;
     size_t row_lens[MAX_AXES];

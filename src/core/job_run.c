@@ -10,10 +10,10 @@ static inline size_t smaller(size_t a, size_t b)
     return a < b ? a : b;
 }
 
-/* ---- calls of one kernel ---- */
+/* ---- one call of a kernel ---- */
 
-/* The arrays from element i on. Clears is_streamed unless the first whole group, n_to_group elements after element i,
- * is aligned to STREAM_ALIGN. */
+/* The arrays from element i on, with is_streamed only if the first whole group, n_to_group elements further, is aligned
+ * to STREAM_ALIGN. */
 static inline operands arrays_at(const job *j, size_t i, size_t n_to_group)
 {
     operands at = operands_at(&j->arrays, i, j->elem_bytes);
@@ -32,7 +32,7 @@ static void run_range(const job *j, size_t i, uint64_t first, size_t n_elems)
         kernels->dtype[j->dtype]->range[j->operation](&j->arrays, &j->rule, first, n_elems);
         return;
     }
-    const int has_groups = j->operation != OPERATION_relu_dropout_backward;
+    const int has_groups = j->operation != OPERATION_relu_dropout_backward; /* else no positions: groups begin at i */
     const operands at = arrays_at(j, i, has_groups ? (size_t)(-first % ELEMS_PER_GROUP) : 0);
     kernels->dtype[j->dtype]->range[j->operation](&at, &j->rule, first, n_elems);
 }
@@ -177,9 +177,8 @@ typedef struct {
     uint64_t words[WORDS_PER_BLOCK + 1];
 } block_words;
 
-/* Computes the keep words of n_positions positions of one block, and returns the index of the first position's bit.
- * All words of the block are computed, unless the cache has them; where the next row is too far away to use them,
- * only those of the positions. */
+/* Brings the keep words of n_positions positions of one block into the cache, and returns the index of their first bit.
+ * Words of the whole block are computed, unless the next row is too far away to use them. */
 static size_t make_words(const job *j, block_words *cache, uint64_t first, size_t n_positions)
 {
     const int is_far = j->n_levels > 0 && j->row_strides[j->n_levels - 1] > limits.max_gathered_stride;
@@ -196,8 +195,8 @@ static size_t make_words(const job *j, block_words *cache, uint64_t first, size_
     return (size_t)(first % ELEMS_PER_BLOCK);
 }
 
-/* Appends bits bit .. bit + n_bits - 1 of source to the `at` bits in `to`; the word in which these end must be 0 from
- * there on. Reads one word more than it copies from, and writes one more, so that the next bits can be appended. */
+/* Appends bits bit .. bit + n_bits - 1 of source to `to`, which holds `at` bits; the unused bits of its last word must
+ * be 0. Reads one word more than it copies from, and writes one more, so that this holds again afterwards. */
 static void append_bits(uint64_t *to, size_t at, const uint64_t *source, size_t bit, size_t n_bits)
 {
     while (n_bits > 0) {

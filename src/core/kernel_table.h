@@ -1,7 +1,7 @@
 /* The catalog: a list of dtypes, one of operations and one of instruction sets, and the types of the kernels (compiled
  * inner loops) that exist for them. Cython and the C interface read names, numbers and properties from these lists.
  * isa/<name>.c compiles the kernels of an instruction set, dispatch.c chooses whose kernels run, and job_run.c calls
- * them. A list is a macro that applies its argument X, a macro too, to each row. */
+ * them. The lists are X macros: CDROPOUT_DTYPES(X) expands to X(...) for each row. */
 #ifndef CDROPOUT_KERNEL_TABLE_H
 #define CDROPOUT_KERNEL_TABLE_H
 
@@ -43,12 +43,12 @@ typedef struct {
 extern const dtype_properties dtype_table[N_DTYPES];
 
 /* ---- operations ------------------------------------------------------------------------------------------------
- * The steps of an operation are flags. With the first five, an operation would compute
+ * The steps of an operation are flags. The first five are for the terms of one formula; keep is the mask's decision:
  *
  *   out = (keep ? relu(x + bias) * scale + shift : fill) + residual
  *
- * WITH_BIAS, WITH_RELU and WITH_RESIDUAL each stand for one term. Without WITH_FILL, shift and fill are 0. WITHOUT_X,
- * only scale is left of relu(x + bias) * scale. The other steps are not combined with these:
+ * A term without its flag is left out; WITH_FILL is for shift and fill. WITHOUT_X replaces relu(x + bias) * scale by
+ * scale. The other steps are not combined with these:
  *
  *   WITH_CHOICE              out = keep ? x : residual            copies the bits
  *   WITH_RELU_GRADIENT       out = residual > 0 ? x * scale : 0   has no mask; x is dy, residual is the output y
@@ -102,22 +102,22 @@ typedef struct {
 
 extern const operation_properties operation_table[N_OPERATIONS];
 
-/* ---- kernels --------------------------------------------------------------------------------------------------- */
-
+/* ---- kernels ---------------------------------------------------------------------------------------------------
+ * Kernels cannot fail. Each returns the name of the instruction set it was compiled for: tests check which code ran. */
 enum {
     STREAM_ALIGN = 16, /* bytes: the alignment that streaming stores need */
-    MIN_REPEATS = 16,  /* elements to a position for which repeat kernels work: one vector, of any instruction set */
+    MIN_REPEATS = 16,  /* elements to a position that repeat kernels need: a vector of any instruction set */
 };
 
-/* The arrays of a range of elements, each from the first element of the range, and the numbers of its arithmetic.
- * Pointers need no alignment; out may be x or residual.
+/* What an operation works on: arrays, each from the first element that is to be computed, and numbers. Pointers need no
+ * alignment; out may be x or residual. For repeat kernels, n_repeats neighbouring elements take the same position.
  *
- * bias has bias_period elements, 64 (a group) or more: one copy of the caller's bias, or several of a shorter one. The
- * first element of the range takes bias[bias_at], and after the last one bias starts again. bias_seam holds the last 64
- * elements of bias followed by the first 64, so that a group that crosses the end reads 64 neighbours, too.
+ * bias has bias_period elements, a group (64) or more: the caller's bias, or several copies of it if it is shorter. The
+ * first element takes bias[bias_at]; after its last element, bias starts again. bias_seam holds the last 64 elements of
+ * bias followed by the first 64: a group that crosses the end of bias reads its 64 neighbours there.
  *
- * If is_streamed, stores go past the caches. Whole groups of out, or the n_repeats elements of each position, must then
- * begin on multiples of STREAM_ALIGN bytes. */
+ * If is_streamed, stores go past the caches. In out, whole groups, or the n_repeats elements of each position, must
+ * then begin on multiples of STREAM_ALIGN bytes. */
 typedef struct {
     char *out;
     const char *x;
@@ -127,9 +127,7 @@ typedef struct {
     size_t bias_period;
     size_t bias_at;
     size_t n_repeats;
-    double scale;
-    double shift;
-    double fill;
+    double scale, shift, fill;
     int is_streamed;
 } operands;
 
@@ -145,8 +143,6 @@ static inline operands operands_at(const operands *ops, size_t i, size_t elem_by
     at.bias_at = ops->bias_period != 0 ? (ops->bias_at + i) % ops->bias_period : 0;
     return at;
 }
-
-/* Kernels cannot fail. Each returns the name of the instruction set it was compiled for: tests check which code ran. */
 
 /* An operation on n_elems elements, which take the positions from `first` on of the stream of rule->key. */
 typedef const char *range_fn(const operands *ops, const mask_rule *rule, uint64_t first, size_t n_elems);

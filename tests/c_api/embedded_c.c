@@ -1,5 +1,5 @@
-/* The same as embedded_cython.pyx in C, and, included by embedded_cpp.cpp, in C++. Against the headers of version 1.0,
- * which have no strided masks, it compiles without them. */
+/* The functions of embedded_cython.pyx in C and, included by embedded_cpp.cpp, in C++. The functions on strided masks
+ * are left out with headers of version 1.0 of the C interface, which does not have them. */
 #define PY_SSIZE_T_CLEAN
 #include <cdropout.h>
 
@@ -16,7 +16,7 @@ static void *pointer_of(unsigned long long address)
     return (void *)(uintptr_t)address;
 }
 
-/* An argument of PyArg_ParseTuple's O&: the tuple of numbers that stands for arrays. */
+/* A converter for PyArg_ParseTuple's O&, like the ..._argument functions: arrays from a tuple of numbers. */
 static int arrays_of(PyObject *fields, void *result)
 {
     cdropout_arrays *arrays = (cdropout_arrays *)result;
@@ -40,7 +40,7 @@ static int mask_argument(PyObject *mask, void *result)
 }
 
 #if CDROPOUT_ABI_MINOR >= 1
-/* A mask, or a tuple of one and of the p, n_axes and lens that replace its numbers. */
+/* A mask, or a tuple of a mask and the p, n_axes and lens that replace its own. */
 static int strided_mask_argument(PyObject *argument, void *result)
 {
     cdropout_strided_mask *mask = (cdropout_strided_mask *)result;

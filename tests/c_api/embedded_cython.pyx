@@ -1,6 +1,7 @@
 # cython: language_level=3
-"""Every function of cdropout.api, called from another package's Cython. Arrays come as the addresses of out, x,
-residual and bias, n_bias, n_repeats, shift, fill and past_caches; ranges as pairs of begin and end."""
+"""Functions that call every function of cdropout.api from the Cython of another package, for the tests and calls.py.
+Arrays are tuples of the addresses of out, x, residual and bias, then n_bias, n_repeats, shift, fill and past_caches.
+Ranges are pairs of begin and end."""
 
 from libc.stdint cimport uint8_t, uint64_t, uintptr_t
 
@@ -68,7 +69,7 @@ def fill_keep(uintptr_t out, mask, ranges):
 
 
 cdef int set_strided_mask(object argument, capi.StridedMask *c_mask) except -1:
-    """From a mask, or from a tuple of one and of the p, n_axes and lens that replace its numbers."""
+    """Set from a mask, or from a tuple of a mask and the p, n_axes and lens that replace its own."""
     cdef int axis
     if not isinstance(argument, tuple):
         return capi.strided_mask_of(argument, c_mask)

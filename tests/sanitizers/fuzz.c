@@ -1,12 +1,12 @@
-/* Any bytes as a call of a kernel or as a job of the planner: its dtype, operation, positions, probability, bias,
- * repeats, axes, limits, cuts, alignments and elements. Every instruction set must give what the portable kernels give,
- * a job what they give element by element, byte for byte, and leave the canaries around its output as they were. Inputs
- * and room are blocks of exactly the right size, for AddressSanitizer and valgrind.
+/* Fuzzes kernels and jobs: interprets any bytes as a call of a kernel or as a job (dtype, operation, positions, axes,
+ * limits, alignments, elements ...). Every instruction set must give the bytes of the portable kernels, and a job those
+ * of single elements. Canaries around the output must stay unchanged. Arrays are blocks of exactly their size, so that
+ * AddressSanitizer and valgrind find accesses outside them.
  *
- * With -DONE_TOO_MANY kernels and jobs are told of one element more than there is, which a watcher must see; with
- * -DONLY_JOBS there are no kernels, so that jobs are what was seen.
- * With -fsanitize=fuzzer this is libFuzzer's target; with -DSTANDALONE a program that takes the number of random
- * inputs to go through and the number of the first. tests/sanitizers/memory runs it. */
+ * With -DONE_TOO_MANY, kernels and jobs run one element too far, which must be found; with -DONLY_JOBS, no kernel is
+ * called, so that it is found in jobs. With -fsanitize=fuzzer this is a target of libFuzzer; with -DSTANDALONE, a
+ * program whose arguments are the number of random inputs and the number of the first. tests/sanitizers/memory runs it.
+ */
 #include "../job_calls.h"
 #include "../kernel_calls.h"
 
@@ -28,7 +28,7 @@ enum { IS_ALWAYS_JOB = 0 };
 
 enum { MOST_ELEMS = 9000, MOST_ELEMS_OF_JOBS = 3000, MOST_ELEMS_OF_LONG_JOBS = 132000, N_CANARIES = 80, CANARY = 0xA5 };
 
-/* What is left of the input; where it has ended, zeros follow. */
+/* The rest of the input. After its end, take returns zeros. */
 typedef struct {
     const uint8_t *at;
     size_t n_left;
@@ -42,20 +42,16 @@ static uint64_t take(bytes *input, size_t n_bytes)
     return number;
 }
 
-/* The numbers that a caller may pass: all but NaN and infinity. */
 static double take_finite(bytes *input)
 {
-    const uint64_t number = take(input, 8);
-    double value;
-    memcpy(&value, &number, sizeof value);
+    const double value = double_of_bits(take(input, 8));
     return isfinite(value) ? value : 1.25;
 }
 
 static double take_p(bytes *input)
 {
     const uint64_t number = take(input, 8);
-    double p;
-    memcpy(&p, &number, sizeof p);
+    const double p = double_of_bits(number);
     if (p >= 0.0 && p <= 1.0)
         return p;
     return number % 8 == 0 ? 1.0 : (double)(number >> 11) * 0x1p-53;
@@ -67,7 +63,7 @@ static kernel_call take_call(bytes *input)
     while (!is_kernel(call.kernel))
         call.kernel = (call.kernel + 1) % N_KERNELS;
     size_t n_elems = (size_t)(take(input, 1) % 4 ? take(input, 1) : take(input, 2) % MOST_ELEMS);
-    /* Near the beginning, anywhere, and in the last block, which a stream does not use. */
+    /* Near the beginning, anywhere, or near the last position. */
     const uint64_t first = take(input, 8), near = take(input, 1) % 3;
     call.first = near == 0 ? first % 10000 : near == 1 ? first : UINT64_MAX - 2 * MOST_ELEMS - first % 10000;
     if (call.first > UINT64_MAX - 2 * MOST_ELEMS)
@@ -95,7 +91,7 @@ static kernel_call take_call(bytes *input)
 
 /* ---- arrays ---- */
 
-/* A block of memory whose last byte is the array's last; it begins where the array is as misaligned as was asked. */
+/* A block of memory that ends with the array and begins `misalignment` bytes before it. */
 typedef struct {
     char *block;
     char *array;
@@ -114,7 +110,7 @@ static held hold(size_t n_bytes, size_t misalignment)
     return made;
 }
 
-/* The input's bytes over and over, each time changed, so that short inputs have elements too. */
+/* Elements from the bytes of the input, repeated with changes: short inputs have elements, too. */
 static held hold_elements(bytes *input, size_t n_bytes, size_t misalignment)
 {
     held made = hold(n_bytes, misalignment);
@@ -128,23 +124,16 @@ static held hold_elements(bytes *input, size_t n_bytes, size_t misalignment)
 
 static int is_nan(const char *elem, int dtype)
 {
-    uint16_t bits16;
-    uint32_t bits32;
-    uint64_t bits64;
-    switch (dtype) {
-    case DTYPE_f64:
-        memcpy(&bits64, elem, 8);
-        return (bits64 & ~((uint64_t)1 << 63)) > (uint64_t)0x7FF << 52;
-    case DTYPE_f32:
-        memcpy(&bits32, elem, 4);
-        return (bits32 & 0x7FFFFFFFu) > 0x7F800000u;
-    default:
-        memcpy(&bits16, elem, 2);
-        return (bits16 & 0x7FFFu) > (dtype == DTYPE_f16 ? 0x7C00u : 0x7F80u);
-    }
+    static const uint64_t infinity[N_DTYPES] = {
+        [DTYPE_f32] = 0x7F800000u, [DTYPE_f64] = (uint64_t)0x7FF << 52, [DTYPE_f16] = 0x7C00u, [DTYPE_bf16] = 0x7F80u};
+    const size_t n_bytes = dtype_table[dtype].n_bytes;
+    uint64_t bits = 0;
+    for (size_t i = 0; i < n_bytes; i++)
+        bits |= (uint64_t)little_endian_byte(elem, i, n_bytes) << (8 * i);
+    return (bits & ~((uint64_t)1 << (8 * n_bytes - 1))) > infinity[dtype];
 }
 
-/* A sum or product of NaNs is a NaN, and IEEE 754 does not say which. Where bits are copied, they must be the same. */
+/* Whether two results are the same. Except in copies, NaNs may differ: IEEE 754 does not say which NaN a sum gives. */
 static int same_result(const char *a, const char *b, size_t n_bytes, int dtype, int is_copied)
 {
     const size_t elem_bytes = dtype_table[dtype].n_bytes;
@@ -156,7 +145,7 @@ static int same_result(const char *a, const char *b, size_t n_bytes, int dtype, 
     return !is_copied;
 }
 
-/* ---- what runs now, for whoever reads why it ended ---- */
+/* ---- failures ---- */
 
 static void end_with(const char *what, const char *isa, const char *how, const char *called)
 {
@@ -183,7 +172,7 @@ static int are_canaries(const char *out, size_t n_bytes)
 
 /* ---- kernels ---- */
 
-static void check_table(const kernel_table *table, const kernel_call *call, const places *at, const char *expected)
+static void check_table(const kernel_table *table, const kernel_call *call, const call_arrays *at, const char *expected)
 {
     const size_t n_bytes = bytes_written(call);
     const int is_copied = call->kernel >= FILL_KEEP || steps_of_kernel(call->kernel) & WITH_CHOICE;
@@ -216,12 +205,12 @@ static void try_kernel(bytes *input)
     const held room = hold(bytes_of_room(&call), 0);
     const held expected = hold(n_bytes, 0);
     const held out = hold(n_bytes + 2 * N_CANARIES, out_misalignment);
-    places at = {.out = expected.array,
-                 .x = x.array,
-                 .residual = residual.array,
-                 .bias = bias.array,
-                 .room = room.array,
-                 .words = (const uint64_t *)(const void *)words.array};
+    call_arrays at = {.out = expected.array,
+                      .x = x.array,
+                      .residual = residual.array,
+                      .bias = bias.array,
+                      .room = room.array,
+                      .words = (const uint64_t *)(const void *)words.array};
     run_call(&kernels_portable, 0, &call, &at);
     at.out = out.array + N_CANARIES;
     for (size_t t = 0; supported_at(t) != NULL; t++)
@@ -247,13 +236,14 @@ static const char *describe(const test_job *t)
     return line;
 }
 
-/* Runs the job in these pieces on every instruction set; in_place is the array that out holds at first, or NULL. */
+/* Runs the job in these pieces on every instruction set. in_place is the input that out holds at first, or NULL. */
 static void check_pieces(const job *j, const test_job *t, const job_pieces *pieces, const char *in_place,
                          const char *expected, const char *how)
 {
     const size_t n_bytes = bytes_of_job(t);
-    const int steps = steps_of_job(t->request.operation);
-    const int is_copied = t->request.operation == OPERATION_fill_keep || steps & WITH_CHOICE || j->layout == LAYOUT_COPY;
+    const int steps = steps_of_operation(t->request.operation);
+    const int is_copied =
+        t->request.operation == OPERATION_fill_keep || steps & WITH_CHOICE || j->layout == LAYOUT_COPY;
     char *out = t->request.out;
     for (size_t i = 0; supported_at(i) != NULL; i++) {
         kernels = supported_at(i);
@@ -275,10 +265,10 @@ static void try_job(bytes *input)
     const double scale = take_finite(input), shift = take_finite(input), fill = take_finite(input);
     test_job t = make_random_job(&source, most, scale, shift, fill);
     job_request *r = &t.request;
-    const int steps = steps_of_job(r->operation), how = (int)take(input, 1), mistake = (int)take(input, 1);
+    const int steps = steps_of_operation(r->operation), how = (int)take(input, 1), mistake = (int)take(input, 1);
     const size_t n_bytes = bytes_of_job(&t), elem_bytes = elem_bytes_of(&t);
     const size_t out_misalignment = take(input, 1) % 2 ? 0 : (size_t)take(input, 1) % 64;
-    /* The cuts' numbers are taken before the elements' bytes, which are what is left. */
+    /* Taken before hold_elements uses the rest of the input. */
     uint8_t cut_bytes[4 * (MAX_CUTS + 1)];
     for (size_t i = 0; i < sizeof cut_bytes; i++)
         cut_bytes[i] = (uint8_t)take(input, 1);
@@ -337,16 +327,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n_bytes_given)
 }
 
 #ifdef STANDALONE
-enum { ENOUGH_INPUTS = 5000 }; /* for every layout to occur */
-
-/* Marsaglia's xorshift with the shifts 13, 7, 17 (J. Stat. Soft. 8(14), 2003). */
-static uint64_t xorshift(uint64_t *state)
-{
-    *state ^= *state << 13;
-    *state ^= *state >> 7;
-    *state ^= *state << 17;
-    return *state;
-}
+enum { ENOUGH_INPUTS = 5000 }; /* for every layout to occur among them */
 
 int main(int n_arguments, char **arguments)
 {

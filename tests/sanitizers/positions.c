@@ -1,9 +1,8 @@
-/* Threads that draw from one stream at the same time: no position is taken twice, and together they make the bits that
- * one thread makes. Then threads that run the ranges of one job, of every layout, and make what one thread makes. For
- * ThreadSanitizer; tests/sanitizers/run builds and runs it. Plain C, without Python.
+/* Threads that draw from one stream at the same time: no position may be taken twice, and the bits must be those of one
+ * thread. Then threads that run the ranges of one job, for jobs of every layout. For ThreadSanitizer;
+ * tests/sanitizers/run builds and runs it. Plain C without Python.
  *
- * With -DPLAIN the numbers that threads share are read and written as any other: what the sanitizer must then find
- * shows that it looks. */
+ * With -DPLAIN the atomic numbers become ordinary ones: a control, in which the sanitizer must find data races. */
 #if defined(PLAIN)
 #define CDROPOUT_ATOMIC_H
 #define ATOMIC_LOAD(p) (*(p))
@@ -25,7 +24,7 @@ enum { N_THREADS = 8, N_DRAWS = 60, MAX_BLOCKS = 3, MOST_BLOCKS = N_THREADS * N_
 
 static const mask_rule rule = {.key = {{0x0123456789ABCDEFu, 0xFEDCBA9876543210u}}, .threshold = -26214};
 
-/* Shared by the threads. Of `kept`, `scaled` and `n_takers` each writes only what its draws own. */
+/* Shared by the threads. A thread writes only the blocks of kept, scaled and n_takers that it has drawn. */
 static uint64_t next_elem;
 static active_calls calls;
 static uint8_t *kept;
@@ -37,6 +36,19 @@ static void fill(uint8_t *kept_at, float *scaled_at, uint64_t first, size_t n_el
     const operands ops = {.out = (char *)scaled_at, .x = (const char *)ones, .n_repeats = 1, .scale = 1.25};
     kernels->fill_keep(kept_at, &rule, first, n_elems);
     kernels->dtype[DTYPE_f32]->range[OPERATION_apply_mask](&ops, &rule, first, n_elems);
+}
+
+/* Starts a thread on each argument and waits for their results. Returns NULL, or a failure. */
+static const char *run_threads(void *(*function)(void *), void *arguments, size_t argument_bytes,
+                               void *results[N_THREADS])
+{
+    pthread_t threads[N_THREADS];
+    for (size_t i = 0; i < N_THREADS; i++)
+        if (pthread_create(&threads[i], NULL, function, (char *)arguments + i * argument_bytes) != 0)
+            return "no thread could be started";
+    for (size_t i = 0; i < N_THREADS; i++)
+        pthread_join(threads[i], &results[i]);
+    return NULL;
 }
 
 static void *draw(void *seed)
@@ -60,21 +72,15 @@ static void *draw(void *seed)
 
 static const char *check_threads(void)
 {
-    pthread_t threads[N_THREADS];
+    void *results[N_THREADS];
     unsigned seeds[N_THREADS];
-    const char *failure = NULL;
     next_elem = 0;
     memset(n_takers, 0, sizeof n_takers);
-    for (unsigned i = 0; i < N_THREADS; i++) {
+    for (unsigned i = 0; i < N_THREADS; i++)
         seeds[i] = i;
-        if (pthread_create(&threads[i], NULL, draw, &seeds[i]) != 0)
-            return "no thread could be started";
-    }
-    for (int i = 0; i < N_THREADS; i++) {
-        void *result;
-        pthread_join(threads[i], &result);
-        failure = result != NULL ? result : failure;
-    }
+    const char *failure = run_threads(draw, seeds, sizeof *seeds, results);
+    for (int i = 0; i < N_THREADS && failure == NULL; i++)
+        failure = results[i];
     return failure;
 }
 
@@ -87,7 +93,7 @@ static const char *check_bits(void)
     for (size_t block = 0; block < n_elems / ELEMS_PER_BLOCK; block++)
         if (n_takers[block] != 1)
             failure = "a block that was not taken once";
-    /* By pieces that are not those of the threads. */
+    /* In other pieces than those of the threads. */
     for (size_t i = 0; i < n_elems; i += 5000)
         kernels->fill_keep(kept_alone + i, &rule, i, n_elems - i < 5000 ? n_elems - i : 5000);
     for (size_t i = 0; i < n_elems; i++)
@@ -99,38 +105,31 @@ static const char *check_bits(void)
     return failure;
 }
 
-/* At the stream's end all threads ask for the last block: one gets it, and the position stays where it is. */
-static const uint64_t end = POSITION_LIMIT;
-
-static void *take_last(void *unused)
+static void *take_last(void *argument)
 {
-    static char got;
     uint64_t first;
-    (void)unused;
-    return take_blocks(&next_elem, ELEMS_PER_BLOCK, &first) ? &got : NULL;
+    return take_blocks(&next_elem, ELEMS_PER_BLOCK, &first) ? argument : NULL;
 }
 
+/* At the end of the stream, all threads ask for the last block: one of them gets it. */
 static const char *check_end(void)
 {
-    pthread_t threads[N_THREADS];
+    void *got[N_THREADS];
     int n_got = 0;
-    next_elem = end - ELEMS_PER_BLOCK;
-    for (int i = 0; i < N_THREADS; i++)
-        if (pthread_create(&threads[i], NULL, take_last, NULL) != 0)
-            return "no thread could be started";
-    for (int i = 0; i < N_THREADS; i++) {
-        void *got;
-        pthread_join(threads[i], &got);
-        n_got += got != NULL;
-    }
-    return n_got == 1 && next_elem == end ? NULL : "a last block that was not taken once";
+    next_elem = POSITION_LIMIT - ELEMS_PER_BLOCK;
+    const char *failure = run_threads(take_last, &n_got, 0, got);
+    for (int i = 0; i < N_THREADS && failure == NULL; i++)
+        n_got += got[i] != NULL;
+    return failure != NULL                             ? failure
+           : n_got == 1 && next_elem == POSITION_LIMIT ? NULL
+                                                       : "a last block that was not taken once";
 }
 
 /* ---- ranges of one job ---- */
 
 enum { MOST_JOB_ELEMS = 40000, N_RANDOM_JOBS = 60 };
 
-/* A thread's part of the job that all of them run; the next job's parts are as many as there are threads, again. */
+/* The range of a job that a thread runs. */
 typedef struct {
     const job *j;
     size_t i;
@@ -155,19 +154,14 @@ static uint64_t take_random(void *unused, size_t n_bytes)
 
 static const char *run_in_threads(const job *j)
 {
-    pthread_t threads[N_THREADS];
+    void *results[N_THREADS];
     job_range ranges[N_THREADS];
-    for (size_t i = 0; i < N_THREADS; i++) {
+    for (size_t i = 0; i < N_THREADS; i++)
         ranges[i] = (job_range){j, i};
-        if (pthread_create(&threads[i], NULL, run_range, &ranges[i]) != 0)
-            return "no thread could be started";
-    }
-    for (int i = 0; i < N_THREADS; i++)
-        pthread_join(threads[i], NULL);
-    return NULL;
+    return run_threads(run_range, ranges, sizeof *ranges, results);
 }
 
-/* Random jobs, as many of each layout as come. */
+/* Random jobs, among which every layout must occur. */
 static const char *check_jobs(void)
 {
     enum { N_BYTES = 8 * MOST_JOB_ELEMS };
@@ -176,7 +170,7 @@ static const char *check_jobs(void)
     size_t n_of_layout[N_LAYOUTS] = {0};
     const char *failure = NULL;
     random_state = 1;
-    /* Finite numbers in every dtype: bytes below 0x40. */
+    /* Bytes below 0x40 are finite numbers in every dtype. */
     for (size_t i = 0; i < N_BYTES; i++) {
         input[i] = (char)(i * 7 % 64);
         other_input[i] = (char)(i * 11 % 64);
@@ -184,7 +178,7 @@ static const char *check_jobs(void)
     memcpy(bias, other_input, sizeof bias);
     for (int n = 0; failure == NULL && n < N_RANDOM_JOBS; n++) {
         test_job t = make_random_job(&source, MOST_JOB_ELEMS, 1.25, 0.375, -1.25);
-        const int steps = steps_of_job(t.request.operation);
+        const int steps = steps_of_operation(t.request.operation);
         job j;
         t.request.x = steps & WITHOUT_X ? NULL : input;
         t.request.residual = steps & READS_RESIDUAL ? other_input : NULL;
