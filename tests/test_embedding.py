@@ -18,6 +18,7 @@ from pathlib import Path
 
 import calls
 import pytest
+from compilers import reason_to_skip
 
 import cdropout as cd
 from cdropout import _kernels
@@ -54,10 +55,10 @@ def compiler():
     for name in ("Cython", "setuptools"):
         if importlib.util.find_spec(name) is None:
             pytest.skip(f"{name} is not installed")
-    for name in ("CC", "CXX"):
+    for name, suffix in (("CC", ".c"), ("CXX", ".cpp")):
         command = os.environ.get(name) or sysconfig.get_config_var(name) or "cc"
-        if shutil.which(command.split()[0]) is None:
-            pytest.skip(f"there is no compiler: {command} is not installed")
+        if reason := reason_to_skip(*command.split(), suffix=suffix):
+            pytest.skip(f"there is no compiler: {reason}")
 
 
 @pytest.fixture(scope="session")

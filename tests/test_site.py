@@ -77,6 +77,7 @@ def site(tmp_path_factory):
     return build_site(tmp_path_factory.mktemp("site"), "-c", program)
 
 
+@pytest.mark.deep
 def test_the_site_builds_with_the_packages_that_are_installed_here(tmp_path):
     assert (build_site(tmp_path, "-m", "sphinx") / "index.html").exists()
 
