@@ -38,15 +38,20 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
     """
     if "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ:
         return None  # xdist's answer, which is this variable
-    folder = config.invocation_params.dir
-    if (
-        config.option.keyword
-        or config.option.markexpr != "not deep"
-        or any(Path(folder, x).is_file() for x in config.args)
-    ):
+    files = [Path(config.invocation_params.dir, name.partition("::")[0]) for name in config.args]
+    if config.option.keyword or config.option.markexpr != "not deep" or any(file.is_file() for file in files):
         return 0
     n_cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(n_cpus, MAX_PROCESSES) if n_cpus > 1 else 0
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_setupnodes() -> None:
+    """Let OpenMP's threads in processes that run beside each other sleep while they wait.
+
+    Those that spin hold the CPUs that other processes need: two processes took twice as much time on two CPUs.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -1,5 +1,6 @@
 """Other libraries' OpenMP runtimes in the same process: each binary wheel brings one of its own."""
 
+import functools
 import hashlib
 import importlib.util
 
@@ -12,6 +13,7 @@ from cdropout import _kernels
 pytestmark = pytest.mark.skipif(not _kernels.has_openmp(), reason="this build has no OpenMP")
 
 N = 3_000_000
+deep = functools.partial(pytest.param, marks=pytest.mark.deep)
 
 TAKE_TURNS = """
 import importlib, hashlib, sys, threading
@@ -69,8 +71,8 @@ print(found["with_cdropout"].pop(), _kernels.thread_limit(), len(runtimes))
         (("cdropout", "sklearn"), "in turns"),
         (("sklearn", "cdropout"), "in turns"),
         # Either order with PyTorch alone is deep: the last two have each of them, beside scikit-learn.
-        pytest.param(("cdropout", "torch"), "in turns", marks=pytest.mark.deep),
-        pytest.param(("torch", "cdropout"), "in turns", marks=pytest.mark.deep),
+        deep(("cdropout", "torch"), "in turns"),
+        deep(("torch", "cdropout"), "in turns"),
         (("torch", "sklearn", "cdropout"), "in turns"),
         (("cdropout", "sklearn", "torch"), "together"),
     ],
