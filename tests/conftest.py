@@ -29,9 +29,41 @@ writes_what_is_shared = pytest.mark.thread_unsafe(reason="writes what a fixture 
 needs_the_main_thread = pytest.mark.thread_unsafe(reason="Python handles signals in the main thread alone")
 
 
+# More processes gain little: no file of tests takes less than a tenth of the time of all, and each process imports
+# PyTorch, Keras and spaCy where they are installed, 800 MB.
+MAX_PROCESSES = 4
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
+    """Return how many processes `-n auto` starts: none for chosen or deep tests, else one for each CPU up to a limit.
+
+    Starting processes takes longer than a few tests do, and some deep tests need most of the memory.
+    """
+    if "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ:
+        return None  # xdist's answer, which is this variable
+    files = [Path(config.invocation_params.dir, name.partition("::")[0]) for name in config.args]
+    if config.option.keyword or config.option.markexpr != "not deep" or any(file.is_file() for file in files):
+        return 0
+    n_cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(n_cpus, MAX_PROCESSES) if n_cpus > 1 else 0
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_setupnodes() -> None:
+    """Let OpenMP's threads in processes that run beside each other sleep while they wait.
+
+    Those that spin hold the CPUs that other processes need: two processes took twice as much time on two CPUs.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+
 def pytest_configure(config: pytest.Config) -> None:
-    """Name the marks of NumPy's own tests, which test_bit_generator.py runs."""
+    """Name the marks of NumPy's own tests, which test_bit_generator.py runs, and let processes of xdist's fork."""
     config.addinivalue_line("markers", "thread_unsafe: a test of NumPy's that must not run beside itself")
+    if hasattr(config, "workerinput"):
+        # They have a second thread, which talks to the first process.
+        config.addinivalue_line("filterwarnings", "ignore:.*multi-threaded, use of fork:DeprecationWarning")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

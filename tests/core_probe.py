@@ -2,10 +2,11 @@
 
 import ctypes
 import functools
-import shutil
 import subprocess
 import tempfile
 from pathlib import Path
+
+from compilers import reason_to_skip
 
 from cdropout import _kernels
 
@@ -19,8 +20,8 @@ class ProbeError(Exception):
 
 @functools.cache
 def probe():
-    """Return the compiled probe; ProbeError where there is no compiler or the tests were taken out of the checkout."""
-    if shutil.which("cc") is None or not (SOURCE.parents[1] / "src/core").is_dir():
+    """Return the compiled probe; ProbeError where no compiler works or the tests were taken out of the checkout."""
+    if reason_to_skip("cc") is not None or not (SOURCE.parents[1] / "src/core").is_dir():
         raise ProbeError("needs a C compiler and the checkout")
     folder = tempfile.TemporaryDirectory()
     library = Path(folder.name, "core_probe.so")

@@ -191,6 +191,8 @@ def check_python(arguments):
 
 def check_options(called, arguments):
     options = {word.partition("=")[0] for word in arguments if word.startswith("--")}
+    if not options:
+        return
     known = set(re.findall(r"--[a-z][a-z0-9-]*", help_of(called)))
     assert options <= known, f"{' '.join(called)} has no {', '.join(sorted(options - known))}"
 

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from compilers import reason_to_skip
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("cdropout", "src", "tests", "benchmarks", "docs")
@@ -18,7 +19,7 @@ pytestmark = [
     pytest.mark.deep,
     pytest.mark.skipif(not (ROOT / "src/core").is_dir(), reason="the tests were taken out of the checkout"),
     pytest.mark.skipif(bool(missing), reason=f"not installed: {', '.join(missing)}"),
-    pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler"),
+    pytest.mark.skipif(reason_to_skip("cc") is not None, reason="needs a C compiler"),
 ]
 
 # Each recipe: for each file, the text before which text is added, and the added text. "" is the end of the file.

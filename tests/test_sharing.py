@@ -2,13 +2,13 @@
 
 import hashlib
 import os
-import shutil
 import subprocess
 import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
+from compilers import reason_to_skip
 from conftest import switches_settings, writes_what_is_shared
 from threadpoolctl import threadpool_limits
 
@@ -216,8 +216,8 @@ print(digests[0], len(digests), len(set(digests)), *set(limits), max(n_threads),
 @pytest.mark.parametrize("nested", [{"OMP_MAX_ACTIVE_LEVELS": "2"}, {"OMP_NESTED": "true"}, {}], ids=str)
 def test_calls_from_another_librarys_parallel_region_start_no_more_threads(tmp_path, run_python, nested):
     source = Path(__file__).with_name("parallel_region.c")
-    if shutil.which("cc") is None:
-        pytest.skip("cc is not installed")
+    if reason := reason_to_skip("cc", "-fopenmp"):
+        pytest.skip(reason)
     library = tmp_path / "region.so"
     build = ["cc", "-shared", "-fPIC", "-fopenmp", "-o", library, source]
     subprocess.run(build, check=True, timeout=60, capture_output=True)

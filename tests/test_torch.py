@@ -111,7 +111,7 @@ def test_strides_do_not_matter(dtype):
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_gradients_and_their_gradients_are_right(name):
     function, _, shape = FUNCTIONS[name]
-    shape = tuple(min(n, 4) for n in shape)
+    shape = tuple(min(n, 3 if axis < 2 else 2) for axis, n in enumerate(shape))
     x = torch.randn(shape, dtype=torch.float64, requires_grad=True)
 
     def call(x):

@@ -66,6 +66,7 @@ def one_thread():
 @pytest.fixture
 def pieces(request, monkeypatch):
     monkeypatch.setattr(attention, "_BYTES_AT_ONCE", request.param)
+    return request.param
 
 
 @pytest.fixture
@@ -169,10 +170,12 @@ def test_gradients_and_their_gradients_are_right(pieces, bias):
     def attend(*inputs):
         return seeded(lambda: ct.scaled_dot_product_attention(*inputs, BIASES[bias], 0.4))
 
-    assert torch.autograd.gradcheck(attend, qkv())
+    # One case checks the derivative by every element, the others along random directions: a tenth of the time.
+    is_fast = (pieces, bias) != (150, "none")
+    assert torch.autograd.gradcheck(attend, qkv(), fast_mode=is_fast)
     assert torch.autograd.gradgradcheck(attend, qkv(), fast_mode=True)
     query, key, value = (t.detach() for t in qkv())
-    assert torch.autograd.gradcheck(lambda key: attend(query, key, value), (key.requires_grad_(),))
+    assert torch.autograd.gradcheck(lambda key: attend(query, key, value), (key.requires_grad_(),), fast_mode=is_fast)
     assert torch.autograd.gradgradcheck(
         lambda value: attend(query, key.detach(), value), (value.requires_grad_(),), fast_mode=True
     )
