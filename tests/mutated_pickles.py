@@ -171,7 +171,7 @@ def mutate_fields(fields: Any, chance: np.random.Generator) -> Any:
 
 
 class NamesOf(pickle.Unpickler):
-    """An unpickler that records the names which a pickle loads."""
+    """An unpickler that records the names that a pickle loads."""
 
     def __init__(self, data: bytes) -> None:
         super().__init__(io.BytesIO(data))
@@ -206,7 +206,7 @@ class Unpickler(pickle.Unpickler):
         raise pickle.UnpicklingError(f"{module}.{name} is not of these pickles")
 
 
-# ---- what is whole --------------------------------------------------------------------------------------------------
+# ---- checks of loaded objects ---------------------------------------------------------------------------------------
 
 
 def check_value(drawn: Any) -> None:
@@ -266,7 +266,7 @@ def check(loaded: Any) -> str:
 
 PICKLES, ALLOWED = pickles()
 
-# ---- what is done ---------------------------------------------------------------------------------------------------
+# ---- ways of mutating -----------------------------------------------------------------------------------------------
 
 
 def load_bytes(chance: np.random.Generator) -> str:

@@ -39,7 +39,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:Warning. converting a masked element to nan"),
 ]
 
-# ---- what takes which argument --------------------------------------------------------------------------------------
+# ---- calls and their arguments --------------------------------------------------------------------------------------
 
 
 def plain(a: Any) -> np.ndarray:
@@ -96,7 +96,7 @@ OF_LAYERS = {
 }
 DRAWN_BY_HAND = ("Mask.apply", "Noise.multiply", "Noise.add")  # created from a key, without rng
 
-# ---- what a row promises --------------------------------------------------------------------------------------------
+# ---- checks of a row ------------------------------------------------------------------------------------------------
 
 
 class Row(NamedTuple):

@@ -151,7 +151,7 @@ def test_no_function_for_avx2_needs_avx512():
     assert count("avx512") > 10_000
 
 
-# ---- what the operating system saves --------------------------------------------------------------------------------
+# ---- registers that the operating system saves ----------------------------------------------------------------------
 
 ASK_THE_PROCESSOR = """
 import ctypes, mmap

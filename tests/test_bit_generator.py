@@ -232,7 +232,7 @@ def test_what_is_no_integer_is_named(name):
         getattr(cd.StreamBitGenerator(5), name)(1.5)
 
 
-# ---- beside NumPy's own ---------------------------------------------------------------------------------------------
+# ---- the interfaces of NumPy's bit generators -----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("bit_generator_type", BIT_GENERATORS)
@@ -297,7 +297,7 @@ print("cdropout.bit_generator" in sys.modules, hasattr(cdropout, "no_such_name")
     assert run_python("-c", code).stdout.decode().split() == ["False", "False", "True", "True", "False"]
 
 
-# ---- NumPy's own tests ----------------------------------------------------------------------------------------------
+# ---- NumPy's tests --------------------------------------------------------------------------------------------------
 
 
 def numpys(module, name, needs):

@@ -44,7 +44,7 @@ def square(dtype):
     return np.zeros((side, N_BYTES // np.dtype(dtype).itemsize // side), dtype)
 
 def call(kind, dtype):
-    # What is to be called, and the array that it writes into.
+    # Return a function to call, and the array that it writes to.
     if kind == "noise":
         x = flat(dtype)
         return lambda: cd.gaussian_noise(x, 1.0, out=x), x
@@ -165,7 +165,7 @@ def test_ctrl_c_at_any_moment_of_any_call_on_a_gigabyte_comes_within_a_second(is
     assert max(slowest) < 1, slowest
 
 
-# ---- slices, and what handlers may do between them ------------------------------------------------------------------
+# ---- slices, and handlers between them ------------------------------------------------------------------------------
 
 
 @pytest.fixture

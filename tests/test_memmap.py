@@ -37,7 +37,7 @@ def values_of(path):
     return np.fromfile(path, np.float32, offset=6).reshape(VALUES.shape)
 
 
-# ---- what a mapped file becomes -------------------------------------------------------------------------------------
+# ---- files after a call ---------------------------------------------------------------------------------------------
 
 
 def test_a_mapped_file_is_worked_on_in_place(path):

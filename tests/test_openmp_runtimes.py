@@ -57,7 +57,7 @@ else:
     for _ in range(5):
         for call in calls:
             found[call.__name__].add(call())
-if "with_torch" in found:  # sums of floats depend on how they are shared out, and nothing else is asked of them
+if "with_torch" in found:  # sums of floats depend on the division among threads: only their sign is checked
     assert max(found.pop("with_torch")) > 0
 assert all(len(results) == 1 for results in found.values()), found
 runtimes = {info["filepath"] for info in threadpool_info() if info["user_api"] == "openmp"}

@@ -148,7 +148,7 @@ assert n_threads() == n_before
 imported.set()
 start("begun after", imported)
 look("main", imported)
-cdropout.dropout(np.ones(3_000_000, np.float32))  # by several threads, where there is more than one CPU
+cdropout.dropout(np.ones(3_000_000, np.float32))  # by several threads, if there is more than one CPU
 start("begun after a call", imported)
 look("main, after a call", imported)
 done.set()
@@ -208,7 +208,7 @@ def key_of_child():
     read_end, write_end = os.pipe()
     child = fork()
     if child == 0:
-        signal.alarm(5)  # what waits for a lock hears of nothing else
+        signal.alarm(5)  # the default action also ends a wait for a lock
         os.write(write_end, key().encode())
         os._exit(0)
     os.close(write_end)
@@ -268,7 +268,7 @@ def hold():
     with cd.dropout_on([layer]):
         key()  # seeds the default stream
 np.random.SeedSequence = wait
-thread = threading.Thread(target=hold, daemon=True)  # not to be waited for where something fails
+thread = threading.Thread(target=hold, daemon=True)  # so that a failure does not wait for it
 thread.start()
 is_held.wait()
 np.random.SeedSequence = seed_sequence

@@ -38,7 +38,7 @@ class ForgetfulServer(serving.Server):
         return cd.mc_predict(self.steps, x, self.n_samples, rng=self.stream, samples_per_pass=self.n_samples)
 
 
-# ---- what is answered -----------------------------------------------------------------------------------------------
+# ---- answers --------------------------------------------------------------------------------------------------------
 
 
 def test_answers_are_the_same_bits_for_every_number_of_threads_and_order(server):
@@ -110,7 +110,7 @@ def test_the_network_is_trained():
     assert not any(layer.training for layer in network.layers if isinstance(layer, cd.ReLUDropout))
 
 
-# ---- what the table holds -------------------------------------------------------------------------------------------
+# ---- the table ------------------------------------------------------------------------------------------------------
 
 
 def test_every_request_is_answered_once_and_timed(server):

@@ -220,7 +220,7 @@ def test_16_threads_that_share_a_stream_draw_in_1000_calls_each_what_one_thread_
     finally:
         sys.setswitchinterval(before)
     expected = {cd.dropout(x, rng=serial).tobytes() for _ in range(n_threads * n_calls)}
-    assert len(drawn) == len(expected) == n_threads * n_calls  # each call's mask tells its position
+    assert len(drawn) == len(expected) == n_threads * n_calls  # each call's mask has its position
     assert set(drawn) == expected
     assert stream.position == serial.position == 4096 * n_threads * n_calls
 

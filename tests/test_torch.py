@@ -232,7 +232,7 @@ def test_a_replaced_model_is_saved_and_loaded():
     assert torch.equal(seeded(lambda: again(x)), seeded(lambda: model(x)))
 
 
-# ---- where PyTorch's own takes over ---------------------------------------------------------------------------------
+# ---- cases for PyTorch's functions ----------------------------------------------------------------------------------
 
 
 def test_other_tensors_go_to_pytorch():

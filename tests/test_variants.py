@@ -297,7 +297,7 @@ def test_a_block_must_fit_into_the_image(block_size):
         cd.drop_block2d(np.ones((1, 8, 9)), 0.1, block_size=2.5)
 
 
-# ---- what all layers have in common ---------------------------------------------------------------------------------
+# ---- common to all layers -------------------------------------------------------------------------------------------
 
 
 def frozen(layer):

@@ -50,7 +50,7 @@ report()
 for _ in range(50):
     child = fork()
     if child == 0:
-        signal.alarm(5)  # what hangs in C hears of nothing else
+        signal.alarm(5)  # the default action also ends a child that hangs in C
         status = 1
         try:
             report()

@@ -23,7 +23,7 @@ MEMORY_ELEMS = (1 << 24, 1 << 26)
 LEAST_ELEMS_FOR_TWO = 1 << 19
 N_DRAWN = 1 << 20
 LEAST_ROUNDS, MOST_ROUNDS = 3, 201
-# An array that is dropped in place is filled anew before fewer than this share of its elements are left.
+# An array dropped in place is refilled before less than this share of its elements is left.
 LEAST_SHARE_LEFT = 0.25
 # OpenMP's threads spin for some milliseconds after their work, which slows the next contender.
 SETTLE_SECONDS = 0.003
@@ -41,7 +41,7 @@ class Turn:
     Attributes
     ----------
     place : str
-        The memory that the arrays fit into: "L2", "L3" or "memory".
+        Level of memory that the arrays fill: "L2", "L3" or "memory".
     n_elems : int
     kind : str
         `OUT_OF_PLACE` or `IN_PLACE`.

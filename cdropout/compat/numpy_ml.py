@@ -80,5 +80,5 @@ class Dropout:
             raise RuntimeError("backward must not be called on a frozen layer")
         mask, *_ = self._pass.of_training()
         dy = np.asarray(dLdy)
-        scaled = dy * dy.dtype.type(_kernels.kept_scale(mask.p))  # the forward pass's p, which self.p may not be now
+        scaled = dy * dy.dtype.type(_kernels.kept_scale(mask.p))  # the forward pass's p; self.p may have changed
         return self._pass.drop_again(self._base_layer.backward(scaled, *arguments, **keywords))
