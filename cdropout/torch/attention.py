@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from cdropout.mask import Mask
-from cdropout.torch.tensors import PLAIN, ApplyMask, draw_mask, is_ours
+from cdropout.torch.tensors import PLAIN, ApplyMask, draw_mask, is_ours, is_plain, is_recorded, is_transformed
 
 # Bytes of scores in one piece: a piece is computed, normalized, dropped and multiplied within a core's cache.
 # `python -m benchmarks attention --pieces` tries other sizes.
@@ -48,10 +48,15 @@ class _Attention(torch.autograd.Function):
     def backward(ctx: Any, *grad_outputs: Tensor) -> Any:
         (dout,) = grad_outputs
         query, key, value, bias, is_dead, out = ctx.saved_tensors
-        if torch.is_grad_enabled():  # a second derivative is wanted: PyTorch's operators have it
+        has_second_derivative = torch.is_grad_enabled()
+        if has_second_derivative or is_transformed() or is_recorded() or not is_plain(dout):
+            # PyTorch's operators have the second derivatives, and take gradients that are batched or recorded.
+            if not has_second_derivative:
+                query, key, value = (t.detach().requires_grad_() for t in (query, key, value))
             inputs = [t for t, needed in zip((query, key, value), ctx.needs_input_grad, strict=False) if needed]
-            again = _attend_by_operators(query, key, value, bias, is_dead, ctx.mask, ctx.scale)
-            found = iter(torch.autograd.grad(again, inputs, dout, create_graph=True))
+            with torch.enable_grad():
+                again = _attend_by_operators(query, key, value, bias, is_dead, ctx.mask, ctx.scale)
+            found = iter(torch.autograd.grad(again, inputs, dout, create_graph=has_second_derivative))
             return *(next(found) if needed else None for needed in ctx.needs_input_grad[:3]), None, None, None, None
         n_rows = query.shape[1]
         dquery, dkey, dvalue = query.new_empty(query.shape), key.new_empty(key.shape), value.new_empty(value.shape)

@@ -6,6 +6,7 @@ import types
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
+from torch.fx import Proxy
 from torch.nn import functional
 
 from cdropout.torch.attention import scaled_dot_product_attention
@@ -19,7 +20,32 @@ from cdropout.torch.functions import (
 )
 
 
-class _OnEngine(nn.Module):
+class _Traceable(nn.Module):
+    """A module that tracers treat as they treat PyTorch's module of the same name."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the module; with proxies of `torch.fx` as arguments, record a call of it."""
+        self.__dict__.pop("forward", None)  # see __prepare_scriptable__
+        for value in (*args, *kwargs.values()):
+            if isinstance(value, Proxy):
+                # FX calls modules of torch.nn as a whole, so that the mode is not recorded. It knows them by their
+                # package, to which this class does not belong.
+                tracer = value.tracer
+                return tracer.create_proxy("call_module", tracer.path_of_module(self), args, kwargs)
+        return super().__call__(*args, **kwargs)
+
+    def __prepare_scriptable__(self) -> nn.Module:
+        """Give `torch.jit.script` PyTorch's forward pass to compile.
+
+        PyTorch calls this method and then compiles the `forward` of the module that it returns. It also puts that module
+        into the model, so a module of another class would undo `replace_dropout`. The next call of the module removes
+        the attribute again.
+        """
+        self.__dict__["forward"] = _THEIRS[type(self)].forward.__get__(self)
+        return self
+
+
+class _OnEngine(_Traceable):
     """A module whose forward pass calls one of the functions of `cdropout.torch`."""
 
     _function: ClassVar[Any]
@@ -80,7 +106,7 @@ def _rebound(function: Any, **names: Any) -> Any:
     return rebound
 
 
-class MultiheadAttention(nn.MultiheadAttention):
+class MultiheadAttention(_Traceable, nn.MultiheadAttention):
     """`torch.nn.MultiheadAttention` whose weights are dropped by this library's masks.
 
     Everything else is PyTorch's code: its forward pass, in which the names `scaled_dot_product_attention` and `dropout`

@@ -20,10 +20,13 @@ PLAIN = (Tensor, nn.Parameter)
 
 
 def is_plain(tensor: Tensor) -> bool:
-    """Return whether the kernels can read and write the tensor's memory."""
+    """Return whether the kernels can read and write the tensor's memory, and find its values there."""
     if type(tensor) not in PLAIN or tensor.device.type != "cpu" or tensor.dtype not in DTYPES:
         return False
-    return tensor.layout is torch.strided and not tensor.is_nested
+    if tensor.layout is not torch.strided or tensor.is_nested or tensor.is_neg():
+        return False
+    # Batched tensors have no storage. Zero tensors, and tensors whose storage was freed, have a shape and no memory.
+    return torch._C._has_storage(tensor) and (tensor.data_ptr() != 0 or tensor.numel() == 0)
 
 
 def is_transformed() -> bool:
@@ -31,14 +34,26 @@ def is_transformed() -> bool:
     return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0  # type: ignore[no-any-return]
 
 
+def is_recorded() -> bool:
+    """Return whether PyTorch records or intercepts operators now, as torch.jit.trace, make_fx and dispatch modes do.
+
+    A kernel that writes to memory would leave no operator in the record, so its result would be missing there.
+    """
+    return (
+        torch._C._get_tracing_state() is not None
+        or torch._C._len_torch_dispatch_stack() > 0
+        or torch._C._dispatch_tls_is_dispatch_key_included(torch._C.DispatchKey.PreDispatch)
+    )
+
+
 def is_ours(p: float, generator: Any, *tensors: Tensor) -> bool:
     """Return whether this library drops; ValueError if PyTorch's function would, which ignores generator."""
-    if 0.0 < p <= 1.0 and all(map(is_plain, tensors)) and not is_transformed():
+    if 0.0 < p <= 1.0 and all(map(is_plain, tensors)) and not is_transformed() and not is_recorded():
         return True
     if generator is not None and 0.0 < p <= 1.0:
         raise ValueError(
             "generator must be None unless input is a dense tensor on the CPU, of a floating dtype and outside "
-            f"torch.func and forward-mode differentiation, got {generator}"
+            f"torch.func, forward-mode differentiation and tracing, got {generator}"
         )
     return False
 
@@ -70,6 +85,14 @@ def _apply(x: Tensor, mask: Mask, scale: float | None, shift: float, fill: float
     return y
 
 
+def factor_of(mask: Mask, scale: float | None, dtype: torch.dtype) -> Tensor:
+    """Return the tensor by which a mask multiplies: scale where kept, 1/(1-p) by default, and 0 where dropped.
+
+    It serves gradients without plain memory of their own: batched, sparse and recorded ones.
+    """
+    return _apply(torch.ones(mask.shape, dtype=dtype), mask, scale, 0.0, 0.0, False)
+
+
 class ApplyMask(torch.autograd.Function):
     """y = scale x + shift where kept, fill where dropped; the gradient is the same map without shift and fill."""
 
@@ -87,6 +110,8 @@ class ApplyMask(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> Any:  # noqa: D102
         (dy,) = grad_outputs
+        if is_transformed() or is_recorded() or not is_plain(dy):
+            return dy * factor_of(ctx.mask, ctx.scale, dy.dtype), None, None, None, None, None
         # Recording the step for a second derivative costs as much as applying a small mask, so only do it on demand.
         apply = ApplyMask.apply if torch.is_grad_enabled() and dy.requires_grad else _apply
         return apply(dy, ctx.mask, ctx.scale, 0.0, 0.0, False), None, None, None, None, None
