@@ -68,23 +68,19 @@ def run_program(tmp_path_factory):
 
     def build(compiler):
         folder = tmp_path_factory.mktemp("built")
-        command = [*compiler, "-std=c11", "-ffp-contract=off", "-pthread"]
 
-        def run_compiler(*arguments):
-            subprocess.run([*command, *arguments], cwd=folder, check=True, timeout=600)
-
-        def compile_source(source):
-            # -O1 halves the time of compiling. All results on this machine are compared with those of portable.c, which
-            # takes more time to run than to compile.
-            is_run_most = source.name == "portable.c" and compiler == PROCESSORS["native"].compiler
-            run_compiler("-O2" if is_run_most else "-O1", "-c", source)
+        def run_compiler(source, *arguments):
+            # -O1 halves the time of compiling. The guard pages take longer to run than to compile, and of the kernels
+            # those of portable.c, with which all others are compared.
+            is_run_most = source.name in ("portable.c", "guard_pages.c") and compiler == PROCESSORS["native"].compiler
+            flags = ["-O2" if is_run_most else "-O1", "-std=c11", "-ffp-contract=off", "-pthread"]
+            subprocess.run([*compiler, *flags, source, *arguments], cwd=folder, check=True, timeout=600)
 
         with ThreadPoolExecutor(2) as pool:
-            list(pool.map(compile_source, CORE))
+            list(pool.map(lambda source: run_compiler(source, "-c"), CORE))
         for program in PROGRAMS:
-            run_compiler(
-                "-O1", "-o", Path(program).name, ROOT / f"tests/{program}.c", *sorted(folder.glob("*.o")), "-lm"
-            )
+            source, objects = ROOT / f"tests/{program}.c", sorted(folder.glob("*.o"))
+            run_compiler(source, "-o", source.stem, *objects, "-lm")
         return folder
 
     def run(program, processor, *arguments, stdin=b"", check=True):
