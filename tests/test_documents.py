@@ -183,6 +183,7 @@ def check_python(arguments):
     elif arguments[1] in ("benchmarks", "cdropout"):
         has_command = arguments[2:] and not arguments[2].startswith("-")
         called = ("-m", arguments[1], *arguments[2 : 2 + bool(has_command)])
+        help_of(called)  # fails for a command that does not exist
         check_options(called, arguments[len(called) :])
     else:
         module = arguments[1].partition(".")[0]

@@ -71,7 +71,7 @@ typedef struct {
 
 enum { CDROPOUT_MAX_AXES = 64 }; /* as many as NumPy's arrays may have */
 
-/* A mask with a shape and strides: any cdropout.Mask, also one with shared axes and a part of another mask. Element
+/* Any mask that Python can make, with its shape: also one with shared axes, and a part of another mask. Element
  * (i, k, ...) takes position mask.start + i * strides[0] + k * strides[1] + ...; strides are in positions, 0 along
  * shared axes. Since version 1.1 of the interface. */
 typedef struct {
