@@ -3,10 +3,11 @@
 import copy
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,10 +18,6 @@ from cdropout.layers import DropConnect
 from cdropout.layers.base import Layer
 from cdropout.mask import Mask
 from cdropout.stream import Rng, Stream, as_stream
-
-
-class _HasModes(Protocol):
-    training: bool
 
 
 def train(layers: Iterable[Any], mode: bool = True) -> None:
@@ -34,6 +31,27 @@ def train(layers: Iterable[Any], mode: bool = True) -> None:
 def eval(layers: Iterable[Any]) -> None:  # noqa: A001 - the usual name of this function
     """Switch layers to evaluation; layers without an `eval` method stay unchanged."""
     train(layers, False)
+
+
+def _to_switch(layers: Iterable[Any], also: Iterable[Any]) -> list[Any]:
+    """Return the layers that drop: those of this library among layers, and all of also.
+
+    Other layers stay as they are, because training means something else for them: batch normalization would use and
+    change the statistics of the batch. A layer that is called a dropout and is not switched is reported.
+    """
+    also = list(also)
+    named = set(map(id, also))
+    ours = []
+    for layer in layers:
+        if isinstance(layer, Layer):
+            ours.append(layer)
+        elif id(layer) not in named and hasattr(layer, "training") and "drop" in type(layer).__name__.lower():
+            message = f"{layer!r} is not switched on: it is no layer of cdropout. Pass it in also= to switch it."
+            warnings.warn(message, stacklevel=4)
+    for layer in also:
+        if not hasattr(layer, "training"):
+            raise TypeError(f"also must be layers with an attribute training, got {layer!r}")
+    return ours + [layer for layer in also if not isinstance(layer, Layer)]
 
 
 def _turn_on(layer: Any, stream: Stream | None) -> None:
@@ -76,35 +94,45 @@ def _kept_from_other_threads(layers: list[Any]) -> Iterator[None]:
 
 
 @contextmanager
-def dropout_on(layers: Iterable[_HasModes], *, rng: Rng | None = None) -> Iterator[None]:
+def dropout_on(layers: Iterable[Any], *, rng: Rng | None = None, also: Iterable[Any] = ()) -> Iterator[None]:
     """Switch dropout on within a `with` block, and restore the layers' modes and streams at its end.
 
     Parameters
     ----------
     layers : iterable of layers
-        Layers with an attribute `training`; others are left unchanged.
+        Layers of a network. Those of this library are switched to training; others, such as batch normalization, are
+        left unchanged.
     rng
         Stream for the masks within the block, as in `dropout`. By default, each layer draws from the stream it has.
+    also : iterable of layers
+        Layers of other libraries to switch too: their attribute `training` is set.
 
     Raises
     ------
     RuntimeError
         If another thread is inside such a block with one of the layers.
+    TypeError
+        If a layer of `also` has no attribute `training`.
+
+    Warns
+    -----
+    UserWarning
+        For a layer whose class name contains "drop", if it is neither of this library nor in `also`.
 
     """
-    with_modes = [layer for layer in layers if hasattr(layer, "training")]
-    with _kept_from_other_threads(with_modes):
+    switched = _to_switch(layers, also)
+    with _kept_from_other_threads(switched):
         stream = None if rng is None else as_stream(rng)
-        before = [(layer, layer.training, getattr(layer, "rng", _FOREIGN)) for layer in with_modes]
+        before = [(layer, layer.training, getattr(layer, "rng", _FOREIGN)) for layer in switched]
         try:
-            for layer in with_modes:
+            for layer in switched:
                 _turn_on(layer, stream)
             yield
         finally:
             for layer, training, own in before:
                 layer.training = training
                 if stream is not None and (own is None or isinstance(own, Stream)):
-                    layer.rng = own  # type: ignore[attr-defined]
+                    layer.rng = own
 
 
 def mc_predict(
@@ -114,6 +142,7 @@ def mc_predict(
     *,
     rng: Rng | None = None,
     layers: Iterable[Any] = (),
+    also: Iterable[Any] = (),
     samples_per_pass: int = 1,
     progress: bool = False,
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
@@ -124,9 +153,9 @@ def mc_predict(
     forward : callable, dropout layer, or sequence of layers
         A callable takes x and returns an array, with new masks at each call. A sequence lists layers (called by their
         `forward`) and functions, through which x is passed in order; a dropout layer counts as a sequence of one. The
-        call runs copies of the layers, which share the originals' arrays. The originals do not change, so many threads
-        may predict with the same layers at the same time. Layers that hold layers are refused: the inner ones would be
-        neither copied nor switched on.
+        call runs copies of the layers, which share the originals' arrays, and switches the layers of this library on.
+        The originals do not change, so many threads may predict with the same layers at the same time. Layers that hold
+        layers are refused: the inner ones would be neither copied nor switched on.
     x : object
         The input of forward.
     n_samples : int
@@ -135,9 +164,11 @@ def mc_predict(
         As in `dropout`. Layers draw their masks from it; a callable without `layers` is called as
         `forward(x, rng=stream)`. By default, layers draw from the streams they have, and a callable gets only x.
     layers : iterable of layers
-        Dropout layers that a callable uses: `dropout_on` switches them on during the call. Their masks are those of the
-        last sample afterwards. Do not call this between a forward and a backward pass, or in two threads with the same
-        layers.
+        Layers that a callable uses: `dropout_on` switches those of this library on during the call. Their masks are
+        those of the last sample afterwards. Do not call this between a forward and a backward pass, or in two threads
+        with the same layers.
+    also : iterable of layers
+        Layers of other libraries to switch on too, of `layers` or of the sequence, as in `dropout_on`.
     samples_per_pass : int
         Number of samples that one call of forward computes, at least 1. Above 1, x is an array of rows, along its first
         axis, that forward treats independently; forward gets that many copies of x, concatenated along this axis. One
@@ -172,15 +203,19 @@ def mc_predict(
     if isinstance(forward, Layer) and not layers:
         forward = [forward]
     if not callable(forward):
-        copies = [copy.copy(layer) if hasattr(layer, "forward") else layer for layer in _checked_steps(forward, layers)]
+        steps, also = _checked_steps(forward, layers), list(also)
+        if not {id(layer) for layer in also} <= {id(step) for step in steps}:
+            raise ValueError("also must be layers of the sequence, where forward is one")
+        originals = {id(layer) for layer in _to_switch(steps, also)}
+        copies = [copy.copy(step) if hasattr(step, "forward") else step for step in steps]
+        switched = [each for step, each in zip(steps, copies, strict=True) if id(step) in originals]
         stream = None if rng is None else as_stream(rng)
-        for layer in copies:
-            if hasattr(layer, "training"):
-                _turn_on(layer, stream)
+        for layer in switched:
+            _turn_on(layer, stream)
         return _moments(partial(_go_through, copies), x, n_samples, samples_per_pass, copies, progress)
     if rng is not None and not layers:
         forward = partial(forward, rng=as_stream(rng))
-    with dropout_on(layers, rng=rng):
+    with dropout_on(layers, rng=rng, also=also):
         return _moments(forward, x, n_samples, samples_per_pass, layers, progress)
 
 

@@ -338,11 +338,61 @@ def test_foreign_layers_are_given_no_stream_and_switched_by_what_they_have():
 
     norm, only_eval, only_train = Norm(), OnlyEval(), OnlyTrain()
     with cd.dropout_on([norm], rng=3):
+        assert not norm.training
+    with cd.dropout_on([norm], rng=3, also=[norm]):
         assert norm.training
     assert vars(norm) == {"training": False}
     cd.eval([norm, only_eval, only_train])
     assert only_eval.is_evaluating
     assert not hasattr(only_train, "training")
+
+
+class BatchNorm:
+    """Batch normalization: in training it uses the batch's statistics and moves its running ones towards them."""
+
+    def __init__(self, n):
+        self.mean, self.training = np.zeros(n, np.float32), False
+
+    def forward(self, x):
+        if self.training:
+            self.mean += np.float32(0.1) * (x.mean(axis=0) - self.mean)
+        return x - (x.mean(axis=0) if self.training else self.mean)
+
+
+def test_only_layers_that_drop_are_switched():
+    norm, drop = BatchNorm(X.shape[1]), cd.Dropout(0.0).eval()
+    x = X + np.float32(5)
+    mean, std = cd.mc_predict([norm, drop], x, 3, rng=1)
+    assert np.array_equal(mean, x)
+    assert not std.any()
+    assert not norm.mean.any()
+    mean, _ = cd.mc_predict([norm, drop], x, 1, rng=1, also=[norm])
+    assert np.allclose(mean, x - x.mean(axis=0))
+    with cd.dropout_on([norm, drop]):
+        assert drop.training
+        assert not norm.training
+
+
+def test_a_dropout_layer_of_another_library_is_switched_or_reported():
+    class ForeignDropout:
+        training = False
+
+        def forward(self, x):
+            return x * np.float32(not self.training)
+
+    foreign = ForeignDropout()
+    with pytest.warns(UserWarning, match="is not switched on: it is no layer of cdropout"), cd.dropout_on([foreign]):
+        assert not foreign.training
+    with pytest.warns(UserWarning, match="is not switched on"):
+        mean, _ = cd.mc_predict([foreign], X, 2)
+    assert np.array_equal(mean, X)
+    mean, _ = cd.mc_predict([foreign], X, 2, also=[foreign])
+    assert not mean.any()
+    assert not foreign.training
+    with pytest.raises(TypeError, match="also must be layers with an attribute training, got 3"):
+        cd.dropout_on([], also=[3]).__enter__()
+    with pytest.raises(ValueError, match="also must be layers of the sequence"):
+        cd.mc_predict([cd.Dropout()], X, 2, also=[foreign])
 
 
 def test_a_scalar_has_a_mean_and_a_spread_that_are_arrays():

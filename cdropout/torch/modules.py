@@ -37,9 +37,9 @@ class _Traceable(nn.Module):
     def __prepare_scriptable__(self) -> nn.Module:
         """Give `torch.jit.script` PyTorch's forward pass to compile.
 
-        PyTorch calls this method and then compiles the `forward` of the module that it returns. It also puts that module
-        into the model, so a module of another class would undo `replace_dropout`. The next call of the module removes
-        the attribute again.
+        PyTorch calls this method and then compiles the `forward` of the module that it returns. It also puts that
+        module into the model, so a module of another class would undo `replace_dropout`. The next call of the module
+        removes the attribute again.
         """
         self.__dict__["forward"] = _THEIRS[type(self)].forward.__get__(self)
         return self

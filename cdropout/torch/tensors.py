@@ -26,7 +26,7 @@ def is_plain(tensor: Tensor) -> bool:
     if tensor.layout is not torch.strided or tensor.is_nested or tensor.is_neg():
         return False
     # Batched tensors have no storage. Zero tensors, and tensors whose storage was freed, have a shape and no memory.
-    return torch._C._has_storage(tensor) and (tensor.data_ptr() != 0 or tensor.numel() == 0)
+    return bool(torch._C._has_storage(tensor)) and (tensor.data_ptr() != 0 or tensor.numel() == 0)
 
 
 def is_transformed() -> bool:
