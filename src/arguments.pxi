@@ -5,12 +5,18 @@ Functions named checked_... return the argument converted; those named check_...
 
 # ---- p --------------------------------------------------------------------------------------------------------------
 
+# Types that float() accepts and that are not meant as numbers. p=True would drop everything.
+cdef tuple NOT_REAL = (
+    bool, np.bool_, str, bytes, bytearray, memoryview, complex, np.complexfloating, np.flexible
+)
+
+
 cdef double checked_real(object value, str name) except? -1.0:
     """Return a real number (of Python, NumPy, or an object with __float__) as a double."""
     if PyFloat_CheckExact(value):
         return value
-    is_foreign = isinstance(value, (str, bytes, bytearray, memoryview, complex, np.complexfloating, np.flexible)) or (
-        isinstance(value, np.ndarray) and (value.ndim > 0 or value.dtype.kind not in "biuf")
+    is_foreign = isinstance(value, NOT_REAL) or (
+        isinstance(value, np.ndarray) and (value.ndim > 0 or value.dtype.kind not in "iuf")
     )
     if not is_foreign:
         try:

@@ -41,9 +41,10 @@ cdef class Stream:
 
     Parameters
     ----------
-    seed : None, int, SeedSequence, BitGenerator or Generator
-        None seeds from the operating system. An int (0 or greater, of any size) or a `numpy.random.SeedSequence` always
-        gives the same stream. A `numpy.random.BitGenerator` or `Generator` is asked for 128 bits, which advances it.
+    seed : None, int, sequence of int, SeedSequence, BitGenerator, Generator or RandomState
+        None seeds from the operating system. An int (0 or greater, of any size), a sequence of such ints or a
+        `numpy.random.SeedSequence` always gives the same stream. A `numpy.random.BitGenerator`, `Generator` or
+        `RandomState` gives 128 bits, which advances it.
 
     Raises
     ------
@@ -291,22 +292,34 @@ def plain_entropy(seeds):
     return int(entropy) if isinstance(entropy, (int, np.integer)) else [int(word) for word in words]
 
 
+cdef object checked_seed(object seed):
+    """Return a seed as an int; TypeError if it is not an integer, ValueError if it is negative."""
+    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)):
+        raise TypeError(f"rng must have integers where it is a sequence of seeds, got {seed!r}")
+    if seed < 0:
+        raise ValueError(f"rng must be 0 or greater where it is a seed, got {shown(int(seed))}")
+    return int(seed)
+
+
 def seed_sequence(seed):
-    """Return the SeedSequence of any SPEC 7 rng except a Stream; a generator is advanced by 128 bits."""
+    """Return the SeedSequence of any rng except a Stream; a generator or RandomState is advanced by 128 bits."""
     random = np.random
     if seed is None or isinstance(seed, random.SeedSequence):
         return seed if seed is not None else random.SeedSequence()
     if isinstance(seed, (int, np.integer)) and not isinstance(seed, bool):
-        if seed < 0:
-            raise ValueError(f"rng must be 0 or greater where it is a seed, got {shown(int(seed))}")
-        return random.SeedSequence(int(seed))
+        return random.SeedSequence(checked_seed(seed))
+    if isinstance(seed, (list, tuple)) or (isinstance(seed, np.ndarray) and seed.ndim == 1):
+        return random.SeedSequence([checked_seed(each) for each in seed])
+    if isinstance(seed, random.RandomState):
+        return random.SeedSequence(int.from_bytes(seed.bytes(16), "little"))
     if isinstance(seed, random.BitGenerator):
         seed = random.Generator(seed)
     if isinstance(seed, random.Generator):
         low, high = [int(word) for word in seed.integers(0, 2**64 - 1, size=2, dtype=np.uint64, endpoint=True)]
         return random.SeedSequence(low | high << 64)
     raise TypeError(
-        f"rng must be None, an int, a SeedSequence, a BitGenerator, a Generator or a Stream, got {type(seed).__name__}"
+        "rng must be None, an int, a sequence of ints, a SeedSequence, a BitGenerator, a Generator, a RandomState or a "
+        f"Stream, got {type(seed).__name__}"
     )
 
 

@@ -25,9 +25,9 @@ def dropout(
         DLPack (on the CPU) or NumPy's array interface is read without a copy.
     p : float
         The probability of dropping an element, in [0, 1].
-    rng : None, int, SeedSequence, BitGenerator, Generator or Stream
+    rng : None, int, sequence of int, SeedSequence, BitGenerator, Generator, RandomState or Stream
         Source of the mask (Scientific Python's SPEC 7). None is the default stream, which the operating system seeds
-        once per process. A Stream or a NumPy generator advances with every call. An int or SeedSequence gives the same
+        once per process. A Stream or a NumPy generator advances with every call. Ints and a SeedSequence give the same
         mask every time.
     out : ndarray, or an object that shares its memory as above, optional
         Array for the result, of x's shape and dtype: either x itself (in place) or memory apart from x.

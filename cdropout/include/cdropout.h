@@ -9,6 +9,13 @@
 
 #include "cdropout_table.h"
 
+/* C has no other cast, and C++ programs may be compiled with -Wold-style-cast. */
+#ifdef __cplusplus
+#define CDROPOUT_CAST(type, value) static_cast<type>(value)
+#else
+#define CDROPOUT_CAST(type, value) ((type)(value))
+#endif
+
 static const cdropout_table *cdropout_functions = NULL;
 
 /* Raises an ImportError with the versions of this header and of the library. */
@@ -34,7 +41,7 @@ static inline int cdropout_import(void)
     PyObject *capsule = module != NULL ? PyObject_GetAttrString(module, "C_API") : NULL;
     const cdropout_table *table = NULL;
     if (capsule != NULL)
-        table = (const cdropout_table *)PyCapsule_GetPointer(capsule, "cdropout.api.C_API");
+        table = CDROPOUT_CAST(const cdropout_table *, PyCapsule_GetPointer(capsule, "cdropout.api.C_API"));
     Py_XDECREF(capsule);
     Py_XDECREF(module);
     if (table == NULL)

@@ -21,7 +21,7 @@ enum {
     CDROPOUT_FLOAT32 = 0,
     CDROPOUT_FLOAT64 = 1,
     CDROPOUT_FLOAT16 = 2,
-    CDROPOUT_BFLOAT16 = 3,
+    CDROPOUT_BFLOAT16 = 3
 };
 
 /* Operations: what the output is for a kept and for a dropped element. scale is the field of the mask; the other names
@@ -49,7 +49,7 @@ enum {
     CDROPOUT_BIAS_DROPOUT_ADD = 5,
     CDROPOUT_CHOOSE = 6,
     CDROPOUT_RELU_DROPOUT_BACKWARD = 7,
-    CDROPOUT_ALPHA_DROPOUT = 8, /* since version 1.1 of the interface */
+    CDROPOUT_ALPHA_DROPOUT = 8 /* since version 1.1 of the interface */
 };
 
 /* Positions are seeded in blocks of this many. Divide a mask among threads at multiples of it: a block that two threads

@@ -19,7 +19,7 @@ class Dropout(DropoutLayer):
     ----------
     p : float
         The probability of dropping an element, in [0, 1]. It may be changed at any time.
-    rng : None, int, SeedSequence, BitGenerator, Generator or Stream
+    rng : None, int, sequence of int, SeedSequence, BitGenerator, Generator, RandomState or Stream
         Source of the masks. None is the default stream. A Stream is used as it is; anything else seeds a new stream,
         which only this layer uses.
     inplace : bool

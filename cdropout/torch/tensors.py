@@ -48,6 +48,8 @@ def is_recorded() -> bool:
 
 def is_ours(p: float, generator: Any, *tensors: Tensor) -> bool:
     """Return whether this library drops; ValueError if PyTorch's function would, which ignores generator."""
+    if generator is not None and not isinstance(generator, torch.Generator):
+        raise TypeError(f"generator must be a torch.Generator or None, got {generator!r}")
     if 0.0 < p <= 1.0 and all(map(is_plain, tensors)) and not is_transformed() and not is_recorded():
         return True
     if generator is not None and 0.0 < p <= 1.0:
