@@ -193,6 +193,14 @@ def forward(x, double p, rng, out, shared_axes, double scale, double shift, doub
     return result if out is None else out, mask
 
 
+def check_forward(x, out, shared_axes):
+    """Check the arguments of `forward` without drawing, so that a layer refuses the same in evaluation."""
+    cdef cnp.ndarray array = checked_array(x, "x")
+    checked_axes(shared_axes, cnp.PyArray_NDIM(array))
+    if out is not None:
+        checked_out(out, array, "x")
+
+
 # ---- fused operations: dropout with a bias, ReLU or residual in the same pass over memory ---------------------------
 
 @cython.final

@@ -61,10 +61,9 @@ def drop_blocks(
     x: npt.ArrayLike, p: float, block_size: int, channels: Channels, rng: Rng | None, out: Any
 ) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
     """Return the result of `drop_block2d` and a bool array of x's shape, True where an element is kept."""
-    array = _kernels.check_array(x, "x")
+    array = check_blocks(x, block_size, channels)
     shape = array.shape
     height, width = (shape[axis] for axis in spatial_axes(2, len(shape), channels))
-    check_integer("block_size", block_size, 1, min(height, width))
     p = _kernels.check_p(p)
     result = _kernels.check_out(out, array)
     # One position for each place of a square's upper left corner, channels first whatever x's layout.
@@ -77,6 +76,14 @@ def drop_blocks(
             keep = np.moveaxis(keep, -3, -1)
         apply_blocks(array, keep, result)
     return result if out is None else out, keep
+
+
+def check_blocks(x: npt.ArrayLike, block_size: int, channels: Channels) -> npt.NDArray[Any]:
+    """Return x as an array; TypeError or ValueError if it is not an array of images, or smaller than a block."""
+    array = _kernels.check_array(x, "x")
+    height, width = (array.shape[axis] for axis in spatial_axes(2, array.ndim, channels))
+    check_integer("block_size", block_size, 1, min(height, width))
+    return array
 
 
 def _keep_outside_blocks(corners: Mask, block_size: int) -> npt.NDArray[np.bool_]:

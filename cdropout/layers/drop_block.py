@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from cdropout import _kernels
 from cdropout.checks import check_integer
-from cdropout.functions.drop_block import apply_blocks, drop_blocks
+from cdropout.functions.drop_block import apply_blocks, check_blocks, drop_blocks
 from cdropout.functions.shared_axes import Channels, spatial_axes
 from cdropout.layers.base import DropoutLayer
 from cdropout.stream import Rng
@@ -58,10 +58,11 @@ class DropBlock2d(DropoutLayer):
 
     def forward(self, x: npt.ArrayLike) -> npt.NDArray[Any]:
         """Return x without new squares, scaled, in training; x itself in evaluation; errors as in `drop_block2d`."""
+        out = x if self.inplace else None
         if not self.training:
+            _kernels.check_forward(check_blocks(x, self.block_size, self.channels), out, ())
             self._keep = None
             return x  # type: ignore[return-value]
-        out = x if self.inplace else None
         y, self._keep = drop_blocks(x, self._p, self.block_size, self.channels, self._rng, out)
         return y
 
@@ -69,6 +70,7 @@ class DropBlock2d(DropoutLayer):
         """Return the gradient with respect to x; RuntimeError in training if there was no forward pass."""
         if self._keep is None:
             self._check_not_training()
+            _kernels.check_array(dy, "dy")
             return dy  # type: ignore[return-value]
         gradient = _kernels.check_array(dy, "dy")
         if gradient.shape != self._keep.shape:

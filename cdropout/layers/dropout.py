@@ -100,15 +100,16 @@ class Dropout(DropoutLayer):
             As in `cdropout.dropout`.
 
         """
-        if not self.training:
-            y = self._evaluated(x)
-            self.mask = None
-            return y
         axes = self.shared_axes
         if axes is None:
             axes = self._axes(_kernels.as_array(x, "x").ndim)
-        scale, shift, fill = self._train_map
         out = x if self.inplace else None
+        if not self.training:
+            _kernels.check_forward(x, out, axes)
+            y = self._evaluated(x)
+            self.mask = None
+            return y
+        scale, shift, fill = self._train_map
         y, self.mask = _kernels.forward(x, self._p, self._rng, out, axes, scale, shift, fill)
         self._scale = scale
         return y
@@ -134,8 +135,12 @@ class Dropout(DropoutLayer):
             As in `Mask.apply`.
 
         """
-        dx = self._through_mask(dy, dy if self.inplace else None, self._scale)
-        return self._evaluated(dy) if dx is None else dx
+        out = dy if self.inplace else None
+        dx = self._through_mask(dy, out, self._scale)
+        if dx is not None:
+            return dx
+        _kernels.check_forward(dy, out, ())
+        return self._evaluated(dy)
 
     def _prepare(self) -> None:
         self._train_map = self._map()

@@ -44,10 +44,11 @@ class GaussianDropout(DropoutLayer):
 
     def forward(self, x: npt.ArrayLike) -> npt.NDArray[Any]:
         """Return x times new noise in training, x itself in evaluation; errors as in `gaussian_dropout`."""
+        out = x if self.inplace else None
         if not self.training:
+            _kernels.check_forward(x, out, ())
             self.noise = None
             return x  # type: ignore[return-value]
-        out = x if self.inplace else None
         y, self.noise = _kernels.with_noise(True, x, noise_std(self._p), self._rng, out)
         return y
 
@@ -55,6 +56,7 @@ class GaussianDropout(DropoutLayer):
         """Return dy times the noise of the last forward pass; RuntimeError in training if there was none."""
         if self.noise is None:
             self._check_not_training()
+            _kernels.check_forward(dy, dy if self.inplace else None, ())
             return dy  # type: ignore[return-value]
         return self.noise.multiply(dy, dy if self.inplace else None)
 
@@ -100,13 +102,15 @@ class GaussianNoise(Layer):
 
     def forward(self, x: npt.ArrayLike) -> npt.NDArray[Any]:
         """Return x plus new noise in training, x itself in evaluation; errors as in `gaussian_noise`."""
+        out = x if self.inplace else None
         if not self.training:
+            _kernels.check_forward(x, out, ())
             self.noise = None
             return x  # type: ignore[return-value]
-        out = x if self.inplace else None
         y, self.noise = _kernels.with_noise(False, x, self._std, self._rng, out)
         return y
 
     def backward(self, dy: npt.ArrayLike) -> npt.NDArray[Any]:
         """Return dy itself: the noise does not depend on x."""
+        _kernels.check_array(dy, "dy")
         return dy  # type: ignore[return-value]
