@@ -79,6 +79,16 @@ cdef int check_device(object a, str name) except -1:
     return 0
 
 
+cdef object without_negative_bit(object a, str name, bint must_share):
+    """Return a tensor whose memory holds its values. PyTorch negates them lazily and exports them without the sign."""
+    is_neg = getattr(a, "is_neg", None)
+    if not callable(is_neg) or not is_neg():
+        return a
+    if must_share:
+        raise ValueError(f"{name} must hold its values as they are, got a {type(a).__name__} with the negative bit")
+    return a.resolve_neg()
+
+
 cdef cnp.ndarray array_from_dlpack(Dlpack source, bint must_share):
     """Return an array on the memory of a DLPack object. If must_share, an array that may be a copy is read-only."""
     cdef cnp.ndarray array
@@ -133,6 +143,7 @@ cdef cnp.ndarray shared_array(object a, str name, bint must_share):
                 raise refusal(a, name, error) from error
     if hasattr(a, "__dlpack__") and hasattr(a, "__dlpack_device__"):
         check_device(a, name)
+        a = without_negative_bit(a, name, must_share)
         source = Dlpack(a)
         try:
             array = array_from_dlpack(source, must_share)
@@ -140,6 +151,9 @@ cdef cnp.ndarray shared_array(object a, str name, bint must_share):
             if must_share or not hasattr(a, "__array__"):
                 raise refusal(a, name, error) from error
         else:
+            # NumPy allocates memory for a null pointer: that of a fake, zero or freed tensor.
+            if (<object>array).flags.owndata and cnp.PyArray_SIZE(array) > 0:
+                raise ValueError(f"{name} must have memory, got a {type(a).__name__} without, of shape {(<object>array).shape}")
             return as_bfloat16(array, name) if source.is_bfloat16 else array
     if hasattr(a, "__array_interface__") or hasattr(a, "__array_struct__"):
         return np.asarray(a)
