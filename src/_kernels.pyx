@@ -163,7 +163,7 @@ def dropout(x, p, rng, out, shared_axes):
     cdef double p_checked = checked_p(p)
     cdef tuple axes = checked_axes(shared_axes, cnp.PyArray_NDIM(array))
     cdef cnp.ndarray result = checked_out(out, array, "x")
-    cdef tuple strides = run_strides((<object>array).shape, axes) if axes else None
+    cdef tuple strides = strides_of_run((<object>array).shape, axes) if axes else None
     cdef Scratch scratch = scratch_for(result, array, None, strides is not None)
     cdef Stream stream = stream_of_rng(rng)
     cdef stream_key key
@@ -182,7 +182,7 @@ def forward(x, double p, rng, out, shared_axes, double scale, double shift, doub
     cdef cnp.ndarray result = checked_out(out, array, "x")
     cdef tuple axes = checked_axes(shared_axes, cnp.PyArray_NDIM(array))
     cdef tuple shape = (<object>array).shape
-    cdef tuple strides = run_strides(shape, axes) if axes else None
+    cdef tuple strides = strides_of_run(shape, axes) if axes else None
     cdef Scratch scratch = scratch_for(result, array, None, strides is not None)
     cdef Mask mask = new_mask(
         p, shape, axes, stream_of_rng(rng), n_drawn(shape, axes) if axes else cnp.PyArray_SIZE(array)
@@ -229,7 +229,7 @@ cdef FusedCall checked_fused(str name, x, bias, residual, p, out):
     if steps & WITH_BIAS:
         call.bias = checked_bias(bias, call.x)
     if steps & READS_RESIDUAL:
-        call.residual = checked_partner(residual, call.x, residual_name, x_name)
+        call.residual = checked_same_shape(residual, call.x, residual_name, x_name)
     if out is None:
         return call
     call.out = checked_out(out, call.x, x_name)
@@ -291,7 +291,7 @@ def relu_dropout_backward(dy, y, p, out):
     cdef job_request request
     cdef cnp.ndarray gradient = checked_array(dy, "dy")
     cdef double p_checked = checked_p(p)
-    cdef cnp.ndarray output = checked_partner(y, gradient, "y", "dy")
+    cdef cnp.ndarray output = checked_same_shape(y, gradient, "y", "dy")
     cdef cnp.ndarray result = checked_out(out, gradient, "dy")
     checked_out(result, output, "y")
     request = blank_request(OPERATION_relu_dropout_backward, dtype_index(gradient))

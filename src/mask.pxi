@@ -168,7 +168,7 @@ cdef class Mask(Drawn):
     @property
     def strides(self):
         """Distance in positions between neighbours along each axis, a tuple of int; 0 along shared axes."""
-        return run_strides(self.shape, self.shared_axes) if self.part_strides is None else self.part_strides
+        return strides_of_run(self.shape, self.shared_axes) if self.part_strides is None else self.part_strides
 
     @property
     def is_run(self):
