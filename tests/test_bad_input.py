@@ -121,11 +121,11 @@ def without(calls: dict[str, Any], *names: str) -> dict[str, Any]:
     return {name: call for name, call in calls.items() if name not in names}
 
 
-def keeping_out(p: Any, rng: Any) -> np.ndarray:
-    """Call dropout with an out that must not change if the call fails."""
+def keeping_out(function: Any, p: Any, rng: Any) -> np.ndarray:
+    """Call a function with an out that must not change if the call fails."""
     out = np.full_like(VALUES, 7)
     try:
-        return cd.dropout(VALUES, p, rng=rng, out=out)
+        return function(VALUES, p, rng=rng, out=out)
     except (TypeError, ValueError):
         assert np.all(out == 7)
         raise
@@ -138,7 +138,8 @@ def with_p(calls: dict[str, Any]) -> dict[str, Any]:
     return {
         **of_p,
         **of_layers,
-        "dropout with out": keeping_out,
+        "dropout with out": lambda p, rng: keeping_out(cd.dropout, p, rng),
+        "relu_dropout with out": lambda p, rng: keeping_out(cd.relu_dropout, p, rng),
         "draw_mask": lambda p, rng: cd.draw_mask(50, p, rng=rng).keep(),
         "relu_dropout_backward": lambda p, rng: cd.relu_dropout_backward(VALUES, VALUES, p),
         "drop_connect": lambda p, rng: cd.drop_connect(VALUES, like(VALUES, (6, 3)), p=p, rng=rng),

@@ -305,7 +305,7 @@ OF_CALLS = {
         "^x must have 4 dimensions, or 5 with a batch axis, got 2",
     ),
     "drop path of no axis": (
-        lambda rng: cd.drop_path(np.ones(()), rng=rng),
+        lambda rng: cd.DropPath().forward(np.ones(())),
         ValueError,
         "^x must have a batch axis, got an array of 0 dimensions",
     ),

@@ -177,43 +177,6 @@ def test_a_seed_gives_the_weights_and_state_goes_through_pickle(name):
     assert np.array_equal(again.forward(x), layer.forward(x))
 
 
-@pytest.mark.parametrize(
-    ("call", "error", "message"),
-    [
-        (
-            lambda: cd.drop_connect(np.ones((2, 3)), np.ones((3, 4), int)),
-            TypeError,
-            "weight must be an array of float32",
-        ),
-        (lambda: cd.drop_connect(np.ones((2, 3)), np.ones(3)), ValueError, "weight must have the axes"),
-        (lambda: cd.drop_connect(np.ones((2, 3), "f4"), np.ones((3, 4))), TypeError, "x must have the dtype of weight"),
-        (lambda: cd.drop_connect(np.ones((2, 4)), np.ones((3, 4))), ValueError, "x must have 3 columns"),
-        (
-            lambda: cd.drop_connect(np.ones((2, 3)), np.ones((3, 4)), np.ones(3)),
-            ValueError,
-            "bias must have one element for each column",
-        ),
-        (
-            lambda: cd.drop_connect(np.ones((2, 3)), np.ones((3, 4)), np.ones(4, "f4")),
-            TypeError,
-            "bias must have the dtype of weight",
-        ),
-        (lambda: cd.feature_dropout_linear(np.ones(3), np.ones((3, 4))), ValueError, "x must have the axes"),
-        (lambda: cd.drop_connect(np.ones((2, 3)), np.ones((3, 4)), None, 2.0), ValueError, "p must be in"),
-        (lambda: cd.DropConnect(0, 3), ValueError, "n_in must be at least 1, got 0"),
-        (lambda: cd.FeatureDropoutLinear(3, 2.5), TypeError, "n_out must be an integer, got 2.5"),
-        (lambda: cd.DropConnect(3, 3, dtype=np.float16), TypeError, "dtype must be float32 or float64, got float16"),
-        (lambda: cd.DropConnect(3, 3, inference="mode"), ValueError, "inference must be 'mean' or 'gaussian'"),
-        (lambda: cd.DropConnect(3, 3, inference="gaussian"), ValueError, "inference 'gaussian' must have relu=True"),
-        (lambda: cd.DropConnect(3, 3, n_samples=0), ValueError, "n_samples must be at least 1, got 0"),
-        (lambda: cd.DropConnect(3, 3).backward(np.ones((2, 3), "f4")), RuntimeError, "backward must follow a forward"),
-    ],
-)
-def test_errors_name_the_argument(call, error, message):
-    with pytest.raises(error, match=message):
-        call()
-
-
 @pytest.mark.parametrize("name", LAYERS)
 def test_a_gradient_of_another_shape_is_refused(name):
     layer = LAYERS[name](rng=1)
