@@ -9,6 +9,15 @@ import numpy as np
 # ---- arrays ---------------------------------------------------------------------------------------------------------
 
 
+def bits(a: Any) -> bytes:
+    """Return an array's bytes, in which NaN equals NaN, and -0.0 does not equal 0.0."""
+    return np.ascontiguousarray(a).tobytes()
+
+
+def normals(shape: Any, dtype: Any = np.float64, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal(shape).astype(dtype)
+
+
 class Subclass(np.ndarray):
     """A subclass that allows neither universal functions nor access to elements."""
 

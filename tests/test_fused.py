@@ -8,6 +8,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 import reference
+from array_objects import bits, normals
 from conftest import measures_the_process, switches_settings
 from limits import by_every_thread_count, limits
 
@@ -15,14 +16,6 @@ import cdropout as cd
 from cdropout import _kernels
 
 SHAPES = ((7, 5), (100, 64), (33, 200), (3, 4, 130), (1, 1), (0, 5), (5000, 3))
-
-
-def normals(shape, dtype, seed=0):
-    return np.random.default_rng(seed).standard_normal(shape).astype(dtype)
-
-
-def bits(a):
-    return np.ascontiguousarray(a).tobytes()
 
 
 # The results of dropout, add and maximum in sequence, for each operation with a bias, ReLU or residual.
@@ -135,18 +128,6 @@ def test_relus_gradient_needs_nothing_but_the_output(isa, dtype):
         assert bits(dy) == bits(expected)
 
 
-def numeric_gradient(function, x):
-    gradient, step = np.empty_like(x), 1e-6
-    for index in np.ndindex(*x.shape):
-        original = x[index]
-        x[index] = original + step
-        above = function()
-        x[index] = original - step
-        gradient[index] = (above - function()) / (2 * step)
-        x[index] = original
-    return gradient
-
-
 @pytest.mark.parametrize("layer_type", [cd.ReLUDropout, cd.BiasReLUDropout, cd.DropoutAdd, cd.BiasDropoutAdd])
 @pytest.mark.parametrize("training", [True, False])
 def test_gradients_of_the_fused_layers_equal_numeric_ones(layer_type, training):
@@ -167,10 +148,10 @@ def test_gradients_of_the_fused_layers_equal_numeric_ones(layer_type, training):
     gradients = layer.backward(np.cos(layer(*inputs)))
     gradients = gradients if has_residual else (gradients,)
     for array, gradient in zip(inputs, gradients, strict=True):
-        assert np.abs(gradient - numeric_gradient(loss, array)).max() < 1e-6
+        assert np.abs(gradient - reference.numeric_gradient(loss, array)).max() < 1e-6
     if has_bias:
         assert layer.params[0] is bias
-        assert np.abs(layer.grads[0] - numeric_gradient(loss, bias)).max() < 1e-6
+        assert np.abs(layer.grads[0] - reference.numeric_gradient(loss, bias)).max() < 1e-6
     assert len(layer.params) == len(layer.grads) == has_bias
     assert repr(layer) == f"{layer_type.__name__}(p=0.4)"
 

@@ -9,6 +9,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 import reference
+from array_objects import bits, normals
 from conftest import ISAS, needs_core_probe, switches_settings
 from core_probe import isas_that_ran
 from hypothesis import given, settings
@@ -24,15 +25,6 @@ BLOCK = _kernels.BLOCK
 SIZES = (0, 1, 63, 64, 65, BLOCK - 1, BLOCK, BLOCK + 1, 3 * BLOCK + 7, 1_000_003)
 DTYPES = (np.float32, np.float64, np.float16, ml_dtypes.bfloat16)
 KEY = cd.Stream(2024).key
-
-
-def bits(a):
-    """Return an array's bytes, in which NaN equals NaN, and -0.0 does not equal 0.0."""
-    return np.ascontiguousarray(a).tobytes()
-
-
-def normals(shape, dtype, seed=0):
-    return np.random.default_rng(seed).standard_normal(shape).astype(dtype)
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 import reference
+from array_objects import bits
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -22,11 +23,6 @@ from cdropout._kernels import restore
 
 DTYPES = (np.float32, np.float64, np.float16, ml_dtypes.bfloat16)
 KEY = cd.Stream(2024).key
-
-
-def bits(a):
-    """Return an array's bytes, in which NaN equals NaN, and -0.0 does not equal 0.0."""
-    return np.ascontiguousarray(a).tobytes()
 
 
 def test_a_mask_holds_no_array_and_cannot_be_changed():
