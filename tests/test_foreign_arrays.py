@@ -1,7 +1,6 @@
 """Arrays of other libraries, in every protocol: used without copies, or refused with the argument's name."""
 
 import array
-import ctypes
 import importlib.util
 import mmap
 import re
@@ -10,86 +9,14 @@ import sys
 import ml_dtypes
 import numpy as np
 import pytest
+from argument_checks import OF_A_MATRIX, VALUES, P
+from array_objects import Bfloat16Dlpack, Dlpack, Interface, OldDlpack, OldTensor, frozen, in_ctypes
 from conftest import writes_what_is_shared
 
 import cdropout as cd
 from cdropout import _kernels
 
-VALUES = np.random.default_rng(0).standard_normal((4, 6)).astype(np.float32)
-P = 0.4
-
 # ---- objects with memory --------------------------------------------------------------------------------------------
-
-
-class Dlpack:
-    """An object with only the protocol DLPack 1."""
-
-    def __init__(self, a, device=(1, 0)):
-        self.a, self.device = a, device
-
-    def __dlpack__(self, **keywords):
-        return self.a.__dlpack__(**keywords)
-
-    def __dlpack_device__(self):
-        return self.device
-
-
-class OldDlpack(Dlpack):
-    """An object with the DLPack protocol before 1.0, whose capsules have no read-only flag."""
-
-    def __dlpack__(self, stream=None):
-        return self.a.__dlpack__()
-
-
-class OldTensor(OldDlpack):
-    """An object that also has __array__, as PyTorch's tensors do."""
-
-    def __array__(self, dtype=None, copy=None):
-        return self.a
-
-
-class CopyingDlpack(Dlpack):
-    """An object whose __dlpack__ returns copies, and raises BufferError for copy=False."""
-
-    def __dlpack__(self, *, copy=None, **keywords):
-        if copy is False:
-            raise BufferError("only copies leave this house")
-        return self.a.copy().__dlpack__(**keywords)
-
-
-class Bfloat16Dlpack(Dlpack):
-    """An object that exports uint16 as bfloat16, which NumPy cannot export."""
-
-    def __dlpack__(self, **keywords):
-        capsule = self.a.view(np.uint16).__dlpack__(**keywords)
-        name = b"dltensor_versioned" if keywords.get("max_version") else b"dltensor"
-        get_pointer = ctypes.pythonapi.PyCapsule_GetPointer
-        get_pointer.restype, get_pointer.argtypes = ctypes.c_void_p, (ctypes.py_object, ctypes.c_char_p)
-        # Version, context, deleter and flags take 32 bytes; the type's code follows 20 bytes of the tensor.
-        at = get_pointer(capsule, name) + (32 if keywords.get("max_version") else 0) + 20
-        ctypes.memmove(at, bytes([4]), 1)
-        return capsule
-
-
-class Interface:
-    """An object with NumPy's array interface."""
-
-    def __init__(self, a):
-        self.a = a
-
-    @property
-    def __array_interface__(self):
-        return self.a.__array_interface__
-
-
-class OnlyArray:
-    """An object with __array__, which does not say whether the memory is shared."""
-
-    def __init__(self, a):
-        self.a = a
-
-    def __array__(self, dtype=None, copy=None):
-        return self.a
 
 
 def in_memory(make):
@@ -123,10 +50,8 @@ def need_dlpack_1():
 
 
 def ctypes_array(values):
-    owner = (ctypes.c_float * values.shape[1] * values.shape[0])()
-    memory = np.frombuffer(owner, np.float32).reshape(values.shape)
-    memory[...] = values
-    return owner, memory
+    owner = in_ctypes(values)
+    return owner, np.frombuffer(owner, np.float32).reshape(values.shape)
 
 
 def torch_tensor(values):
@@ -179,30 +104,17 @@ def test_a_result_goes_into_a_foreign_array_and_that_comes_back(foreign):
     assert np.array_equal(memory, cd.dropout(VALUES, P, rng=1))
 
 
-MASK, NOISE = cd.draw_mask((4, 6), P, rng=1), cd.draw_noise((4, 6), 0.5, rng=1)
 BIAS = np.linspace(-1, 1, 6, dtype=np.float32)
 # name -> (x, out) -> the result
 CALLS = {
-    "dropout": lambda x, out: cd.dropout(x, P, rng=1, out=out),
+    **{name: lambda x, out, call=call: call(x, P, 1, out) for name, call in OF_A_MATRIX.items()},
     "dropout, a generator": lambda x, out: cd.dropout(x, P, rng=np.random.default_rng(1), out=out),
-    "shared axes": lambda x, out: cd.dropout(x, P, rng=1, out=out, shared_axes=0),
-    "Mask.apply": lambda x, out: MASK.apply(x, out),
-    "Noise.multiply": lambda x, out: NOISE.multiply(x, out),
-    "Noise.add": lambda x, out: NOISE.add(x, out),
-    "relu_dropout": lambda x, out: cd.relu_dropout(x, P, rng=1, out=out),
-    "bias_relu_dropout": lambda x, out: cd.bias_relu_dropout(x, BIAS, P, rng=1, out=out),
     "relu_dropout_backward": lambda x, out: cd.relu_dropout_backward(x, x, P, out=out),
-    "dropout_add": lambda x, out: cd.dropout_add(x, x, P, rng=1, out=out),
-    "bias_dropout_add": lambda x, out: cd.bias_dropout_add(x, BIAS, x, P, rng=1, out=out),
-    "zoneout": lambda x, out: cd.zoneout(x, VALUES[::-1].copy(), P, rng=1, out=out),
+    "dropout_add, twice the same": lambda x, out: cd.dropout_add(x, x, P, rng=1, out=out),
+    "bias_dropout_add, twice the same": lambda x, out: cd.bias_dropout_add(x, BIAS, x, P, rng=1, out=out),
     "dropout1d": lambda x, out: cd.dropout1d(x, P, rng=1, out=out),
-    "feature_dropout": lambda x, out: cd.feature_dropout(x, P, rng=1, out=out),
     "feature_alpha_dropout": lambda x, out: cd.feature_alpha_dropout(x, P, rng=1, out=out),
-    "locked_dropout": lambda x, out: cd.locked_dropout(x, P, rng=1, out=out),
-    "drop_path": lambda x, out: cd.drop_path(x, P, rng=1, out=out, scale_by_keep=False),
-    "alpha_dropout": lambda x, out: cd.alpha_dropout(x, P, rng=1, out=out),
-    "gaussian_dropout": lambda x, out: cd.gaussian_dropout(x, P, rng=1, out=out),
-    "gaussian_noise": lambda x, out: cd.gaussian_noise(x, P, rng=1, out=out),
+    "drop_path, unscaled": lambda x, out: cd.drop_path(x, P, rng=1, out=out, scale_by_keep=False),
 }
 
 
@@ -313,14 +225,6 @@ def test_a_call_lets_go_of_the_memory():
     values.append(1.0)
 
 
-def test_views_of_one_buffer_that_partly_overlap_are_seen():
-    memory = bytearray(4 * 25)
-    x, out = memoryview(memory)[:96].cast("f"), memoryview(memory)[4:].cast("f")
-    with pytest.raises(ValueError, match="out must be x itself or apart from it, got an out that partly overlaps x"):
-        cd.dropout(x, P, rng=1, out=out)
-    assert memory == bytes(100)
-
-
 def test_lists_and_numbers_mean_what_they_meant():
     assert np.array_equal(cd.dropout([1.0, 2.0], 0.0), [1, 2])
     assert cd.dropout((np.float32(1), np.float32(3)), 0.0).dtype == np.float32
@@ -371,12 +275,6 @@ def test_bfloat16_needs_ml_dtypes(monkeypatch):
 
 
 # ---- refused objects ------------------------------------------------------------------------------------------------
-
-
-def frozen(values):
-    values = values.copy()
-    values.flags.writeable = False
-    return values
 
 
 READ_ONLY = {
@@ -486,49 +384,3 @@ def test_a_tensor_without_memory_is_refused_in_its_own_words():
             cd.dropout(tensor, P)
         with pytest.raises(TypeError, match="out must be usable as an array, got Tensor: "):
             cd.dropout(np.ones(3, np.float32), P, out=tensor)
-
-
-@pytest.mark.parametrize("make", [list, OnlyArray, CopyingDlpack, np.float32])
-def test_what_does_not_share_its_memory_is_no_out(make):
-    if make is CopyingDlpack:
-        need_dlpack_1()
-    out, stream = make(1.0 if make is np.float32 else VALUES.copy()), cd.Stream(1)
-    with pytest.raises(TypeError, match="out must be .*got " + make.__name__):
-        cd.dropout(VALUES, P, rng=stream, out=out)
-    assert stream.position == 0
-
-
-@pytest.mark.parametrize("make", [OnlyArray, CopyingDlpack])
-def test_what_gives_copies_is_read_all_the_same(make):
-    assert np.array_equal(cd.dropout(make(VALUES), P, rng=1), cd.dropout(VALUES, P, rng=1))
-
-
-def test_a_foreign_array_that_does_not_fit_is_told_so_in_shapes_and_dtypes():
-    with pytest.raises(ValueError, match=r"out must have the shape of x, got out of \(24,\) for x of \(4, 6\)"):
-        cd.dropout(VALUES, P, out=array.array("f", VALUES.ravel()))
-    with pytest.raises(ValueError, match="out must have the dtype of x, got out of float64 for x of float32"):
-        cd.dropout(VALUES[0], P, out=array.array("d", [0] * 6))
-    for x in (b"12345678", bytearray(8), array.array("i", [1]), Dlpack(np.arange(3))):
-        with pytest.raises(TypeError, match=r"x must be an array of float16, .*, got dtype u?int"):
-            cd.dropout(x, P)
-
-
-class Capsuleless(Dlpack):
-    """An object whose __dlpack__ returns None."""
-
-    def __dlpack__(self, **keywords):
-        return None
-
-
-def test_a_broken_promise_of_dlpack_is_refused():
-    x = Capsuleless(VALUES)
-    for name, call in (("x", lambda: cd.dropout(x, P)), ("out", lambda: cd.dropout(VALUES, P, out=x))):
-        with pytest.raises(TypeError, match=f"{name} must be usable as an array, got Capsuleless: "):
-            call()
-
-
-def test_a_buffer_that_is_gone_is_refused():
-    view = memoryview(bytearray(8)).cast("f")
-    view.release()
-    with pytest.raises(TypeError, match=r"x must be usable as an array, got memoryview: .*released"):
-        cd.dropout(view, P)

@@ -242,19 +242,6 @@ def test_progress_is_shown_on_request(capsys):
     assert "3" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    ("n_samples", "error", "message"),
-    [
-        (0, ValueError, "n_samples must be at least 1, got 0"),
-        (2.5, TypeError, "n_samples must be an integer, got 2.5"),
-        (True, TypeError, "n_samples must be an integer, got True"),
-    ],
-)
-def test_the_number_of_samples_is_checked(n_samples, error, message):
-    with pytest.raises(error, match=message):
-        cd.mc_predict(lambda x: x, X, n_samples)
-
-
 def test_a_forward_whose_shape_changes_is_refused():
     shapes = iter([(3,), (4,)])
     with pytest.raises(ValueError, match=r"forward must return one shape, got \(4,\) after \(3,\)"):

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 from conftest import ISAS, needs_the_main_thread
+from limits import limits
 from threadpoolctl import threadpool_limits
 
 import cdropout as cd
@@ -237,14 +238,10 @@ def results():
 def test_a_call_in_many_slices_gives_the_same_bits(slices, n_threads):
     with threadpool_limits(1, user_api="openmp"):
         whole = [result.tobytes() for result in results()]
-    _kernels.set_limits(min_elems_per_thread=10_000)
-    try:
-        with threadpool_limits(n_threads, user_api="openmp"):
-            for n_elems in (100_003, 9_999):
-                slices(n_elems, 0.0)
-                assert [result.tobytes() for result in results()] == whole
-    finally:
-        _kernels.set_limits(min_elems_per_thread=262_144)
+    with limits(min_elems_per_thread=10_000), threadpool_limits(n_threads, user_api="openmp"):
+        for n_elems in (100_003, 9_999):
+            slices(n_elems, 0.0)
+            assert [result.tobytes() for result in results()] == whole
 
 
 def test_a_slice_may_be_as_large_as_any_number(slices):

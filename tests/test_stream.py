@@ -83,9 +83,6 @@ def test_spawned_streams_are_numpys_children_and_never_repeat():
     keys = {s.key for s in (stream, *children, *grandchildren)}
     assert len(keys) == 11
     assert stream.spawn(0) == []
-    for n, error in ((-1, ValueError), (1.5, TypeError), (True, TypeError)):
-        with pytest.raises(error, match="n must be"):
-            stream.spawn(n)
 
 
 def test_a_callers_seed_sequence_counts_the_children_that_its_stream_spawns():
@@ -133,14 +130,6 @@ def test_a_stream_of_an_identifier_keeps_its_state_like_any_other():
     assert (other.key, other.position) == (stream.key, 12288)
     assert other.spawn(1)[0].key == copy.copy(stream).spawn(1)[0].key
     assert other.fold_in(5).key == stream.fold_in(5).key
-
-
-@pytest.mark.parametrize("identifier", [1.5, None, True, ("a",), bytearray(b"a")])
-def test_a_foreign_identifier_is_refused(identifier):
-    with pytest.raises(TypeError, match="identifier must be an int, a str or bytes, got "):
-        cd.Stream(1).fold_in(identifier)
-    with pytest.raises(ValueError, match="identifier must be 0 or greater where it is an int, got -1"):
-        cd.Stream(1).fold_in(-1)
 
 
 @pytest.mark.parametrize(
@@ -250,18 +239,6 @@ def test_threads_that_use_the_default_stream_draw_different_masks():
     with ThreadPoolExecutor(8) as pool:
         drawn = {y.tobytes() for y in pool.map(lambda _: cd.dropout(x), range(400))}
     assert len(drawn) == 400
-
-
-def test_a_seed_sequence_that_no_state_can_hold_is_refused():
-    # Newer versions of NumPy refuse the first one.
-    for entropy in ([[1, 2], 3], ["0x10"]):
-        with pytest.raises(TypeError, match=r"the entropy of a SeedSequence must be|SeedSequence does not accept"):
-            cd.Stream(np.random.SeedSequence(entropy))
-
-
-def test_a_stream_is_no_seed():
-    with pytest.raises(TypeError, match="seed must not be a Stream"):
-        cd.Stream(cd.Stream(1))
 
 
 def test_repr_says_key_and_position():
