@@ -64,12 +64,7 @@ def blocks_of(page: Path) -> list[Block]:
     """Return a page's code blocks, in order."""
     tokens = MarkdownIt("commonmark").enable("table").parse(page.read_text())
     return [
-        Block(
-            page,
-            token.map[0] + (2 if token.type == "fence" else 1),
-            (token.info.split() or [""])[0],
-            token.content,
-        )
+        Block(page, token.map[0] + (2 if token.type == "fence" else 1), (token.info.split() or [""])[0], token.content)
         for token in tokens
         if token.type in ("fence", "code_block") and token.map is not None
     ]

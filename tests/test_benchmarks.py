@@ -288,12 +288,7 @@ def test_sweep_gives_rows_with_the_floor_at_1(tiny):
 
 def test_settings_vary_one_at_a_time_from_the_first():
     plan = Plan((128,), dtypes=("float32", "float64"), ps=(0.1, 0.5), thread_counts=(1, 2))
-    assert plan.list_settings() == [
-        ("float32", 0.1, 1),
-        ("float32", 0.1, 2),
-        ("float64", 0.1, 1),
-        ("float32", 0.5, 1),
-    ]
+    assert plan.list_settings() == [("float32", 0.1, 1), ("float32", 0.1, 2), ("float64", 0.1, 1), ("float32", 0.5, 1)]
 
 
 def test_contenders_of_one_thread_are_not_measured_again_with_more(tiny):

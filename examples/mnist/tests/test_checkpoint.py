@@ -517,9 +517,7 @@ def test_command_line_reaches_the_checkpoints(path, few, monkeypatch):
     seen = []
     monkeypatch.setattr(program, "load_dataset", lambda folder: few)
     monkeypatch.setattr(
-        program,
-        "train",
-        lambda config, data, checkpoints, **options: seen.append(checkpoints) or train(config, data),
+        program, "train", lambda config, data, checkpoints, **options: seen.append(checkpoints) or train(config, data)
     )
     given = ["--hidden", "8", "--quiet", "--checkpoint", str(path)]
     assert main(given) == 0
