@@ -49,10 +49,7 @@ def philox_of_tag(key: int, block: int, tag: int) -> tuple[int, int, int, int]:
 def lane_states(key: int, block: int) -> U64:
     """Return the 16 lanes' starting states, shape (2, 16)."""
     words = [philox_of_tag(key, block, lane) for lane in range(LANES)]
-    return np.array(
-        [[w[0] | w[1] << 32 for w in words], [w[2] | w[3] << 32 for w in words]],
-        np.uint64,
-    )
+    return np.array([[w[0] | w[1] << 32 for w in words], [w[2] | w[3] << 32 for w in words]], np.uint64)
 
 
 def rotated_left(words: U64, n_bits: int) -> U64:

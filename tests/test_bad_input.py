@@ -15,19 +15,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
-from argument_checks import (
-    HUGE,
-    OF_A_MATRIX,
-    OF_ANY_SHAPE,
-    OF_LAYERS,
-    VALUES,
-    P,
-    Row,
-    bits,
-    check_row,
-    like,
-    plain,
-)
+from argument_checks import HUGE, OF_A_MATRIX, OF_ANY_SHAPE, OF_LAYERS, VALUES, P, Row, bits, check_row, like, plain
 from array_objects import (
     CopyingDlpack,
     Dlpack,

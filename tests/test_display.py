@@ -48,12 +48,6 @@ def test_the_corner_of_a_part_along_any_axis_is_the_parts():
     np.testing.assert_array_equal(corner(part, (), 10, 20), part.keep()[:10, :20])
 
 
-def test_importing_the_library_imports_nothing_that_draws_or_measures(run_python):
-    names = ("matplotlib", "rich", "threadpoolctl", "cdropout.bench", "cdropout.display", "cdropout.environment")
-    code = f"import sys, cdropout; print(*[name for name in {names} if name in sys.modules])"
-    assert run_python("-c", code).stdout.split() == []
-
-
 def dropped_cells(html):
     """Return the (row, column) pairs that a mask's HTML draws as dropped."""
     return {(int(row), int(column)) for column, row in re.findall(r"M(\d+) (\d+)h1v1h-1z", html)}

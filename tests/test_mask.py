@@ -161,12 +161,17 @@ def test_slices_are_the_masks_of_shards(shared_axes):
     assert len(mask[10:20]) == 10
 
 
-def test_shards_cover_the_whole_exactly_once():
+CUTS = [slice(a, b) for a, b in itertools.pairwise([0, 1, 128, 129, 700, 1001])]
+
+
+@pytest.mark.parametrize("shards", [CUTS, [slice(rank, None, 4) for rank in range(4)]], ids=["in pieces", "in turn"])
+def test_shards_cover_the_whole_exactly_once(shards):
     x = np.random.default_rng(0).standard_normal((1001, 37)).astype(np.float32)
     mask = cd.draw_mask(x.shape, 0.3, rng=4)
-    cuts = [0, 1, 128, 129, 700, 1001]
-    shards = [mask[a:b].apply(x[a:b]) for a, b in itertools.pairwise(cuts)]
-    assert np.array_equal(np.concatenate(shards), mask.apply(x))
+    y = np.empty_like(x)
+    for shard in shards:
+        mask[shard].apply(x[shard], out=y[shard])
+    assert np.array_equal(y, mask.apply(x))
 
 
 def test_a_mask_is_true_and_its_arrays_are_contiguous():
@@ -279,15 +284,6 @@ def test_a_part_without_gaps_is_a_mask_like_any_other():
     assert mask[2:2].start == 100 + 2 * 5
     assert mask.strides == (5, 0, 1)
     assert cd.draw_mask((), 0.5, rng=1)[...].shape == ()
-
-
-def test_rows_dealt_out_in_turn_cover_the_whole_exactly_once():
-    x = np.random.default_rng(0).standard_normal((1001, 37)).astype(np.float32)
-    mask = cd.draw_mask(x.shape, 0.3, rng=4)
-    y = np.empty_like(x)
-    for rank in range(4):
-        mask[rank::4].apply(x[rank::4], out=y[rank::4])
-    assert np.array_equal(y, mask.apply(x))
 
 
 def test_other_indices_are_refused():
