@@ -1,9 +1,10 @@
 # cython: language_level=3, cdivision=True, freethreading_compatible=True
 """The compiled module of the package: everything between Python's arguments and the C core (src/core).
 
-A call takes five steps, always in this order. (1) Check all arguments: dtypes, layouts, overlaps, p, axes. (2) Allocate
-the result and scratch memory. (3) Resolve rng and advance the stream. (4) Plan a job in C (core/job.c). (5) Run the job
-with the GIL released, in parallel. Steps 1 and 2 can raise; then nothing has been written and no stream has advanced.
+A call takes four steps, always in this order. (1) Check all arguments, and allocate the result and scratch memory.
+(2) Resolve rng and take positions of the stream. (3) Plan a job in C (core/job.c). (4) Run the job in parallel, with
+the GIL released. If step 1 or 2 raises, nothing has been written and no stream has advanced. Later, only signal
+handlers can raise.
 
 This module is one compilation unit. Its subjects are in .pxi files, which are included below in this order:
 
@@ -18,9 +19,8 @@ This module is one compilation unit. Its subjects are in .pxi files, which are i
     noise.pxi          the class Noise
     c_api.pxi          the part of the C interface that handles Python objects
 
-This file holds the functions that the Python package calls. `cdropout.functions` and `cdropout.layers` add signatures,
-docstrings and state. Python composes operations and holds state, Cython checks arguments and owns the parallel loop,
-and C plans and computes.
+This file holds the operations on arrays that `cdropout.functions` and `cdropout.layers` call. Python composes
+operations and holds state, Cython checks arguments and owns the parallel loop, and C plans and computes.
 """
 
 cimport cython
@@ -149,21 +149,21 @@ def set_limits(**changes):
     return before
 
 
-# ---- the catalog ----------------------------------------------------------------------------------------------------
+# ---- the operations --------------------------------------------------------------------------------------------------
 
-# The numbers of the operations, by their names.
+# The numbers of the operations in the catalog (core/kernel_table.h), by their names.
 OPERATIONS = dict([(operation_table[i].name.decode(), i) for i in range(N_OPERATIONS)])
 
 
 # ---- dropout ---------------------------------------------------------------------------------------------------------
 
 def dropout(x, p, rng, out, shared_axes):
-    """Run cdropout.dropout."""
+    """Drop elements of x, with the arguments of cdropout.dropout."""
     cdef cnp.ndarray array = checked_array(x, "x")
     cdef double p_checked = checked_p(p)
     cdef tuple axes = checked_axes(shared_axes, cnp.PyArray_NDIM(array))
     cdef cnp.ndarray result = checked_out(out, array, "x")
-    cdef tuple strides = run_strides((<object>array).shape, axes) if axes else None
+    cdef tuple strides = strides_of_run((<object>array).shape, axes) if axes else None
     cdef Scratch scratch = scratch_for(result, array, None, strides is not None)
     cdef Stream stream = stream_of_rng(rng)
     cdef stream_key key
@@ -182,14 +182,14 @@ def forward(x, double p, rng, out, shared_axes, double scale, double shift, doub
     cdef cnp.ndarray result = checked_out(out, array, "x")
     cdef tuple axes = checked_axes(shared_axes, cnp.PyArray_NDIM(array))
     cdef tuple shape = (<object>array).shape
-    cdef tuple strides = run_strides(shape, axes) if axes else None
+    cdef tuple strides = strides_of_run(shape, axes) if axes else None
     cdef Scratch scratch = scratch_for(result, array, None, strides is not None)
     cdef Mask mask = new_mask(
         p, shape, axes, stream_of_rng(rng), n_drawn(shape, axes) if axes else cnp.PyArray_SIZE(array)
     )
     cdef affine map
     map.scale, map.shift, map.fill = scale, shift, fill
-    apply_mask(&mask.words, mask.first, p, &map, strides, result, array, scratch)
+    apply_mask(&mask.key_words, mask.first, p, &map, strides, result, array, scratch)
     return result if out is None else out, mask
 
 
@@ -213,6 +213,7 @@ cdef FusedCall checked_fused(str name, x, bias, residual, p, out):
     cdef FusedCall call = FusedCall.__new__(FusedCall)
     call.operation = OPERATIONS[name]
     cdef int steps = operation_table[call.operation].steps
+    # zoneout, the operation with a choice, has other names for x and residual.
     cdef str x_name = "new" if steps & WITH_CHOICE else "x"
     cdef str residual_name = "previous" if steps & WITH_CHOICE else "residual"
     call.x = checked_array(x, x_name)
@@ -220,7 +221,7 @@ cdef FusedCall checked_fused(str name, x, bias, residual, p, out):
     if steps & WITH_BIAS:
         call.bias = checked_bias(bias, call.x)
     if steps & READS_RESIDUAL:
-        call.residual = checked_partner(residual, call.x, residual_name, x_name)
+        call.residual = checked_same_shape(residual, call.x, residual_name, x_name)
     if out is None:
         return call
     call.out = checked_out(out, call.x, x_name)
@@ -273,16 +274,16 @@ def forward_fused(str name, x, bias, residual, p, rng, out):
     cdef Mask mask = new_mask(
         call.p, (<object>call.x).shape, (), stream_of_rng(rng), cnp.PyArray_SIZE(call.x)
     )
-    run_fused(call, &mask.words, mask.first, scratch)
+    run_fused(call, &mask.key_words, mask.first, scratch)
     return call.out if out is None else out, mask
 
 
 def relu_dropout_backward(dy, y, p, out):
-    """Run cdropout.relu_dropout_backward: dy / (1-p) where y > 0, and 0 elsewhere."""
+    """Return dy / (1-p) where y > 0 and 0 elsewhere, with the arguments of cdropout.relu_dropout_backward."""
     cdef job_request request
     cdef cnp.ndarray gradient = checked_array(dy, "dy")
     cdef double p_checked = checked_p(p)
-    cdef cnp.ndarray output = checked_partner(y, gradient, "y", "dy")
+    cdef cnp.ndarray output = checked_same_shape(y, gradient, "y", "dy")
     cdef cnp.ndarray result = checked_out(out, gradient, "dy")
     checked_out(result, output, "y")
     request = blank_request(OPERATION_relu_dropout_backward, dtype_index(gradient))
@@ -293,7 +294,8 @@ def relu_dropout_backward(dy, y, p, out):
 
 # ---- for other modules of the package --------------------------------------------------------------------------------
 
-# NumPy does the same for its arrays of this size: the first write to each page costs a page fault.
+# cdropout.torch calls expect_writing for results of at least this size. NumPy uses the same limit for its own arrays:
+# the first write to each page costs a page fault, and huge pages need fewer.
 HUGE_PAGES_FROM_BYTES = 1 << 22
 
 
@@ -302,5 +304,5 @@ def expect_writing(cnp.ndarray fresh not None):
     ask_for_huge_pages(cnp.PyArray_BYTES(fresh), cnp.PyArray_NBYTES(fresh))
 
 
-# A pointer to the selected kernel table, for programs that inspect this build, such as the tests.
+# The address of the variable that points to the selected kernel table, for programs that inspect this build (tests).
 KERNEL_TABLE = PyCapsule_New(&kernels, "cdropout._kernels.KERNEL_TABLE", NULL)

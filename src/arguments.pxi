@@ -218,7 +218,7 @@ cdef cnp.ndarray checked_out(object out, cnp.ndarray x, str name):
     return array
 
 
-cdef cnp.ndarray checked_partner(object a, cnp.ndarray x, str name, str x_name):
+cdef cnp.ndarray checked_same_shape(object a, cnp.ndarray x, str name, str x_name):
     """Return an array that is read together with x. Raise ValueError unless it has the shape and dtype of x."""
     cdef cnp.ndarray array = checked_array(a, name)
     if not same_shape(array, x):
@@ -303,7 +303,7 @@ cdef object n_drawn(tuple shape, tuple shared_axes):
     return n
 
 
-cdef tuple run_strides(tuple shape, tuple shared_axes):
+cdef tuple strides_of_run(tuple shape, tuple shared_axes):
     """Return the strides, in positions, of a mask whose elements take one run of positions in C order."""
     strides = []
     n = 1
@@ -323,7 +323,7 @@ cdef tuple checked_strides(object strides, tuple shape, tuple shared_axes):
         raise TypeError(f"strides must be a tuple of integers, got {strides!r}") from None
     if len(given) != len(shape):
         raise ValueError(f"strides must have one number for each axis of {shape}, got {strides!r}")
-    normal = list(run_strides(shape, shared_axes))
+    normal = list(strides_of_run(shape, shared_axes))
     reach = 0
     for axis in range(len(shape) - 1, -1, -1):
         if axis in shared_axes:
@@ -334,4 +334,4 @@ cdef tuple checked_strides(object strides, tuple shape, tuple shared_axes):
                 raise ValueError(f"strides must go past all that inner axes of {shape} take, got {strides!r}")
             reach += (shape[axis] - 1) * given[axis]
             normal[axis] = given[axis]
-    return None if tuple(normal) == run_strides(shape, shared_axes) else tuple(normal)
+    return None if tuple(normal) == strides_of_run(shape, shared_axes) else tuple(normal)

@@ -13,7 +13,7 @@ cdef Mask checked_mask(object mask):
 
 
 cdef void set_c_mask(cdropout_mask *c_mask, Mask mask) noexcept:
-    set_c_key(&c_mask.key, &mask.words)
+    set_c_key(&c_mask.key, &mask.key_words)
     c_mask.start = mask.first
     c_mask.p = mask.p
     c_mask.scale = kept_scale(mask.p)
@@ -48,7 +48,7 @@ cdef int noise_of(object noise, cdropout_noise *c_noise) except -1:
     if not isinstance(noise, Noise):
         raise TypeError(f"noise must be a cdropout.Noise, got {type(noise).__name__}")
     cdef Noise core = <Noise>noise
-    set_c_key(&c_noise.key, &core.words)
+    set_c_key(&c_noise.key, &core.key_words)
     c_noise.start = core.first
     c_noise.std = core.std
     return 0
@@ -57,7 +57,7 @@ cdef int noise_of(object noise, cdropout_noise *c_noise) except -1:
 cdef int stream_of(object stream, cdropout_stream *c_stream) except -1:
     if not isinstance(stream, Stream):
         raise TypeError(f"stream must be a cdropout.Stream, got {type(stream).__name__}")
-    c_stream.key = <const cdropout_key *>&(<Stream>stream).words
+    c_stream.key = <const cdropout_key *>&(<Stream>stream).key_words
     c_stream.position = &(<Stream>stream).next_elem
     return 0
 

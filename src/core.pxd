@@ -1,4 +1,4 @@
-"""What _kernels.pyx uses of the headers in src/core and src/system. Only this file declares it for Cython."""
+"""Declarations, for Cython, of the parts of src/core and src/system that _kernels.pyx uses. No other file has them."""
 
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 

@@ -1,7 +1,7 @@
 """Arrays of other libraries: an ndarray on the memory that an object shares by the buffer protocol, DLPack or NumPy's
 array interface. arguments.pxi calls readable_array and writable_array. Part of _kernels.pyx."""
 
-# What these protocols raise if an object does not share its memory.
+# Errors that these protocols raise if an object does not share its memory.
 REFUSALS = (AttributeError, BufferError, RuntimeError, TypeError, ValueError)
 
 # ---- DLPack ---------------------------------------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 cdef class Mask(Drawn):
     """Mask(key, start, p, shape, shared_axes=(), strides=None)\n--\n
-    The elements that one dropout drops: an immutable value without a buffer.
+    The elements that one call of dropout drops: an immutable value that stores no bits.
 
     A mask holds a stream's key and position, p and a shape. Its bits are a function of these. They are generated again,
     in registers, each time the mask is applied: the forward and the backward pass, other threads, other processes and
@@ -21,8 +21,8 @@ cdef class Mask(Drawn):
     shared_axes : int or tuple of int
         Axes along which all elements share one decision.
     strides : tuple of int, optional
-        Distance in positions between neighbours along each axis, 0 along shared axes. By default, the elements take one
-        run of positions, in C order. Slicing sets other strides.
+        Distance in positions between neighbours along each axis, 0 along shared axes. By default, the elements take
+        consecutive positions, in C order. Slicing sets other strides.
 
     Raises
     ------
@@ -55,12 +55,12 @@ cdef class Mask(Drawn):
             self.place(key, start, reach + 1)
 
     def __init__(self, key, start, p, shape, shared_axes=(), strides=None):
-        """The fields are set in __cinit__: a mask that exists never changes."""
+        """__cinit__ or new_mask sets the fields; a mask never changes afterwards."""
 
     # ---- applying a mask --------------------------------------------------------------------------------------------
 
     def apply(self, a, out=None, *, scale=None, shift=0.0, fill=0.0):
-        """Scale the kept elements of an array and set the dropped ones to zero.
+        """Scale the kept elements of an array and replace the dropped ones.
 
         Parameters
         ----------
@@ -79,11 +79,11 @@ cdef class Mask(Drawn):
         Returns
         -------
         ndarray
-            out, or a new array of a's shape and dtype. A dropped element is `fill` (+0.0) whatever its value was, NaN
-            and infinity included. A kept element is a * scale, rounded once; with a shift or a fill the sum is rounded
-            again. For the 16-bit types the scale is first rounded to 13 bits (float16) or 16 bits (bfloat16), so that
-            the product is exact before its one rounding. At p = 0 with scale 1 and no shift the result is a copy, bit
-            for bit.
+            out, or a new array of a's shape and dtype. A dropped element is `fill`, +0.0 by default, whatever its value
+            was, NaN and infinity included. A kept element is a * scale, rounded once; if shift or fill is not 0, shift
+            is added and the sum is rounded again. For the 16-bit types the scale is
+            first rounded to 13 bits (float16) or 16 bits (bfloat16), so that the product is exact before its one
+            rounding. At p = 0 with scale 1 and no shift the result is a copy, bit for bit.
 
         Raises
         ------
@@ -94,7 +94,7 @@ cdef class Mask(Drawn):
 
         Notes
         -----
-        Errors are raised before anything is written.
+        Errors are raised before anything is written, except for errors that a signal handler raises.
 
         """
         cdef cnp.ndarray x = checked_array(a, "a")
@@ -107,7 +107,7 @@ cdef class Mask(Drawn):
         cdef cnp.ndarray result = checked_out(out, x, "a")
         strides = self.strides if self.shared_axes else self.part_strides
         cdef Scratch scratch = scratch_for(result, x, None, strides is not None)
-        apply_mask(&self.words, self.first, self.p, &map, strides, result, x, scratch)
+        apply_mask(&self.key_words, self.first, self.p, &map, strides, result, x, scratch)
         return result if out is None else out
 
     # ---- a mask as an array -----------------------------------------------------------------------------------------
@@ -134,18 +134,18 @@ cdef class Mask(Drawn):
     cdef object filled(self, int operation, object dtype, double scale):
         """Return a new array of the mask's shape, filled by an operation that reads no array.
 
-        scale is the value of kept elements for OPERATION_fill_scaled.
+        scale is the value of kept elements, 1 for OPERATION_fill_keep.
         """
         cdef job_request request
         cdef mask_axes axes
         cdef cnp.ndarray drawn
         drawn_shape = tuple([1 if axis in self.shared_axes else n for axis, n in enumerate(self.shape)])
-        if is_zero(self.p) or self.p == 1.0:
+        if is_zero(self.p) or self.p == 1.0:  # no random bits are needed
             drawn = np.full(drawn_shape, scale if is_zero(self.p) else 0, dtype)
         else:
             drawn = np.empty(drawn_shape, dtype)
             request = blank_request(operation, dtype_index(drawn))
-            request.key = self.words
+            request.key = self.key_words
             request.first = self.first
             request.p = self.p
             request.scale = scale
@@ -168,7 +168,7 @@ cdef class Mask(Drawn):
     @property
     def strides(self):
         """Distance in positions between neighbours along each axis, a tuple of int; 0 along shared axes."""
-        return run_strides(self.shape, self.shared_axes) if self.part_strides is None else self.part_strides
+        return strides_of_run(self.shape, self.shared_axes) if self.part_strides is None else self.part_strides
 
     @property
     def is_run(self):
@@ -241,10 +241,10 @@ cdef class Mask(Drawn):
         return mask_html(self)
 
     def plot(self, ax=None, *, limit=256):
-        """Draw kept and dropped elements with matplotlib.
+        """Plot kept and dropped elements with matplotlib.
 
-        A mask of one dimension is drawn as a row. Of a mask with more than two dimensions, up to 16 slices along the
-        last two axes are drawn side by side.
+        A mask of one dimension is drawn as a row. Of a mask with more than two dimensions, up to 16 two-dimensional
+        slices, each over the last two axes, are drawn side by side.
 
         Parameters
         ----------
@@ -298,12 +298,12 @@ cdef Mask new_mask(double p, tuple shape, tuple shared_axes, Stream stream, obje
     mask.p = p
     mask.shape = shape
     mask.shared_axes = shared_axes
-    mask.first = stream.take(n_positions, &mask.words)
+    mask.first = stream.take(n_positions, &mask.key_words)
     return mask
 
 
 def draw_mask(shape, p, rng, shared_axes):
-    """Draw the mask of cdropout.draw_mask."""
+    """Draw a mask, for cdropout.draw_mask."""
     cdef double p_checked = checked_p(p)
     cdef tuple lengths = checked_shape(shape)
     cdef tuple axes = checked_axes(shared_axes, len(lengths))

@@ -2,7 +2,7 @@
 
 cdef class Noise(Drawn):
     """Noise(key, start, std, shape)\n--\n
-    Normal numbers for the elements of an array: an immutable value without a buffer.
+    Normal numbers for the elements of an array: an immutable value that stores no numbers.
 
     The numbers are a function of key, position and shape. They are generated again, in registers, each time the noise
     is applied: the same bits in the forward and the backward pass, for every number of threads, instruction set and
@@ -97,7 +97,7 @@ cdef int apply_noise(Noise noise, bint is_factor, cnp.ndarray out, cnp.ndarray x
     """Write x times, or plus, the noise to out; the arguments have been checked."""
     cdef job_request request
     request = blank_request(OPERATION_multiply_by_noise if is_factor else OPERATION_add_noise, dtype_index(x))
-    request.key = noise.words
+    request.key = noise.key_words
     request.first = noise.first
     request.scale = noise.std
     return run_on_arrays(&request, out, x, None, scratch)
@@ -111,7 +111,7 @@ cdef Noise new_noise(tuple shape, object std, Stream stream):
 
 
 def draw_noise(shape, std, rng):
-    """Draw the noise of cdropout.draw_noise."""
+    """Draw noise, for cdropout.draw_noise."""
     checked_std(std)
     cdef tuple lengths = checked_shape(shape)
     checked_n_drawn(lengths, ())

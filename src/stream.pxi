@@ -60,7 +60,7 @@ cdef class Stream:
 
     """
 
-    cdef stream_key words
+    cdef stream_key key_words
     cdef uint64_t next_elem
     # The process that the key is for; 0 if every process that has a copy of the stream uses the key.
     cdef int process
@@ -74,7 +74,7 @@ cdef class Stream:
     @property
     def key(self):
         """The 128 bits that identify the stream, an int."""
-        return key_number(&self.words)
+        return key_number(&self.key_words)
 
     @property
     def position(self):
@@ -93,7 +93,7 @@ cdef class Stream:
     def _place(self, key, position):
         """Put the stream at a position (in elements, a multiple of 4096) of the stream with this key."""
         cdef uint64_t next_elem = position
-        set_key(&self.words, key)
+        set_key(&self.key_words, key)
         store_u64(&self.next_elem, next_elem)
 
     # ---- taking positions -------------------------------------------------------------------------------------------
@@ -105,7 +105,7 @@ cdef class Stream:
         while process != 0 and process != this_process:  # a loop, because a signal handler may fork meanwhile
             self.renew()
             process = load_int(&self.process)
-        key[0] = self.words
+        key[0] = self.key_words
         if n_elems == 0:
             return 0  # at its end a stream has no position left
         if not take_blocks(&self.next_elem, n_elems, &first):

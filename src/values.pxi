@@ -9,14 +9,14 @@ cdef class Drawn:
     A new version of a class's pickles may add fields at the end; pickles of older versions leave them out.
     """
 
-    cdef stream_key words
+    cdef stream_key key_words
     cdef uint64_t first
     cdef readonly tuple shape
 
     @property
     def key(self):
         """The 128 bits that identify the stream it was drawn from, an int."""
-        return key_number(&self.words)
+        return key_number(&self.key_words)
 
     @property
     def start(self):
@@ -33,7 +33,7 @@ cdef class Drawn:
         key, start = int(key), int(start)
         if start + n_positions > LIMIT:
             raise OverflowError(f"the stream must hold what is drawn, got shape {shown(self.shape)} at start {start}")
-        set_key(&self.words, key)
+        set_key(&self.key_words, key)
         self.first = start
         return 0
 

@@ -183,7 +183,7 @@ def check_stream(stream: cd.Stream) -> None:
 
 def check_layer(layer: Layer) -> None:
     """Check a layer's rate and state, and run it on small arrays, with any exception allowed."""
-    assert 0 <= getattr(layer, layer._rate) <= (1e37 if layer._rate == "std" else 1)
+    assert 0 <= getattr(layer, layer._rate_name) <= (1e37 if layer._rate_name == "std" else 1)
     state = copy.deepcopy(layer.state)
     layer.state = state
     with np.errstate(all="ignore"), contextlib.suppress(Exception):

@@ -165,8 +165,9 @@ def check_python(arguments):
         assert (ROOT / script).is_file(), script
         check_options((script,), arguments[1:])
     elif arguments[1] in ("benchmarks", "cdropout"):
-        has_command = arguments[2:] and not arguments[2].startswith("-")
+        has_command = arguments[2:] and not arguments[2].startswith("-") and not arguments[2].isupper()
         called = ("-m", arguments[1], *arguments[2 : 2 + bool(has_command)])
+        help_of(called)  # fails for a command that does not exist
         check_options(called, arguments[len(called) :])
     else:
         module = arguments[1].partition(".")[0]

@@ -165,7 +165,7 @@ def test_gradients_and_their_gradients_are_right(pieces, bias):
         return seeded(lambda: ct.scaled_dot_product_attention(*inputs, BIASES[bias], 0.4))
 
     # One case checks the derivative by every element, the others along random directions: a tenth of the time.
-    is_fast = (pieces, bias) != (150, "none")
+    is_fast = (pieces, bias) != (700, "none")
     assert torch.autograd.gradcheck(attend, qkv(), fast_mode=is_fast)
     assert torch.autograd.gradgradcheck(attend, qkv(), fast_mode=True)
     query, key, value = (t.detach() for t in qkv())
@@ -195,11 +195,11 @@ def test_a_p_of_1_drops_every_weight(attended):
 
 
 def test_scores_are_never_in_memory_as_a_whole(run_python):
-    # 16 heads of 2048 x 2048 scores are 256 MiB; inputs, output and gradients are 8 of 8 MiB.
+    # 16 heads of 2048 x 2048 scores are 256 MiB; inputs, output and gradients are 8 of 2 MiB.
     code = """
 import resource, torch, cdropout.torch as ct
 torch.set_num_threads(1)
-inputs = [torch.randn(16, 2048, 64, requires_grad=True) for _ in range(3)]
+inputs = [torch.randn(16, 2048, 16, requires_grad=True) for _ in range(3)]
 small = [t[:, :64].detach().requires_grad_() for t in inputs]
 ct.scaled_dot_product_attention(*small, dropout_p=0.1).sum().backward()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

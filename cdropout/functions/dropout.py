@@ -26,8 +26,9 @@ def dropout(
     p : float
         The probability of dropping an element, in [0, 1].
     rng : None, int, SeedSequence, BitGenerator, Generator or Stream
-        Source of the mask (SPEC 7). None is a default stream seeded from the operating system. A Stream or a NumPy
-        generator advances with every call. An int or SeedSequence gives the same mask every time.
+        Source of the mask (Scientific Python's SPEC 7). None is the default stream, which the operating system seeds
+        once per process. A Stream or a NumPy generator advances with every call. An int or SeedSequence gives the same
+        mask every time.
     out : ndarray, or an object that shares its memory as above, optional
         Array for the result, of x's shape and dtype: either x itself (in place) or memory apart from x.
     shared_axes : int or tuple of int
@@ -37,7 +38,7 @@ def dropout(
     -------
     ndarray
         out, or a new array of x's shape and dtype, in native byte order. A dropped element is +0.0 whatever its value
-        was, NaN and infinity included. P(drop) is p to within 2^-48, and drops are independent.
+        was, NaN and infinity included. P(drop) is p to within 2^-48, and decisions are independent.
 
     Raises
     ------
@@ -47,14 +48,14 @@ def dropout(
     ValueError
         For a p outside [0, 1] or NaN, an out that does not fit or is read-only, or an array on another device.
     OverflowError
-        If the stream has fewer than x.size positions left of its 2^64.
+        If the stream has fewer of its 2^64 positions left than the call takes, one for each decision.
     MemoryError
         If there is no memory for the result.
 
     Notes
     -----
-    Errors are raised before anything is written and before rng advances. The only exception is an error raised by a
-    signal handler, such as KeyboardInterrupt: then rng has advanced, and out holds old and new elements.
+    Errors are raised before anything is written and before rng advances. One case differs: if a signal handler raises,
+    as for Ctrl-C, rng has advanced, and out holds old and new elements.
 
     To drop the same elements again (in a backward pass), draw a mask with `draw_mask` and apply it twice.
 

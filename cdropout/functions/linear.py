@@ -48,7 +48,7 @@ def drop_connect(
 
     Notes
     -----
-    Source: Wan et al., "Regularization of neural networks using DropConnect", ICML 2013, who do not rescale.
+    Source: Wan et al., "Regularization of neural networks using DropConnect", ICML 2013. The paper does not rescale.
 
     """
     inputs, w, b = check_product(x, weight, bias)

@@ -12,15 +12,15 @@ from cdropout.stream import STATE_VERSION, Rng, Stream, as_stream, restore_strea
 
 
 class Layer:
-    """A layer that draws from a stream in training: its rate, stream, mode, saved state and text.
+    """A layer that draws from a stream in training.
 
-    Subclasses define `forward` and `backward`, and a property for the rate that checks what it is set to. They check
-    their other arguments before they call this constructor, because it takes rng, and a NumPy generator advances when
-    it is taken.
+    It holds a rate (p, or std for noise), a stream and a mode, saves and restores them, and builds the repr. Subclasses
+    define `forward` and `backward`, and a property for the rate that checks its values. This constructor draws a seed
+    if rng is a NumPy generator, so subclasses check their other arguments before they call it.
     """
 
     # Name of the rate attribute: `p`, or `std` for GaussianNoise.
-    _rate: ClassVar[str]
+    _rate_name: ClassVar[str]
     # Types that a field may have in a pickle. A subclass adds the fields of its constructor.
     _field_types: ClassVar[dict[str, Any]] = {
         "training": bool | int | np.bool_,
@@ -31,7 +31,7 @@ class Layer:
     }
 
     def __init__(self, rate: float, *, rng: Rng | None = None, inplace: bool = False) -> None:
-        setattr(self, self._rate, rate)
+        setattr(self, self._rate_name, rate)
         self.inplace = inplace
         self.training = True
         self.rng = rng
@@ -62,8 +62,8 @@ class Layer:
         """Run `forward`."""
         return self.forward(*inputs)  # type: ignore[attr-defined,no-any-return]
 
-    def _check_evaluated(self) -> None:
-        """Raise RuntimeError if the layer is in training: a backward pass then needs a forward pass before it."""
+    def _check_not_training(self) -> None:
+        """Raise RuntimeError if the layer is in training: a backward pass then needs the mask of a forward pass."""
         if self.training:
             raise RuntimeError("backward must follow a forward pass in training, and none has been made")
 
@@ -74,34 +74,34 @@ class Layer:
         """The state that changes from step to step, without `params`: a dict of plain values, which JSON can hold.
 
         Keys: `version`; `p` (`std` for GaussianNoise); `training`; `rng`, the stream's `state` or None for the default
-        stream. Results that a forward pass keeps for `backward` are not included. Setting the state also moves the
-        layer's stream, which other layers may share. An invalid state raises ValueError or TypeError and changes
-        nothing.
+        stream. Results that a forward pass keeps for `backward` are not included. When the state is set, the layer's
+        stream, which other layers may share, moves to the saved position; a layer without one gets a new stream. An
+        invalid state raises ValueError or TypeError and changes nothing.
         """
         return {
             "version": STATE_VERSION,
-            self._rate: getattr(self, self._rate),
+            self._rate_name: getattr(self, self._rate_name),
             "training": self.training,
             "rng": None if self._rng is None else self._rng.state,
         }
 
     @state.setter
     def state(self, state: dict[str, Any]) -> None:
-        keys = ("version", self._rate, "training", "rng")
+        keys = ("version", self._rate_name, "training", "rng")
         if not isinstance(state, dict) or set(state) != set(keys):
             raise ValueError(f"state must be a dict with the keys {', '.join(keys)}, got {shown(state)}")
         check_version("state", state["version"], STATE_VERSION)
         if not isinstance(state["training"], bool):
             raise TypeError(f"state['training'] must be True or False, got {state['training']!r}")
-        before = getattr(self, self._rate)
-        setattr(self, self._rate, state[self._rate])
+        before = getattr(self, self._rate_name)
+        setattr(self, self._rate_name, state[self._rate_name])
         try:
             if state["rng"] is None or self._rng is None:
                 self.rng = None if state["rng"] is None else restore_stream(state["rng"])
             else:
                 self._rng.state = state["rng"]
         except (TypeError, ValueError):
-            setattr(self, self._rate, before)
+            setattr(self, self._rate_name, before)
             raise
         self.training = state["training"]
 
@@ -109,7 +109,7 @@ class Layer:
         return {"version": STATE_VERSION, **self.__dict__}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Restore the fields of a pickle; ValueError or TypeError for a field that the constructor would not set."""
+        """Restore the fields of a pickle; ValueError if one is missing, TypeError or ValueError if one is invalid."""
         if not isinstance(state, dict):
             raise TypeError(f"a pickled {type(self).__name__} must hold a dict, got {shown(state)}")
         fields = {**state}
@@ -129,13 +129,13 @@ class Layer:
                 raise TypeError(f"{name} of a pickled {type(self).__name__} must not be {shown(fields[name])}")
 
     def _prepare(self) -> None:
-        """Compute values that follow from the rate; called when the rate is set and when a pickle is loaded."""
+        """Compute values that follow from the rate and options; called when one is set, and for a loaded pickle."""
 
     # ---- text -------------------------------------------------------------------------------------------------------
 
     def __repr__(self) -> str:
         options = "".join(f", {name}={value!r}" for name, value in self._options().items())
-        return f"{type(self).__name__}({self._rate}={getattr(self, self._rate)}{options})"
+        return f"{type(self).__name__}({self._rate_name}={getattr(self, self._rate_name)}{options})"
 
     def _options(self) -> dict[str, Any]:
         """Return the constructor's arguments, except rate and rng, whose values differ from their defaults.
@@ -145,11 +145,12 @@ class Layer:
         import inspect  # here, because importing it takes long
 
         options: dict[str, Any] = {}
+        missing = object()  # not a plain value
         for layer_type in type(self).__mro__[:-1]:
             parameters = inspect.signature(layer_type).parameters
             for name, parameter in parameters.items():
-                value = getattr(self, name, inspect)  # the module stands for "no such attribute": it is not plain
-                if name not in (self._rate, "rng") and isinstance(value, bool | int | float | str | tuple | None):
+                value = getattr(self, name, missing)
+                if name not in (self._rate_name, "rng") and isinstance(value, bool | int | float | str | tuple | None):
                     options.setdefault(name, (value, parameter.default))
             if not any(each.kind is each.VAR_KEYWORD for each in parameters.values()):
                 break  # this constructor passes no keywords on to the classes above it
@@ -159,7 +160,7 @@ class Layer:
 class DropoutLayer(Layer):
     """A layer with a probability of dropping, p, and the mask of its last forward pass."""
 
-    _rate = "p"
+    _rate_name = "p"
     _field_types: ClassVar[dict[str, Any]] = {**Layer._field_types, "mask": Mask | None}
 
     def __init__(self, p: float = 0.5, *, rng: Rng | None = None, inplace: bool = False) -> None:
@@ -185,8 +186,8 @@ class DropoutLayer(Layer):
         super()._check_fields(fields)
 
     def _through_mask(self, dy: npt.ArrayLike, out: Any, scale: float | None) -> npt.NDArray[Any] | None:
-        """Return the gradient through the mask of the last forward pass; None if that pass was in evaluation."""
+        """Return the gradient through the mask; without a mask return None in evaluation, and raise in training."""
         if self.mask is not None:
             return self.mask.apply(dy, out, scale=scale)
-        self._check_evaluated()
+        self._check_not_training()
         return None

@@ -68,7 +68,7 @@ class DropBlock2d(DropoutLayer):
     def backward(self, dy: npt.ArrayLike) -> npt.NDArray[Any]:
         """Return the gradient with respect to x; RuntimeError in training if there was no forward pass."""
         if self._keep is None:
-            self._check_evaluated()
+            self._check_not_training()
             return dy  # type: ignore[return-value]
         gradient = _kernels.check_array(dy, "dy")
         if gradient.shape != self._keep.shape:

@@ -35,7 +35,7 @@ class Dropout(DropoutLayer):
     training : bool
         True at first; `train()` and `eval()` set it.
     mask : Mask or None
-        The mask of the last forward pass; None after a pass in evaluation.
+        The mask of the last forward pass; None before the first and after a pass in evaluation.
     params, grads : list
         Empty: dropout has no parameters.
 
@@ -50,7 +50,7 @@ class Dropout(DropoutLayer):
 
     """
 
-    _rescale: Rescale = "train"
+    _rescale: Rescale = "train"  # until the constructor sets it: the base class computes the map before
 
     def __init__(
         self,
@@ -67,7 +67,7 @@ class Dropout(DropoutLayer):
         # None in subclasses whose axes depend on the number of dimensions.
         self.shared_axes: int | tuple[int, ...] | None = shared_axes
         self.rescale = rescale
-        self._scale = 1.0
+        self._scale = 1.0  # the factor of the last forward pass, whose p may have changed since
 
     @property
     def rescale(self) -> Rescale:
@@ -91,7 +91,8 @@ class Dropout(DropoutLayer):
         Returns
         -------
         ndarray
-            An array of x's shape and dtype; x itself if the layer is `inplace`.
+            In training an array of x's shape and dtype, x itself if the layer is `inplace`. In evaluation x itself, or
+            for "eval" an array.
 
         Raises
         ------
@@ -128,7 +129,7 @@ class Dropout(DropoutLayer):
         Raises
         ------
         RuntimeError
-            In training, if there was no forward pass in training.
+            If the layer is in training and its last forward pass was not.
         TypeError, ValueError
             As in `Mask.apply`.
 
@@ -157,7 +158,7 @@ class Dropout(DropoutLayer):
         """Return an input or a gradient after evaluation's map, which is the identity unless `rescale` is "eval"."""
         if self._rescale != "eval":
             return x  # type: ignore[no-any-return]
-        # Nothing is dropped, unless p = 1 drops everything; no stream is used.
+        # p = 0 multiplies all elements, p = 1 sets all to +0.0. Neither needs random bits, so any key will do.
         mask = Mask(0, 0, 1.0 if self._p == 1.0 else 0.0, _kernels.as_array(x, "x").shape)
         return mask.apply(x, x if self.inplace else None, scale=1.0 - self._p)
 

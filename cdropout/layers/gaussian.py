@@ -54,7 +54,7 @@ class GaussianDropout(DropoutLayer):
     def backward(self, dy: npt.ArrayLike) -> npt.NDArray[Any]:
         """Return dy times the noise of the last forward pass; RuntimeError in training if there was none."""
         if self.noise is None:
-            self._check_evaluated()
+            self._check_not_training()
             return dy  # type: ignore[return-value]
         return self.noise.multiply(dy, dy if self.inplace else None)
 
@@ -76,7 +76,7 @@ class GaussianNoise(Layer):
 
     """
 
-    _rate = "std"
+    _rate_name = "std"
     _field_types: ClassVar[dict[str, Any]] = {**Layer._field_types, "noise": Noise | None}
 
     def __init__(self, std: float, *, rng: Rng | None = None, inplace: bool = False) -> None:

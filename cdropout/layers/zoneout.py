@@ -58,7 +58,7 @@ class Zoneout(DropoutLayer):
         gradient = _kernels.check_array(dy, "dy")
         if self.mask is not None:
             return self.mask.apply(gradient, scale=1.0), np.where(self.mask.keep(), np.zeros_like(gradient), gradient)
-        self._check_evaluated()
+        self._check_not_training()
         if self._evaluated is None:
             raise RuntimeError("backward must follow a forward pass, and none has been made")
         p, shape = self._evaluated

@@ -130,7 +130,7 @@ def _attend_by_operators(
     else:  # without the masks, softmax of such a row and its derivative would be NaN
         is_dead = is_dead.view(*scores.shape[:2], 1)
         weights = scores.masked_fill(is_dead, 0.0).softmax(-1).masked_fill(is_dead, 0.0)
-    dropped: Tensor = ApplyMask.apply(weights.view(mask.shape), mask, None, 0.0, 0.0, False)  # type: ignore[no-untyped-call]
+    dropped: Tensor = ApplyMask.apply(weights.view(mask.shape), mask, None, 0.0, 0.0, False)
     return dropped.view(scores.shape) @ value
 
 

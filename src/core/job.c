@@ -5,13 +5,13 @@
 #include <string.h>
 
 enum {
-    MIN_STREAMED_BYTES = 1024, /* of a row; shorter ones are mostly ends that do not fill a cache line */
+    MIN_STREAMED_BYTES = 1024, /* stored in one piece; shorter pieces are mostly ends that do not fill a cache line */
     CACHE_LINE_BYTES = 64,     /* of all x86-64 processors */
-    MIN_CUT_REPEATS = 1048576, /* computing so many elements takes 100 times as long as seeding a block */
+    MIN_CUT_REPEATS = 1048576, /* of a position that ranges divide: seeding its block again takes 1 % of the time */
 };
 
-/* max_cached_bytes is used where the system does not tell the size of its cache. 64 MiB is larger than most caches:
- * streaming past a cache that is large enough costs more time than not streaming past one that is too small. */
+/* At import, src/_kernels.pyx sets max_cached_bytes to the size of the cache. Where that is unknown, 64 MiB is more
+ * than most: streaming stores lose more time if the arrays fit into the cache than they save if the arrays do not. */
 job_limits limits = {
     .max_cached_bytes = (size_t)64 << 20,
     .max_gathered_stride = 1024,
@@ -44,8 +44,8 @@ static int is_valid(const job_request *request)
     return !(steps & WITHOUT_MASK) && request->n_axes >= 0 && request->n_axes <= MAX_AXES;
 }
 
-/* Sets the bias, its seam and its period as `operands` describes them. bias_room takes the seam, and before it, where
- * the bias is shorter than a group, copies of the bias that fill a group. */
+/* Sets the fields of the bias in `operands` (kernel_table.h). bias_room holds the seam: the bias's last group and its
+ * first. A shorter bias fills a group there by copies, then its first group follows; the last two are the seam. */
 static void set_bias(job *j, const char *bias, size_t n_bias, size_t first)
 {
     const size_t group_bytes = ELEMS_PER_GROUP * j->elem_bytes, n_bytes = n_bias * j->elem_bytes;
@@ -61,8 +61,8 @@ static void set_bias(job *j, const char *bias, size_t n_bias, size_t first)
     }
     const size_t n_room_bytes = j->arrays.bias_period * j->elem_bytes + group_bytes;
     memcpy(room, bias, n_bytes);
-    for (size_t at = n_bytes; at < n_room_bytes; at *= 2)
-        memcpy(room + at, room, at < n_room_bytes - at ? at : n_room_bytes - at);
+    for (size_t n_done = n_bytes; n_done < n_room_bytes; n_done *= 2)
+        memcpy(room + n_done, room, n_done < n_room_bytes - n_done ? n_done : n_room_bytes - n_done);
     j->arrays.bias = room;
     j->arrays.bias_seam = room + n_room_bytes - 2 * group_bytes;
 }
@@ -79,18 +79,18 @@ static void set_rows(job *j, const job_request *request)
         if (length == 1)
             continue;
         const int fits = stride == 0 || length <= UINT64_MAX / stride;
-        if (n > 0 && fits && j->row_strides[n - 1] == stride * length) {
-            j->row_lens[n - 1] *= length;
-            j->row_strides[n - 1] = stride;
+        if (n > 0 && fits && j->level_strides[n - 1] == stride * length) {
+            j->level_lens[n - 1] *= length;
+            j->level_strides[n - 1] = stride;
         } else {
-            j->row_lens[n] = length;
-            j->row_strides[n] = stride;
+            j->level_lens[n] = length;
+            j->level_strides[n] = stride;
             n++;
         }
     }
-    if (n > 0 && j->row_strides[n - 1] == 0)
-        j->arrays.n_repeats = j->row_lens[--n];
-    j->row_positions = n > 0 && j->row_strides[n - 1] == 1 ? j->row_lens[--n] : 1;
+    if (n > 0 && j->level_strides[n - 1] == 0)
+        j->arrays.n_repeats = j->level_lens[--n];
+    j->row_positions = n > 0 && j->level_strides[n - 1] == 1 ? j->level_lens[--n] : 1;
     j->n_levels = n;
 }
 
@@ -103,9 +103,9 @@ static job_layout choose_layout(const job *j)
         const int has_repeat_kernel = j->operation == OPERATION_apply_mask || j->operation == OPERATION_alpha_dropout;
         return has_repeat_kernel && j->arrays.n_repeats >= MIN_REPEATS ? LAYOUT_REPEATED : LAYOUT_GATHERED;
     }
-    if (j->row_strides[inner] == 0 && j->row_positions <= ELEMS_PER_GROUP * MAX_KEEP_WORDS)
+    if (j->level_strides[inner] == 0 && j->row_positions <= ELEMS_PER_GROUP * MAX_KEEP_WORDS)
         return LAYOUT_SHARED_ROWS;
-    if (j->row_strides[inner] != 0 && j->row_strides[inner] <= limits.max_gathered_stride)
+    if (j->level_strides[inner] != 0 && j->level_strides[inner] <= limits.max_gathered_stride)
         return LAYOUT_GATHERED;
     return LAYOUT_ROWS;
 }
@@ -187,14 +187,14 @@ static size_t share(size_t n, size_t i, size_t n_ranges)
     return n / n_ranges * i + n % n_ranges * i / n_ranges;
 }
 
-/* A multiple of a group, so that the stores of every range are aligned as those of the first. */
+/* A multiple of 64 elements, so that the stores of every range are aligned as those of the first. */
 static size_t cut_at_group(size_t n_elems, size_t i, size_t n_ranges)
 {
     return i == n_ranges ? n_elems : share(n_elems / ELEMS_PER_GROUP, i, n_ranges) * ELEMS_PER_GROUP;
 }
 
-/* The start of a block, counted in positions from `first` on; with fewer blocks than ranges, any position. Then each
- * position has many elements, or a test has set small ranges. */
+/* The start of a block, counted in positions from `first` on; any position if there are fewer blocks than ranges, as
+ * when each position has hundreds of elements. */
 static size_t cut_at_block(uint64_t first, size_t n_positions, size_t i, size_t n_ranges)
 {
     const size_t offset = (size_t)(first % ELEMS_PER_BLOCK);

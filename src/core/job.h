@@ -1,8 +1,8 @@
 /* Jobs: one call on arrays, planned once and then computed whole or in ranges of its elements.
  *
- * src/parallel_run.pxi (for Python) and src/c_api.c fill a job_request with arrays, axes and a mask. job_plan (job.c)
- * checks the request and chooses a layout; job_run (job_run.c) then computes any range of the output with the kernels
- * of kernel_table.h:
+ * The Cython files in src/ (for Python) and src/c_api.c fill a job_request with arrays, axes and a mask. job_plan
+ * (job.c) checks the request and chooses a layout; job_run (job_run.c) then computes any range of the output with the
+ * kernels of kernel_table.h:
  *
  *     job_request request = {...};
  *     job j;
@@ -22,10 +22,10 @@ typedef enum {
     LAYOUT_NONE,        /* there are no elements */
     LAYOUT_COPY,        /* nothing is dropped or scaled: the output gets the input's bits */
     LAYOUT_RUN,         /* the elements take one run of positions */
-    LAYOUT_ROWS,        /* each row takes a run of positions */
+    LAYOUT_ROWS,        /* each row takes a run of positions: rows far apart, or shared ones with too many keep words */
     LAYOUT_SHARED_ROWS, /* several successive rows take the same run: its keep words are computed once for all */
-    LAYOUT_REPEATED,    /* MIN_REPEATS or more neighbouring elements take the same position */
-    LAYOUT_GATHERED,    /* short rows or few repeats: keep bits are first collected in the order of the elements */
+    LAYOUT_REPEATED,    /* neighbouring elements take the same position, and a repeat kernel computes them */
+    LAYOUT_GATHERED,    /* other repeats, or rows close together: keep bits are collected in the elements' order */
 } job_layout;
 
 /* A job's operation: one of the catalog, or OPERATION_fill_keep, which writes a byte for each element, 1 where it is
@@ -47,8 +47,8 @@ typedef enum {
 
 enum {
     MAX_AXES = 64,                             /* NumPy's limit */
-    MAX_KEEP_WORDS = 1024,                     /* that job_run holds on its stack: of a shared row, or gathered */
-    BIAS_ROOM_BYTES = 3 * ELEMS_PER_GROUP * 8, /* copies of a short bias, less than two groups, and one group */
+    MAX_KEEP_WORDS = 1024,                     /* for a shared row or gathered elements, on the stack of job_run */
+    BIAS_ROOM_BYTES = 3 * ELEMS_PER_GROUP * 8, /* up to 127 elements of a repeated bias, and its first 64 again */
 };
 
 /* What a caller asks for. Arrays are C-contiguous; all except bias have n_elems elements. Fields that the operation
@@ -60,7 +60,7 @@ typedef struct {
     uint64_t first; /* the position of element 0 */
     double p;
     double scale;       /* of kept elements; for noise, its standard deviation */
-    double shift, fill; /* added to kept elements; value of dropped ones. apply_mask with these runs as alpha_dropout */
+    double shift, fill; /* added to kept elements; value of dropped ones. If not 0, apply_mask becomes alpha_dropout */
     char *out;          /* may be x or residual; must not overlap them otherwise */
     const char *x;
     const char *residual;
@@ -107,11 +107,11 @@ typedef struct {
     mask_rule rule;
     uint64_t first;
     /* The output is rows of row_positions positions, arrays.n_repeats elements to each. n_levels nested loops go
-     * through the rows, the outermost first: level l has row_lens[l] iterations, row_strides[l] positions apart. */
+     * through the rows, the outermost first: level l has level_lens[l] iterations, level_strides[l] positions apart. */
     size_t row_positions;
     int n_levels;
-    size_t row_lens[MAX_AXES];
-    uint64_t row_strides[MAX_AXES];
+    size_t level_lens[MAX_AXES];
+    uint64_t level_strides[MAX_AXES];
     char bias_room[BIAS_ROOM_BYTES];
 } job;
 
@@ -119,10 +119,10 @@ typedef struct {
  * measurements are in docs/design.md ("Threads", "Signals", "Streaming stores", "Parts"). */
 typedef struct {
     size_t max_cached_bytes;              /* a call that reads and writes more than this outgrows the caches */
-    uint64_t max_gathered_stride;         /* positions; rows further apart than this are not gathered */
+    uint64_t max_gathered_stride;         /* positions; rows that begin further apart are not gathered */
     size_t min_elems_per_thread;          /* with fewer, a second thread costs more time than it saves */
     size_t min_elems_without_gil;         /* with fewer, releasing the GIL costs more time than it saves */
-    size_t max_elems_per_slice;           /* a thread looks at the clock, for signals, after each slice */
+    size_t max_elems_per_slice;           /* a thread computes so many, then looks at the clock, for signals */
     uint64_t microseconds_between_checks; /* for signals */
     uint64_t microseconds_of_quota;       /* how long a CPU quota that was read is taken as valid */
 } job_limits;
@@ -136,12 +136,13 @@ int job_plan(job *j, const job_request *request);
 /* Whether the request only copies x: nothing is dropped, scaled or added. */
 int job_is_copy(const job_request *request);
 
-/* Computes elements begin .. end - 1 of the output, in the default floating-point mode. Threads may run ranges of one
- * job at the same time; the result does not depend on how its elements are divided into ranges. */
+/* Computes elements begin .. end - 1 in the default floating-point mode (rounding to nearest, subnormal numbers, no
+ * traps). Threads may run ranges of one job at the same time; the division into ranges does not change the result. */
 void job_run(const job *j, size_t begin, size_t end);
 
-/* The element at which range i of n_ranges begins; i = n_ranges gives n_elems. Where possible, ranges meet at the
- * start of a block, so that no block is seeded twice, and keep stores as aligned as those of the whole job. */
+/* The element at which range i of n_ranges begins; i = n_ranges gives n_elems. A run of positions is cut at blocks if
+ * possible, so that none is seeded twice; shared rows between rows, repeats between positions, other rows anywhere.
+ * Copies, gathered elements and very long repeats are cut at multiples of 64 elements, which keeps stores aligned. */
 size_t job_cut(const job *j, size_t i, size_t n_ranges);
 
 #endif

@@ -16,10 +16,10 @@ static inline size_t smaller(size_t a, size_t b)
  * to STREAM_ALIGN. */
 static inline operands arrays_at(const job *j, size_t i, size_t n_to_group)
 {
-    operands at = operands_at(&j->arrays, i, j->elem_bytes);
-    if (at.is_streamed)
-        at.is_streamed = ((uintptr_t)at.out + n_to_group * j->elem_bytes) % STREAM_ALIGN == 0;
-    return at;
+    operands ops = operands_at(&j->arrays, i, j->elem_bytes);
+    if (ops.is_streamed)
+        ops.is_streamed = ((uintptr_t)ops.out + n_to_group * j->elem_bytes) % STREAM_ALIGN == 0;
+    return ops;
 }
 
 static void run_range(const job *j, size_t i, uint64_t first, size_t n_elems)
@@ -33,8 +33,8 @@ static void run_range(const job *j, size_t i, uint64_t first, size_t n_elems)
         return;
     }
     const int has_groups = j->operation != OPERATION_relu_dropout_backward; /* else no positions: groups begin at i */
-    const operands at = arrays_at(j, i, has_groups ? (size_t)(-first % ELEMS_PER_GROUP) : 0);
-    kernels->dtype[j->dtype]->range[j->operation](&at, &j->rule, first, n_elems);
+    const operands ops = arrays_at(j, i, has_groups ? (size_t)(-first % ELEMS_PER_GROUP) : 0);
+    kernels->dtype[j->dtype]->range[j->operation](&ops, &j->rule, first, n_elems);
 }
 
 static void run_words(const job *j, size_t i, const uint64_t *words, size_t n_elems)
@@ -44,8 +44,8 @@ static void run_words(const job *j, size_t i, const uint64_t *words, size_t n_el
             j->arrays.out[i + e] = (char)(words[e / ELEMS_PER_GROUP] >> (e % ELEMS_PER_GROUP) & 1);
         return;
     }
-    const operands at = arrays_at(j, i, 0);
-    kernels->dtype[j->dtype]->words(&at, words, n_elems, j->operation);
+    const operands ops = arrays_at(j, i, 0);
+    kernels->dtype[j->dtype]->words(&ops, words, n_elems, j->operation);
 }
 
 /* ---- rows ---- */
@@ -54,8 +54,8 @@ static uint64_t first_of_row(const job *j, size_t row)
 {
     uint64_t first = j->first;
     for (int level = j->n_levels - 1; level >= 0; level--) {
-        first += row % j->row_lens[level] * j->row_strides[level];
-        row /= j->row_lens[level];
+        first += row % j->level_lens[level] * j->level_strides[level];
+        row /= j->level_lens[level];
     }
     return first;
 }
@@ -72,7 +72,7 @@ static row_cursor cursor_at_row(const job *j, size_t row)
     const int level = j->n_levels - 1;
     return (row_cursor){
         .row = row,
-        .n_left = level < 0 ? 1 : j->row_lens[level] - row % j->row_lens[level],
+        .n_left = level < 0 ? 1 : j->level_lens[level] - row % j->level_lens[level],
         .first = first_of_row(j, row),
     };
 }
@@ -83,7 +83,7 @@ static void next_row(const job *j, row_cursor *cursor)
         *cursor = cursor_at_row(j, cursor->row + 1);
     } else {
         cursor->row++;
-        cursor->first += j->row_strides[j->n_levels - 1];
+        cursor->first += j->level_strides[j->n_levels - 1];
     }
 }
 
@@ -93,9 +93,9 @@ static void run_rows(const job *j, size_t begin, size_t end)
     if (begin == end)
         return;
     row_cursor cursor = cursor_at_row(j, begin / j->row_positions);
-    for (size_t at = begin % j->row_positions; begin < end; at = 0, next_row(j, &cursor)) {
-        const size_t n = smaller(j->row_positions - at, end - begin);
-        run_range(j, begin, cursor.first + at, n);
+    for (size_t offset = begin % j->row_positions; begin < end; offset = 0, next_row(j, &cursor)) {
+        const size_t n = smaller(j->row_positions - offset, end - begin);
+        run_range(j, begin, cursor.first + offset, n);
         begin += n;
     }
 }
@@ -104,7 +104,7 @@ static void run_rows(const job *j, size_t begin, size_t end)
 static void run_shared_rows(const job *j, size_t begin, size_t end)
 {
     uint64_t words[MAX_KEEP_WORDS];
-    const size_t n_sharing = j->row_lens[j->n_levels - 1], length = j->row_positions;
+    const size_t n_sharing = j->level_lens[j->n_levels - 1], length = j->row_positions;
     const size_t first_row = (begin + length - 1) / length, end_row = end / length;
     if (first_row >= end_row) { /* no whole row */
         run_rows(j, begin, end);
@@ -121,21 +121,22 @@ static void run_shared_rows(const job *j, size_t begin, size_t end)
 
 /* ---- many elements to a position ---- */
 
+/* The position in the stream of the job's position i_position, counted from 0 in the order of the elements. */
 static uint64_t position_of(const job *j, size_t i_position)
 {
     return first_of_row(j, i_position / j->row_positions) + i_position % j->row_positions;
 }
 
-/* Positions begin .. end - 1 with n_repeats elements each, from element i on. Streaming stores need every position's
- * elements to begin on a multiple of STREAM_ALIGN. */
+/* Positions begin .. end - 1 of the job with n_repeats elements each, from element i on. Streaming stores need every
+ * position's elements to begin on a multiple of STREAM_ALIGN. */
 static void run_repeats(const job *j, size_t i, size_t begin, size_t end, size_t n_repeats)
 {
     while (begin < end) {
         const size_t n = smaller(j->row_positions - begin % j->row_positions, end - begin);
-        operands at = arrays_at(j, i, 0);
-        at.n_repeats = n_repeats;
-        at.is_streamed = at.is_streamed && n_repeats * j->elem_bytes % STREAM_ALIGN == 0;
-        kernels->dtype[j->dtype]->repeat(&at, &j->rule, position_of(j, begin), n, j->operation);
+        operands ops = arrays_at(j, i, 0);
+        ops.n_repeats = n_repeats;
+        ops.is_streamed = ops.is_streamed && n_repeats * j->elem_bytes % STREAM_ALIGN == 0;
+        kernels->dtype[j->dtype]->repeat(&ops, &j->rule, position_of(j, begin), n, j->operation);
         i += n * n_repeats;
         begin += n;
     }
@@ -170,8 +171,7 @@ static void run_repeated(const job *j, size_t begin, size_t end)
 
 /* ---- gathered keep words ---- */
 
-/* A cache of the keep words of one block, which several rows may need. One word more lets append_bits read 64 bits from
- * any bit on. */
+/* A cache of one block's keep words, for several rows. One word more lets append_bits read 64 bits from any bit on. */
 typedef struct {
     uint64_t block;
     uint64_t words[WORDS_PER_BLOCK + 1];
@@ -181,11 +181,11 @@ typedef struct {
  * Words of the whole block are computed, unless the next row is too far away to use them. */
 static size_t make_words(const job *j, block_words *cache, uint64_t first, size_t n_positions)
 {
-    const int is_far = j->n_levels > 0 && j->row_strides[j->n_levels - 1] > limits.max_gathered_stride;
+    const int is_far = j->n_levels > 0 && j->level_strides[j->n_levels - 1] > limits.max_gathered_stride;
     const uint64_t block = first / ELEMS_PER_BLOCK;
     if (is_far) {
         kernels->fill_words(cache->words, &j->rule, first, n_positions);
-        cache->block = UINT64_MAX; /* should the limit change during this job, these must not pass for a block's */
+        cache->block = UINT64_MAX; /* none: a later call must not take these words for a block's */
         return 0;
     }
     if (cache->block != block) {
@@ -195,57 +195,58 @@ static size_t make_words(const job *j, block_words *cache, uint64_t first, size_
     return (size_t)(first % ELEMS_PER_BLOCK);
 }
 
-/* Appends bits bit .. bit + n_bits - 1 of source to `to`, which holds `at` bits; the unused bits of its last word must
- * be 0. Reads one word more than it copies from, and writes one more, so that this holds again afterwards. */
-static void append_bits(uint64_t *to, size_t at, const uint64_t *source, size_t bit, size_t n_bits)
+/* Appends bits bit .. bit + n_bits - 1 of source to `to`, which holds n_held bits; the unused bits of its last word
+ * must be 0. Reads one word more than it copies from, and writes one more, so that this holds again afterwards. */
+static void append_bits(uint64_t *to, size_t n_held, const uint64_t *source, size_t bit, size_t n_bits)
 {
     while (n_bits > 0) {
         const size_t n = smaller(n_bits, 64);
         uint64_t copied = source[bit / 64] >> bit % 64 | source[bit / 64 + 1] << 1 << (63 - bit % 64);
         if (n < 64)
             copied &= ((uint64_t)1 << n) - 1;
-        to[at / 64] |= copied << at % 64;
-        to[at / 64 + 1] = copied >> 1 >> (63 - at % 64);
-        at += n;
+        to[n_held / 64] |= copied << n_held % 64;
+        to[n_held / 64 + 1] = copied >> 1 >> (63 - n_held % 64);
+        n_held += n;
         bit += n;
         n_bits -= n;
     }
 }
 
 /* Appends n copies of one bit; the rest as in append_bits. */
-static inline void append_copies(uint64_t *to, size_t at, uint64_t bit, size_t n)
+static inline void append_copies(uint64_t *to, size_t n_held, uint64_t bit, size_t n)
 {
     while (n > 0) {
         const size_t n_here = smaller(n, 64);
         const uint64_t copies = -bit >> (64 - n_here);
-        to[at / 64] |= copies << at % 64;
-        to[at / 64 + 1] = copies >> 1 >> (63 - at % 64);
-        at += n_here;
+        to[n_held / 64] |= copies << n_held % 64;
+        to[n_held / 64 + 1] = copies >> 1 >> (63 - n_held % 64);
+        n_held += n_here;
         n -= n_here;
     }
 }
 
 /* Appends the keep bits of positions first .. first + n_positions - 1. */
-static void append_run(const job *j, block_words *cache, uint64_t *to, size_t at, uint64_t first, size_t n_positions)
+static void append_positions(const job *j, block_words *cache, uint64_t *to, size_t n_held, uint64_t first,
+                             size_t n_positions)
 {
     while (n_positions > 0) {
         const size_t n = smaller(n_positions, ELEMS_PER_BLOCK - (size_t)(first % ELEMS_PER_BLOCK));
         const size_t bit = make_words(j, cache, first, n);
-        append_bits(to, at, cache->words, bit, n);
+        append_bits(to, n_held, cache->words, bit, n);
         first += n;
-        at += n;
+        n_held += n;
         n_positions -= n;
     }
 }
 
 /* Appends each of the bits bit .. bit + n_bits - 1 of source n_repeats times, fewer than 64; the rest as in
  * append_bits. For speed, bits that do not fill a word yet stay in a register. */
-static void append_short_repeats(uint64_t *to, size_t at, const uint64_t *source, size_t bit, size_t n_bits,
+static void append_short_repeats(uint64_t *to, size_t n_held, const uint64_t *source, size_t bit, size_t n_bits,
                                  unsigned n_repeats)
 {
     const uint64_t all = ((uint64_t)1 << n_repeats) - 1;
-    uint64_t *word = to + at / 64, pending = *word;
-    unsigned n_pending = at % 64;
+    uint64_t *word = to + n_held / 64, pending = *word;
+    unsigned n_pending = n_held % 64;
     for (const size_t end = bit + n_bits; bit < end; bit++) {
         const uint64_t copies = -(source[bit / 64] >> bit % 64 & 1) & all;
         pending |= copies << n_pending;
@@ -261,7 +262,7 @@ static void append_short_repeats(uint64_t *to, size_t at, const uint64_t *source
 
 /* Appends the keep bits of n_elems elements, n_repeats to a position. The first one is element `skip` of those that
  * take position `first`. */
-static void append_repeats(const job *j, block_words *cache, uint64_t *to, size_t at, uint64_t first, size_t skip,
+static void append_repeats(const job *j, block_words *cache, uint64_t *to, size_t n_held, uint64_t first, size_t skip,
                            size_t n_elems)
 {
     const size_t n_repeats = j->arrays.n_repeats;
@@ -270,15 +271,15 @@ static void append_repeats(const job *j, block_words *cache, uint64_t *to, size_
             const size_t n_left = ELEMS_PER_BLOCK - (size_t)(first % ELEMS_PER_BLOCK);
             const size_t n_positions = smaller(n_elems / n_repeats, n_left);
             const size_t bit = make_words(j, cache, first, n_positions);
-            append_short_repeats(to, at, cache->words, bit, n_positions, (unsigned)n_repeats);
+            append_short_repeats(to, n_held, cache->words, bit, n_positions, (unsigned)n_repeats);
             first += n_positions;
-            at += n_positions * n_repeats;
+            n_held += n_positions * n_repeats;
             n_elems -= n_positions * n_repeats;
         } else { /* not all elements of a position, or 64 and more */
             const size_t n = smaller(n_elems, n_repeats - skip), bit = make_words(j, cache, first, 1);
-            append_copies(to, at, cache->words[bit / 64] >> bit % 64 & 1, n);
+            append_copies(to, n_held, cache->words[bit / 64] >> bit % 64 & 1, n);
             first++;
-            at += n;
+            n_held += n;
             n_elems -= n;
             skip = 0;
         }
@@ -287,26 +288,26 @@ static void append_repeats(const job *j, block_words *cache, uint64_t *to, size_
 
 static void run_gathered(const job *j, size_t begin, size_t end)
 {
-    uint64_t words[MAX_KEEP_WORDS + 1];
+    uint64_t words[MAX_KEEP_WORDS + 1]; /* append_bits writes one more than it fills */
     block_words cache;
     const size_t n_repeats = j->arrays.n_repeats, row_elems = j->row_positions * n_repeats;
     row_cursor cursor = cursor_at_row(j, begin / row_elems);
-    size_t at_in_row = begin % row_elems;
+    size_t offset = begin % row_elems;
     cache.block = UINT64_MAX; /* no block has this index: there are 2^52 */
     cache.words[WORDS_PER_BLOCK] = 0;
     while (begin < end) {
         const size_t n_gathered = smaller(end - begin, ELEMS_PER_GROUP * MAX_KEEP_WORDS);
         words[0] = 0;
-        for (size_t at = 0; at < n_gathered;) {
-            const size_t n = smaller(row_elems - at_in_row, n_gathered - at);
+        for (size_t n_held = 0; n_held < n_gathered;) {
+            const size_t n = smaller(row_elems - offset, n_gathered - n_held);
             if (n_repeats == 1)
-                append_run(j, &cache, words, at, cursor.first + at_in_row, n);
+                append_positions(j, &cache, words, n_held, cursor.first + offset, n);
             else
-                append_repeats(j, &cache, words, at, cursor.first + at_in_row / n_repeats, at_in_row % n_repeats, n);
-            at += n;
-            at_in_row += n;
-            if (at_in_row == row_elems) {
-                at_in_row = 0;
+                append_repeats(j, &cache, words, n_held, cursor.first + offset / n_repeats, offset % n_repeats, n);
+            n_held += n;
+            offset += n;
+            if (offset == row_elems) {
+                offset = 0;
                 next_row(j, &cursor);
             }
         }

@@ -1,6 +1,6 @@
 """What test_c_api.py asks of the C interface, and what Python's own calls give for it.
 
-Run as a program, it asks a compiled module: `python calls.py embedded_c 11` prints, for one in 11 calls of each
+Run as a program, it asks a compiled module: `python calls.py embedded_c 7` prints, for one in 7 calls of each
 operation, the distinct digests of the results that the module gave over every way to cut the call into ranges and to
 lay out its memory.
 """

@@ -409,7 +409,7 @@ def mutants_of(value, name=""):
                 yield f"{i} {where}", [*value[:i], mutant, *value[i + 1 :]]
 
 
-@pytest.mark.parametrize("kind", ["elementwise", "numpy"])
+@pytest.mark.parametrize("kind", ["elementwise", pytest.param("numpy", marks=pytest.mark.deep)])
 def test_every_field_that_is_edited_by_hand_is_refused(kind, few, path):
     config = dataclasses.replace(CONFIG, dropout=kind)
     train(config, few, evaluations_per_epoch=1, checkpoints=Checkpoints(path))
