@@ -264,6 +264,8 @@ OF_CALLS = {
         # Newer versions of NumPy refuse the first SeedSequence.
         (lambda rng: cd.Stream(np.random.SeedSequence([[1, 2], 3])), OF_ENTROPY),
         (lambda rng: cd.Stream(np.random.SeedSequence(["0x10"])), OF_ENTROPY),
+        (lambda rng: cd.AlphaDropout(0.5, rescale="eval", rng=rng), "rescale"),
+        (lambda rng: cd.FeatureAlphaDropout(0.5, rescale="eval", rng=rng), "rescale"),
         (lambda rng: cd.mc_predict(1, np.ones(3), 2, rng=rng), "^forward must be"),
     ],
     ValueError: [

@@ -452,12 +452,6 @@ def test_blocks_scale_16_bit_elements_by_more_bits_than_they_have():
     assert not cd.drop_block2d(np.full((1, 8, 8), np.inf, np.float32), 1.0).any()
 
 
-def test_alpha_dropout_takes_no_rescale():
-    for layer in (cd.AlphaDropout, cd.FeatureAlphaDropout):
-        with pytest.raises(TypeError, match="rescale"):
-            layer(0.5, rescale="eval")
-
-
 def test_zoneout_in_evaluation_is_exact_at_0_and_1_and_remembers_its_p():
     strange = np.array([np.nan, np.inf, 1.0])
     layer = cd.Zoneout(0.0).eval()

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import reference
 from array_objects import bits, normals
-from conftest import ISAS, needs_core_probe, switches_settings
+from conftest import needs_core_probe, switches_settings
 from core_probe import isas_that_ran
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -280,22 +280,6 @@ def test_any_job_shared_out_among_threads_matches_the_reference(isa, shared_out,
             kept = reference.keep_of_shape(KEY, start, shape, 0.3, mask.shared_axes)
             assert bits(mask.apply(x)) == bits(reference.apply(x, kept, 1 / 0.7))
             assert bits(mask.keep()) == bits(kept)
-
-
-@switches_settings
-def test_isas_agree_on_every_operation():
-    x = normals((37, 11, 101), np.float32)
-    digests = {}
-    before = _kernels.active_isa()
-    try:
-        for name in ISAS:
-            if name in _kernels.supported_isas():
-                _kernels.use_isa(name)
-                masks = [cd.draw_mask(x.shape, 0.37, rng=9, shared_axes=axes) for axes in ((), 0, (1, 2), (0, 1))]
-                digests[name] = [bits(mask.apply(x)) for mask in masks]
-    finally:
-        _kernels.use_isa(before)
-    assert all(digest == digests["portable"] for digest in digests.values())
 
 
 def layouts_of(values):
