@@ -81,15 +81,18 @@ OF_VALUES = [
         ],
         (
             TypeError,
-            "^rng must be None, an int, a SeedSequence.*got TYPE$",
+            "^rng must be None, an int, a sequence of ints.*got TYPE$",
             ("seed", 1.5, True, np.bool_(True), object()),
         ),
         (
             TypeError,
-            "^rng must be None, an int, a SeedSequence.*got TYPE$",
-            ((1, 2), [1], {}, np.random, np.float64(1)),
+            "^rng must be None, an int, a sequence of ints.*got TYPE$",
+            (np.ones((1, 2), int), {}, np.random, np.float64(1)),
         ),
-        (TypeError, "^rng must be None, an int, a.*got TYPE$", (np.array(1), b"1", np.random.RandomState(0))),
+        (TypeError, "^rng must be None, an int, a.*got TYPE$", (np.array(1), b"1", {1})),
+        (TypeError, "^rng must have integers where it is a sequence of seeds, got ", ([1.5], ("1",), [True], [[1]])),
+        (TypeError, "^rng must have integers where it is a sequence of seeds, got ", (np.array([0.5]), [None])),
+        (ValueError, "^rng must be 0 or greater where it is a seed, got -1$", ([1, -1], np.array([-1]))),
         (ValueError, "^rng must be 0 or greater where it is a seed, got VALUE$", (-1, -HUGE)),
     ),
     *each(

@@ -1,5 +1,6 @@
 """Streams: positions of draws, seeds, spawning, state, threads."""
 
+import collections.abc
 import copy
 import inspect
 import json
@@ -53,6 +54,18 @@ def test_dropout_and_draw_mask_drop_the_same_for_every_kind_of_rng():
         y = cd.dropout(x, 0.3, rng=make())
         assert np.array_equal(y, cd.draw_mask(x.shape, 0.3, rng=make()).apply(x))
         assert np.array_equal(y, cd.Dropout(0.3, rng=make()).forward(x))
+
+
+def test_sequences_of_ints_are_seeds_and_a_random_state_advances():
+    expected = cd.Stream(np.random.SeedSequence([1, 2**70])).key
+    assert cd.Stream([1, 2**70]).key == cd.Stream((1, 2**70)).key == expected
+    assert cd.Stream(np.array([1, 2], np.int8)).key == cd.Stream([1, 2]).key != cd.Stream([2, 1]).key
+    state = np.random.RandomState(5)  # as scikit-learn's check_random_state returns it
+    first, second = (cd.draw_mask(100, 0.5, rng=state) for _ in range(2))
+    assert first != second
+    assert cd.draw_mask(100, 0.5, rng=np.random.RandomState(5)) == first
+    seed = int.from_bytes(np.random.RandomState(5).bytes(16), "little")
+    assert first.key == cd.Stream(seed).key
 
 
 def test_an_int_repeats_itself_and_a_generator_moves_on():
@@ -259,5 +272,6 @@ def test_type_hints_of_every_public_name_resolve():
     hints = {function.__qualname__: typing.get_type_hints(function) for function in functions}
     assert len(hints) > 50
     expected = {type(None), cd.Stream, int, np.integer[typing.Any], np.random.SeedSequence}
-    expected |= {np.random.BitGenerator, np.random.Generator}
+    expected |= {np.random.BitGenerator, np.random.Generator, np.random.RandomState}
+    expected |= {collections.abc.Sequence[int], np.ndarray[typing.Any, np.dtype[np.integer[typing.Any]]]}
     assert set(typing.get_args(hints["dropout"]["rng"])) == expected
