@@ -45,7 +45,7 @@ cdef class Dlpack:
     """Passes an array to numpy.from_dlpack, which does not know bfloat16, with bfloat16 replaced by uint16."""
 
     cdef object source
-    cdef bint is_bfloat16
+    cdef bint is_bfloat16, is_null
 
     def __cinit__(self, source):
         self.source = source
@@ -57,6 +57,8 @@ cdef class Dlpack:
             tensor = &(<dlpack_versioned *>PyCapsule_GetPointer(capsule, "dltensor_versioned")).tensor
         else:
             tensor = <dlpack_tensor *>PyCapsule_GetPointer(capsule, "dltensor")
+        # NumPy would allocate memory for the null pointer of a fake, zero or freed tensor.
+        self.is_null = tensor.data == NULL
         if tensor.dtype.code == DLPACK_BFLOAT and tensor.dtype.n_bits == 16:
             # This changes no array: the capsule belongs to its receiver, numpy.from_dlpack.
             tensor.dtype.code = DLPACK_UINT
@@ -151,9 +153,9 @@ cdef cnp.ndarray shared_array(object a, str name, bint must_share):
             if must_share or not hasattr(a, "__array__"):
                 raise refusal(a, name, error) from error
         else:
-            # NumPy allocates memory for a null pointer: that of a fake, zero or freed tensor.
-            if (<object>array).flags.owndata and cnp.PyArray_SIZE(array) > 0:
-                raise ValueError(f"{name} must have memory, got a {type(a).__name__} without, of shape {(<object>array).shape}")
+            if source.is_null and cnp.PyArray_SIZE(array) > 0:
+                shape = (<object>array).shape
+                raise ValueError(f"{name} must have memory, got a {type(a).__name__} without, of shape {shape}")
             return as_bfloat16(array, name) if source.is_bfloat16 else array
     if hasattr(a, "__array_interface__") or hasattr(a, "__array_struct__"):
         return np.asarray(a)

@@ -1,6 +1,7 @@
 /* Functions of the C core for tests and benchmarks in Python: core_probe.py compiles this file, and passes it the
  * kernel table of the installed library. Plain C without Python.h. */
 #include "../src/core/rule.h"
+#include "../src/core/team_pause.h"
 
 void probe_philox(uint32_t counter[4], uint64_t key)
 {
@@ -13,6 +14,21 @@ void probe_thresholds(double p, int32_t *threshold, uint64_t *tie_threshold)
     set_threshold(&rule, p);
     *threshold = rule.threshold;
     *tie_threshold = rule.tie_threshold;
+}
+
+/* Notes regions of two threads in a new team_pause: n durations, each with the CPU time of the calling thread, in
+ * microseconds. A region runs if the team is not paused; the time goes on by step in any case. Returns how many ran. */
+size_t probe_team_pause(const uint64_t *durations, const uint64_t *cpu, size_t n, uint64_t step)
+{
+    team_pause pause = {0};
+    uint64_t now = 1000000;
+    size_t n_ran = 0;
+    for (size_t i = 0; i < n; i++, now += step)
+        if (!is_team_paused(&pause, now)) {
+            note_region(&pause, now, now + durations[i], cpu[i], 2);
+            n_ran++;
+        }
+    return n_ran;
 }
 
 /* Calls every kernel of a table, with and without streaming, and writes the instruction sets that they return to names.

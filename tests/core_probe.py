@@ -29,7 +29,7 @@ def probe():
     subprocess.run(["cc", *flags, "-o", library, SOURCE, "-lm"], check=True, timeout=120)
     loaded = ctypes.CDLL(str(library))
     loaded.folder = folder  # deleted together with the library
-    loaded.probe_isas.restype = ctypes.c_size_t
+    loaded.probe_isas.restype = loaded.probe_team_pause.restype = ctypes.c_size_t
     return loaded
 
 
@@ -53,6 +53,15 @@ def thresholds(p):
     threshold, tie_threshold = ctypes.c_int32(), ctypes.c_uint64()
     probe().probe_thresholds(ctypes.c_double(p), ctypes.byref(threshold), ctypes.byref(tie_threshold))
     return threshold.value, tie_threshold.value
+
+
+def regions_that_run(durations, cpu, step):
+    """Return how many of some parallel regions run, rather than wait for the end of a pause (core/team_pause.h).
+
+    durations and cpu are microseconds of each region, and step is the time from one to the next.
+    """
+    numbers = [(ctypes.c_uint64 * len(each))(*each) for each in (durations, cpu)]
+    return probe().probe_team_pause(*numbers, ctypes.c_size_t(len(durations)), ctypes.c_uint64(step))
 
 
 def philox(counter, key):

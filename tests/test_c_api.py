@@ -490,3 +490,14 @@ def test_the_page_compiles_and_runs_as_it_stands_there(packages, tmp_path):
     programs = [block for block in blocks("python") if not block.startswith("# setup.py")]
     assert len(programs) >= 5
     run("-c", "\n".join(programs), folder=tmp_path, packages=packages)
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
+@pytest.mark.parametrize("standard", ["c++98", "c++11", "c++17"])
+def test_the_headers_compile_without_warnings_in_cpp(standard, tmp_path):
+    source = tmp_path / "includes.cpp"
+    source.write_text('#include "cdropout.h"\nint main() { return cdropout_import(); }\n')
+    warnings = ["-pedantic", "-Wall", "-Wextra", "-Wold-style-cast", "-Wno-unused-function", "-Werror"]
+    python = sysconfig.get_paths()["include"]
+    command = ["g++", f"-std={standard}", *warnings, "-I", cd.get_include(), "-isystem", python, "-fsyntax-only"]
+    subprocess.run([*command, source], check=True, timeout=60)

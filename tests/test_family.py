@@ -52,6 +52,32 @@ LAYERS = {
 }
 
 
+# ---- evaluation -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_evaluation_refuses_what_training_refuses(name):
+    make, shape = LAYERS[name]
+    x = np.ones(shape, np.float32)
+    read_only = x.copy()
+    read_only.setflags(write=False)
+    for bad, keywords in ((x.astype(int), {}), (x[..., 0, 0], {}), (read_only, {"inplace": True})):
+        errors = []
+        for mode in (True, False):
+            layer = make(0.5, rng=1, **keywords).train(mode)
+            try:
+                layer.forward(bad)
+                errors.append(None)
+            except (TypeError, ValueError) as error:
+                errors.append(str(error))
+        assert errors[0] == errors[1], bad
+    assert errors[0] is not None
+    layer = make(0.5, rng=1).eval()
+    layer.forward(x)
+    with pytest.raises(TypeError, match=r"^(dy|x) must be an array of"):
+        layer.backward(x.astype(int))
+
+
 # ---- decisions that are shared --------------------------------------------------------------------------------------
 
 

@@ -384,3 +384,35 @@ def test_a_tensor_without_memory_is_refused_in_its_own_words():
             cd.dropout(tensor, P)
         with pytest.raises(TypeError, match="out must be usable as an array, got Tensor: "):
             cd.dropout(np.ones(3, np.float32), P, out=tensor)
+
+
+def test_a_tensor_with_the_negative_bit_is_read_with_its_sign_and_refused_as_out():
+    torch = pytest.importorskip("torch")
+    negative = torch.complex(torch.ones(4), torch.ones(4)).conj().imag
+    assert np.array_equal(cd.dropout(negative, 0.0), [-1] * 4)
+    assert np.array_equal(cd.dropout_add(np.zeros(4, np.float32), negative, 0.0), [-1] * 4)
+    assert np.array_equal(cd.Dropout(0.0).forward(negative), [-1] * 4)
+    with pytest.raises(ValueError, match="out must hold its values as they are, got a Tensor with the negative bit"):
+        cd.dropout(torch.ones(4), 0.0, out=negative)
+    assert negative.tolist() == [-1] * 4
+
+
+@pytest.mark.filterwarnings("ignore:Accessing the data pointer of FakeTensor")
+def test_a_tensor_without_memory_is_refused():
+    torch = pytest.importorskip("torch")
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    freed = torch.ones(4)
+    freed.untyped_storage().resize_(0)
+    with FakeTensorMode():
+        fake = torch.ones(4)
+    for tensor in (freed, fake, torch._efficientzerotensor((4,))):
+        for name, call in (
+            ("x", lambda tensor: cd.dropout(tensor, 0.5)),
+            ("residual", lambda tensor: cd.dropout_add(np.ones(4, np.float32), tensor)),
+            ("a", lambda tensor: cd.draw_mask(4, 0.5).apply(tensor)),
+            ("out", lambda tensor: cd.dropout(np.ones(4, np.float32), 0.5, out=tensor)),
+        ):
+            with pytest.raises(ValueError, match=rf"^{name} must have memory, got a \w+ without, of shape \(4,\)"):
+                call(tensor)
+    assert cd.dropout(torch.ones(0, 3), 0.5).shape == (0, 3)

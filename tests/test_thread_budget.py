@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from compilers import reason_to_skip
-from conftest import switches_settings, writes_what_is_shared
+from conftest import needs_core_probe, switches_settings, writes_what_is_shared
+from core_probe import regions_that_run
 from threadpoolctl import threadpool_limits
 
 import cdropout as cd
@@ -261,3 +262,18 @@ def test_the_last_level_cache_is_the_largest_that_holds_data(tmp_path):
     (tmp_path / "index2/type").unlink()
     assert last_level_cache_bytes(tmp_path) == 48 << 10
     assert _kernels.get_limits()["max_cached_bytes"] > 0
+
+
+# ---- busy machines --------------------------------------------------------------------------------------------------
+
+
+@needs_core_probe
+def test_a_team_that_is_slower_than_one_thread_pauses_and_is_tried_again():
+    n = 10_000  # calls, one a millisecond: ten seconds
+    assert regions_that_run([300] * n, [290] * n, step=1000) == n  # each thread works for 290 of 300 microseconds
+    assert regions_that_run([600] * n, [290] * n, step=1000) == n  # as slow as one thread
+    assert 4 <= regions_that_run([20_000] * n, [290] * n, step=1000) <= 8
+    # The machine becomes idle: within the longest pause the team works again, and goes on.
+    assert regions_that_run([20_000] * n + [300] * n, [290] * 2 * n, step=1000) > n - 5000
+    # One slow region on an idle machine costs the 8 milliseconds of the first pause.
+    assert regions_that_run([300] * 100 + [20_000] + [300] * n, [290] * (n + 101), step=1000) >= n + 101 - 28
