@@ -163,10 +163,15 @@ def lock_for_run(path: Path) -> Iterator[None]:
             lock_path.unlink(missing_ok=True)
 
 
+def partials_of(path: Path) -> re.Pattern[str]:
+    """Return a pattern that matches the names of the temporary files of a path."""
+    return re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]{{{2 * _TOKEN_BYTES}}}\.partial")
+
+
 def remove_partials(path: Path) -> None:
     """Remove the temporary files that killed writers of `path` have left, and none of a writer that lives."""
     path = Path(os.path.realpath(path))
-    pattern = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]{{{2 * _TOKEN_BYTES}}}\.partial")
+    pattern = partials_of(path)
     for name in os.listdir(path.parent):
         if pattern.fullmatch(name):
             partial = path.with_name(name)
