@@ -165,9 +165,11 @@ def main(argv: list[str] | None = None) -> int:
         if getattr(args, name) < 1:
             parser.error(f"argument --{name}: {name} must be at least 1, got {getattr(args, name)}")
     try:
+        configs = [Config(epochs=args.epochs, relu=args.relu, seed=seed) for seed in range(args.seeds)]
         check_n_classes(args.classes)
     except ValueError as error:
-        parser.error(f"argument --classes: {error}")
+        name = str(error).partition(" ")[0]
+        parser.error(f"argument --{name}: {error}")
     if not 0 <= args.tolerance < math.inf:
         parser.error(f"argument --tolerance: tolerance must be at least 0 and finite, got {args.tolerance}")
     try:
@@ -180,7 +182,6 @@ def main(argv: list[str] | None = None) -> int:
     except DataError as error:
         print(f"{PROG}: error: {error}", file=sys.stderr)
         return 2
-    configs = [Config(epochs=args.epochs, relu=args.relu, seed=seed) for seed in range(args.seeds)]
     macro_f1 = compare(data, configs, args.kinds)
     activation = "ReLU" if args.relu else "no activation"
     print(f"PyTorch {torch.__version__}, {activation}, {args.epochs} epochs, mean of {args.seeds} seeds")

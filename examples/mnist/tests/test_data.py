@@ -349,6 +349,11 @@ def test_sample_is_what_make_sample_makes_of_mnist(mnist_folder, tmp_path):
     assert_same(load_sample(out), load_sample())
 
 
+def test_label_of_the_sample_that_is_no_class_is_told_with_its_file():
+    with pytest.raises(DataError, match=r"mnist_sample\.npz: training set: labels must be in \[0, 9\), .*, got 9 for"):
+        load_dataset(n_classes=9)
+
+
 def test_make_sample_refuses_too_few_images(folder, tmp_path, capsys):
     out = tmp_path / "sample.npz"
     assert make_sample.main([str(folder), "--out", str(out)]) == 2
