@@ -203,7 +203,7 @@ def test_closed_reader_of_both_streams_ends_a_program(start, name):
 
 
 @needs_posix
-@pytest.mark.parametrize("name", [name for name in PROGRAMS if name != "bench"])
+@pytest.mark.parametrize("name", [name for name in PROGRAMS if name not in ("train", "bench")])
 def test_slow_reader_of_a_non_blocking_pipe_receives_everything(start, name):
     """Standard output is non-blocking below ssh, node and some terminals: they share its open file."""
     with start(name, subprocess.PIPE) as process:
