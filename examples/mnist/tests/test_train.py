@@ -452,11 +452,15 @@ def test_bad_data_file_ends_the_command_with_one_line_and_status_2(few_folder):
     assert run.stderr.count("\n") == 1
 
 
+writes_what_is_shared = pytest.mark.thread_unsafe(reason="writes files that a fixture gives to every thread")
+
+
 def run_program(*arguments, **options):
     command = [sys.executable, program.__file__, "--quiet", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, check=False, **options)
 
 
+@writes_what_is_shared
 @pytest.mark.parametrize("lr", ["1e30", "1e300"])
 def test_diverging_command_ends_with_one_line_and_status_1(lr, few_folder, tmp_path):
     run = run_program(
@@ -467,6 +471,7 @@ def test_diverging_command_ends_with_one_line_and_status_1(lr, few_folder, tmp_p
     assert [path.name for path in tmp_path.iterdir()] == ["idx"]
 
 
+@writes_what_is_shared
 def test_label_outside_the_classes_ends_the_command_with_its_file_and_value(few_folder, few):
     path = few_folder / "train-labels-idx1-ubyte.gz"
     content = gzip.decompress(path.read_bytes())
