@@ -13,7 +13,8 @@ if Path(sys.path[0]).resolve() == Path(__file__).resolve().parents[1]:
 
     sys.path.append(checkout)
 
-from benchmarks.command_line import main
+from benchmarks.command_line import PROG, main
+from cdropout.command import run_command
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command(main, PROG))

@@ -7,6 +7,7 @@ from typing import Any
 
 from benchmarks.report import title
 from benchmarks.sweep import Row
+from examples.mnist.digits.files import write_figure
 
 # cdropout and the floor stand out; other contenders have a colour for each family and a dash for each member.
 _STYLES: dict[str, tuple[str, str]] = {
@@ -133,7 +134,7 @@ def draw_chart(rows: Sequence[Row], machine: Mapping[str, Any], path: Path) -> N
             verticalalignment="center",
         )
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, format=path.suffix[1:].lower() or "png", dpi=130)
+    write_figure(figure, path, dpi=130)
 
 
 def abbreviate(n_elems: int) -> str:

@@ -18,6 +18,7 @@ from benchmarks.options import UsageError
 from benchmarks.report import header, remarks, summary, tables
 from benchmarks.sweep import Plan, Results, as_json, describe_machine, run_sweep
 from cdropout import _kernels
+from examples.mnist.digits.files import check_writable, write_file
 
 RESULTS = Path(__file__).parent / "results"
 SIZES = (128, 1 << 10, 1 << 12, 1 << 14, 1 << 16, 1 << 18, 1 << 20, 1 << 22, 1 << 24, 1 << 26)
@@ -49,7 +50,7 @@ def parse_image(text: str) -> Path:
 
 
 def parse_path(text: str) -> Path:
-    """Parse the path of an output file, and check before a long run that its folder exists."""
+    """Parse the path of an output file, and check before a long run that it can be written."""
     path = Path(text)
     folder = path.parent
     if folder == RESULTS:
@@ -58,6 +59,10 @@ def parse_path(text: str) -> Path:
         raise argparse.ArgumentTypeError(f"{text}: folder {folder} must exist")
     if path.is_dir():
         raise argparse.ArgumentTypeError(f"{text}: must be a file, got a folder")
+    try:
+        check_writable(path)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
     return path
 
 
@@ -125,7 +130,7 @@ def write(results: Results, plan: Plan, machine: dict[str, object], json_path: P
     fields = as_json(results, plan, machine)
     rows = ",\n  ".join(json.dumps(row) for row in fields.pop("rows"))
     others = json.dumps(fields, indent=1)[:-2]
-    json_path.write_text(f'{others},\n "rows": [\n  {rows}\n ]\n}}\n')
+    write_file(json_path, f'{others},\n "rows": [\n  {rows}\n ]\n}}\n'.encode())
     print(f"\nwritten: {json_path}")
     if results.rows:
         draw_chart(results.rows, machine, plot_path)

@@ -3,37 +3,31 @@
 import argparse
 import json
 import math
-import os
 import sys
+from typing import BinaryIO
 
 import cdropout
 from cdropout import _kernels, environment, optional
+from cdropout.command import run_command
+
+PROG = "python -m cdropout"
 
 # Blocks per write: large enough that the system call's cost is negligible, small enough to stay in the cache.
 BLOCKS_PER_WRITE = 64
 
 
-def write_stream(seed: int, n_bytes: int | None) -> None:
-    """Write n_bytes of a stream's raw output to standard output, or write without end if n_bytes is None.
-
-    Returns without an error when the reader closes the pipe.
-    """
+def write_stream(out: BinaryIO, seed: int, n_bytes: int | None) -> None:
+    """Write n_bytes of a stream's raw output to a file, or write without end if n_bytes is None."""
     key = cdropout.Stream(seed).key
-    out = sys.stdout.fileno()
     first_block = 0
     left = n_bytes
-    try:
-        while left is None or left > 0:
-            chunk = _kernels.raw_blocks(key, first_block, BLOCKS_PER_WRITE).data
-            first_block += BLOCKS_PER_WRITE
-            if left is not None:
-                chunk = chunk[:left]
-                left -= len(chunk)
-            while len(chunk):
-                chunk = chunk[os.write(out, chunk) :]
-    except BrokenPipeError:
-        # The interpreter flushes standard output at exit, which would raise again on the closed pipe.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), out)
+    while left is None or left > 0:
+        chunk = _kernels.raw_blocks(key, first_block, BLOCKS_PER_WRITE).data
+        first_block += BLOCKS_PER_WRITE
+        if left is not None:
+            chunk = chunk[:left]
+            left -= len(chunk)
+        out.write(chunk)
 
 
 def count(text: str) -> int:
@@ -62,7 +56,7 @@ def duration(text: str) -> float:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line and return its exit status."""
-    parser = argparse.ArgumentParser(prog="python -m cdropout", description="Without a command: what runs here.")
+    parser = argparse.ArgumentParser(prog=PROG, description="Without a command: what runs here.")
     parser.add_argument("--version", action="version", version=cdropout.__version__)
     parser.add_argument("--json", action="store_true", help="print what runs here as JSON")
     commands = parser.add_subparsers(dest="command")
@@ -81,9 +75,11 @@ def main(argv: list[str] | None = None) -> int:
     stream.add_argument("--bytes", type=count, metavar="N", dest="n_bytes", help="how many; without end unless given")
     arguments = parser.parse_args(argv)
     if arguments.command == "stream":
-        if sys.stdout is None:
-            parser.error("standard output must be open, and it is closed")
-        write_stream(arguments.seed, arguments.n_bytes)
+        out = getattr(sys.stdout, "buffer", None)
+        if out is None:
+            found = "it is closed" if sys.stdout is None else f"{type(sys.stdout).__name__} has no buffer"
+            parser.error(f"standard output must be open for bytes, and {found}")
+        write_stream(out, arguments.seed, arguments.n_bytes)
     elif arguments.command == "bench":
         try:
             for package in ("rich", "threadpoolctl"):
@@ -100,4 +96,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command(main, PROG))

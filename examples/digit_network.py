@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 
 import cdropout as cd
-from mnist.digits.curves import check_writable
-from mnist.digits.data import Dataset, LabelledImages, pixels
-from mnist.digits.network import Adam, Linear, Network, ReLU, train_step
+from mnist.digits.data import N_CLASSES, Dataset, LabelledImages, check_n_classes, pixels
+from mnist.digits.files import check_writable, write_figure, write_file
+from mnist.digits.network import Adam, Linear, Network, ReLU, check_loss, ignore_overflow, train_step
 
 HERE = Path(__file__).resolve().parent
 BATCH = 100
 LEARNING_RATE = 1e-3
+MOST = 1_000_000
 
 _IMAGE_SUFFIXES = (".png", ".pdf", ".svg")
 
@@ -86,25 +87,46 @@ def train_epochs(
     order : SeedSequence
         The seed of the order of the images, which is new in each epoch.
 
+    Raises
+    ------
+    DivergenceError
+        Where a loss is not finite.
+
     """
     rng = np.random.default_rng(order)
     optimizer = Adam(network.params, network.grads, lr=LEARNING_RATE)
     for _ in range(epochs):
         network.train()
         batches = np.split(rng.permutation(len(images)), range(BATCH, len(images), BATCH))
-        yield float(
-            np.mean([train_step(network, optimizer, pixels(images.images[i]), images.labels[i]) for i in batches])
-        )
+        losses = []
+        with ignore_overflow():
+            for i in batches:
+                losses.append(train_step(network, optimizer, pixels(images.images[i]), images.labels[i]))
+                check_loss(losses[-1], optimizer.n_steps, LEARNING_RATE)
+        yield float(np.mean(losses))
 
 
 def parse_positive(text: str) -> int:
-    """Parse an integer of at least 1."""
-    return _parse_integer(text, 1)
+    """Parse an integer of at least 1 and at most 1,000,000, more than any memory suffices for."""
+    value = _parse_integer(text, 1)
+    if value > MOST:
+        raise argparse.ArgumentTypeError(f"must be at most {MOST}, got {text}")
+    return value
 
 
 def parse_natural(text: str) -> int:
     """Parse an integer of at least 0."""
     return _parse_integer(text, 0)
+
+
+def parse_n_classes(text: str) -> int:
+    """Parse a number of classes."""
+    n_classes = _parse_integer(text, 1)
+    try:
+        check_n_classes(n_classes)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return n_classes
 
 
 def parse_p(text: str) -> float:
@@ -162,10 +184,11 @@ def add_option(
 
 
 def add_common_arguments(parser: argparse.ArgumentParser, name: str) -> None:
-    """Add --hidden, --data, --plot, --table and --quiet; plot and table go by default beside the example."""
+    """Add --hidden, --data, --classes, --plot, --table and --quiet; plot and table go by default beside the example."""
     add_option(parser, "hidden", parse_positive, 512, "N", "width of the hidden layers")
     add = parser.add_argument
     add("--data", type=Path, metavar="FOLDER", help="folder of MNIST's idx files (default: the sample of MNIST)")
+    add_option(parser, "classes", parse_n_classes, N_CLASSES, "N", "number of classes of the data")
     for option, parse, suffix, what in (
         ("--plot", parse_image, ".png", "the plot: PNG, PDF or SVG"),
         ("--table", parse_output, ".md", "the table, as Markdown"),
@@ -191,7 +214,8 @@ def write_report(path: Path, title: str, program: str, argv: Sequence[str], repo
     command = shlex.join(["python", f"examples/{program}", *argv])
     versions = f"cdropout {cd.__version__}, NumPy {np.__version__}"
     image = Path(os.path.relpath(plot, path.parent)).as_posix()
-    path.write_text(f"# {title}\n\nMade with {versions} by\n\n    {command}\n\n{report}\n\n![{title}]({image})\n")
+    text = f"# {title}\n\nMade with {versions} by\n\n    {command}\n\n{report}\n\n![{title}]({image})\n"
+    write_file(path, text.encode())
 
 
 def new_figure(width: float, height: float) -> Any:
@@ -203,4 +227,4 @@ def new_figure(width: float, height: float) -> Any:
 
 def save_figure(figure: Any, path: Path) -> None:
     """Write a figure into an image file, of the format its suffix names."""
-    figure.savefig(path, format=path.suffix[1:].lower(), dpi=130)
+    write_figure(figure, path, dpi=130)

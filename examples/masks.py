@@ -8,8 +8,10 @@ import sys
 from collections.abc import Sequence
 
 import cdropout as cd
+from cdropout.command import run_command
 from digit_network import HERE, add_option, new_figure, parse_image, parse_natural, parse_p, save_figure
 
+PROG = "masks.py"
 PANELS = (
     ("every element for itself", (24, 24), ()),
     ("columns: shared_axes=0", (24, 24), 0),
@@ -20,7 +22,7 @@ PANELS = (
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Draw the masks and return the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog=PROG, description=__doc__.splitlines()[0])
     add_option(parser, "p", parse_p, 0.3, "P", "the probability of dropping")
     add_option(parser, "seed", parse_natural, 5, "N", "of the masks")
     parser.add_argument(
@@ -40,4 +42,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command(main, PROG))

@@ -20,7 +20,9 @@ from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 import digit_network as common
+from cdropout.command import run_command
 from mnist.digits.data import DataError, Dataset, LabelledImages, load_dataset
+from mnist.digits.files import write_file
 from mnist.digits.training import evaluate
 
 PROG = "regularization.py"
@@ -161,7 +163,7 @@ def main(argv: list[str] | None = None) -> int:
     common.add_common_arguments(parser, "regularization")
     args = parser.parse_args(argv)
     try:
-        data = load_dataset(args.data)
+        data = load_dataset(args.data, args.classes)
     except DataError as error:
         print(f"{PROG}: error: {error}", file=sys.stderr)
         return 2
@@ -178,10 +180,8 @@ def main(argv: list[str] | None = None) -> int:
     with threadpool_limits(1, user_api="blas"):
         comparison = compare(data, list(range(args.seed, args.seed + args.seeds)), **options, progress=not args.quiet)
     table = describe(comparison)
-    print(table)
     widths = f"{data.n_pixels}-{args.hidden}-{args.hidden}-{data.n_classes}"
     setting = f"{args.digits:,} digits, dropout p = {args.p:g} (input {args.p_input:g})"
-    draw(comparison, f"{widths}, ReLU, {setting}", args.plot)
     report = (
         f"{widths} with ReLU, trained on {args.digits:,} digits for {args.epochs} epochs (Adam, step size "
         f"{common.LEARNING_RATE:g}, batches of {common.BATCH}):\n"
@@ -189,10 +189,15 @@ def main(argv: list[str] | None = None) -> int:
         f"The errors are those on\n{len(data.test):,} test digits after the last epoch; the difference is that with "
         f"dropout minus that without.\n\n{table}"
     )
-    common.write_report(args.table, TITLE, PROG, argv, report, args.plot)
-    if args.json is not None:
-        fields = {name: value if name == "seeds" else value.tolist() for name, value in asdict(comparison).items()}
-        args.json.write_text(json.dumps({**options, "n_test_digits": len(data.test), **fields}, indent=1) + "\n")
+    try:
+        draw(comparison, f"{widths}, ReLU, {setting}", args.plot)
+        common.write_report(args.table, TITLE, PROG, argv, report, args.plot)
+        if args.json is not None:
+            fields = {name: value if name == "seeds" else value.tolist() for name, value in asdict(comparison).items()}
+            text = json.dumps({**options, "n_test_digits": len(data.test), **fields}, indent=1) + "\n"
+            write_file(args.json, text.encode())
+    finally:
+        print(table)
     if comparison.differences.mean() >= 0:
         print(f"{PROG}: dropout must make the test error smaller in the mean, and did not", file=sys.stderr)
         return 1
@@ -200,4 +205,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command(main, PROG))

@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 import cdropout as cd
 import digit_network as common
+from cdropout.command import run_command
 from mnist.digits.data import DataError, Dataset, load_dataset, pixels
 from mnist.digits.network import Array, Network, softmax
 
@@ -283,7 +284,7 @@ def main(argv: list[str] | None = None) -> int:
     common.add_common_arguments(parser, "uncertainty")
     args = parser.parse_args(argv)
     try:
-        data = load_dataset(args.data)
+        data = load_dataset(args.data, args.classes)
     except DataError as error:
         print(f"{PROG}: error: {error}", file=sys.stderr)
         return 2
@@ -310,10 +311,8 @@ def main(argv: list[str] | None = None) -> int:
         of_shown = predict(*networks, pixels(turned), n_samples=args.samples, seed=args.seed)
 
     table = describe(summaries)
-    print(table)
     widths = f"{data.n_pixels}-{args.hidden}-{args.hidden}-{data.n_classes}"
     title = f"{widths}, ReLU, dropout p = {args.p:g}; {args.digits:,} test digits, {args.samples:,} samples"
-    draw(summaries, turned, of_shown, title, args.plot)
     report = (
         f"{widths} with ReLU, trained on {len(data.train):,} upright digits for {args.epochs} epochs (Adam, step size "
         f"{common.LEARNING_RATE:g}, batches of {common.BATCH}),\n"
@@ -324,9 +323,13 @@ def main(argv: list[str] | None = None) -> int:
         "probability of the predicted class;\nentropy is that of MC. All are means over the digits.\n\n"
         f"{table}"
     )
-    common.write_report(args.table, TITLE, PROG, argv, report, args.plot)
+    try:
+        draw(summaries, turned, of_shown, title, args.plot)
+        common.write_report(args.table, TITLE, PROG, argv, report, args.plot)
+    finally:
+        print(table)
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command(main, PROG))

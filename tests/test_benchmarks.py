@@ -20,6 +20,7 @@ from benchmarks.result_check import Expectation, WrongResultError, check_result,
 from benchmarks.sweep import Plan, Results, measure, prepare, run_sweep
 from benchmarks.table import Table
 from benchmarks.timing import interleaved_times
+from cdropout.command import CommandError
 
 BENCHMARKS = Path(command_line.__file__).parent
 FORWARD = OPERATIONS["forward"]
@@ -380,6 +381,20 @@ def test_command_prints_tables_and_writes_json_and_a_chart(tmp_path, files, caps
     assert len(image) > 20_000  # an empty canvas of this size has 5,000 bytes
 
 
+def test_results_that_cannot_be_written_are_an_error_and_the_old_ones_stay_whole(monkeypatch, tmp_path, files, capsys):
+    path = tmp_path / "table.json"
+    path.write_text("old results")
+
+    def fail(*arguments):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(CommandError, match=r"table\.json: must be writable, got No space left on device"):
+        main([*TINY, *files])
+    assert "== ratios to the floor\n" in capsys.readouterr().out
+    assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("table.json", "old results")]
+
+
 def test_refused_result_of_ours_is_a_status_of_1(monkeypatch, files, capsys):
     monkeypatch.setattr(cd, "dropout", lambda x, p=0.5, *, rng=None, out=None: np.zeros_like(x))
     assert main([*TINY, *files]) == 1
@@ -434,7 +449,9 @@ def test_plan_without_options_covers_all_that_is_promised():
 
 
 def test_module_runs_from_a_checkout_whose_source_folder_cannot_be_imported(tmp_path):
-    shutil.copytree(BENCHMARKS, tmp_path / "benchmarks", ignore=shutil.ignore_patterns("results", "__pycache__"))
+    for folder in (BENCHMARKS, BENCHMARKS.parent / "examples"):
+        ignored = shutil.ignore_patterns("results", "data", "__pycache__")
+        shutil.copytree(folder, tmp_path / folder.name, ignore=ignored)
     (tmp_path / "cdropout").mkdir()
     (tmp_path / "cdropout" / "__init__.py").write_text("raise ImportError('the source folder')")
     run = subprocess.run(

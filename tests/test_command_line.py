@@ -1,9 +1,13 @@
 """`python -m cdropout`."""
 
+import contextlib
+import io
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -129,6 +133,223 @@ def test_stream_writes_exactly_the_raw_stream(run_python, n_bytes):
     written = run_python("-m", "cdropout", "stream", "--seed", "5", "--bytes", str(n_bytes)).stdout
     expected = reference.raw_bytes(reference.key_of_seed(5), 0, n_bytes // 8192 + 1)
     assert written == expected[:n_bytes]
+
+
+ROOT = Path(__file__).parents[1]
+TRAIN = str(ROOT / "examples" / "mnist" / "train.py")
+STREAM = ["-m", "cdropout", "stream", "--seed", "1"]
+PROGRAMS = {
+    "facts": ["-m", "cdropout"],
+    "unbuffered": ["-u", "-m", "cdropout", "--json"],
+    "help": ["-m", "cdropout", "--help"],
+    "version": ["-m", "cdropout", "--version"],
+    "stream": [*STREAM, "--bytes", "300000"],
+    "benchmarks": ["-m", "benchmarks", "--help"],
+    "train": [TRAIN, "--help"],
+    "bench": ["-m", "cdropout", "bench", "--seconds", "0.1"],
+}
+MESSAGE = "error: standard output must be writable, got No space left on device\n"
+
+needs_posix = pytest.mark.skipif(os.name != "posix", reason="needs POSIX pipes")
+
+
+@pytest.fixture
+def start(tmp_path):
+    """Start one of PROGRAMS with a standard output, as users do: with a buffer unless `-u` says otherwise."""
+    started = []
+
+    def start(name, stdout, **options):
+        if name == "bench":
+            pytest.importorskip("rich")
+            pytest.importorskip("threadpoolctl")
+        if name in ("benchmarks", "train"):
+            pytest.importorskip("tqdm")
+            if not (ROOT / "examples").exists():
+                pytest.skip("the tests were taken out of the checkout")
+        if name == "train":
+            pytest.importorskip("sklearn")
+        env = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+        folder = ROOT if name == "benchmarks" else tmp_path
+        command = [sys.executable, *PROGRAMS[name]]
+        options = {"stdout": stdout, "stderr": subprocess.PIPE, "cwd": folder, "env": env, **options}
+        started.append(subprocess.Popen(command, **options))
+        return started[-1]
+
+    yield start
+    for process in started:
+        with process:
+            process.kill()
+
+
+@needs_posix
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_closed_reader_ends_every_program_quietly(start, name):
+    reader, writer = os.pipe()
+    os.close(reader)
+    process = start(name, writer)
+    os.close(writer)
+    assert process.communicate(timeout=60) == (None, b"")
+    assert process.returncode == 0
+
+
+@needs_posix
+@pytest.mark.parametrize("name", ["facts", "stream"])
+def test_closed_reader_of_both_streams_ends_a_program(start, name):
+    reader, writer = os.pipe()
+    os.close(reader)
+    process = start(name, writer, stderr=writer)
+    os.close(writer)
+    assert process.wait(timeout=60) == 0
+
+
+@needs_posix
+@pytest.mark.parametrize("name", [name for name in PROGRAMS if name not in ("train", "bench")])
+def test_slow_reader_of_a_non_blocking_pipe_receives_everything(start, name):
+    """Standard output is non-blocking below ssh, node and some terminals: they share its open file."""
+    with start(name, subprocess.PIPE) as process:
+        expected, _ = process.communicate(timeout=60)
+    assert expected
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    filler = b"x" * 4096
+    n_before = 0
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            n_before += os.write(writer, filler)
+    process = start(name, writer)
+    os.close(writer)
+    time.sleep(0.5)
+    with os.fdopen(reader, "rb") as pipe:
+        assert pipe.read(n_before) == b"x" * n_before
+        assert pipe.read() == expected
+    assert process.communicate(timeout=60) == (None, b"")
+    assert process.returncode == 0
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.deep) if name == "bench" else name for name in PROGRAMS]
+)
+def test_full_device_is_an_error_without_a_traceback(start, name):
+    with open("/dev/full", "wb") as full:
+        process = start(name, full)
+    _, message = process.communicate(timeout=60)
+    assert message.decode().endswith(MESSAGE)
+    assert message.count(b"\n") == 1
+    assert process.returncode == 1
+
+
+@needs_posix
+@pytest.mark.parametrize("name", ["facts", "version", "stream"])
+def test_closed_standard_output_is_refused(start, name):
+    process = start(name, None, preexec_fn=lambda: os.close(1))
+    _, message = process.communicate(timeout=60)
+    assert message.decode().endswith("error: standard output must be open, and it is closed\n")
+    assert message.count(b"\n") == 1
+    assert process.returncode == 2
+
+
+@needs_posix
+def test_closed_standard_error_changes_nothing(start):
+    expected, _ = start("facts", subprocess.PIPE).communicate(timeout=60)
+    process = start("facts", subprocess.PIPE, stderr=None, preexec_fn=lambda: os.close(2))
+    assert process.communicate(timeout=60) == (expected, None)
+    assert process.returncode == 0
+
+
+@needs_posix
+@pytest.mark.parametrize("disposition", ["default", "ignored", "blocked"])
+def test_closed_reader_is_noticed_with_every_disposition_of_sigpipe(start, disposition):
+    def prepare():
+        if disposition == "blocked":
+            signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGPIPE])
+        else:
+            signal.signal(signal.SIGPIPE, signal.SIG_DFL if disposition == "default" else signal.SIG_IGN)
+
+    reader, writer = os.pipe()
+    os.close(reader)
+    process = start("stream", writer, preexec_fn=prepare, restore_signals=False)
+    os.close(writer)
+    assert process.communicate(timeout=60) == (None, b"")
+    assert process.returncode == 0
+
+
+@needs_posix
+def test_interrupt_ends_a_program_that_waits_for_a_slow_reader(start):
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    process = start("stream", writer)
+    os.close(writer)
+    assert os.read(reader, 1)  # it has begun to write, and the pipe takes less than all
+    time.sleep(0.3)
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=60) == (None, b"python -m cdropout: interrupted\n")
+    assert process.returncode == 130
+    os.close(reader)
+
+
+def test_descriptors_of_closed_streams_are_not_given_to_files(run_python, tmp_path):
+    """A file opened later, for example a checkpoint, must not receive what C code writes to standard error."""
+    (tmp_path / "program.py").write_text(
+        "import os, sys\n"
+        "from cdropout.command import run_command\n"
+        "def main():\n"
+        "    with open('file', 'w') as file:\n"
+        "        print(file.fileno())\n"
+        "    return 0\n"
+        "os.close(0), os.close(2)\n"
+        "sys.stdin = sys.stderr = None\n"
+        "sys.exit(run_command(main, 'program'))\n"
+    )
+    assert int(run_python("program.py").stdout) > 2
+
+
+@pytest.mark.parametrize(
+    ("statement", "status", "message"),
+    [
+        ("return 3", 3, ""),
+        ("sys.exit(4)", 4, ""),
+        ("sys.exit()", 0, ""),
+        ("sys.exit('a sentence')", 1, "a sentence\n"),
+        ("raise CommandError('x must be 1, got 2')", 1, "prog: error: x must be 1, got 2\n"),
+        ("raise MemoryError", 1, "prog: error: memory must suffice, got too little\n"),
+        ("raise KeyboardInterrupt", 130, "prog: interrupted\n"),
+    ],
+)
+def test_way_a_command_ends_is_its_status_and_message(run_python, statement, status, message):
+    code = (
+        "import sys\nfrom cdropout.command import CommandError, run_command\n"
+        f"def main():\n    print('shown')\n    {statement}\nsys.exit(run_command(main, 'prog'))"
+    )
+    run = run_python("-c", code, check=False)
+    assert (run.returncode, run.stderr.decode(), run.stdout) == (status, message, b"shown\n")
+
+
+def test_fault_of_a_program_keeps_its_traceback(run_python):
+    code = (
+        "import os, sys\nfrom cdropout.command import run_command\n"
+        "def main():\n    print('shown')\n    os.close(1)\n    raise OSError(1, 'a fault')\n"
+        "sys.exit(run_command(main, 'prog'))"
+    )
+    run = run_python("-c", code, check=False)
+    assert run.returncode != 0
+    assert "PermissionError: [Errno 1] a fault" in run.stderr.decode()
+
+
+def test_stream_is_written_to_an_output_without_a_descriptor(monkeypatch):
+    out = io.TextIOWrapper(io.BytesIO())
+    monkeypatch.setattr(sys, "stdout", out)
+    assert command_line.main(["stream", "--seed", "5", "--bytes", "10000"]) == 0
+    assert out.buffer.getvalue() == reference.raw_bytes(reference.key_of_seed(5), 0, 2)[:10000]
+
+
+@pytest.mark.parametrize(("out", "found"), [(io.StringIO(), "StringIO has no buffer"), (None, "it is closed")])
+def test_stream_refuses_an_output_that_takes_no_bytes(monkeypatch, capsys, out, found):
+    monkeypatch.setattr(sys, "stdout", out)
+    with pytest.raises(SystemExit) as caught:
+        command_line.main(["stream", "--seed", "5", "--bytes", "10000"])
+    assert caught.value.code == 2
+    assert f"standard output must be open for bytes, and {found}" in capsys.readouterr().err
 
 
 def test_stream_ends_quietly_when_the_reader_closes_the_pipe(tmp_path):

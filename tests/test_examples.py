@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from threadpoolctl import threadpool_limits
 
+from cdropout.command import CommandError
 from mnist.digits.data import Dataset, LabelledImages, load_dataset
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -197,6 +198,9 @@ BAD = {
         ("--epochs 0", "argument --epochs: must be an integer of at least 1, got '0'"),
         ("--epochs 1.5", "argument --epochs: must be an integer of at least 1, got '1.5'"),
         ("--hidden 0", "argument --hidden: must be an integer of at least 1, got '0'"),
+        ("--hidden 1000001", "argument --hidden: must be at most 1000000, got 1000001"),
+        (f"--epochs {10**18}", f"argument --epochs: must be at most 1000000, got {10**18}"),
+        ("--classes 257", "argument --classes: classes must be in [1, 256], got 257"),
         ("--seed -1", "argument --seed: must be an integer of at least 0, got '-1'"),
         ("--digits 0", "argument --digits: must be an integer of at least 1, got '0'"),
         ("--digits 99999", "argument --digits: must be at most "),
@@ -238,6 +242,27 @@ def test_bad_argument_is_told_before_training(name, arguments, message, tmp_path
     assert status == 2
     assert f"{name}.py: error: {message}" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_training_that_diverges_is_an_error(few, monkeypatch):
+    common = import_module("digit_network")
+    monkeypatch.setattr(common, "LEARNING_RATE", 1e30)
+    with pytest.raises(CommandError, match=r"loss must be finite, got nan at step 2 with a step size of 1e\+30"):
+        import_module("regularization").compare(few, [5], epochs=2, n_digits=200, hidden=16)
+    with pytest.raises(CommandError, match="loss must be finite"):
+        import_module("uncertainty").train_networks(few, 0, p=0.5, epochs=1, hidden=16)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_table_that_cannot_be_written_is_an_error_after_the_table_is_printed(monkeypatch, tmp_path, capsys):
+    regularization = import_module("regularization")
+    made_up = regularization.Comparison([0], np.array([[0.5, 0.08]]), np.array([[0.6, 0.07]]))
+    monkeypatch.setattr(regularization, "compare", lambda *args, **options: made_up)
+    monkeypatch.chdir(tmp_path)
+    arguments = "--seeds 1 --epochs 2 --plot a.svg --table /dev/full --quiet"
+    with pytest.raises(CommandError, match="/dev/full: must be writable, got No space left on device"):
+        regularization.main(arguments.split())
+    assert "| without dropout, % |" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -18,8 +18,9 @@ from pathlib import Path
 
 import numpy as np
 
-from digits.data import DataError, Dataset, load_dataset, pixels
-from digits.network import Linear
+from cdropout.command import run_command
+from digits.data import N_CLASSES, DataError, Dataset, check_n_classes, load_dataset, pixels
+from digits.network import Linear, check_loss
 from digits.scores import Score, score_logits
 from digits.training import Config, build_network, draw_batches, train
 
@@ -49,6 +50,8 @@ def train_torch(config: Config, data: Dataset, *, replaced: bool = False) -> Sco
     ------
     ImportError
         Without PyTorch.
+    DivergenceError
+        Where a loss is not finite.
 
     """
     import torch
@@ -81,16 +84,19 @@ def train_torch(config: Config, data: Dataset, *, replaced: bool = False) -> Sco
     labels = data.train.labels.astype(np.int64)
 
     network.train()
-    for batch in draw_batches(config, len(data.train)):
+    for i, batch in enumerate(draw_batches(config, len(data.train))):
         logits = network(torch.from_numpy(pixels(data.train.images[batch])))
         loss = torch.nn.functional.cross_entropy(logits, torch.from_numpy(labels[batch]))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+        check_loss(loss.item(), i + 1, config.lr)
     network.eval()
     with torch.no_grad():
         logits = network(torch.from_numpy(pixels(data.test.images)))
-    return score_logits(logits.numpy(), data.test.labels)
+    score = score_logits(logits.numpy(), data.test.labels)
+    check_loss(score.loss, i + 1, config.lr)
+    return score
 
 
 def compare(data: Dataset, configs: Sequence[Config], kinds: Sequence[str]) -> dict[str, list[float]]:
@@ -148,6 +154,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog=PROG, description="Compare the macro F1 of cdropout's and PyTorch's dropout.")
     add = parser.add_argument
     add("--data", type=Path, metavar="FOLDER", help="folder of idx files (default: the sample of MNIST)")
+    add("--classes", type=int, default=N_CLASSES, metavar="N", help="classes of the data (default %(default)s)")
     add("--relu", action="store_true", help="put a ReLU after each hidden layer")
     add("--kinds", choices=(*KINDS, REPLACED), nargs="+", default=(*KINDS, REPLACED), help="(default: all)")
     add("--epochs", type=int, default=2, help="passes over the training set (default %(default)s)")
@@ -157,6 +164,12 @@ def main(argv: list[str] | None = None) -> int:
     for name in ("epochs", "seeds"):
         if getattr(args, name) < 1:
             parser.error(f"argument --{name}: {name} must be at least 1, got {getattr(args, name)}")
+    try:
+        configs = [Config(epochs=args.epochs, relu=args.relu, seed=seed) for seed in range(args.seeds)]
+        check_n_classes(args.classes)
+    except ValueError as error:
+        name = str(error).partition(" ")[0]
+        parser.error(f"argument --{name}: {error}")
     if not 0 <= args.tolerance < math.inf:
         parser.error(f"argument --tolerance: tolerance must be at least 0 and finite, got {args.tolerance}")
     try:
@@ -165,11 +178,10 @@ def main(argv: list[str] | None = None) -> int:
         print("skipped: PyTorch is not installed")
         return 0
     try:
-        data = load_dataset(args.data)
+        data = load_dataset(args.data, args.classes)
     except DataError as error:
         print(f"{PROG}: error: {error}", file=sys.stderr)
         return 2
-    configs = [Config(epochs=args.epochs, relu=args.relu, seed=seed) for seed in range(args.seeds)]
     macro_f1 = compare(data, configs, args.kinds)
     activation = "ReLU" if args.relu else "no activation"
     print(f"PyTorch {torch.__version__}, {activation}, {args.epochs} epochs, mean of {args.seeds} seeds")
@@ -181,4 +193,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command(main, PROG))

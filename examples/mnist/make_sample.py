@@ -6,13 +6,17 @@ The choice is seeded, with the same number of images of every class, in the orde
 """
 
 import argparse
+import io
 import sys
 from pathlib import Path
 
 import numpy as np
 
+from cdropout.command import run_command
 from digits.data import SAMPLE, DataError, LabelledImages, load_dataset
+from digits.files import check_writable, write_file
 
+PROG = "make_sample.py"
 SEED = 20240229
 TRAIN_PER_CLASS = 1000
 TEST_PER_CLASS = 200
@@ -39,28 +43,34 @@ def choose_balanced(images: LabelledImages, n_per_class: int, rng: np.random.Gen
 
 def main(argv: list[str] | None = None) -> int:
     """Write the sample; 0, or 2 for a bad file."""
-    parser = argparse.ArgumentParser(description="Make the committed sample of MNIST from its idx files.")
+    parser = argparse.ArgumentParser(prog=PROG, description="Make the committed sample of MNIST from its idx files.")
     parser.add_argument("folder", type=Path, help="folder of the four idx files, gzipped or not")
     parser.add_argument("--out", type=Path, default=SAMPLE, metavar="FILE", help="where to write the sample")
     args = parser.parse_args(argv)
+    try:
+        check_writable(args.out)
+    except ValueError as error:
+        parser.error(f"argument --out: {error}")
     rng = np.random.default_rng(SEED)
     try:
         data = load_dataset(args.folder)
         train = choose_balanced(data.train, TRAIN_PER_CLASS, rng)
         test = choose_balanced(data.test, TEST_PER_CLASS, rng)
     except DataError as error:
-        print(f"{parser.prog}: error: {error}", file=sys.stderr)
+        print(f"{PROG}: error: {error}", file=sys.stderr)
         return 2
+    archive = io.BytesIO()
     np.savez_compressed(
-        args.out,
+        archive,
         train_images=train.images,
         train_labels=train.labels,
         test_images=test.images,
         test_labels=test.labels,
     )
+    write_file(args.out, archive.getvalue())
     print(f"{args.out}: {len(train)} training and {len(test)} test images, {args.out.stat().st_size} bytes")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command(main, PROG))

@@ -14,9 +14,10 @@ from pathlib import Path
 
 import numpy as np
 
+from cdropout.command import run_command
 from digits.checkpoint import CheckpointError, Checkpoints, check_checkpoint_path
 from digits.curves import check_plot_path, plot_curves
-from digits.data import DataError, load_dataset
+from digits.data import N_CLASSES, DataError, check_n_classes, load_dataset
 from digits.training import DROPOUTS, Config, Result, train
 
 PROG = "train.py"
@@ -55,6 +56,7 @@ def build_parser() -> argparse.ArgumentParser:
         add(f"--{name}", type=type(default), default=default, help=f"{meaning} (default %(default)s)")
     add("--relu", action="store_true", help="put a ReLU after each hidden layer")
     add("--data", type=Path, metavar="FOLDER", help="folder of idx files (default: the sample of MNIST)")
+    add("--classes", type=int, default=N_CLASSES, metavar="N", help="classes of the data (default %(default)s)")
     add("--plot", type=Path, metavar="FILE", help="draw the curves of loss and macro F1 into this image file")
     add("--checkpoint", type=Path, metavar="FILE", help="save the state of the run in this file, replacing its content")
     add("--resume", action="store_true", help="continue from the checkpoint, if it exists")
@@ -64,16 +66,24 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Train as the command line says; 0, or 2 for a bad data file or checkpoint."""
+    """Train as the command line says; 0, or 2 for a bad data file or checkpoint.
+
+    Raises
+    ------
+    CommandError
+        Where the training diverges or the plot cannot be written.
+
+    """
     parser = build_parser()
     args = vars(parser.parse_args(argv))
-    folder, plot, quiet = (args.pop(name) for name in ("data", "plot", "quiet"))
+    folder, n_classes, plot, quiet = (args.pop(name) for name in ("data", "classes", "plot", "quiet"))
     checkpoint, resume, every = (args.pop(name) for name in ("checkpoint", "resume", "checkpoint_every"))
     if checkpoint is None and (resume or every is not None):
         parser.error(f"argument --{'resume' if resume else 'checkpoint-every'} must come with --checkpoint, got none")
     checkpoints = None
     try:
         config = Config(**args)
+        check_n_classes(n_classes)
         if checkpoint is not None:
             checkpoints = Checkpoints(checkpoint, Checkpoints.every if every is None else every, resume)
     except ValueError as error:
@@ -86,7 +96,7 @@ def main(argv: list[str] | None = None) -> int:
                 parser.error(f"argument --{option}: {error}")
     evaluations_per_epoch = 0 if plot is None else _PLOT_EVALUATIONS_PER_EPOCH
     try:
-        data = load_dataset(folder)
+        data = load_dataset(folder, n_classes)
         result = train(
             config,
             data,
@@ -97,13 +107,16 @@ def main(argv: list[str] | None = None) -> int:
     except (CheckpointError, DataError) as error:
         print(f"{PROG}: error: {error}", file=sys.stderr)
         return 2
-    print(describe(result))
-    if plot is not None:
-        widths = f"{data.n_pixels}-{config.hidden}-{config.hidden}-{data.n_classes}"
-        kind = "no dropout" if config.dropout == "none" else f"{config.dropout} dropout, p = {config.p:g}"
-        plot_curves(result, f"{widths}, {'ReLU, ' if config.relu else ''}{kind}, seed {config.seed}", plot)
+    # A reader that closes standard output does not keep the plot from being drawn, nor a full disk the scores.
+    try:
+        if plot is not None:
+            widths = f"{data.n_pixels}-{config.hidden}-{config.hidden}-{data.n_classes}"
+            kind = "no dropout" if config.dropout == "none" else f"{config.dropout} dropout, p = {config.p:g}"
+            plot_curves(result, f"{widths}, {'ReLU, ' if config.relu else ''}{kind}, seed {config.seed}", plot)
+    finally:
+        print(describe(result))
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command(main, PROG))

@@ -1,14 +1,16 @@
 """Save and restore a training run. A kill at any moment leaves a whole file; a file is checked in full when it is read.
 
+One run at a time uses a checkpoint; a second is refused (`files.py` says where there are no locks).
+
 The file is an npz archive: the arrays by their names, and under `run` a JSON string with everything else.
 """
 
 import hashlib
 import json
 import math
-import os
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ import numpy.typing as npt
 import cdropout as cd
 
 from .data import Dataset
+from .files import LockedError, check_writable, lock_for_run, open_replacement
 from .scores import Evaluation, as_saved, from_saved
 
 Array = npt.NDArray[Any]
@@ -184,8 +187,11 @@ class RunState:
 
 
 def digest_dataset(data: Dataset) -> str:
-    """Return the SHA-256 of the images and labels of a dataset, and of their shapes, in hexadecimal."""
+    """Return the SHA-256 of the images, labels and classes of a dataset, and of the shapes, in hexadecimal."""
     sha256 = hashlib.sha256()
+    # Checkpoints from before the number of classes was given have digests without it; it was the number of labels then.
+    if data.n_classes != 1 + max(int(part.labels.max()) for part in (data.train, data.test)):
+        sha256.update(repr(data.n_classes).encode())
     for part in (data.train, data.test):
         for array in (part.images, part.labels):
             sha256.update(repr((array.shape, array.dtype.str)).encode())
@@ -196,7 +202,8 @@ def digest_dataset(data: Dataset) -> str:
 def write_checkpoint(path: Path, run: Mapping[str, Any], arrays: Mapping[str, Array]) -> None:
     """Replace a checkpoint by a new one.
 
-    At every moment, and after a kill or a loss of power, the path holds either the whole old file or the whole new one.
+    At every moment, and after a kill or a loss of power, the path holds either the whole old file or the whole new one,
+    for any number of processes that write and read it.
 
     Parameters
     ----------
@@ -213,20 +220,9 @@ def write_checkpoint(path: Path, run: Mapping[str, Any], arrays: Mapping[str, Ar
         Where the file cannot be written; its former content is then unchanged.
 
     """
-    path = Path(os.path.realpath(path))
-    temporary = _temporary_of(path)
     try:
-        try:
-            with temporary.open("wb") as file:
-                np.savez(file, run=np.array(json.dumps(run)), **arrays)
-                file.flush()
-                # The contents must reach the disk before the name: file systems may write the two in any order.
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-            _sync_folder(path.parent)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+        with open_replacement(path) as file:
+            np.savez(file, run=np.array(json.dumps(run)), **arrays)
     except OSError as error:
         raise CheckpointError(f"{path}: must be writable, got {error.strerror or error}") from error
 
@@ -278,7 +274,7 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Array]] | Non
 
 
 def check_checkpoint_path(path: Path) -> None:
-    """Check before a long run that a checkpoint can be written, and remove the temporary file of a killed run.
+    """Check before a long run that a checkpoint can be written, and remove the temporary files of killed runs.
 
     Raises
     ------
@@ -286,33 +282,38 @@ def check_checkpoint_path(path: Path) -> None:
         Naming path, rule and value.
 
     """
-    path = Path(os.path.realpath(path))
     try:
         if path.exists() and not path.is_file():
             found = "a folder" if path.is_dir() else "something else"
             raise CheckpointError(f"{path}: must be a regular file, got {found}")
-        temporary = _temporary_of(path)
-        temporary.open("wb").close()
-        temporary.unlink()
+        check_writable(path)
+    except CheckpointError:
+        raise
     except OSError as error:
         raise CheckpointError(f"{path}: must be writable, got {error.strerror or error}") from None
+    except ValueError as error:
+        raise CheckpointError(str(error)) from None
 
 
-def _temporary_of(path: Path) -> Path:
-    """Return the temporary file that becomes a checkpoint: in the same folder, so that renaming it is atomic.
+@contextmanager
+def lock_checkpoint(path: Path) -> Iterator[None]:
+    """Keep other runs from a checkpoint during the block; see `lock_for_run`.
 
-    The name is the same for every run, so that the next run overwrites the file of a killed one.
+    Raises
+    ------
+    CheckpointError
+        Where another run uses the checkpoint, or the file of the lock cannot be written.
+
     """
-    return path.with_name(f".{path.name}.partial")
-
-
-def _sync_folder(folder: Path) -> None:
-    """Wait until the disk has the names of the files in a folder."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(lock_for_run(path))
+        except LockedError as error:
+            message = f"{path}: must be used by one run at a time, got a second while {error} uses it"
+            raise CheckpointError(message) from None
+        except OSError as error:
+            raise CheckpointError(f"{path}: must be writable, got {error.strerror or error}") from error
+        yield
 
 
 def _state_of(rng: Rng) -> dict[str, Any]:

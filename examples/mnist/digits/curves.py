@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .files import check_writable, write_figure
+
 if TYPE_CHECKING:
     from .training import Result
 
@@ -41,7 +43,7 @@ def plot_curves(result: "Result", title: str, path: Path) -> None:
         axes.legend(frameon=False)
         axes.spines[["top", "right"]].set_visible(False)
     figure.suptitle(title)
-    figure.savefig(path, format=path.suffix[1:].lower() or "png", dpi=150)
+    write_figure(figure, path, dpi=150)
 
 
 def check_plot_path(path: Path) -> None:
@@ -61,22 +63,3 @@ def check_plot_path(path: Path) -> None:
     if path.suffix and path.suffix[1:].lower() not in formats:
         raise ValueError(f"{path}: suffix must be one of {', '.join(sorted(formats))}, got {path.suffix}")
     check_writable(path)
-
-
-def check_writable(path: Path) -> None:
-    """Check before a long run that a file can be written, without changing it.
-
-    Raises
-    ------
-    ValueError
-        Naming path, rule and value.
-
-    """
-    existed = path.exists()
-    try:
-        # Opening for appending is the one test that is right for every file system and user; it changes no file.
-        path.open("ab").close()
-    except OSError as error:
-        raise ValueError(f"{path}: must be writable, got {error.strerror}") from None
-    if not existed:
-        path.unlink()

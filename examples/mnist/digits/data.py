@@ -16,6 +16,7 @@ from typing import IO
 import numpy as np
 import numpy.typing as npt
 
+N_CLASSES = 10  # of MNIST, Fashion-MNIST, KMNIST and QMNIST, whose files have the same names
 SAMPLE = Path(__file__).parents[1] / "data" / "mnist_sample.npz"
 
 _UINT8 = 0x08  # the idx format's code for the element type
@@ -35,10 +36,25 @@ class LabelledImages:
     images : ndarray of uint8, shape (n_images, n_rows, n_cols)
     labels : ndarray of uint8, shape (n_images,)
 
+    Raises
+    ------
+    DataError
+        For an array of another dtype or number of dimensions, without elements, or of another length than the other.
+
     """
 
     images: npt.NDArray[np.uint8]
     labels: npt.NDArray[np.uint8]
+
+    def __post_init__(self) -> None:
+        for name, array, n_dims in (("images", self.images, 3), ("labels", self.labels, 1)):
+            if array.dtype != np.uint8 or array.ndim != n_dims or not array.size:
+                raise DataError(
+                    f"{name} must be a uint8 array of {n_dims} dimensions with at least 1 element, "
+                    f"got {array.dtype} of shape {array.shape}"
+                )
+        if len(self.images) != len(self.labels):
+            raise DataError(f"labels must be one for each of the {len(self.images)} images, got {len(self.labels)}")
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -46,20 +62,41 @@ class LabelledImages:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A training set and a test set of images of one size."""
+    """A training set and a test set of images of one size.
+
+    Attributes
+    ----------
+    train, test : LabelledImages
+    n_classes : int
+        The number of classes, in [1, 256]. The classes are the integers in [0, n_classes).
+
+    Raises
+    ------
+    DataError
+        For images of different sizes, or a label that is not a class.
+    ValueError
+        For another number of classes.
+
+    """
 
     train: LabelledImages
     test: LabelledImages
+    n_classes: int = N_CLASSES
+
+    def __post_init__(self) -> None:
+        check_n_classes(self.n_classes)
+        if self.train.images.shape[1:] != self.test.images.shape[1:]:
+            raise DataError(
+                f"test images must have the size of the training images, {_size(self.train.images)} pixels, "
+                f"got {_size(self.test.images)}"
+            )
+        for name, part in (("training set", self.train), ("test set", self.test)):
+            _check_labels(name, part.labels, self.n_classes)
 
     @property
     def n_pixels(self) -> int:
         """The number of pixels of an image."""
         return math.prod(self.train.images.shape[1:])
-
-    @property
-    def n_classes(self) -> int:
-        """One more than the largest label of either set."""
-        return 1 + max(int(self.train.labels.max()), int(self.test.labels.max()))
 
 
 def pixels(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
@@ -67,7 +104,13 @@ def pixels(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
     return images.reshape(len(images), -1) * np.float32(1 / 255)
 
 
-def load_dataset(folder: str | Path | None = None) -> Dataset:
+def check_n_classes(n_classes: int) -> None:
+    """Raise ValueError unless a number of classes is in [1, 256], as many as labels of uint8 can name."""
+    if not 1 <= n_classes <= 256:
+        raise ValueError(f"classes must be in [1, 256], got {n_classes}")
+
+
+def load_dataset(folder: str | Path | None = None, n_classes: int = N_CLASSES) -> Dataset:
     """Load the idx files of a folder, or the committed sample of MNIST.
 
     Parameters
@@ -76,36 +119,42 @@ def load_dataset(folder: str | Path | None = None) -> Dataset:
         A folder with the four files `train-images-idx3-ubyte`, `train-labels-idx1-ubyte`, `t10k-images-idx3-ubyte` and
         `t10k-labels-idx1-ubyte`, each also as `train-images.idx3-ubyte` and so on, and each also gzipped with `.gz`
         after its name; where a file is there more than once, the first of these spellings counts. None is the sample.
+    n_classes : int
+        The number of classes, in [1, 256]. The files do not give it, and the largest label is no substitute: one
+        damaged label would add classes.
 
     Raises
     ------
     DataError
         For a file that is missing, unreadable, too short, too long, not of uint8 elements in the number of dimensions
-        its name gives, or at odds with another of the files.
+        its name gives, or at odds with another of the files; and for a label outside [0, n_classes).
+    ValueError
+        For another number of classes.
 
     """
+    check_n_classes(n_classes)
     if folder is None:
-        return load_sample()
+        return load_sample(n_classes=n_classes)
     folder = Path(folder)
     if not folder.is_dir():
         raise DataError(f"{folder}: must be a folder of idx files, got {'a file' if folder.exists() else 'nothing'}")
-    train, train_path = _load_pair(folder, "train")
-    test, test_path = _load_pair(folder, "t10k")
+    train, train_path = _load_pair(folder, "train", n_classes)
+    test, test_path = _load_pair(folder, "t10k", n_classes)
     if train.images.shape[1:] != test.images.shape[1:]:
         raise DataError(
             f"{test_path}: images must have the size of those of {train_path.name}, "
             f"{_size(train.images)} pixels, got {_size(test.images)}"
         )
-    return Dataset(train, test)
+    return Dataset(train, test, n_classes)
 
 
-def load_sample(path: str | Path = SAMPLE) -> Dataset:
+def load_sample(path: str | Path = SAMPLE, n_classes: int = N_CLASSES) -> Dataset:
     """Load a file written by `make_sample.py`: by default the committed 10,000 training and 2,000 test digits.
 
     Raises
     ------
     DataError
-        For a file that is missing or not such a sample.
+        For a file that is missing or not such a sample, or has a label outside [0, n_classes).
 
     """
     path = Path(path)
@@ -115,9 +164,14 @@ def load_sample(path: str | Path = SAMPLE) -> Dataset:
             sets = [LabelledImages(arrays[f"{name}_images"], arrays[f"{name}_labels"]) for name in ("train", "test")]
     except FileNotFoundError:
         raise DataError(f"{path}: file must exist, got none (examples/mnist/make_sample.py makes it)") from None
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from None
     except (OSError, EOFError, ValueError, KeyError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"{path}: must be a sample written by make_sample.py, got {error}") from error
-    return Dataset(*sets)
+    try:
+        return Dataset(*sets, n_classes)
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from None
 
 
 def load_idx(path: str | Path, n_dims: int) -> npt.NDArray[np.uint8]:
@@ -184,7 +238,17 @@ def _read_at_most(file: IO[bytes], n_bytes: int) -> bytes:
     return b"".join(chunks)
 
 
-def _load_pair(folder: Path, prefix: str) -> tuple[LabelledImages, Path]:
+def _check_labels(name: object, labels: npt.NDArray[np.uint8], n_classes: int) -> None:
+    """Raise DataError if a label is not a class."""
+    wrong = np.flatnonzero(labels >= n_classes)
+    if wrong.size:
+        raise DataError(
+            f"{name}: labels must be in [0, {n_classes}), the classes of the data (option --classes), "
+            f"got {labels[wrong[0]]} for image {wrong[0]}; {wrong.size} of {labels.size} labels are outside"
+        )
+
+
+def _load_pair(folder: Path, prefix: str, n_classes: int) -> tuple[LabelledImages, Path]:
     """Load the images and labels of one prefix; return them and the path of the images."""
     images_path = _find(folder, f"{prefix}-images", "idx3-ubyte")
     labels_path = _find(folder, f"{prefix}-labels", "idx1-ubyte")
@@ -194,6 +258,7 @@ def _load_pair(folder: Path, prefix: str) -> tuple[LabelledImages, Path]:
             f"{labels_path}: must hold one label for each of the {len(images)} images of {images_path.name}, "
             f"got {len(labels)}"
         )
+    _check_labels(labels_path, labels, n_classes)
     return LabelledImages(images, labels), images_path
 
 

@@ -8,6 +8,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from itertools import islice
 from typing import Any
@@ -18,9 +19,22 @@ from tqdm import tqdm
 
 import cdropout as cd
 
-from .checkpoint import Checkpoints, Rng, RunState, digest_dataset
+from .checkpoint import Checkpoints, Rng, RunState, digest_dataset, lock_checkpoint
 from .data import Dataset, LabelledImages, pixels
-from .network import Adam, Array, Layer, Linear, Network, NumPyDropout, ReLU, train_step
+from .network import (
+    Adam,
+    Array,
+    DivergenceError,
+    Layer,
+    Linear,
+    Network,
+    NumPyDropout,
+    ReLU,
+    check_loss,
+    ignore_overflow,
+    softmax_cross_entropy,
+    train_step,
+)
 from .scores import Evaluation, Score, score_logits
 
 
@@ -56,6 +70,8 @@ DROPOUTS: dict[str, Kind] = {
 }
 
 _EVALUATION_BATCH = 1000
+# Far more than any memory suffices for, and few enough that sizes of arrays do not overflow.
+_MOST = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -69,7 +85,8 @@ class Config:
     p : float
         The probability of dropping, in [0, 1].
     epochs, batch, hidden : int
-        Passes over the training set, samples in a step, width of the two hidden layers; each at least 1.
+        Passes over the training set, samples in a step, width of the two hidden layers; each at least 1, and epochs and
+        hidden at most 1,000,000.
     lr : float
         Adam's step size, above 0.
     l2 : float
@@ -101,10 +118,12 @@ class Config:
             ("dropout", self.dropout in DROPOUTS, f"be one of {', '.join(DROPOUTS)}"),
             ("p", 0 <= self.p <= 1, "be in [0, 1]"),
             ("epochs", self.epochs >= 1, "be at least 1"),
+            ("epochs", self.epochs <= _MOST, f"be at most {_MOST}"),
             ("batch", self.batch >= 1, "be at least 1"),
             ("lr", 0 < self.lr < math.inf, "be above 0 and finite"),
             ("l2", 0 <= self.l2 < math.inf, "be at least 0 and finite"),
             ("hidden", self.hidden >= 1, "be at least 1"),
+            ("hidden", self.hidden <= _MOST, f"be at most {_MOST}"),
             ("seed", self.seed >= 0, "be at least 0"),
         )
         for name, holds, rule in rules:
@@ -283,16 +302,27 @@ def train(
     Raises
     ------
     CheckpointError
-        Where a checkpoint cannot be read or written, or is of a run with another configuration or other data.
+        Where a checkpoint cannot be read or written, or is of a run with another configuration or other data, or where
+        another run uses it.
+    DivergenceError
+        Where a loss, a weight or a sum of Adam is not finite. The checkpoint is then that of a step before.
 
     """
+    lock = nullcontext() if checkpoints is None else lock_checkpoint(checkpoints.path)
+    with lock, ignore_overflow():
+        return _train(config, data, evaluations_per_epoch, progress, checkpoints)
+
+
+def _train(
+    config: Config, data: Dataset, evaluations_per_epoch: int, progress: bool, checkpoints: Checkpoints | None
+) -> Result:
     kind = DROPOUTS[config.dropout]
     rng = kind.make_rng(config.spawn_seeds()[2])
     dropout = None if kind.layer is None else Timed(kind.layer(config.p, rng))
     network = build_network(config, data.n_pixels, data.n_classes, dropout)
     network = drop_in_product(network, kind, config.p, rng)
     optimizer = Adam(network.params, network.grads, lr=config.lr, l2=config.l2)
-    n_steps = config.epochs * math.ceil(len(data.train) / config.batch)  # the batches of `draw_batches`
+    n_steps = config.epochs * -(-len(data.train) // config.batch)  # the batches of `draw_batches`
     evaluate_after = set(np.linspace(0, n_steps, config.epochs * evaluations_per_epoch + 1).round().astype(int)[1:])
     train_part = LabelledImages(data.train.images[: len(data.test)], data.train.labels[: len(data.test)])
     losses, step_seconds, dropout_seconds = np.zeros((3, n_steps))
@@ -302,8 +332,9 @@ def train(
     running_loss = math.nan
 
     n_done = 0
+    learned = name_arrays(network, optimizer)
     if checkpoints is not None:
-        arrays = name_arrays(network, optimizer) | {
+        arrays = learned | {
             "losses": losses,
             "step_seconds": step_seconds,
             "dropout_seconds": dropout_seconds,
@@ -324,17 +355,34 @@ def train(
             step_seconds[i] = time.perf_counter() - start
             if dropout:
                 dropout_seconds[i] = dropout.seconds - dropout_before
+            check_loss(losses[i], i + 1, config.lr)
             running_loss = losses[i] if i == n_done else 0.98 * running_loss + 0.02 * losses[i]
             bar.set_postfix_str(f"loss {running_loss:.4f}", refresh=False)
             bar.update()
             if i + 1 in evaluate_after:
                 evaluations.append(Evaluation(i + 1, evaluate(network, train_part), evaluate(network, data.test)))
+                check_loss(evaluations[-1].train.loss + evaluations[-1].test.loss, i + 1, config.lr)
                 network.train()
             if checkpoints is not None and ((i + 1) % checkpoints.every == 0 or i + 1 == n_steps):
+                # The update of this step may have made numbers that are not finite, which the next loss would show.
+                _check_finite(learned, i + 1, config.lr)
+                network.eval()
+                check_loss(softmax_cross_entropy(network.forward(x), labels)[0], i + 1, config.lr)
+                network.train()
                 state.n_steps, state.evaluations = i + 1, evaluations
                 state.save(checkpoints.path)
+    _check_finite(learned, n_steps, config.lr)
     test = evaluate(network, data.test)
+    check_loss(test.loss, n_steps, config.lr)
     return Result(network, test, losses, step_seconds, dropout_seconds, tuple(evaluations))
+
+
+def _check_finite(arrays: dict[str, Array], step: int, lr: float) -> None:
+    """Raise DivergenceError if an array of `name_arrays` has an element that is not finite."""
+    for name, array in arrays.items():
+        if not np.isfinite(array).all():
+            value = array[~np.isfinite(array)][0]
+            raise DivergenceError(f"{name} must be finite, got {value} after step {step} with a step size of {lr:g}")
 
 
 def name_arrays(network: Network, optimizer: Adam) -> dict[str, Array]:

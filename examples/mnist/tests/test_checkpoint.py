@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 
 import train as program
-from digits import checkpoint
+from digits import checkpoint, files
 from digits.checkpoint import CheckpointError, Checkpoints, digest_dataset, read_checkpoint, write_checkpoint
+from digits.network import Adam, DivergenceError
 from digits.training import DROPOUTS, Config, train
 from train import main
 
@@ -236,24 +237,31 @@ def test_failure_before_renaming_leaves_the_old_checkpoint_whole(name, path, mon
     assert list(path.parent.iterdir()) == [path]
 
 
+LEFT_BY_THE_KILLED = (".run.npz.0123456789abcdef.partial", ".run.npz.fedcba9876543210.partial", ".run.npz.lock")
+
+
 def test_kill_in_writing_or_before_renaming_leaves_the_old_checkpoint_whole(few, path):
-    """The temporary file of a killed run, of any length, is never read, is overwritten, and is then removed."""
+    """The temporary files of killed runs, of any length, are never read, and the next run removes them."""
     expected = train(CONFIG, few, checkpoints=Checkpoints(path))
     whole = path.read_bytes()
-    temporary = path.with_name(".run.npz.partial")
     for n_bytes in (0, 10, len(whole) // 2, len(whole)):
-        temporary.write_bytes(whole[:n_bytes])
-        assert bits_of(train(CONFIG, few, checkpoints=Checkpoints(path, resume=True))) == bits_of(expected)
+        for name in LEFT_BY_THE_KILLED:
+            path.with_name(name).write_bytes(whole[:n_bytes])
         write_checkpoint(path, *read_checkpoint(path))
+        assert path.read_bytes() == whole
+        assert bits_of(train(CONFIG, few, checkpoints=Checkpoints(path, resume=True))) == bits_of(expected)
         assert list(path.parent.iterdir()) == [path]
         assert path.read_bytes() == whole
 
 
 def test_checking_the_path_cleans_up_and_leaves_the_checkpoint_alone(path):
     path.write_bytes(b"a checkpoint")
-    path.with_name(".run.npz.partial").write_bytes(b"what a killed run left")
+    path.with_name(LEFT_BY_THE_KILLED[0]).write_bytes(b"what a killed run left")
+    other = path.with_name(".run.npz.backup.partial")
+    other.write_bytes(b"a file of the user")
     checkpoint.check_checkpoint_path(path)
-    assert [(file, file.read_bytes()) for file in path.parent.iterdir()] == [(path, b"a checkpoint")]
+    found = {file: file.read_bytes() for file in path.parent.iterdir()}
+    assert found == {path: b"a checkpoint", other: b"a file of the user"}
 
 
 def test_file_behind_a_symbolic_link_is_replaced_and_the_link_stays(path, tmp_path):
@@ -270,7 +278,202 @@ def test_contents_are_on_the_disk_before_the_name_and_the_name_before_the_end(pa
     monkeypatch.setattr(os, "fsync", lambda fd: (calls.append(Path(f"/proc/self/fd/{fd}").resolve()), fsync(fd)))
     monkeypatch.setattr(os, "replace", lambda old, new: (calls.append("replace"), replace(old, new)))
     write_checkpoint(path, {}, {"x": np.zeros(100_000)})
-    assert calls == [path.with_name(".run.npz.partial").resolve(), "replace", path.parent.resolve()]
+    partial, *others = calls
+    assert partial.parent == path.parent.resolve()
+    assert files.partials_of(path).fullmatch(partial.name)
+    assert others == ["replace", path.parent.resolve()]
+
+
+# ---- several processes ----------------------------------------------------------------------------------------------
+
+
+# The lock is one of an open file, not of a process, so that a test can hold that of another run.
+another_run = checkpoint.lock_checkpoint
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_second_run_of_a_checkpoint_is_refused_before_it_writes(resume, path, few, monkeypatch, capsys):
+    train(CONFIG, few, checkpoints=Checkpoints(path))
+    before = path.read_bytes()
+    link = path.with_name("link.npz")
+    link.symlink_to(path)
+    monkeypatch.setattr(program, "load_dataset", lambda folder, n_classes: few)
+    for given in (path, link):
+        with another_run(path):
+            found = sorted(path.parent.iterdir())
+            assert main(["--quiet", "--checkpoint", str(given), *(["--resume"] if resume else [])]) == 2
+            assert sorted(path.parent.iterdir()) == found
+        message = f"{given}: must be used by one run at a time, got a second while process {os.getpid()} on "
+        assert capsys.readouterr().err.startswith(f"train.py: error: {message}")
+    assert path.read_bytes() == before
+    assert sorted(path.parent.iterdir()) == [link, path]
+
+
+def test_second_program_is_refused_and_the_kernel_frees_the_checkpoint_of_a_killed_one(path):
+    first = start_program(path)
+    wait_for_checkpoint(first, path)
+    # Otherwise it may be over before the second has imported its modules.
+    first.send_signal(signal.SIGSTOP)
+    second = start_program(path, "--resume")
+    out, err = second.communicate(timeout=120)
+    assert (second.returncode, out) == (2, b"")
+    assert f"{path}: must be used by one run at a time, got a second while process {first.pid} on ".encode() in err
+    assert err.count(b"\n") == 1
+    first.kill()
+    first.communicate()
+    n_steps = read_checkpoint(path)[0]["n_steps"]
+    end(start_program(path, "--resume", "--checkpoint-every", "1000"))
+    assert n_steps < read_checkpoint(path)[0]["n_steps"] == 1250
+    assert list(path.parent.iterdir()) == [path]
+
+
+WRITER = """
+import sys
+from pathlib import Path
+import numpy as np
+from digits.files import open_replacement
+number = int(sys.argv[2])
+while True:
+    with open_replacement(Path(sys.argv[1])) as file:
+        np.savez(file, x=np.full(100_000, number))
+"""
+
+
+@pytest.mark.parametrize("rounds", [1, pytest.param(12, marks=pytest.mark.deep)])
+def test_file_is_whole_at_every_moment_with_two_writers_that_are_killed(rounds, path):
+    """The writers share no lock; the reader also cleans up, as a run does that begins now."""
+    env = {**os.environ, "PYTHONPATH": str(Path(program.__file__).parent)}
+    rng = random.Random(5)
+    for _ in range(rounds):
+        path.unlink(missing_ok=True)
+        commands = [[sys.executable, "-c", WRITER, str(path), str(number)] for number in (1, 2)]
+        writers = [subprocess.Popen(command, env=env) for command in commands]
+        seen, n_read, deadline = set(), 0, time.monotonic() + 120
+        try:
+            while n_read < 100 or seen != {1, 2}:
+                assert time.monotonic() < deadline
+                assert [writer.poll() for writer in writers] == [None, None]
+                if not path.exists():
+                    time.sleep(0.01)
+                    continue
+                with np.load(path) as archive:
+                    x = archive["x"]
+                assert (x == x[0]).all()
+                assert len(x) == 100_000
+                seen.add(int(x[0]))
+                n_read += 1
+                files.remove_partials(path)
+        finally:
+            for writer in writers:
+                time.sleep(rng.uniform(0, 0.01))
+                writer.kill()
+                writer.wait()
+        with np.load(path) as archive:
+            assert len(archive["x"]) == 100_000
+        files.remove_partials(path)
+        assert list(path.parent.iterdir()) == [path]
+
+
+def test_file_of_a_living_writer_is_not_removed(path):
+    with files.open_replacement(path) as file:
+        file.write(b"first half, ")
+        checkpoint.check_checkpoint_path(path)
+        with another_run(path):
+            write_checkpoint(path, {}, {})
+        file.write(b"second half")
+    assert path.read_bytes() == b"first half, second half"
+
+
+def test_without_locks_files_are_whole_and_two_runs_are_not_kept_apart(few, path, monkeypatch):
+    monkeypatch.setattr(files, "fcntl", None)
+    expected = bits_of(train(CONFIG, few, checkpoints=Checkpoints(path)))
+    partial = path.with_name(LEFT_BY_THE_KILLED[0])
+    partial.write_bytes(b"of a killed writer or of a living one")
+    with another_run(path):
+        assert bits_of(train(CONFIG, few, checkpoints=Checkpoints(path, resume=True))) == expected
+    assert sorted(path.parent.iterdir()) == [partial, path]
+
+
+def test_replaced_file_keeps_its_permissions_and_a_device_stays_one(path):
+    path.write_bytes(b"old")
+    path.chmod(0o640)
+    files.write_file(path, b"new")
+    assert path.read_bytes() == b"new"
+    assert path.stat().st_mode & 0o777 == 0o640
+    files.check_writable(Path("/dev/null"))
+    files.write_file(Path("/dev/null"), b"new")
+    assert Path("/dev/null").is_char_device()
+
+
+def test_checking_an_output_never_removes_the_file_of_another_run(path, monkeypatch):
+    """Another run may finish between any two steps of the check."""
+    unlink = Path.unlink
+    monkeypatch.setattr(Path, "unlink", lambda self, **options: (path.write_bytes(b"of another"), unlink(self)))
+    files.check_writable(path)
+    assert path.read_bytes() == b"of another"
+    assert list(path.parent.iterdir()) == [path]
+
+
+# ---- interrupted and diverged ---------------------------------------------------------------------------------------
+
+
+def test_interrupt_ends_the_program_with_status_130_and_a_whole_checkpoint(path):
+    uninterrupted = path.with_name("uninterrupted.npz")
+    undisturbed = start_program(uninterrupted, "--checkpoint-every", "1000")
+    process = start_program(path)
+    wait_for_checkpoint(process, path)
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=60) == (b"", b"train.py: interrupted\n")
+    assert process.returncode == 130
+    assert 0 < read_checkpoint(path)[0]["n_steps"] < 1250
+    end(start_program(path, "--resume", "--checkpoint-every", "1000"))
+    end(undisturbed)
+    assert arrays_of(path) == arrays_of(uninterrupted)
+    assert sorted(path.parent.iterdir()) == [path, uninterrupted]
+
+
+@pytest.mark.parametrize("every", [1, 2, 4])
+def test_diverged_run_keeps_the_last_good_checkpoint(every, few, path, monkeypatch):
+    """The weights after step 3 are finite, and make a loss that is not: the last good checkpoint is that of step 2."""
+    good = train(CONFIG, few, checkpoints=Checkpoints(path, every))
+    path.unlink()
+    step = Adam.step
+
+    def step_too_far(self):
+        step(self)
+        if self.n_steps == 3:
+            for _, param, *_ in self._blocks:
+                param *= 1e30
+
+    monkeypatch.setattr(Adam, "step", step_too_far)
+    message = r"loss must be finite, got (nan|inf) at step [34] with a step size of 0\.001"
+    with pytest.raises(DivergenceError, match=message):
+        train(CONFIG, few, checkpoints=Checkpoints(path, every))
+    if every == 4:
+        assert list(path.parent.iterdir()) == []
+        return
+    assert read_checkpoint(path)[0]["n_steps"] == 2
+    assert list(path.parent.iterdir()) == [path]
+    monkeypatch.setattr(Adam, "step", step)
+    assert bits_of(train(CONFIG, few, checkpoints=Checkpoints(path, every, resume=True))) == bits_of(good)
+
+
+@pytest.mark.parametrize("name", ["first_sum", "second_sum"])
+def test_state_that_is_not_finite_is_never_saved(name, few, path, monkeypatch):
+    step = Adam.step
+
+    def spoil(self):
+        step(self)
+        if self.n_steps == N_STEPS:
+            getattr(self, f"{name}s")[1][2] = np.inf
+
+    monkeypatch.setattr(Adam, "step", spoil)
+    message = rf"{name}_1 must be finite, got inf after step {N_STEPS} with a step size of 0\.001"
+    with pytest.raises(DivergenceError, match=message):
+        train(CONFIG, few, checkpoints=Checkpoints(path, every=4))
+    assert read_checkpoint(path)[0]["n_steps"] == 4
+    with pytest.raises(DivergenceError, match=message):
+        train(CONFIG, few)
 
 
 # ---- refused --------------------------------------------------------------------------------------------------------
@@ -467,7 +670,7 @@ def test_seed_of_any_size_goes_through_the_file(few, path):
 
 def test_command_line_reaches_the_checkpoints(path, few, monkeypatch):
     seen = []
-    monkeypatch.setattr(program, "load_dataset", lambda folder: few)
+    monkeypatch.setattr(program, "load_dataset", lambda folder, n_classes: few)
     monkeypatch.setattr(
         program, "train", lambda config, data, checkpoints, **options: seen.append(checkpoints) or train(config, data)
     )
@@ -479,7 +682,7 @@ def test_command_line_reaches_the_checkpoints(path, few, monkeypatch):
 
 @pytest.mark.parametrize("content", [b"foreign", b"PK\x03\x04 cut off"])
 def test_bad_checkpoint_ends_the_command_with_one_line_and_status_2(content, path, few, monkeypatch, capsys):
-    monkeypatch.setattr(program, "load_dataset", lambda folder: few)
+    monkeypatch.setattr(program, "load_dataset", lambda folder, n_classes: few)
     path.write_bytes(content)
     assert main(["--checkpoint", str(path), "--resume", "--quiet"]) == 2
     out, err = capsys.readouterr()

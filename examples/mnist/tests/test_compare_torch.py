@@ -15,6 +15,7 @@ from threadpoolctl import threadpool_limits
 
 import compare_torch
 from digits.data import load_dataset
+from digits.network import DivergenceError
 from digits.training import Config, train
 
 pytestmark = pytest.mark.usefixtures("one_blas_thread")
@@ -49,7 +50,9 @@ def test_comparison_ends_with_the_status_of_its_tolerance(tolerance, status, few
     assert err.count("compare_torch.py: ") == 2 * status
 
 
-@pytest.mark.parametrize("arguments", ["--seeds 0", "--epochs 0", "--tolerance -1", "--tolerance nan"])
+@pytest.mark.parametrize(
+    "arguments", ["--seeds 0", "--epochs 0", "--epochs 1000001", "--tolerance -1", "--tolerance nan", "--classes 0"]
+)
 def test_comparison_refuses_bad_arguments(arguments, capsys):
     with pytest.raises(SystemExit) as exit_:
         compare_torch.main(arguments.split())
@@ -156,3 +159,12 @@ def test_mnist_macro_f1_of_torch_after_replacing_is_that_before(torch_f1):
     before = torch_f1(relu=True)
     assert before > 0.965
     assert torch_f1(relu=True, replaced=True) == pytest.approx(before, abs=0.006)
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_diverging_torch_network_is_an_error(replaced, few):
+    pytest.importorskip("torch", reason="PyTorch is not installed")
+    with pytest.raises(
+        DivergenceError, match=r"loss must be finite, got (nan|inf) at step \d+ with a step size of 1e\+30"
+    ):
+        compare_torch.train_torch(Config(lr=1e30, hidden=16, epochs=3), few, replaced=replaced)

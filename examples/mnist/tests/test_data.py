@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import make_sample
-from digits.data import SAMPLE, DataError, Dataset, load_dataset, load_idx, load_sample, pixels
+from digits.data import SAMPLE, DataError, Dataset, LabelledImages, load_dataset, load_idx, load_sample, pixels
 
 N_TRAIN, N_TEST, N_ROWS, N_COLS = 7, 5, 4, 3
 IMAGES_MAGIC, LABELS_MAGIC = 0x0803, 0x0801
@@ -70,7 +70,7 @@ def test_sample_training_and_test_digits_are_distinct():
 
 
 def test_idx_folder_gives_the_elements_that_were_written(folder):
-    data = load_dataset(folder)
+    data = load_dataset(folder, n_classes=3)
     rng = np.random.default_rng(1)
     train_images = rng.integers(0, 256, (N_TRAIN, N_ROWS, N_COLS), dtype=np.uint8)
     test_images = rng.integers(0, 256, (N_TEST, N_ROWS, N_COLS), dtype=np.uint8)
@@ -180,6 +180,61 @@ def test_empty_dimension_is_refused(folder, shape):
     assert error_of(folder) == f"{path}: every dimension must be at least 1, got {times}"
 
 
+@pytest.mark.parametrize(("name", "n"), [("train-labels-idx1-ubyte", N_TRAIN), ("t10k-labels-idx1-ubyte", N_TEST)])
+@pytest.mark.parametrize(("label", "n_classes"), [(255, 10), (10, 10), (3, 3), (255, 255)])
+def test_label_that_is_no_class_is_told_with_its_file(folder, name, n, label, n_classes):
+    labels = np.arange(n, dtype=np.uint8) % 3
+    labels[4] = label
+    (folder / name).write_bytes(encode_idx(labels, LABELS_MAGIC))
+    with pytest.raises(DataError) as caught:
+        load_dataset(folder, n_classes)
+    assert str(caught.value) == (
+        f"{folder / name}: labels must be in [0, {n_classes}), the classes of the data (option --classes), "
+        f"got {label} for image 4; 1 of {n} labels are outside"
+    )
+    assert load_dataset(folder, label + 1).n_classes == label + 1
+
+
+@pytest.mark.parametrize("n_classes", [0, -1, 257])
+def test_number_of_classes_that_labels_cannot_name_is_refused(folder, n_classes):
+    with pytest.raises(ValueError, match=rf"classes must be in \[1, 256\], got {n_classes}"):
+        load_dataset(folder, n_classes)
+
+
+LABELS = np.zeros(3, np.uint8)
+IMAGES = np.zeros((3, 4, 2), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "message"),
+    [
+        (IMAGES / np.nan, LABELS, r"images must be a uint8 array of 3 dimensions .*, got float64 of shape \(3, 4, 2\)"),
+        (IMAGES[:, 0], LABELS, r"images must be a uint8 array of 3 dimensions .*, got uint8 of shape \(3, 2\)"),
+        (IMAGES[:0], LABELS[:0], r"images must be .* with at least 1 element, got uint8 of shape \(0, 4, 2\)"),
+        (IMAGES, LABELS - 1.0, r"labels must be a uint8 array of 1 dimensions .*, got float64 of shape \(3,\)"),
+        (IMAGES, LABELS[:2], "labels must be one for each of the 3 images, got 2"),
+    ],
+    ids=["not-finite", "no-image", "empty", "float-labels", "missing-label"],
+)
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
+def test_images_of_another_kind_are_refused(images, labels, message, tmp_path):
+    with pytest.raises(DataError, match=f"^{message}"):
+        LabelledImages(images, labels)
+    path = tmp_path / "sample.npz"
+    arrays = {"images": IMAGES, "labels": LABELS}
+    np.savez(path, train_images=images, train_labels=labels, **{f"test_{name}": a for name, a in arrays.items()})
+    with pytest.raises(DataError, match=rf"sample\.npz: {message}"):
+        load_sample(path)
+
+
+def test_data_set_refuses_another_size_and_a_label_that_is_no_class():
+    good = LabelledImages(IMAGES, LABELS)
+    with pytest.raises(DataError, match="must have the size of the training images, 4 x 2 pixels, got 2 x 4"):
+        Dataset(good, LabelledImages(IMAGES.reshape(3, 2, 4), LABELS))
+    with pytest.raises(DataError, match=r"training set: labels must be in \[0, 10\), .*, got 11 for image 0; 3 of 3"):
+        Dataset(LabelledImages(IMAGES, LABELS + np.uint8(11)), good)
+
+
 def test_different_numbers_of_images_and_labels_are_told(folder):
     path = folder / "t10k-labels-idx1-ubyte"
     path.write_bytes(encode_idx(np.zeros(4, np.uint8), LABELS_MAGIC))
@@ -286,8 +341,25 @@ def test_sample_is_what_make_sample_makes_of_mnist(mnist_folder, tmp_path):
     assert_same(load_sample(out), load_sample())
 
 
+def test_label_of_the_sample_that_is_no_class_is_told_with_its_file():
+    with pytest.raises(DataError, match=r"mnist_sample\.npz: training set: labels must be in \[0, 9\), .*, got 9 for"):
+        load_dataset(n_classes=9)
+
+
 def test_make_sample_refuses_too_few_images(folder, tmp_path, capsys):
     out = tmp_path / "sample.npz"
     assert make_sample.main([str(folder), "--out", str(out)]) == 2
     assert "error: class 0 must have at least 1000 images, got 3" in capsys.readouterr().err
     assert not out.exists()
+
+
+def test_make_sample_writes_the_name_it_is_given_and_tells_a_path_that_cannot_be_written(
+    sample, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(make_sample, "load_dataset", lambda folder: sample)
+    assert make_sample.main(["folder", "--out", str(tmp_path / "sample")]) == 0
+    assert_same(load_sample(tmp_path / "sample"), load_sample())
+    assert [path.name for path in tmp_path.iterdir()] == ["sample"]
+    with pytest.raises(SystemExit):
+        make_sample.main(["folder", "--out", str(tmp_path / "no" / "sample")])
+    assert "no/sample: must be writable, got No such file or directory" in capsys.readouterr().err

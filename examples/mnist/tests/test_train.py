@@ -4,7 +4,9 @@ Scores rest on one or few seeds; each bound states the measured values.
 """
 
 import dataclasses
+import gzip
 import math
+import os
 import subprocess
 import sys
 
@@ -14,6 +16,7 @@ from reference import numeric_gradient
 
 import cdropout as cd
 import train as program
+from cdropout.command import CommandError
 from digits.data import pixels
 from digits.network import Adam, Linear, Network, NumPyDropout, ReLU, softmax_cross_entropy
 from digits.scores import score_logits
@@ -367,6 +370,10 @@ def refuse_training(monkeypatch):
         ("--epochs 1.5", "argument --epochs: invalid int value: '1.5'"),
         ("--batch 0", "argument --batch must be at least 1, got 0"),
         ("--hidden 0", "argument --hidden must be at least 1, got 0"),
+        (f"--hidden {10**20}", f"argument --hidden must be at most 1000000, got {10**20}"),
+        (f"--epochs {10**18}", f"argument --epochs must be at most 1000000, got {10**18}"),
+        ("--classes 0", "argument --classes must be in [1, 256], got 0"),
+        ("--classes 257", "argument --classes must be in [1, 256], got 257"),
         ("--lr 0", "argument --lr must be above 0 and finite, got 0.0"),
         ("--lr inf", "argument --lr must be above 0 and finite, got inf"),
         ("--lr nan", "argument --lr must be above 0 and finite, got nan"),
@@ -427,3 +434,70 @@ def test_bad_data_file_ends_the_command_with_one_line_and_status_2(few_folder):
     assert run.stdout == ""
     assert run.stderr.startswith(f"train.py: error: {path}: must be a whole gzip file, got ")
     assert run.stderr.count("\n") == 1
+
+
+writes_what_is_shared = pytest.mark.thread_unsafe(reason="writes files that a fixture gives to every thread")
+
+
+def run_program(*arguments, **options):
+    command = [sys.executable, program.__file__, "--quiet", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, **options)
+
+
+@writes_what_is_shared
+@pytest.mark.parametrize("lr", ["1e30", "1e300"])
+def test_diverging_command_ends_with_one_line_and_status_1(lr, few_folder, tmp_path):
+    run = run_program(
+        "--data", few_folder, "--lr", lr, "--checkpoint", tmp_path / "run.npz", "--plot", tmp_path / "a.png"
+    )
+    assert (run.returncode, run.stdout) == (1, "")
+    assert run.stderr == f"train.py: error: loss must be finite, got nan at step 1 with a step size of {float(lr):g}\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["idx"]
+
+
+@writes_what_is_shared
+def test_label_outside_the_classes_ends_the_command_with_its_file_and_value(few_folder, few):
+    path = few_folder / "train-labels-idx1-ubyte.gz"
+    content = gzip.decompress(path.read_bytes())
+    path.write_bytes(gzip.compress(content[:-1] + b"\xff"))
+    run = run_program("--data", few_folder)
+    assert (run.returncode, run.stdout) == (2, "")
+    assert run.stderr.startswith(f"train.py: error: {path}: labels must be in [0, 10), ")
+    assert f"got 255 for image {len(few.train) - 1};" in run.stderr
+    assert run.stderr.count("\n") == 1
+
+
+def test_command_takes_data_of_other_classes(few_folder, capsys, monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        program, "train", lambda config, data, **options: seen.append(data.n_classes) or train(config, data)
+    )
+    assert main(["--data", str(few_folder), "--classes", "47", "--hidden", "8", "--epochs", "1", "--quiet"]) == 0
+    assert seen == [47]
+
+
+def test_scores_are_printed_where_the_plot_cannot_be_written(few_folder, tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "plots"
+    folder.mkdir()
+
+    def train_and_remove(config, data, **options):
+        folder.rmdir()
+        return train(config, data, **options)
+
+    monkeypatch.setattr(program, "train", train_and_remove)
+    plot = folder / "curves.png"
+    with pytest.raises(CommandError, match=r"curves\.png: must be writable, got No such file or directory"):
+        main(["--data", str(few_folder), "--hidden", "8", "--epochs", "1", "--quiet", "--plot", str(plot)])
+    assert capsys.readouterr().out.startswith("macro F1  ")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs POSIX pipes")
+def test_plot_is_drawn_where_the_reader_has_closed_standard_output(few_folder, tmp_path):
+    reader, writer = os.pipe()
+    os.close(reader)
+    plot = tmp_path / "curves.png"
+    command = [sys.executable, "-u", program.__file__, "--data", few_folder, "--hidden", "8", "--epochs", "1"]
+    run = subprocess.run([*command, "--plot", plot], stdout=writer, stderr=writer, check=False)
+    os.close(writer)
+    assert run.returncode == 0
+    assert plot.read_bytes()[:4] == b"\x89PNG"
