@@ -133,6 +133,7 @@ cdef extern from "system/pages.h" nogil:
 cdef extern from "system/threads.h" nogil:
     enum:
         HAS_OPENMP
+        SERIAL_REASON "CDROPOUT_SERIAL_REASON"
     int max_threads()
     int n_cpus_of_thread()
     int available_team(int n_threads)
