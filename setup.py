@@ -27,13 +27,13 @@ NUMPY_MACROS = [("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION")]
 
 # No -march: one binary for every processor. No contraction: a multiplication and an addition stay two roundings on
 # every instruction set. Kernels run with floating-point traps off: told so, gcc converts a scale once instead of once
-# for each group.
+# for each group. -fwrapv is among Python's own flags, which CFLAGS replaces.
 COMPILE_FLAGS = [
-    *("-std=c11", "-g0", "-fvisibility=hidden"),
+    *("-std=c11", "-g0", "-fvisibility=hidden", "-fwrapv"),
     *("-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"),
 ]
 
-# Undo -ffast-math, its parts and its relatives in CC, CFLAGS and CPPFLAGS, which come before these on the command line:
+# Undo -ffast-math, its parts and similar flags in CC, CFLAGS and CPPFLAGS, which come before these on the command line:
 # they change bits and remove the checks for NaN. A compiler is given those that it knows, before COMPILE_FLAGS.
 # src/core/float_flags.h stops a build in which some are in effect nevertheless.
 STRICT_FLOAT_FLAGS = [
@@ -41,6 +41,7 @@ STRICT_FLOAT_FLAGS = [
     *("-fno-associative-math", "-fno-reciprocal-math", "-fno-single-precision-constant"),
     *("-fexcess-precision=standard", "-ffp-eval-method=source", "-mfpmath=sse", "-fdenormal-fp-math=ieee"),
     *("-fno-rounding-math", "-fno-signaling-nans"),
+    "-ftree-parallelize-loops=1",  # threads of gcc's within a kernel
 ]
 
 # gcc and clang link a library with -ffast-math, -Ofast or -funsafe-math-optimizations with an object that switches

@@ -10,6 +10,7 @@ BLOCK: int
 STATE_VERSION: int
 POSITION_LIMIT: int
 HUGE_PAGES_FROM_BYTES: int
+SERIAL_REASONS: tuple[str, ...]
 OPERATIONS: dict[str, int]
 KERNEL_TABLE: object
 C_API: object

@@ -19,9 +19,10 @@ def facts() -> dict[str, Any]:
     name of an environment variable), `available` on this machine and `built`, best first. `threads` : `limit`, the
     number of threads for a large array; `cpus`, the number of CPUs that the process may run on; `quota`, the CPU quota
     of its control group; `openmp`, with the file name of the `library`, its `path`, the `max_threads` it allows, and
-    the environment's `OMP_NUM_THREADS`; `serial_because`, why a build has no OpenMP: "asked" (`CDROPOUT_OPENMP=0`),
-    "compiler" (it has none), "link" or "run" (the build's test library did not), or "unknown". `cache_bytes` : sizes of a core's data caches. `streaming_above_bytes` : number
-    of bytes read and written above which a call stores past the caches. `packages` : versions of the optional packages.
+    the environment's `OMP_NUM_THREADS`; `serial_because`, why the build has no OpenMP: "asked" (`CDROPOUT_OPENMP=0`),
+    "compiler" (it has none), "link" or "run" (the build's test library did not), or "unknown". `cache_bytes` : sizes of
+    a core's data caches. `streaming_above_bytes` : number of bytes read and written above which a call stores past the
+    caches. `packages` : versions of the optional packages.
     """
     return {
         "cdropout": cdropout.__version__,
