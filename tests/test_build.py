@@ -280,6 +280,11 @@ def test_a_build_notes_why_it_is_serial(build, make_wrapper, line, expected, cap
     assert ("building without OpenMP" in capfd.readouterr().err) == (expected is not True)
 
 
+@has_openmp
+def test_a_module_that_was_built_with_other_flags_is_built_again(build):
+    assert [openmp_of(build(CDROPOUT_OPENMP=asked)) for asked in "101"] == [True, "asked", True]
+
+
 def test_openmp_is_left_out_where_that_is_asked_for_even_with_its_flag_in_cflags(build):
     assert openmp_of(build(CDROPOUT_OPENMP="0", CFLAGS="-fopenmp")) == "asked"
 
