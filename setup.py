@@ -171,7 +171,9 @@ class BuildInParallel(build_ext):
                 # A library for another processor cannot run here: that it links has to do.
                 if os.environ.get("_PYTHON_HOST_PLATFORM", platform.machine()).endswith(platform.machine()):
                     command = [sys.executable, "-c", RUN_PROBE, library]
-                    subprocess.run(command, check=True, timeout=60, capture_output=True)
+                    tried = subprocess.run(command, check=False, timeout=60, capture_output=True, text=True)
+                    if tried.returncode != 0:
+                        raise RuntimeError(f"exit status {tried.returncode}, {tried.stderr.strip()[-200:]}")
             except Exception as error:  # distutils and the program each fail in their own ways
                 return step, error
         return None, None
