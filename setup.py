@@ -14,6 +14,7 @@ import numpy as np
 from Cython.Build import cythonize
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
+from setuptools.errors import CompileError, OptionError
 
 HERE = Path(__file__).parent
 C_SOURCES = ["src/c_api.c", *sorted(str(p.relative_to(HERE)) for p in HERE.glob("src/core/**/*.c"))]
@@ -24,13 +25,30 @@ HEADERS = sorted(
 )
 NUMPY_MACROS = [("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION")]
 
-# No -march and no -ffast-math: one binary for every processor, and no changed floating-point state in the process that
-# loads it. No contraction: a multiplication and an addition stay two roundings on every instruction set. Kernels run
-# with floating-point traps off: told so, gcc converts a scale once instead of once for each group.
+# No -march: one binary for every processor. No contraction: a multiplication and an addition stay two roundings on
+# every instruction set. Kernels run with floating-point traps off: told so, gcc converts a scale once instead of once
+# for each group. -fwrapv is among Python's own flags, which CFLAGS replaces.
 COMPILE_FLAGS = [
-    *("-std=c11", "-g0", "-fvisibility=hidden"),
+    *("-std=c11", "-g0", "-fvisibility=hidden", "-fwrapv"),
     *("-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"),
 ]
+
+# Undo -ffast-math, its parts and similar flags in CC, CFLAGS and CPPFLAGS, which come before these on the command line:
+# they change bits and remove the checks for NaN. A compiler is given those that it knows, before COMPILE_FLAGS.
+# src/core/float_flags.h stops a build in which some are in effect nevertheless.
+STRICT_FLOAT_FLAGS = [
+    *("-fno-fast-math", "-fno-unsafe-math-optimizations", "-fno-finite-math-only", "-fsigned-zeros"),
+    *("-fno-associative-math", "-fno-reciprocal-math", "-fno-single-precision-constant"),
+    *("-fexcess-precision=standard", "-ffp-eval-method=source", "-mfpmath=sse", "-fdenormal-fp-math=ieee"),
+    *("-fno-rounding-math", "-fno-signaling-nans"),
+    "-ftree-parallelize-loops=1",  # threads of gcc's within a kernel
+]
+
+# gcc and clang link a library with -ffast-math, -Ofast or -funsafe-math-optimizations with an object that switches
+# flush-to-zero on in every process that loads it. These flags undo that, and the last flag with -O counts.
+STRICT_FLOAT_LINK_FLAGS = ["-fno-fast-math", "-fno-unsafe-math-optimizations", "-O2"]
+# Flags for such objects that no other flag undoes: flush-to-zero, and the precision of long double.
+PROCESS_STATE_FLAGS = {"-mdaz-ftz", "-mpc32", "-mpc64", "-mpc80"}
 
 # The vector kernels gain 20 to 40 % from -O3 on AVX2; the other sources gain nothing from it, and take half as long to
 # compile without (docs/design.md, "Build time").
@@ -41,10 +59,15 @@ VECTOR_SOURCES = {path.name for path in HERE.glob("src/core/isa/*.c")} - {"porta
 HARDENING_FLAGS = ["-fstack-protector-strong", "-U_FORTIFY_SOURCE", "-D_FORTIFY_SOURCE=3"]
 HARDENING_LINK_FLAGS = ["-Wl,-z,relro", "-Wl,-z,now", "-Wl,-z,noexecstack"] if sys.platform.startswith("linux") else []
 
-# A program that is right only if OpenMP compiles, links and runs.
+# A library that is right only if OpenMP compiles, links and runs. Without OpenMP it shows whether any library runs.
 OPENMP_PROBE = """
+#ifdef _OPENMP
 #include <omp.h>
-int main(void)
+#else
+#define omp_get_max_threads() 1
+#endif
+int cdropout_probe(void);
+int cdropout_probe(void)
 {
     int n_threads = 0;
 #pragma omp parallel num_threads(2) reduction(+ : n_threads)
@@ -52,27 +75,36 @@ int main(void)
     return n_threads >= 1 && omp_get_max_threads() >= 1 ? 0 : 1;
 }
 """
+RUN_PROBE = "import ctypes, sys; sys.exit(ctypes.CDLL(sys.argv[1]).cdropout_probe())"
+
+# The steps of this probe, in order, and what a build is told about OpenMP if one fails (src/system/threads.h).
+SERIAL_REASONS = {"compile": "SERIAL_NO_OPENMP", "link": "SERIAL_NOT_LINKED", "run": "SERIAL_NOT_RUN"}
 
 
 class BuildInParallel(build_ext):
     """build_ext that compiles as many sources at a time as there are processors, each with the optimization that it
-    gains from, and with OpenMP where a probe shows that it works; CDROPOUT_OPENMP=0 leaves OpenMP out."""
+    gains from, without the environment's flags that change results, and with OpenMP where a probe shows that it works.
+    CDROPOUT_OPENMP=0 leaves OpenMP out; with CDROPOUT_OPENMP=1 the build fails where OpenMP does not work."""
 
     def build_extensions(self) -> None:
+        # distutils compares times of files only: a module built with other flags would count as up to date.
+        self.force = True
         is_msvc = self.compiler.compiler_type == "msvc"
         if is_msvc:
             compile_flags, link_flags = ["/std:c11", "/O2", "/fp:precise"], []
-            openmp, openmp_link = ["/openmp"], []
+            openmp, no_openmp = ["/openmp"], []
         else:
-            compile_flags, link_flags = [*COMPILE_FLAGS, *HARDENING_FLAGS], HARDENING_LINK_FLAGS
-            openmp, openmp_link = ["-fopenmp"], ["-fopenmp"]
-        if not self.openmp_works(openmp, openmp_link):
-            print("cdropout: building without OpenMP; every call will use one thread", file=sys.stderr)
-            openmp, openmp_link = [], []
+            self.compiler.linker_so = [f for f in self.compiler.linker_so if f not in PROCESS_STATE_FLAGS]
+            compile_flags = [*known_flags(self.compiler, STRICT_FLOAT_FLAGS), *COMPILE_FLAGS, *HARDENING_FLAGS]
+            link_flags = [*known_flags(self.compiler, STRICT_FLOAT_LINK_FLAGS), *HARDENING_LINK_FLAGS]
+            openmp, no_openmp = ["-fopenmp"], known_flags(self.compiler, ["-fno-openmp"])  # undoes it in CFLAGS
+        serial_reason = self.serial_reason(openmp, no_openmp)
         for extension in self.extensions:
-            is_parallel = extension.name == "cdropout._kernels"
-            extension.extra_compile_args = [*compile_flags, *(openmp if is_parallel else [])]
-            extension.extra_link_args = [*link_flags, *(openmp_link if is_parallel else [])]
+            is_parallel = extension.name == "cdropout._kernels" and serial_reason is None
+            extension.extra_compile_args = [*compile_flags, *(openmp if is_parallel else no_openmp)]
+            extension.extra_link_args = [*link_flags, *(no_openmp if not is_parallel else [] if is_msvc else openmp)]
+            if serial_reason is not None:
+                extension.define_macros = [*extension.define_macros, ("CDROPOUT_SERIAL_REASON", serial_reason)]
         if is_msvc:
             translate(self.extensions)
             super().build_extensions()
@@ -100,23 +132,66 @@ class BuildInParallel(build_ext):
             depends=extension.depends,
         )
 
-    def openmp_works(self, compile_flags: list[str], link_flags: list[str]) -> bool:
-        if os.environ.get("CDROPOUT_OPENMP") == "0":
-            return False
+    def serial_reason(self, openmp: list[str], no_openmp: list[str]) -> str | None:
+        """The reason to build without OpenMP, a name of src/system/threads.h; None where OpenMP works."""
+        asked = os.environ.get("CDROPOUT_OPENMP", "")
+        if asked not in ("", "0", "1"):
+            raise OptionError(f"CDROPOUT_OPENMP must be 0 (without OpenMP) or 1 (only with OpenMP), got {asked!r}")
+        if asked == "0":
+            return "SERIAL_ASKED"
+        failed, error = self.failed_step(openmp)
+        if failed is None:
+            return None
+        # The control: what fails without OpenMP as well says nothing about OpenMP.
+        failed_without, error_without = self.failed_step(no_openmp)
+        if failed_without == failed == "run":
+            return None  # no new library runs here (a folder mounted noexec): that OpenMP links has to do
+        if failed_without in ("compile", "link"):
+            raise CompileError(f"the compiler must {failed_without} a library, and cannot: {error_without}")
+        message = f"OpenMP does not work with this compiler, its test library does not {failed}: {error}"
+        if asked == "1":
+            raise CompileError(f"CDROPOUT_OPENMP is 1, and {message}")
+        print(f"cdropout: {message}\ncdropout: building without OpenMP: every call uses one thread", file=sys.stderr)
+        return SERIAL_REASONS[failed]
+
+    def failed_step(self, flags: list[str]) -> tuple[str | None, Exception | None]:
+        """The step of the probe that fails, and its error, with the compiler and the linker that build the modules."""
+        link_flags = [] if self.compiler.compiler_type == "msvc" else flags
         with tempfile.TemporaryDirectory() as folder:
-            source = Path(folder, "probe.c")
+            source, library = Path(folder, "probe.c"), os.path.join(folder, "probe.so")
             source.write_text(OPENMP_PROBE)
+            step = "compile"
             try:
-                objects = self.compiler.compile([str(source)], output_dir=folder, extra_postargs=compile_flags)
-                program = os.path.join(folder, "probe")
-                self.compiler.link_executable(objects, program, extra_postargs=link_flags)
-                # A cross-compiled program cannot run here: that it links has to do.
+                objects = self.compiler.compile([str(source)], output_dir=folder, extra_postargs=flags)
+                step = "link"
+                self.compiler.link_shared_object(
+                    objects, library, export_symbols=["cdropout_probe"], extra_postargs=link_flags
+                )
+                step = "run"
+                # A library for another processor cannot run here: that it links has to do.
                 if os.environ.get("_PYTHON_HOST_PLATFORM", platform.machine()).endswith(platform.machine()):
-                    subprocess.run([program], check=True, timeout=60, capture_output=True)
+                    command = [sys.executable, "-c", RUN_PROBE, library]
+                    tried = subprocess.run(command, check=False, timeout=60, capture_output=True, text=True)
+                    if tried.returncode != 0:
+                        raise RuntimeError(f"exit status {tried.returncode}, {tried.stderr.strip()[-200:]}")
             except Exception as error:  # distutils and the program each fail in their own ways
-                print(f"cdropout: OpenMP does not work with this compiler: {error}", file=sys.stderr)
-                return False
-        return True
+                return step, error
+        return None, None
+
+
+def known_flags(compiler: Any, flags: list[str]) -> list[str]:
+    """Those of the flags that the compiler knows: neither refused nor named in a warning."""
+
+    def is_known(flag: str) -> bool:
+        command = [*compiler.compiler_so, flag, "-E", "-x", "c", os.devnull]
+        try:
+            tried = subprocess.run(command, check=False, capture_output=True)
+        except OSError:
+            return False  # there is no such compiler, which distutils reports
+        return tried.returncode == 0 and flag.encode() not in tried.stderr
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return [flag for flag, known in zip(flags, pool.map(is_known, flags), strict=True) if known]
 
 
 def optimization(source: str) -> str:

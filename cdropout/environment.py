@@ -19,8 +19,10 @@ def facts() -> dict[str, Any]:
     name of an environment variable), `available` on this machine and `built`, best first. `threads` : `limit`, the
     number of threads for a large array; `cpus`, the number of CPUs that the process may run on; `quota`, the CPU quota
     of its control group; `openmp`, with the file name of the `library`, its `path`, the `max_threads` it allows, and
-    the environment's `OMP_NUM_THREADS`. `cache_bytes` : sizes of a core's data caches. `streaming_above_bytes` : number
-    of bytes read and written above which a call stores past the caches. `packages` : versions of the optional packages.
+    the environment's `OMP_NUM_THREADS`; `serial_because`, why the build has no OpenMP: "asked" (`CDROPOUT_OPENMP=0`),
+    "compiler" (it has none), "link" or "run" (the build's test library did not), or "unknown". `cache_bytes` : sizes of
+    a core's data caches. `streaming_above_bytes` : number of bytes read and written above which a call stores past the
+    caches. `packages` : versions of the optional packages.
     """
     return {
         "cdropout": cdropout.__version__,
@@ -38,6 +40,7 @@ def facts() -> dict[str, Any]:
             "cpus": _n_cpus(),
             "quota": machine.CpuQuota().n_cpus(),
             "openmp": _openmp() if _kernels.has_openmp() else None,
+            "serial_because": _kernels.why_serial(),
         },
         "cache_bytes": {f"L{level}": n_bytes for level, n_bytes in machine.cache_bytes().items()},
         "streaming_above_bytes": _kernels.get_limits()["max_cached_bytes"],
@@ -74,9 +77,19 @@ def _in_column(name: str, packages: list[str]) -> list[tuple[str, str]]:
     return list(zip([name, *[""] * len(lines)], lines, strict=False))
 
 
+# Why a build is serial, by the values of `serial_because`.
+_SERIAL_BECAUSE = {
+    "unknown": "",
+    "asked": ": CDROPOUT_OPENMP was 0",
+    "compiler": ": the compiler had no OpenMP",
+    "link": ", although the compiler had OpenMP: the build's test library did not link",
+    "run": ", although the compiler had OpenMP: the build's test library did not run",
+}
+
+
 def _describe_threads(threads: dict[str, Any]) -> str:
     if threads["openmp"] is None:
-        return "1 (serial build: the compiler had no OpenMP)"
+        return f"1 (serial build{_SERIAL_BECAUSE[threads['serial_because'] or 'unknown']})"
     openmp, quota = threads["openmp"], threads["quota"]
     forced = openmp["OMP_NUM_THREADS"]
     allows = f"{openmp['library'] or 'a library of unknown name'} allows {openmp['max_threads'] or 'an unknown number'}"

@@ -41,6 +41,7 @@ import os
 import sys
 import threading
 import time
+import warnings
 from numbers import Real
 
 import numpy as np

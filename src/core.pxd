@@ -142,6 +142,7 @@ cdef extern from "system/pages.h" nogil:
 cdef extern from "system/threads.h" nogil:
     enum:
         HAS_OPENMP
+        SERIAL_REASON "CDROPOUT_SERIAL_REASON"
     void set_threads_of_host(int n_threads)
     int max_threads()
     int n_cpus_of_thread()

@@ -144,6 +144,7 @@ cdef class Mask(Drawn):
             drawn = np.full(drawn_shape, scale if is_zero(self.p) else 0, dtype)
         else:
             drawn = np.empty(drawn_shape, dtype)
+            warn_if_serial(cnp.PyArray_SIZE(drawn))
             request = blank_request(operation, dtype_index(drawn))
             request.key = self.key_words
             request.first = self.first

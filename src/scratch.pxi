@@ -31,6 +31,7 @@ cdef Scratch NO_SCRATCH = Scratch()
 cdef Scratch scratch_for(cnp.ndarray out, cnp.ndarray x, cnp.ndarray residual, bint has_axes):
     """Allocate the memory that a call on these arrays needs. residual may be None. has_axes: the mask is not one run of
     positions."""
+    warn_if_serial(cnp.PyArray_SIZE(out))
     if is_plain(x) and is_plain(out) and (residual is None or is_plain(residual)):
         return NO_SCRATCH
     cdef Scratch scratch = Scratch()

@@ -68,6 +68,54 @@ def thread_limit():
     return allowed_threads(microseconds_now())
 
 
+# ---- builds without OpenMP ------------------------------------------------------------------------------------------
+
+# Why a build is serial, by the numbers of system/threads.h.
+SERIAL_REASONS = ("unknown", "asked", "compiler", "link", "run")
+
+# Whether the next call that would use several threads has to warn.
+cdef int has_serial_warning = 0
+cdef object serial_reason = None
+
+
+def note_serial_build(reason):
+    """Note why the build is serial, one of SERIAL_REASONS; None if it has OpenMP.
+
+    This is called at import. Only tests call this later, in one thread."""
+    global serial_reason
+    serial_reason = reason
+    store_int(&has_serial_warning, reason in ("link", "run"))
+
+
+note_serial_build(None if HAS_OPENMP else SERIAL_REASONS[SERIAL_REASON])
+
+
+def why_serial():
+    """Return why the build is serial: "asked" (CDROPOUT_OPENMP=0), "compiler" (it has no OpenMP), "link" or "run" (it
+    has, but the build's test library did not link or run) or "unknown"; None if the build has OpenMP."""
+    return serial_reason
+
+
+cdef int warn_if_serial(size_t n_elems) except -1:
+    """Warn once if a call on so many elements uses one thread although the compiler had OpenMP. Callers do this before
+    the stream advances, because a filter may turn the warning into an exception."""
+    if not load_int(&has_serial_warning) or n_elems // 2 < limits.min_elems_per_thread or n_cpus_of_thread() == 1:
+        return 0
+    store_int(&has_serial_warning, 0)
+    # The warning names the line outside of the package that made the call.
+    stack_level, frame = 1, sys._getframe()
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "cdropout":
+        stack_level, frame = stack_level + 1, frame.f_back
+    warnings.warn(
+        "this build of cdropout has no OpenMP, and every call uses one thread: the compiler has OpenMP, but the "
+        f"build's test library did not {serial_reason}. Build it again; with CDROPOUT_OPENMP=1 the build fails and "
+        "shows the reason, with CDROPOUT_OPENMP=0 it is serial without this warning",
+        RuntimeWarning,
+        stack_level,
+    )
+    return 0
+
+
 # ---- calls from several threads of Python at once -------------------------------------------------------------------
 # Calls that compute at the same time share the CPUs. What counts is the most calls within the last tenth of a second:
 # OpenMP's threads spin for a millisecond after their work, so a call that is alone for a moment must not wake them.

@@ -32,11 +32,23 @@ def test_a_forced_isa_is_named_as_forced(run_python):
     assert "portable (forced by CDROPOUT_ISA;" in shown
 
 
-def test_a_serial_build_says_so(monkeypatch):
+@pytest.mark.parametrize(
+    ("reason", "text"),
+    [
+        ("asked", "1 (serial build: CDROPOUT_OPENMP was 0)"),
+        ("compiler", "1 (serial build: the compiler had no OpenMP)"),
+        ("link", "1 (serial build, although the compiler had OpenMP: the build's test library did not link)"),
+        ("run", "1 (serial build, although the compiler had OpenMP: the build's test library did not run)"),
+        ("unknown", "1 (serial build)"),
+    ],
+)
+def test_a_serial_build_says_so_and_why(monkeypatch, reason, text):
     monkeypatch.setattr(_kernels, "has_openmp", lambda: False)
+    monkeypatch.setattr(_kernels, "why_serial", lambda: reason)
     facts = environment.facts()
     assert facts["threads"]["openmp"] is None
-    assert "serial build: the compiler had no OpenMP" in environment.describe(facts)
+    assert facts["threads"]["serial_because"] == reason
+    assert f"threads          {text}\n" in environment.describe(facts)
 
 
 def test_json_has_the_facts_that_the_text_has(run_python):

@@ -8,6 +8,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "float_flags.h"
 #include "stream.h"
 
 /* ---- dtypes ----------------------------------------------------------------------------------------------------

@@ -50,6 +50,18 @@ static inline int max_threads(void)
 }
 #endif
 
+/* Why a build has no OpenMP. setup.py defines CDROPOUT_SERIAL_REASON as one of these names. */
+enum {
+    SERIAL_UNKNOWN,    /* not built by setup.py, or not serial */
+    SERIAL_ASKED,      /* CDROPOUT_OPENMP=0 */
+    SERIAL_NO_OPENMP,  /* the compiler has no OpenMP */
+    SERIAL_NOT_LINKED, /* the compiler has it, but setup.py's test library could not be linked */
+    SERIAL_NOT_RUN,    /* or did not run */
+};
+#ifndef CDROPOUT_SERIAL_REASON
+#define CDROPOUT_SERIAL_REASON SERIAL_UNKNOWN
+#endif
+
 /* How many CPUs the calling thread may run on now; a large number if the system does not tell. */
 static inline int n_cpus_of_thread(void)
 {
