@@ -21,7 +21,7 @@ enum {
     CDROPOUT_FLOAT32 = 0,
     CDROPOUT_FLOAT64 = 1,
     CDROPOUT_FLOAT16 = 2,
-    CDROPOUT_BFLOAT16 = 3
+    CDROPOUT_BFLOAT16 = 3 /* the last one has no comma, for C++98 */
 };
 
 /* Operations: what the output is for a kept and for a dropped element. scale is the field of the mask; the other names

@@ -1,5 +1,5 @@
-/* Whether a team of threads is slower than one thread, as on a machine whose CPUs are busy: the team's slowest thread may
- * then wait milliseconds for a CPU. parallel_run.pxi notes the time of each parallel region here, and runs serially
+/* Whether a team of threads is slower than one thread, as on a machine whose CPUs are busy: the team's slowest thread
+ * may then wait milliseconds for a CPU. parallel_run.pxi notes the time of each parallel region here, and runs serially
  * while the pause lasts. Threads note and read at the same time, so all numbers are atomic (atomic.h). */
 #ifndef CDROPOUT_TEAM_PAUSE_H
 #define CDROPOUT_TEAM_PAUSE_H

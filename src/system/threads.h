@@ -19,8 +19,8 @@
 #define THREAD_LOCAL _Thread_local
 #endif
 
-/* The number of threads that another library, such as PyTorch, has been told to use for the current call of this thread;
- * 0 if OpenMP's number holds. That library may have another OpenMP runtime than this one. */
+/* The number of threads that another library, such as PyTorch, has been told to use for the current call of this
+ * thread; 0 if OpenMP's number holds. That library may have another OpenMP runtime than this one. */
 static THREAD_LOCAL int n_threads_of_host = 0;
 
 static inline void set_threads_of_host(int n_threads)
