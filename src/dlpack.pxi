@@ -155,13 +155,17 @@ cdef cnp.ndarray shared_array(object a, str name, bint must_share):
             if (<object>array).flags.owndata and cnp.PyArray_SIZE(array) > 0:
                 raise ValueError(f"{name} must have memory, got a {type(a).__name__} without, of shape {(<object>array).shape}")
             return as_bfloat16(array, name) if source.is_bfloat16 else array
+    if not must_share and not hasattr(a, "__dlpack__"):
+        check_arithmetic(a, name)
     if hasattr(a, "__array_interface__") or hasattr(a, "__array_struct__"):
         return np.asarray(a)
     return None
 
 
 cdef cnp.ndarray readable_array(object a, str name):
-    """Return an array_like as an array, on the object's memory if it shares it."""
+    """Return an array_like as a plain array, on the object's memory if it shares it."""
+    if isinstance(a, np.ndarray):
+        check_arithmetic(a, name)
     cdef cnp.ndarray array = None if isinstance(a, (np.ndarray, list, tuple)) else shared_array(a, name, False)
     if array is not None:
         return array
