@@ -72,9 +72,7 @@ class Zoneout(DropoutLayer):
         return dnew, dprevious
 
 
-def _write_expected(
-    new: npt.NDArray[Any], previous: npt.NDArray[Any], p: float, result: npt.NDArray[Any]
-) -> None:
+def _write_expected(new: npt.NDArray[Any], previous: npt.NDArray[Any], p: float, result: npt.NDArray[Any]) -> None:
     """Write p previous + (1-p) new, in their dtype; at p = 0 and p = 1 one of them, even if the other holds NaN."""
     if p in (0.0, 1.0):
         np.copyto(result, previous if p else new)
