@@ -127,6 +127,12 @@ cdef class Mask(Drawn):
         dtype : float16, bfloat16, float32 or float64
             The dtype of the result; TypeError for another.
 
+        Notes
+        -----
+        For float32 and float64, the kept elements of `x * mask.scaled(x.dtype)` equal those of `mask.apply(x)`. For the
+        16-bit types they can differ by one unit in the last place: this array holds 1/(1-p) rounded to the dtype, and
+        `apply` computes with more of its bits.
+
         """
         numpy_dtype = check_dtype(dtype)
         scaled = self.filled(OPERATION_fill_scaled, numpy_dtype.newbyteorder("="), kept_scale(self.p))
