@@ -1,5 +1,6 @@
 """What the replacements share: the state of a layer's last forward pass, and masks that become arrays on request."""
 
+from collections.abc import Iterable, MutableSequence
 from typing import Any
 
 import numpy as np
@@ -81,6 +82,39 @@ class NetworkMask:
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_array": self._array if self._is_changed() else None}
+
+
+class MaskList(MutableSequence[Any]):
+    """A list of the masks of forward passes, each of which becomes a bool array (True = kept) when it is first read."""
+
+    def __init__(self, masks: Iterable[Any] = ()) -> None:
+        self._masks = list(masks)
+
+    def __len__(self) -> int:
+        return len(self._masks)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return list(map(array_of, self._masks[index]))
+        return array_of(self._masks[index])
+
+    def __setitem__(self, index: Any, mask: Any) -> None:
+        self._masks[index] = mask
+
+    def __delitem__(self, index: Any) -> None:
+        del self._masks[index]
+
+    def insert(self, index: int, mask: Any) -> None:
+        """Insert a mask before an index."""
+        self._masks.insert(index, mask)
+
+    def __repr__(self) -> str:
+        return repr(list(self))
+
+
+def array_of(mask: Any) -> Any:
+    """Return the array of a NetworkMask, and anything else itself."""
+    return mask.array if isinstance(mask, NetworkMask) else mask
 
 
 class LastPass:

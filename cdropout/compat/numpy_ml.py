@@ -3,48 +3,15 @@
 from cdropout.compat.numpy_ml import Dropout      # instead of numpy_ml.neural_nets.wrappers.Dropout
 """
 
-from collections.abc import Iterable, MutableSequence
 from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from cdropout import _kernels
-from cdropout.compat.last_pass import Array, LastPass, NetworkMask
+from cdropout.compat.last_pass import Array, LastPass, MaskList, NetworkMask
 from cdropout.mask import Mask
 from cdropout.stream import Rng
-
-
-class MaskList(MutableSequence[Any]):
-    """A list of the masks of forward passes, each of which becomes a bool array (True = kept) when it is first read."""
-
-    def __init__(self, masks: Iterable[Any] = ()) -> None:
-        self._masks = list(masks)
-
-    def __len__(self) -> int:
-        return len(self._masks)
-
-    def __getitem__(self, index: Any) -> Any:
-        if isinstance(index, slice):
-            return list(map(_as_array, self._masks[index]))
-        return _as_array(self._masks[index])
-
-    def __setitem__(self, index: Any, mask: Any) -> None:
-        self._masks[index] = mask
-
-    def __delitem__(self, index: Any) -> None:
-        del self._masks[index]
-
-    def insert(self, index: int, mask: Any) -> None:
-        """Insert a mask before an index."""
-        self._masks.insert(index, mask)
-
-    def __repr__(self) -> str:
-        return repr(list(self))
-
-
-def _as_array(mask: Any) -> Any:
-    return mask.array if isinstance(mask, NetworkMask) else mask
 
 
 class Dropout:
