@@ -309,6 +309,15 @@ def relu_dropout_backward(dy, y, p, out):
 
 # ---- for other modules of the package --------------------------------------------------------------------------------
 
+def apply_with_threads(Mask mask not None, a, out, scale, shift, fill, int n_threads):
+    """Apply a mask as `Mask.apply` does, on at most as many threads as another library has been told to use."""
+    set_threads_of_host(n_threads)
+    try:
+        return mask.apply(a, out, scale=scale, shift=shift, fill=fill)
+    finally:
+        set_threads_of_host(0)
+
+
 # cdropout.torch calls expect_writing for results of at least this size. NumPy uses the same limit for its own arrays:
 # the first write to each page costs a page fault, and huge pages need fewer.
 HUGE_PAGES_FROM_BYTES = 1 << 22

@@ -109,6 +109,14 @@ cdef extern from "core/atomic.h" nogil:
     void store_u64 "ATOMIC_STORE"(uint64_t *number, uint64_t value)
 
 
+cdef extern from "core/team_pause.h" nogil:
+    ctypedef struct team_pause:
+        pass
+
+    bint is_team_paused(const team_pause *pause, uint64_t now)
+    void note_region(team_pause *pause, uint64_t began, uint64_t end, uint64_t own_cpu, uint64_t n_threads)
+
+
 cdef extern from "core/active_calls.h" nogil:
     ctypedef struct active_calls:
         pass
@@ -124,6 +132,7 @@ cdef extern from "system/cache.h" nogil:
 
 cdef extern from "system/clock.h" nogil:
     uint64_t clock_microseconds()
+    uint64_t cpu_microseconds()
 
 
 cdef extern from "system/pages.h" nogil:
@@ -133,6 +142,7 @@ cdef extern from "system/pages.h" nogil:
 cdef extern from "system/threads.h" nogil:
     enum:
         HAS_OPENMP
+    void set_threads_of_host(int n_threads)
     int max_threads()
     int n_cpus_of_thread()
     int available_team(int n_threads)

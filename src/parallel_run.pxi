@@ -7,6 +7,9 @@ cdef enum:
     MAX_THREADS = 1024  # of one call: run_interruptibly keeps the progress of each on its stack
 
 
+cdef team_pause pause
+
+
 cdef bint handles_signals():
     """Whether Python runs signal handlers in this thread."""
     return threading.get_ident() == threading.main_thread().ident
@@ -16,9 +19,11 @@ cdef inline void run_slice(const job *j, size_t i, size_t n_slices) noexcept nog
     job_run(j, job_cut(j, i, n_slices), job_cut(j, i + 1, n_slices))
 
 
-cdef void run_until(const job *j, size_t thread, size_t *n_done, size_t n_slices, size_t n_threads, uint64_t began,
-                    uint64_t until) noexcept nogil:
-    """Run the thread's next slices, up to the first that ends after the deadline. A thread's slices are neighbours."""
+cdef uint64_t run_until(const job *j, size_t thread, size_t *n_done, size_t n_slices, size_t n_threads, uint64_t began,
+                        uint64_t until) noexcept nogil:
+    """Run the thread's next slices, up to the first that ends after the deadline. A thread's slices are neighbours.
+
+    Return the CPU time that thread 0 has used, and 0 for others."""
     cdef uint64_t now
     while n_done[thread] < n_slices:
         run_slice(j, thread * n_slices + n_done[thread], n_threads * n_slices)
@@ -26,20 +31,25 @@ cdef void run_until(const job *j, size_t thread, size_t *n_done, size_t n_slices
         if n_done[thread] < n_slices:
             now = clock_microseconds()
             if not began <= now < until:  # the clock may have been set back
-                return
+                break
+    return cpu_microseconds() if thread == 0 else 0
 
 
 cdef bint run_all_until(const job *j, size_t *n_done, size_t n_slices, size_t n_threads, uint64_t began,
                         uint64_t until) noexcept nogil:
     """Run the slices of all threads up to the deadline; return whether slices remain."""
     cdef Py_ssize_t thread
+    cdef uint64_t cpu_used = 0, cpu_before
     # A signal handler may have forked since the job began: a forked child must not start OpenMP threads.
-    if n_threads == 1 or this_process != FIRST_PROCESS:
+    if n_threads == 1 or this_process != FIRST_PROCESS or is_team_paused(&pause, began):
         for thread in range(<Py_ssize_t>n_threads):
             run_until(j, thread, n_done, n_slices, n_threads, began, until)
     else:
+        cpu_before = cpu_microseconds()
+        # The calling thread is thread 0. The sum is that of one number and zeros: Cython makes it a reduction.
         for thread in prange(<Py_ssize_t>n_threads, num_threads=<int>n_threads, schedule="static"):
-            run_until(j, thread, n_done, n_slices, n_threads, began, until)
+            cpu_used += run_until(j, thread, n_done, n_slices, n_threads, began, until)
+        note_region(&pause, began, clock_microseconds(), cpu_used - cpu_before, n_threads)
     for thread in range(<Py_ssize_t>n_threads):
         if n_done[thread] < n_slices:
             return True

@@ -29,8 +29,8 @@ writes_what_is_shared = pytest.mark.thread_unsafe(reason="writes what a fixture 
 needs_the_main_thread = pytest.mark.thread_unsafe(reason="Python handles signals in the main thread alone")
 
 
-# More processes gain little: no file of tests takes less than a tenth of the time of all, and each process imports
-# PyTorch, Keras and spaCy where they are installed, 800 MB.
+# More processes gain little: the longest file takes a sixth of the time of all files, and each process imports PyTorch,
+# Keras and spaCy where they are installed (800 MB).
 MAX_PROCESSES = 4
 
 

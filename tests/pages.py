@@ -10,8 +10,10 @@ import ast
 import doctest
 import importlib.util
 import json
+import os
 import re
 import shlex
+import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -64,12 +66,7 @@ def blocks_of(page: Path) -> list[Block]:
     """Return a page's code blocks, in order."""
     tokens = MarkdownIt("commonmark").enable("table").parse(page.read_text())
     return [
-        Block(
-            page,
-            token.map[0] + (2 if token.type == "fence" else 1),
-            (token.info.split() or [""])[0],
-            token.content,
-        )
+        Block(page, token.map[0] + (2 if token.type == "fence" else 1), (token.info.split() or [""])[0], token.content)
         for token in tokens
         if token.type in ("fence", "code_block") and token.map is not None
     ]
@@ -79,6 +76,12 @@ def inline_tokens(page: Path, kind: str) -> Iterator[Any]:
     """Yield a page's tokens of an inline kind: code_inline, link_open or image."""
     for token in MarkdownIt("commonmark").enable("table").parse(page.read_text()):
         yield from (child for child in token.children or () if child.type == kind)
+
+
+def run(command: list[str], folder: Path, seconds: float, **env: str) -> "subprocess.CompletedProcess[str]":
+    """Run a command in a folder, for so many seconds at most, with what is added to the environment."""
+    options = {"capture_output": True, "text": True, "check": False}
+    return subprocess.run(command, cwd=folder, env={**os.environ, **env}, timeout=seconds, **options)
 
 
 # ---- commands -------------------------------------------------------------------------------------------------------

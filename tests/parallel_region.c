@@ -1,4 +1,4 @@
-/* An OpenMP parallel region of another program, from which tests/test_sharing.py calls the library. */
+/* An OpenMP parallel region of another program, from which tests/test_thread_budget.py calls the library. */
 #include <omp.h>
 
 void call_from_region(void (*function)(int thread), int n_threads)

@@ -5,6 +5,7 @@ integers. Tests compare the library with it bit for bit.
 """
 
 import math
+from collections.abc import Callable
 from fractions import Fraction
 from typing import Any
 
@@ -48,10 +49,7 @@ def philox_of_tag(key: int, block: int, tag: int) -> tuple[int, int, int, int]:
 def lane_states(key: int, block: int) -> U64:
     """Return the 16 lanes' starting states, shape (2, 16)."""
     words = [philox_of_tag(key, block, lane) for lane in range(LANES)]
-    return np.array(
-        [[w[0] | w[1] << 32 for w in words], [w[2] | w[3] << 32 for w in words]],
-        np.uint64,
-    )
+    return np.array([[w[0] | w[1] << 32 for w in words], [w[2] | w[3] << 32 for w in words]], np.uint64)
 
 
 def rotated_left(words: U64, n_bits: int) -> U64:
@@ -239,3 +237,19 @@ def multiply_by_noise(x: npt.NDArray[Any], numbers: npt.NDArray[np.float32], std
     """Return x * (1 + std * n), rounded likewise."""
     wide = np.float64 if x.dtype == np.float64 else F32
     return (x.astype(wide) * (numbers * F32(std) + F32(1)).astype(wide)).astype(x.dtype)
+
+
+def numeric_gradient(function: Callable[[], float], x: npt.NDArray[Any], elems: Any = None) -> npt.NDArray[Any]:
+    """Return the derivatives of function(), which reads x, with respect to x or its elements at the flat indices elems.
+
+    Central differences with steps of 1e-6.
+    """
+    numeric, step = [], 1e-6
+    for i in range(x.size) if elems is None else elems:
+        original = x.flat[i]
+        x.flat[i] = original + step
+        above = function()
+        x.flat[i] = original - step
+        numeric.append((above - function()) / (2 * step))
+        x.flat[i] = original
+    return np.array(numeric) if elems is not None else np.reshape(numeric, x.shape)

@@ -106,13 +106,8 @@ CALLS = {
     "functions": lambda: [
         f(x, 0.3, rng=stream)
         for f in (
-            cd.relu_dropout,
-            cd.alpha_dropout,
-            cd.feature_dropout,
-            cd.locked_dropout,
-            cd.drop_path,
-            cd.gaussian_dropout,
-            cd.gaussian_noise,
+            *(cd.relu_dropout, cd.alpha_dropout, cd.feature_dropout, cd.locked_dropout, cd.drop_path),
+            *(cd.gaussian_dropout, cd.gaussian_noise),
         )
     ],
     "functions of two": lambda: [f(x, dy, 0.3, rng=stream) for f in (cd.dropout_add, cd.zoneout)],

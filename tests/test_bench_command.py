@@ -32,11 +32,8 @@ def small_machine(monkeypatch):
 
 def test_the_sizes_fill_half_of_each_cache_and_outgrow_the_last():
     assert comparison.sizes({1: 48 << 10, 2: 1 << 20, 3: 32 << 20}) == {"L2": 1 << 16, "L3": 1 << 21, "memory": 1 << 24}
-    assert comparison.sizes({1: 32 << 10, 2: 1280 << 10, 3: 24 << 20}) == {
-        "L2": 1 << 16,
-        "L3": 1 << 20,
-        "memory": 1 << 24,
-    }
+    three_of_24 = comparison.sizes({1: 32 << 10, 2: 1280 << 10, 3: 24 << 20})
+    assert three_of_24 == {"L2": 1 << 16, "L3": 1 << 20, "memory": 1 << 24}
     assert comparison.sizes({1: 128 << 10, 2: 16 << 20}) == {"L2": 1 << 20, "memory": 1 << 24}
     assert comparison.sizes({2: 1 << 20, 3: 1 << 30})["memory"] == 1 << 26
     assert comparison.sizes({}) == comparison.sizes(comparison.USUAL_CACHES)

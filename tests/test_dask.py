@@ -12,6 +12,7 @@ import time
 import ml_dtypes
 import numpy as np
 import pytest
+from array_objects import bits, normals
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -37,15 +38,6 @@ import cdropout.dask as cdask  # noqa: E402
 
 DTYPES = (np.float32, np.float64, np.float16, ml_dtypes.bfloat16)
 MEMORY_LIMIT = 320 << 20
-
-
-def bits(a):
-    """Return an array's bytes, in which NaN equals NaN, and -0.0 does not equal 0.0."""
-    return np.ascontiguousarray(a).tobytes()
-
-
-def normals(shape, dtype=np.float32, seed=0):
-    return np.random.default_rng(seed).standard_normal(shape).astype(dtype)
 
 
 @pytest.fixture(autouse=True)
@@ -88,7 +80,7 @@ def test_every_chunking_gives_the_bits_of_one_numpy_call(data):
 
 
 def test_chunks_of_any_memory_layout_and_byte_order_are_taken():
-    x = normals((60, 50))
+    x = normals((60, 50), np.float32)
     expected = bits(cd.dropout(x, 0.3, rng=1))
     for other in (np.asfortranarray(x), x.astype(">f4"), np.repeat(x, 2, axis=1)[:, ::2]):
         y = cdask.dropout(da.from_array(other, chunks=(7, 11)), 0.3, rng=1)
@@ -100,14 +92,14 @@ def test_chunks_of_any_memory_layout_and_byte_order_are_taken():
 
 
 def test_a_map_between_what_is_kept_and_dropped_is_the_masks_own():
-    x = normals((60, 50))
+    x = normals((60, 50), np.float32)
     mask = cd.draw_mask(x.shape, 0.3, rng=1)
     y = cdask.apply(mask, da.from_array(x, chunks=13), scale=0.5, shift=-1.0, fill=3.0)
     assert bits(y.compute()) == bits(mask.apply(x, scale=0.5, shift=-1.0, fill=3.0))
 
 
 def test_a_part_of_a_mask_is_applied_to_a_part_of_an_array():
-    x = normals((60, 50))
+    x = normals((60, 50), np.float32)
     mask = cd.draw_mask(x.shape, 0.3, rng=1)
     part = cdask.apply(mask[10:50, 5:], da.from_array(x, chunks=17)[10:50, 5:])
     assert bits(part.compute()) == bits(mask.apply(x)[10:50, 5:])
@@ -123,7 +115,7 @@ def test_masked_chunks_keep_their_masks():
 
 
 def test_chunks_are_not_written_to():
-    x = normals((60, 50))
+    x = normals((60, 50), np.float32)
     before = bits(x)
     # The chunk is the caller's NumPy array.
     whole = da.from_delayed(dask.delayed(x, pure=True), x.shape, x.dtype)
@@ -291,7 +283,7 @@ def pids(client):
 
 
 def test_two_workers_give_the_bits_of_one_numpy_call_forward_and_backward(client):
-    x, dy = normals((1100, 700)), normals((1100, 700), seed=1)
+    x, dy = normals((1100, 700), np.float32), normals((1100, 700), np.float32, seed=1)
     for chunks, axes in (((150, 700), ()), ((1100, 90), ()), ((400, 200), 1), ((300, 300), 0)):
         mask = cd.draw_mask(x.shape, 0.3, rng=7, shared_axes=axes)
         lazy = [cdask.apply(mask, da.from_array(a, chunks=chunks)) for a in (x, dy)]

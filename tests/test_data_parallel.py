@@ -155,7 +155,32 @@ def test_the_example_for_mpi_runs_on_two_ranks(tmp_path):
     run_on_two_ranks("train.py", cwd=tmp_path)
 
 
+# What torchrun sets, for two processes that are forked when PyTorch has been imported once.
+TWO_RANKS = """
+import os, runpy, socket
+import torch.distributed
+with socket.socket() as free:
+    free.bind(("127.0.0.1", 0))
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": "2"}
+children = []
+for rank in range(2):
+    os.environ["RANK"] = str(rank)
+    children.append(os.fork())
+    if children[-1] == 0:
+        runpy.run_path("train.py", run_name="__main__")
+        raise SystemExit
+assert [os.waitpid(child, 0)[1] for child in children] == [0, 0]
+"""
+
+
 def test_the_example_for_pytorch_runs_on_two_processes(tmp_path):
+    pytest.importorskip("torch")
+    (tmp_path / "train.py").write_text(example("PyTorch DDP"))
+    run_program([sys.executable, "-c", TWO_RANKS], tmp_path)
+
+
+@pytest.mark.deep
+def test_the_example_for_pytorch_runs_with_torchrun(tmp_path):
     pytest.importorskip("torch")
     (tmp_path / "train.py").write_text(example("PyTorch DDP"))
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]

@@ -11,9 +11,7 @@
 import doctest
 import functools
 import json
-import os
 import re
-import subprocess
 import sys
 import tomllib
 from pathlib import Path
@@ -92,15 +90,8 @@ WITH_PYTHON = [page for page in RUN_HERE if "python" in languages(page)]
 @pytest.mark.parametrize("page", WITH_PYTHON, ids=name_of)
 def test_python_blocks_run_in_order(page, tmp_path):
     # The tested library is first on the path: the page's folder has none, and a checkout's has no compiled core.
-    run = subprocess.run(
-        [sys.executable, "-P", str(ROOT / "tests/pages.py"), str(page), "skipped.json"],
-        cwd=tmp_path,
-        env={**os.environ, "MPLBACKEND": "agg"},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
+    command = [sys.executable, "-P", str(ROOT / "tests/pages.py"), str(page), "skipped.json"]
+    run = pages.run(command, tmp_path, 300, MPLBACKEND="agg")
     assert run.returncode == 0, run.stderr
     if skipped := json.loads((tmp_path / "skipped.json").read_text()):
         pytest.skip("all but: " + "; ".join(skipped))
@@ -136,15 +127,8 @@ INLINE = [
 
 @pytest.mark.parametrize(("line", "output"), [param for param in LINES if is_quick(param.values[0])])
 def test_quick_commands_print_what_the_page_shows(line, output, tmp_path):
-    run = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", f'python() {{ "$THIS_PYTHON" "$@"; }}\n{line}'],
-        cwd=tmp_path,
-        env={**os.environ, "THIS_PYTHON": sys.executable},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
+    command = ["bash", "-euo", "pipefail", "-c", f'python() {{ "$THIS_PYTHON" "$@"; }}\n{line}']
+    run = pages.run(command, tmp_path, 60, THIS_PYTHON=sys.executable)
     assert run.returncode == 0, run.stderr
     if output:
         assert doctest.OutputChecker().check_output(output, run.stdout, doctest.ELLIPSIS), run.stdout
@@ -202,14 +186,7 @@ def check_options(called, arguments):
 def help_of(called):
     # A checkout's source folder has no compiled core, and must not precede the installed package on the path.
     options = ["-P"] if called[:2] == ("-m", "cdropout") else []
-    run = subprocess.run(
-        [sys.executable, *options, *called, "--help"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
+    run = pages.run([sys.executable, *options, *called, "--help"], ROOT, 120)
     missing = re.search(r"No module named '(\w+)", run.stderr)
     if run.returncode != 0 and missing and missing[1] in pages.OPTIONAL_PACKAGES:
         pytest.skip(f"{' '.join(called)} needs {missing[1]}")

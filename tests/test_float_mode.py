@@ -59,10 +59,7 @@ def register():
     code = {name: bytes.fromhex(text) for name, text in CODE[platform.machine()].items()}
     page.write(code["set"].ljust(64, b"\0") + code["get"])
     address = ctypes.addressof(ctypes.c_char.from_buffer(page))
-    yield (
-        ctypes.CFUNCTYPE(None, ctypes.c_uint64)(address),
-        ctypes.CFUNCTYPE(ctypes.c_uint32)(address + 64),
-    )
+    yield (ctypes.CFUNCTYPE(None, ctypes.c_uint64)(address), ctypes.CFUNCTYPE(ctypes.c_uint32)(address + 64))
     del page  # the memory of the functions
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import switches_settings
+from limits import limits
 
 import cdropout as cd
 from cdropout import _kernels
@@ -90,11 +91,8 @@ def test_limits_that_change_in_the_middle_change_no_bit():
             return True
         return all(mask.apply(x).tobytes() == expected for _ in range(20))
 
-    try:
+    with limits():
         assert all(in_threads(4, work))
-    finally:
-        _kernels.set_limits(min_elems_per_thread=262144)
-        _kernels.set_limits(max_cached_bytes=cache_bytes)
 
 
 def test_a_bit_generators_state_is_whole_while_others_draw():

@@ -14,15 +14,13 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 from conftest import ISAS, needs_the_main_thread
+from limits import limits
 from threadpoolctl import threadpool_limits
 
 import cdropout as cd
 from cdropout import _kernels
 
-pytestmark = [
-    pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs POSIX signals"),
-    needs_the_main_thread,
-]
+pytestmark = [pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs POSIX signals"), needs_the_main_thread]
 
 # ---- Ctrl-C on 1 GB -------------------------------------------------------------------------------------------------
 
@@ -45,39 +43,24 @@ def square(dtype):
 
 def call(kind, dtype):
     # Return a function to call, and the array that it writes to.
-    if kind == "noise":
-        x = flat(dtype)
-        return lambda: cd.gaussian_noise(x, 1.0, out=x), x
-    if kind == "dropout":
-        x, y = flat(dtype), flat(dtype)
-        return lambda: cd.dropout(x, 0.1, out=y), y
-    if kind == "relu":
-        x, y = flat(dtype), flat(dtype)
-        return lambda: cd.relu_dropout(x, 0.1, out=y), y
-    if kind == "one sample":
-        x = flat(dtype).reshape(1, -1)
-        return lambda: cd.alpha_dropout(x, 0.1, out=x, shared_axes=1), x
-    if kind == "rows that share":
-        x = square(dtype)
-        return lambda: cd.alpha_dropout(x, 0.1, out=x, shared_axes=0), x
-    if kind == "other byte order":
-        x, y = flat(dtype), flat(dtype)
-        swapped = x.dtype.newbyteorder()
-        return lambda: cd.dropout(x.view(swapped), 0.1, out=y.view(swapped)), y
-    if kind == "bias and residual":
-        x, y, residual = square(dtype), square(dtype), square(dtype)
-        bias = np.zeros(x.shape[1], dtype)
-        return lambda: cd.bias_dropout_add(x, bias, residual, 0.1, out=y), y
-    x, y = square(dtype), square(dtype).reshape(square(dtype).shape[::-1])
-    if kind == "transposed":
-        return lambda: cd.alpha_dropout(x.T, 0.1, out=y), y
-    if kind == "transposed, shared":
-        return lambda: cd.alpha_dropout(x, 0.1, out=y.T, shared_axes=1), y
-    if kind == "transposed copy":
-        return lambda: cd.dropout(x.T, 0.0, out=y), y
-    assert kind == "keep"
+    is_flat = kind in ("noise", "dropout", "relu", "one sample", "other byte order")
+    x, y = (flat if is_flat else square)(dtype), (flat if is_flat else square)(dtype)
+    turned, bias = y.reshape(y.shape[::-1]), np.zeros(x.shape[-1], dtype) if x.ndim == 2 else None
+    swapped, residual = x.dtype.newbyteorder(), square(dtype)
     mask = cd.draw_mask((N_BYTES // (1 << 16), 1 << 16), 0.1, rng=1, shared_axes=0)
-    return mask.keep, x
+    return {
+        "noise": (lambda: cd.gaussian_noise(x, 1.0, out=x), x),
+        "dropout": (lambda: cd.dropout(x, 0.1, out=y), y),
+        "relu": (lambda: cd.relu_dropout(x, 0.1, out=y), y),
+        "one sample": (lambda: cd.alpha_dropout(x.reshape(1, -1), 0.1, out=x.reshape(1, -1), shared_axes=1), x),
+        "rows that share": (lambda: cd.alpha_dropout(x, 0.1, out=x, shared_axes=0), x),
+        "other byte order": (lambda: cd.dropout(x.view(swapped), 0.1, out=y.view(swapped)), y),
+        "bias and residual": (lambda: cd.bias_dropout_add(x, bias, residual, 0.1, out=y), y),
+        "transposed": (lambda: cd.alpha_dropout(x.T, 0.1, out=turned), turned),
+        "transposed, shared": (lambda: cd.alpha_dropout(x, 0.1, out=turned.T, shared_axes=1), turned),
+        "transposed copy": (lambda: cd.dropout(x.T, 0.0, out=turned), turned),
+        "keep": (mask.keep, x),
+    }[kind]
 
 _kernels.use_isa(sys.argv[1])
 begin, out = call(*sys.argv[2:4])
@@ -171,13 +154,12 @@ def test_ctrl_c_at_any_moment_of_any_call_on_a_gigabyte_comes_within_a_second(is
 @pytest.fixture
 def slices():
     """A function that sets the largest slice and the seconds between checks for signals, restored after the test."""
-    before = _kernels.get_limits()
 
     def set_slices(n_elems, seconds):
         _kernels.set_limits(max_elems_per_slice=n_elems, microseconds_between_checks=int(seconds * 1e6))
 
-    yield set_slices
-    _kernels.set_limits(**before)
+    with limits():
+        yield set_slices
 
 
 @contextmanager
@@ -237,14 +219,10 @@ def results():
 def test_a_call_in_many_slices_gives_the_same_bits(slices, n_threads):
     with threadpool_limits(1, user_api="openmp"):
         whole = [result.tobytes() for result in results()]
-    _kernels.set_limits(min_elems_per_thread=10_000)
-    try:
-        with threadpool_limits(n_threads, user_api="openmp"):
-            for n_elems in (100_003, 9_999):
-                slices(n_elems, 0.0)
-                assert [result.tobytes() for result in results()] == whole
-    finally:
-        _kernels.set_limits(min_elems_per_thread=262_144)
+    with limits(min_elems_per_thread=10_000), threadpool_limits(n_threads, user_api="openmp"):
+        for n_elems in (100_003, 9_999):
+            slices(n_elems, 0.0)
+            assert [result.tobytes() for result in results()] == whole
 
 
 def test_a_slice_may_be_as_large_as_any_number(slices):

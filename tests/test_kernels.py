@@ -9,11 +9,13 @@ import ml_dtypes
 import numpy as np
 import pytest
 import reference
-from conftest import ISAS, THREAD_COUNTS, needs_core_probe, switches_settings
+from array_objects import bits, normals
+from conftest import needs_core_probe, switches_settings
 from core_probe import isas_that_ran
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from limits import by_every_thread_count, limits
 from threadpoolctl import threadpool_limits
 
 import cdropout as cd
@@ -23,16 +25,6 @@ BLOCK = _kernels.BLOCK
 SIZES = (0, 1, 63, 64, 65, BLOCK - 1, BLOCK, BLOCK + 1, 3 * BLOCK + 7, 1_000_003)
 DTYPES = (np.float32, np.float64, np.float16, ml_dtypes.bfloat16)
 KEY = cd.Stream(2024).key
-CACHE_BYTES = _kernels.get_limits()["max_cached_bytes"]
-
-
-def bits(a):
-    """Return an array's bytes, in which NaN equals NaN, and -0.0 does not equal 0.0."""
-    return np.ascontiguousarray(a).tobytes()
-
-
-def normals(shape, dtype, seed=0):
-    return np.random.default_rng(seed).standard_normal(shape).astype(dtype)
 
 
 @pytest.fixture(scope="module")
@@ -198,9 +190,8 @@ def test_a_p_too_small_to_drop_multiplies_by_one(isa, dtype, p):
 @pytest.fixture
 def shared_out(fixed_quota):
     """Divide every job among all threads of OpenMP, even a small one."""
-    before = _kernels.set_limits(min_elems_per_thread=1)
-    yield
-    _kernels.set_limits(**before)
+    with limits(min_elems_per_thread=1):
+        yield
 
 
 MISALIGNMENTS = ((0, 0), (1, 1), (0, 7), (2, 6), (4, 4), (16, 8), (31, 33), (63, 1))  # bytes, of x and of out
@@ -273,11 +264,8 @@ def test_one_sha256_for_every_isa_thread_count_size_and_misalignment(isa, shared
 def test_thread_counts_agree_on_fills_and_rows(isa, shared_out, dtype):
     mask = cd.Mask(KEY, 77, 0.1, 150_017)
     rows, x = cd.Mask(KEY, 77, 0.1, (103, 1495), shared_axes=0), normals((103, 1495), dtype)
-    digests = set()
-    for n_threads in THREAD_COUNTS:
-        with threadpool_limits(n_threads, user_api="openmp"):
-            digests.add(sha256_of(map(bits, (mask.keep(), mask.scaled(dtype), rows.apply(x)))))
-    assert len(digests) == 1
+    digests = by_every_thread_count(lambda: sha256_of(map(bits, (mask.keep(), mask.scaled(dtype), rows.apply(x)))))
+    assert len(set(digests)) == 1
 
 
 @switches_settings
@@ -292,22 +280,6 @@ def test_any_job_shared_out_among_threads_matches_the_reference(isa, shared_out,
             kept = reference.keep_of_shape(KEY, start, shape, 0.3, mask.shared_axes)
             assert bits(mask.apply(x)) == bits(reference.apply(x, kept, 1 / 0.7))
             assert bits(mask.keep()) == bits(kept)
-
-
-@switches_settings
-def test_isas_agree_on_every_operation():
-    x = normals((37, 11, 101), np.float32)
-    digests = {}
-    before = _kernels.active_isa()
-    try:
-        for name in ISAS:
-            if name in _kernels.supported_isas():
-                _kernels.use_isa(name)
-                masks = [cd.draw_mask(x.shape, 0.37, rng=9, shared_axes=axes) for axes in ((), 0, (1, 2), (0, 1))]
-                digests[name] = [bits(mask.apply(x)) for mask in masks]
-    finally:
-        _kernels.use_isa(before)
-    assert all(digest == digests["portable"] for digest in digests.values())
 
 
 def layouts_of(values):
@@ -506,14 +478,11 @@ def test_streaming_stores_change_no_bit(isa):
         out = memory[out_offset : out_offset + x.nbytes].view(dtype)
         mask = cd.Mask(KEY, 99, 0.1, n_elems)
         expected = bits(mask.apply(x))
-        _kernels.set_limits(max_cached_bytes=0)
-        try:
+        with limits(max_cached_bytes=0):
             assert bits(mask.apply(x, out=out)) == expected
             assert bits(mask.scaled(dtype)) == bits(mask.apply(np.ones_like(x)))
             rows = cd.Mask(KEY, 0, 0.1, (5, n_elems), 0)
             assert bits(rows.apply(np.tile(x, (5, 1)))) == bits(np.tile(cd.Mask(KEY, 0, 0.1, n_elems).apply(x), (5, 1)))
-        finally:
-            _kernels.set_limits(max_cached_bytes=CACHE_BYTES)
         assert np.all(memory[:out_offset] == 0xA5)
         assert np.all(memory[out_offset + x.nbytes :] == 0xA5)
 

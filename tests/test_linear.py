@@ -6,14 +6,11 @@ from math import erf
 
 import numpy as np
 import pytest
+import reference
+from array_objects import normals
 
 import cdropout as cd
 from cdropout.functions import linear
-
-
-def normals(shape, seed=0, dtype=np.float64):
-    return np.random.default_rng(seed).standard_normal(shape).astype(dtype)
-
 
 LAYERS = {
     "DropConnect": lambda **k: cd.DropConnect(6, 5, 0.4, dtype=np.float64, **k),
@@ -31,7 +28,7 @@ def gathered(request, monkeypatch):
 
 
 def with_bias(layer, seed=9):
-    layer.params[1][...] = normals(layer.params[1].shape, seed)
+    layer.params[1][...] = normals(layer.params[1].shape, seed=seed)
     return layer
 
 
@@ -40,7 +37,7 @@ def with_bias(layer, seed=9):
 
 @pytest.mark.promise("drop-connect")
 def test_drop_connect_drops_weights_and_not_inputs():
-    x, w, b = normals((7, 6)), normals((6, 5), 1), normals(5, 2)
+    x, w, b = normals((7, 6)), normals((6, 5), seed=1), normals(5, seed=2)
     kept = cd.draw_mask(w.shape, 0.4, rng=3).keep()
     assert cd.drop_connect(x, w, b, 0.4, rng=3) == pytest.approx(x @ (w * kept / 0.6) + b, rel=1e-13)
     assert cd.drop_connect(x, w, b, 0.4, rng=3, rescale=False) == pytest.approx(x @ (w * kept) + b, rel=1e-13)
@@ -52,14 +49,14 @@ def test_drop_connect_drops_weights_and_not_inputs():
 
 @pytest.mark.promise("feature-dropout-linear")
 def test_feature_dropout_linear_is_the_two_steps_in_one(gathered):
-    x, w, b = normals((7, 60)), normals((60, 5), 1), normals(5, 2)
+    x, w, b = normals((7, 60)), normals((60, 5), seed=1), normals(5, seed=2)
     expected = cd.feature_dropout(x, 0.4, rng=3) @ w + b
     assert cd.feature_dropout_linear(x, w, b, 0.4, rng=3) == pytest.approx(expected, rel=1e-12)
     layer = with_bias(cd.FeatureDropoutLinear(60, 5, 0.4, rng=3, dtype=np.float64))
     two = cd.FeatureDropout(0.4, rng=3)
     expected = two.forward(x) @ layer.params[0] + layer.params[1]
     assert layer.forward(x) == pytest.approx(expected, rel=1e-12)
-    dy = normals((7, 5), 4)
+    dy = normals((7, 5), seed=4)
     assert layer.backward(dy) == pytest.approx(two.backward(dy @ layer.params[0].T), rel=1e-12)
     assert layer.grads[0] == pytest.approx(two.mask.apply(x).T @ dy, rel=1e-12)
     assert layer.grads[1] == pytest.approx(dy.sum(axis=0), rel=1e-12)
@@ -96,7 +93,7 @@ def test_evaluation_takes_the_mean():
 @pytest.mark.parametrize("rescale", [True, False])
 def test_moments_of_drop_connect_are_those_over_its_masks(rescale):
     # 20,000 masks: standard errors of 0.7 % of a standard deviation for the mean and about 1 % for the variance.
-    x, w, b = normals((3, 20)), normals((20, 4), 1), normals(4, 2)
+    x, w, b = normals((3, 20)), normals((20, 4), seed=1), normals(4, seed=2)
     mean, variance = cd.drop_connect_moments(x, w, b, 0.3, rescale=rescale)
     stream = cd.Stream(1)
     samples = np.array([cd.drop_connect(x, w, b, 0.3, rng=stream, rescale=rescale) for _ in range(20_000)])
@@ -139,21 +136,13 @@ def test_gradients_equal_numeric_ones(name, training, gathered):
         layer.rng = copy.deepcopy(start)
         return np.sin(layer.forward(x)).sum()
 
-    step = 1e-6
     for array, gradient in zip([x, *layer.params], gradients, strict=True):
-        for index in np.ndindex(*array.shape):
-            before = array[index]
-            array[index] = before + step
-            above = value()
-            array[index] = before - step
-            below = value()
-            array[index] = before
-            assert abs(gradient[index] - (above - below) / (2 * step)) < 1e-6
+        assert np.abs(gradient - reference.numeric_gradient(value, array)).max() < 1e-6
 
 
 def test_drop_connect_takes_any_number_of_leading_axes():
     layer = with_bias(cd.DropConnect(6, 5, 0.4, rng=5, dtype=np.float64))
-    x, dy = normals((2, 3, 6)), normals((2, 3, 5), 1)
+    x, dy = normals((2, 3, 6)), normals((2, 3, 5), seed=1)
     flat = copy.deepcopy(layer)
     assert layer.forward(x).reshape(6, 5) == pytest.approx(flat.forward(x.reshape(6, 6)), rel=1e-13)
     assert layer.backward(dy).reshape(6, 6) == pytest.approx(flat.backward(dy.reshape(6, 5)), rel=1e-13)
@@ -175,43 +164,6 @@ def test_a_seed_gives_the_weights_and_state_goes_through_pickle(name):
     again = pickle.loads(pickle.dumps(layer))
     assert np.array_equal(again.backward(normals((4, 5))), layer.backward(normals((4, 5))))
     assert np.array_equal(again.forward(x), layer.forward(x))
-
-
-@pytest.mark.parametrize(
-    ("call", "error", "message"),
-    [
-        (
-            lambda: cd.drop_connect(np.ones((2, 3)), np.ones((3, 4), int)),
-            TypeError,
-            "weight must be an array of float32",
-        ),
-        (lambda: cd.drop_connect(np.ones((2, 3)), np.ones(3)), ValueError, "weight must have the axes"),
-        (lambda: cd.drop_connect(np.ones((2, 3), "f4"), np.ones((3, 4))), TypeError, "x must have the dtype of weight"),
-        (lambda: cd.drop_connect(np.ones((2, 4)), np.ones((3, 4))), ValueError, "x must have 3 columns"),
-        (
-            lambda: cd.drop_connect(np.ones((2, 3)), np.ones((3, 4)), np.ones(3)),
-            ValueError,
-            "bias must have one element for each column",
-        ),
-        (
-            lambda: cd.drop_connect(np.ones((2, 3)), np.ones((3, 4)), np.ones(4, "f4")),
-            TypeError,
-            "bias must have the dtype of weight",
-        ),
-        (lambda: cd.feature_dropout_linear(np.ones(3), np.ones((3, 4))), ValueError, "x must have the axes"),
-        (lambda: cd.drop_connect(np.ones((2, 3)), np.ones((3, 4)), None, 2.0), ValueError, "p must be in"),
-        (lambda: cd.DropConnect(0, 3), ValueError, "n_in must be at least 1, got 0"),
-        (lambda: cd.FeatureDropoutLinear(3, 2.5), TypeError, "n_out must be an integer, got 2.5"),
-        (lambda: cd.DropConnect(3, 3, dtype=np.float16), TypeError, "dtype must be float32 or float64, got float16"),
-        (lambda: cd.DropConnect(3, 3, inference="mode"), ValueError, "inference must be 'mean' or 'gaussian'"),
-        (lambda: cd.DropConnect(3, 3, inference="gaussian"), ValueError, "inference 'gaussian' must have relu=True"),
-        (lambda: cd.DropConnect(3, 3, n_samples=0), ValueError, "n_samples must be at least 1, got 0"),
-        (lambda: cd.DropConnect(3, 3).backward(np.ones((2, 3), "f4")), RuntimeError, "backward must follow a forward"),
-    ],
-)
-def test_errors_name_the_argument(call, error, message):
-    with pytest.raises(error, match=message):
-        call()
 
 
 @pytest.mark.parametrize("name", LAYERS)

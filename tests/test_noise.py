@@ -7,11 +7,10 @@ import ml_dtypes
 import numpy as np
 import pytest
 import reference
-from conftest import THREAD_COUNTS, switches_settings
-from threadpoolctl import threadpool_limits
+from conftest import switches_settings
+from limits import by_every_path
 
 import cdropout as cd
-from cdropout import _kernels
 
 KEY = 0x0123456789ABCDEFFEDCBA9876543210
 BLOCK = 4096
@@ -47,17 +46,7 @@ def test_threads_streaming_stores_and_layouts_change_no_bit(isa, dtype):
     in_place = x.copy()
     assert noise.multiply(in_place, out=in_place) is in_place
     assert in_place.tobytes() == expected
-    cache_bytes = _kernels.get_limits()["max_cached_bytes"]
-    try:
-        for limit in (cache_bytes, 0):
-            _kernels.set_limits(max_cached_bytes=limit)
-            _kernels.set_limits(min_elems_per_thread=1)
-            for n_threads in THREAD_COUNTS:
-                with threadpool_limits(n_threads, user_api="openmp"):
-                    assert noise.multiply(x).tobytes() == expected
-    finally:
-        _kernels.set_limits(max_cached_bytes=cache_bytes)
-        _kernels.set_limits(min_elems_per_thread=262144)
+    assert set(by_every_path(lambda: noise.multiply(x).tobytes())) == {expected}
 
 
 def test_the_numbers_are_normal():
@@ -97,31 +86,6 @@ def test_drawing_moves_the_stream_by_whole_blocks():
     stream = cd.Stream(1)
     cd.draw_noise(5000, 1.0, rng=stream)
     assert stream.position == 2 * BLOCK
-
-
-@pytest.mark.parametrize(
-    ("arguments", "error", "message"),
-    [
-        ((3, -0.1), ValueError, r"std must be in \[0, 1e37\], got -0.1"),
-        ((3, 1e38), ValueError, r"std must be in \[0, 1e37\], got 1e\+38"),
-        ((3, float("nan")), ValueError, "std must be finite, got nan"),
-        ((3, "1"), TypeError, "std must be a real number, got '1'"),
-        ((-3, 1.0), ValueError, "shape must be at most 64 non-negative integers, got -3"),
-        ((2.5, 1.0), TypeError, "shape must be an integer"),
-    ],
-)
-def test_bad_noise_is_refused_before_anything_moves(arguments, error, message):
-    generator = np.random.default_rng(1)
-    state = generator.bit_generator.state
-    with pytest.raises(error, match=message):
-        cd.draw_noise(*arguments, rng=generator)
-    assert generator.bit_generator.state == state
-    with pytest.raises(ValueError, match=r"a must have the noise's shape \(3,\), got \(4,\)"):
-        cd.draw_noise(3, 1.0).add(np.zeros(4))
-    with pytest.raises(TypeError, match="a must be an array of float16"):
-        cd.draw_noise(3, 1.0).multiply(np.zeros(3, int))
-    with pytest.raises(OverflowError, match="the stream must hold what is drawn"):
-        cd.Noise(0, 0xFFFFFFFFFFFFE000, 1.0, 8192)
 
 
 def test_empty_noise_is_nothing():

@@ -173,8 +173,10 @@ new = set(sys.modules) - before
 names = {name.partition(".")[0] for name in new if "cython" not in name}  # what Cython puts there has no file
 print(names - {"cdropout", "numpy"} - sys.stdlib_module_names)
 print(sorted({"numpy.random", "pathlib", "dataclasses"} & new), "cdropout._kernels" in new)
+parts = {".".join(name.split(".")[:2]) for name in new if name.startswith("cdropout.")}
+print(sorted(parts & {f"cdropout.{name}" for name in ("bench", "compat", "display", "environment", "torch")}))
 """
-    assert run_python("-c", code).stdout.decode().split("\n") == ["set()", "[] True", ""]
+    assert run_python("-c", code).stdout.decode().split("\n") == ["set()", "[] True", "[]", ""]
 
 
 def test_threads_that_draw_first_at_the_same_time_share_one_default_stream(run_python):

@@ -116,7 +116,7 @@ class RowDropout(_AxesOfShape):
         ("    SpatialDropout1D,\n", "    RowDropout,\n"),
         ('    "Zoneout",\n', '    "RowDropout",\n'),
     ],
-    "tests/test_variants.py": [
+    "tests/test_family.py": [
         ("LAYERS = {", 'SHARED["RowDropout"] = (cd.RowDropout, cd.row_dropout, (40, 30), (1,))\n'),
     ],
 }
@@ -236,6 +236,6 @@ def test_a_new_instruction_set_passes_the_reference_tests(tree):
 
 
 def test_a_new_layer_passes_the_tests_of_its_table(tree):
-    printed = run_in(tree, "-m", "pytest", "-q", "tests/test_variants.py", "-k", "RowDropout", "-rA")
+    printed = run_in(tree, "-m", "pytest", "-q", "tests/test_family.py", "-k", "RowDropout", "-rA")
     assert printed.count("PASSED") > 5
     assert "test_whole_slices_are_dropped_and_the_rest_is_scaled[RowDropout]" in printed

@@ -165,11 +165,3 @@ def test_the_program_checks_first_and_prints_the_table(capsys, monkeypatch):
 def trained_on_nothing(data, p):
     rng = np.random.default_rng(0)
     return serving.Network([Linear(data.n_pixels, 8, rng), cd.ReLUDropout(p).eval(), Linear(8, data.n_classes, rng)])
-
-
-@pytest.mark.parametrize("arguments", ["--threads 0", "--rounds 0", "--p 1", "--samples x", "--requests -1"])
-def test_bad_arguments_are_named(arguments, capsys):
-    with pytest.raises(SystemExit) as exit_:
-        main(["serving", *arguments.split()])
-    assert exit_.value.code == 2
-    assert f"argument {arguments.split()[0]}: " in capsys.readouterr().err

@@ -2,7 +2,6 @@
 
 import ast
 import importlib.util
-import subprocess
 import sys
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import pytest
 
 import cdropout as cd
 
+pages = pytest.importorskip("pages", reason="markdown-it-py is not installed")
 ROOT = Path(__file__).parents[1]
 EXTENSIONS = ("furo", "myst_parser", "numpydoc", "sphinx", "sphinx_copybutton")
 PAGES = {
@@ -58,14 +58,7 @@ def mocked_packages():
 def build_site(folder, *sphinx):
     """Build the site with warnings as errors, by Python with the arguments of sphinx; return its folder."""
     command = [sys.executable, "-P", *sphinx, "-W", "--keep-going", "-q", "-d", str(folder / "doctrees")]
-    run = subprocess.run(
-        [*command, str(ROOT / "docs"), str(folder / "html")],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
+    run = pages.run([*command, str(ROOT / "docs"), str(folder / "html")], folder, 120)
     assert run.returncode == 0, run.stderr
     return folder / "html"
 

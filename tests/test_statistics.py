@@ -60,14 +60,7 @@ HALFWAY = 1.5 / 65536  # between two values that a comparison of 16 bits can giv
 @pytest.mark.parametrize(
     ("p", "log2_n"),
     [
-        (1e-6, 28),
-        (HALFWAY, 28),
-        (1e-3, 31),
-        (0.1, 28),
-        (0.25, 28),
-        (0.5, 28),
-        (0.9, 28),
-        (1 - 1e-3, 31),
+        *((1e-6, 28), (HALFWAY, 28), (1e-3, 31), (0.1, 28), (0.25, 28), (0.5, 28), (0.9, 28), (1 - 1e-3, 31)),
         (1 - 1e-6, 28),
     ],
 )
@@ -402,25 +395,18 @@ def test_lanes_flag_two_equal_lanes():
     assert np.argwhere(z > 200).tolist() == [[4, 6], [5, 7], [36, 38], [37, 39]]
 
 
-@pytest.mark.parametrize(
-    ("rows", "fraction"),
-    [(consecutive_masks, 0.011), (parent_and_spawned_streams, 0.011), (neighbouring_and_sparse_seeds, 0.011)],
-)
-def test_masks_flag_two_that_agree(rows, fraction):
+@pytest.mark.parametrize("rows", [consecutive_masks, parent_and_spawned_streams, neighbouring_and_sparse_seeds])
+def test_masks_flag_two_that_agree(rows):
     """Two neighbouring rows have 1.1 % of their groups in common."""
     words = rows(0.5)
-    spoilt = some(words.shape[1], fraction)
+    spoilt = some(words.shape[1], 0.011)
     words[6, spoilt] = words[5, spoilt]
     assert not looks_random(row_pairs_z(words, 0.5))
 
 
 @pytest.mark.parametrize(
     ("statistic", "groups", "places", "rise"),
-    [
-        (place_rate_z, slice(None), 63, 0.0064),
-        (group_rate_z, 63, slice(None), 0.0064),
-        (position_rate_z, 63, 63, 0.12),
-    ],
+    [(place_rate_z, slice(None), 63, 0.0064), (group_rate_z, 63, slice(None), 0.0064), (position_rate_z, 63, 63, 0.12)],
 )
 def test_rates_flag_one_position(statistic, groups, places, rise):
     """0.32 % of the elements of one place or group, or 6 % of those of one position, are dropped instead of kept."""

@@ -89,16 +89,20 @@ def assert_close(ours, theirs, tolerance):
         assert torch.allclose(a.double(), b.double(), rtol=tolerance, atol=tolerance)
 
 
+def check_without_drops(inputs, *bias, **options):
+    """Check values and gradients of attention that drops nothing, which is PyTorch's."""
+    y = ct.scaled_dot_product_attention(*inputs, *bias, dropout_p=TINY, **options)
+    expected = F.scaled_dot_product_attention(*inputs, *bias, **options)
+    assert_close([y, *grads(y, inputs)], [expected, *grads(expected, inputs)], 1e-12)
+
+
 # ---- values and gradients -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("pieces", PIECES, indirect=True)
 @pytest.mark.parametrize("bias", BIASES)
 def test_without_drops_values_and_gradients_are_pytorchs(pieces, bias, attended):
-    inputs = qkv()
-    y = ct.scaled_dot_product_attention(*inputs, BIASES[bias], TINY)
-    expected = F.scaled_dot_product_attention(*inputs, BIASES[bias])
-    assert_close([y, *grads(y, inputs)], [expected, *grads(expected, inputs)], 1e-12)
+    check_without_drops(qkv(), BIASES[bias])
     assert attended == [1]
 
 
@@ -107,18 +111,12 @@ def test_without_drops_values_and_gradients_are_pytorchs(pieces, bias, attended)
     "options", [{"is_causal": True}, {"scale": 0.3}, {"scale": -2.0}, {"is_causal": True, "scale": 0.9}], ids=str
 )
 def test_options_are_pytorchs(pieces, options, attended):
-    inputs = qkv()
-    y = ct.scaled_dot_product_attention(*inputs, dropout_p=TINY, **options)
-    expected = F.scaled_dot_product_attention(*inputs, **options)
-    assert_close([y, *grads(y, inputs)], [expected, *grads(expected, inputs)], 1e-12)
+    check_without_drops(qkv(), **options)
     assert attended == [1]
 
 
 def test_heads_of_keys_may_be_shared(attended):
-    inputs = qkv(key_heads=1)
-    y = ct.scaled_dot_product_attention(*inputs, dropout_p=TINY, enable_gqa=True)
-    expected = F.scaled_dot_product_attention(*inputs, enable_gqa=True)
-    assert_close([y, *grads(y, inputs)], [expected, *grads(expected, inputs)], 1e-12)
+    check_without_drops(qkv(key_heads=1), enable_gqa=True)
     assert attended == [1]
 
 
@@ -133,11 +131,7 @@ SHAPES = {
 @pytest.mark.parametrize("pieces", PIECES, indirect=True)
 @pytest.mark.parametrize("name", SHAPES)
 def test_shapes_are_pytorchs(pieces, name, attended):
-    inputs = tensors(*SHAPES[name])
-    bias = torch.linspace(-1, 1, 7, dtype=torch.float64)
-    y = ct.scaled_dot_product_attention(*inputs, bias, TINY)
-    expected = F.scaled_dot_product_attention(*inputs, bias)
-    assert_close([y, *grads(y, inputs)], [expected, *grads(expected, inputs)], 1e-12)
+    check_without_drops(tensors(*SHAPES[name]), torch.linspace(-1, 1, 7, dtype=torch.float64))
     assert attended == [1]
 
 

@@ -10,7 +10,16 @@ from torch import Tensor
 from torch.nn import functional
 
 from cdropout.mask import Mask
-from cdropout.torch.tensors import PLAIN, ApplyMask, draw_mask, is_ours, is_plain, is_recorded, is_transformed
+from cdropout.torch.tensors import (
+    PLAIN,
+    ApplyMask,
+    draw_mask,
+    is_ours,
+    is_plain,
+    is_recorded,
+    is_transformed,
+    write_masked,
+)
 
 # Bytes of scores in one piece: a piece is computed, normalized, dropped and multiplied within a core's cache.
 # `python -m benchmarks attention --pieces` tries other sizes.
@@ -84,7 +93,7 @@ def _drop_weights(mask: Mask, heads: slice, rows: slice, n_rows: int, weights: T
     """Drop elements of a piece of the weights; the mask has one row per head and query, one column per key."""
     low, high = heads.start * n_rows + rows.start, (heads.stop - 1) * n_rows + rows.stop
     shape = (high - low, weights.shape[-1])
-    mask[low:high].apply(weights.view(shape).numpy(), out.view(shape).numpy())
+    write_masked(mask[low:high], weights.view(shape).numpy(), out.view(shape).numpy())
 
 
 def _pieces(

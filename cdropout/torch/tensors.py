@@ -83,8 +83,15 @@ def _apply(x: Tensor, mask: Mask, scale: float | None, shift: float, fill: float
     written = as_array(y)
     if not inplace and written.nbytes >= _kernels.HUGE_PAGES_FROM_BYTES and y.is_contiguous():
         _kernels.expect_writing(written)
-    mask.apply(as_array(plain), written, scale=scale, shift=shift, fill=fill)
+    write_masked(mask, as_array(plain), written, scale, shift, fill)
     return y
+
+
+def write_masked(
+    mask: Mask, a: Any, out: Any, scale: float | None = None, shift: float = 0.0, fill: float = 0.0
+) -> None:
+    """Apply a mask to an array, on as many threads as PyTorch uses: its OpenMP runtime may not be this library's."""
+    _kernels.apply_with_threads(mask, a, out, scale, shift, fill, torch.get_num_threads())
 
 
 def factor_of(mask: Mask, scale: float | None, dtype: torch.dtype) -> Tensor:

@@ -13,6 +13,21 @@
 #include <pthread.h>
 #endif
 
+#ifdef _MSC_VER
+#define THREAD_LOCAL __declspec(thread)
+#else
+#define THREAD_LOCAL _Thread_local
+#endif
+
+/* The number of threads that another library, such as PyTorch, has been told to use for the current call of this thread;
+ * 0 if OpenMP's number holds. That library may have another OpenMP runtime than this one. */
+static THREAD_LOCAL int n_threads_of_host = 0;
+
+static inline void set_threads_of_host(int n_threads)
+{
+    n_threads_of_host = n_threads;
+}
+
 /* How many threads OpenMP would use for this caller, according to OMP_NUM_THREADS, omp_set_num_threads (threadpoolctl)
  * and the affinity of the process when OpenMP was loaded. 1 inside a parallel region, and without OpenMP. */
 #ifdef _OPENMP
@@ -22,7 +37,9 @@ enum { HAS_OPENMP = 1 };
 
 static inline int max_threads(void)
 {
-    return omp_in_parallel() ? 1 : omp_get_max_threads();
+    if (omp_in_parallel())
+        return 1;
+    return n_threads_of_host > 0 ? n_threads_of_host : omp_get_max_threads();
 }
 #else
 enum { HAS_OPENMP = 0 };
@@ -88,7 +105,7 @@ static inline int can_start(int n_threads)
 /* n_threads, the caller included; or the size of the last team if the system refuses the threads that are missing. */
 static inline int available_team(int n_threads)
 {
-    static _Thread_local int n_in_last_team = 1; /* OpenMP keeps a team for each calling thread */
+    static THREAD_LOCAL int n_in_last_team = 1; /* OpenMP keeps a team for each calling thread */
     if (n_threads > n_in_last_team && !can_start(n_threads - n_in_last_team))
         return n_in_last_team;
     n_in_last_team = n_threads;

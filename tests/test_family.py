@@ -1,70 +1,55 @@
 """The dropout family: what each layer drops and scales, its gradients, its modes, its errors, and its moments."""
 
 import copy
+import functools
 import json
 import pickle
-import re
 
 import ml_dtypes
 import numpy as np
 import pytest
-from conftest import THREAD_COUNTS, switches_settings
-from threadpoolctl import threadpool_limits
+import reference
+from array_objects import normals
+from conftest import switches_settings
+from limits import by_every_path, by_every_thread_count
 
 import cdropout as cd
 from cdropout import _kernels
 
 SHAPE = (4, 6, 5, 7)
+
+
+def with_option(layer, function, **option):
+    """Return a layer and a function with an option."""
+    return functools.partial(layer, **option), functools.partial(function, **option)
+
+
 SHARED = {
     # name -> (layer, function, shape of an input, axes along which decisions are shared)
     "Dropout1d": (cd.Dropout1d, cd.dropout1d, (4, 6, 9), (2,)),
-    "Dropout1d, last": (
-        lambda p, **k: cd.Dropout1d(p, channels="last", **k),
-        lambda x, p, **k: cd.dropout1d(x, p, channels="last", **k),
-        (4, 9, 6),
-        (1,),
-    ),
+    "Dropout1d, last": (*with_option(cd.Dropout1d, cd.dropout1d, channels="last"), (4, 9, 6), (1,)),
     "Dropout1d, no batch": (cd.Dropout1d, cd.dropout1d, (6, 9), (1,)),
     "Dropout2d": (cd.Dropout2d, cd.dropout2d, SHAPE, (2, 3)),
-    "Dropout2d, last": (
-        lambda p, **k: cd.Dropout2d(p, channels="last", **k),
-        lambda x, p, **k: cd.dropout2d(x, p, channels="last", **k),
-        SHAPE,
-        (1, 2),
-    ),
+    "Dropout2d, last": (*with_option(cd.Dropout2d, cd.dropout2d, channels="last"), SHAPE, (1, 2)),
     "Dropout2d, no batch": (cd.Dropout2d, cd.dropout2d, SHAPE[1:], (1, 2)),
     "Dropout3d": (cd.Dropout3d, cd.dropout3d, (3, *SHAPE), (2, 3, 4)),
-    "Dropout3d, last, no batch": (
-        lambda p, **k: cd.Dropout3d(p, channels="last", **k),
-        lambda x, p, **k: cd.dropout3d(x, p, channels="last", **k),
-        SHAPE,
-        (0, 1, 2),
-    ),
+    "Dropout3d, last, no batch": (*with_option(cd.Dropout3d, cd.dropout3d, channels="last"), SHAPE, (0, 1, 2)),
     "FeatureDropout": (cd.FeatureDropout, cd.feature_dropout, (20, 30), (0,)),
     "FeatureDropout, 3 axes": (cd.FeatureDropout, cd.feature_dropout, (4, 5, 30), (0, 1)),
     "LockedDropout": (cd.LockedDropout, cd.locked_dropout, (7, 4, 30), (0,)),
-    "LockedDropout, time second": (
-        lambda p, **k: cd.LockedDropout(p, time_axis=1, **k),
-        lambda x, p, **k: cd.locked_dropout(x, p, time_axis=1, **k),
-        (4, 7, 30),
-        (1,),
-    ),
+    "LockedDropout, time second": (*with_option(cd.LockedDropout, cd.locked_dropout, time_axis=1), (4, 7, 30), (1,)),
     "DropPath": (cd.DropPath, cd.drop_path, (50, 3, 4), (1, 2)),
 }
 LAYERS = {
+    "Dropout": (cd.Dropout, (40, 30)),
     **{name: (layer, shape) for name, (layer, _, shape, _) in SHARED.items()},
     "DropPath, unscaled": (lambda p, **k: cd.DropPath(p, scale_by_keep=False, **k), (50, 3, 4)),
     "AlphaDropout": (cd.AlphaDropout, (40, 30)),
     "FeatureAlphaDropout": (cd.FeatureAlphaDropout, (8, 20, 3)),
     "GaussianDropout": (cd.GaussianDropout, (40, 30)),
-    "GaussianNoise": (lambda p, **k: cd.GaussianNoise(p, **k), (40, 30)),
+    "GaussianNoise": (cd.GaussianNoise, (40, 30)),
     "DropBlock2d": (lambda p, **k: cd.DropBlock2d(p, block_size=3, **k), (2, 3, 8, 9)),
 }
-OF_ONE_INPUT = tuple(LAYERS)
-
-
-def normals(shape, seed=0, dtype=np.float64):
-    return np.random.default_rng(seed).standard_normal(shape).astype(dtype)
 
 
 # ---- decisions that are shared --------------------------------------------------------------------------------------
@@ -156,17 +141,7 @@ def test_an_affine_map_has_the_same_bits_by_every_path(isa, dtype, shape, axes):
     assert mask.apply(np.asfortranarray(x), **keywords).tobytes() == expected
     in_place = x.copy()
     assert mask.apply(in_place, out=in_place, **keywords).tobytes() == expected
-    cache_bytes = _kernels.get_limits()["max_cached_bytes"]
-    try:
-        for limit in (cache_bytes, 0):
-            _kernels.set_limits(max_cached_bytes=limit)
-            _kernels.set_limits(min_elems_per_thread=1)
-            for n_threads in THREAD_COUNTS:
-                with threadpool_limits(n_threads, user_api="openmp"):
-                    assert mask.apply(x, **keywords).tobytes() == expected
-    finally:
-        _kernels.set_limits(max_cached_bytes=cache_bytes)
-        _kernels.set_limits(min_elems_per_thread=262144)
+    assert set(by_every_path(lambda: mask.apply(x, **keywords).tobytes())) == {expected}
 
 
 def test_a_fill_stands_also_where_everything_or_nothing_is_dropped():
@@ -174,9 +149,6 @@ def test_a_fill_stands_also_where_everything_or_nothing_is_dropped():
     assert np.array_equal(cd.draw_mask(100, 1.0).apply(x, fill=3.0), np.full(100, 3.0))
     assert np.array_equal(cd.draw_mask(100, 0.0).apply(x, fill=3.0), x)
     assert np.array_equal(cd.draw_mask(100, 0.0).apply(x, shift=2.0), x + 2)
-    for name in ("scale", "shift", "fill"):
-        with pytest.raises(ValueError, match=f"{name} must be finite, got inf"):
-            cd.draw_mask(100, 0.5).apply(x, **{name: np.inf})
 
 
 # ---- noise ----------------------------------------------------------------------------------------------------------
@@ -200,11 +172,6 @@ def test_gaussian_layers_do_what_the_functions_do():
     assert np.array_equal(cd.GaussianDropout(0.3, rng=1).forward(x), cd.gaussian_dropout(x, 0.3, rng=1))
     assert np.array_equal(cd.GaussianNoise(0.3, rng=1).forward(x), cd.gaussian_noise(x, 0.3, rng=1))
     assert np.array_equal(cd.gaussian_dropout(x, 0.0), x)
-    for call in (lambda: cd.gaussian_dropout(x, 1.0), lambda: cd.GaussianDropout(1.0).forward(x)):
-        with pytest.raises(ValueError, match=r"p must be in \[0, 1\) for normal noise, got 1.0"):
-            call()
-    with pytest.raises(ValueError, match=r"std must be in \[0, 1e37\], got -1"):
-        cd.GaussianNoise(-1)
 
 
 # ---- zoneout and blocks ---------------------------------------------------------------------------------------------
@@ -213,7 +180,7 @@ def test_gaussian_layers_do_what_the_functions_do():
 @pytest.mark.promise("zoneout")
 def test_zoneout_takes_each_element_from_one_state_or_the_other(isa):
     for dtype in ("float32", "float64", "float16"):
-        new, previous = normals((30, 50), 0, dtype), normals((30, 50), 1, dtype)
+        new, previous = normals((30, 50), dtype, 0), normals((30, 50), dtype, 1)
         new[0, :3], previous[0, :3] = np.nan, -0.0
         kept = cd.draw_mask(new.shape, 0.4, rng=2).keep()
         expected = np.where(kept, new, previous)
@@ -221,8 +188,8 @@ def test_zoneout_takes_each_element_from_one_state_or_the_other(isa):
         assert cd.zoneout(new.T, previous.T, 0.4, rng=2).shape == (50, 30)
         assert cd.zoneout(new, previous, 0.4, rng=2, out=previous) is previous
         assert previous.tobytes() == expected.tobytes()
-    assert np.array_equal(cd.zoneout(normals(9), normals(9, 1), 1.0), normals(9, 1))
-    assert np.array_equal(cd.zoneout(normals(9), normals(9, 1), 0.0), normals(9))
+    assert np.array_equal(cd.zoneout(normals(9), normals(9, seed=1), 1.0), normals(9, seed=1))
+    assert np.array_equal(cd.zoneout(normals(9), normals(9, seed=1), 0.0), normals(9))
 
 
 @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
@@ -237,7 +204,7 @@ def test_zoneout_copies_all_bits_of_the_16_bit_types(isa, dtype):
 
 
 def test_zoneouts_gradients_and_evaluation():
-    new, previous, dy = normals((4, 5)), normals((4, 5), 1), normals((4, 5), 2)
+    new, previous, dy = normals((4, 5)), normals((4, 5), seed=1), normals((4, 5), seed=2)
     layer = cd.Zoneout(0.3, rng=1)
     y = layer.forward(new, previous)
     dnew, dprevious = layer.backward(dy)
@@ -248,9 +215,7 @@ def test_zoneouts_gradients_and_evaluation():
     dnew, dprevious = layer.backward(dy)
     assert dnew == pytest.approx(0.7 * dy)
     assert dprevious == pytest.approx(0.3 * dy)
-    with pytest.raises(ValueError, match="previous must have the shape of new"):
-        cd.Zoneout(0.3).forward(new, previous[:2])
-    with pytest.raises(ValueError, match=re.escape("dy must have the output's shape (4, 5), got (4,)")):
+    with pytest.raises(ValueError, match=r"dy must have the output's shape \(4, 5\), got \(4,\)"):
         layer.backward(dy[:, 0])
     with pytest.raises(TypeError, match=r"dy must be an array of .*, got dtype int64"):
         layer.backward(np.ones((4, 5), np.int64))
@@ -283,84 +248,50 @@ def test_drop_block_drops_about_p():
     assert 0.08 < np.mean(y == 0) < 0.105
 
 
-@pytest.mark.parametrize(("block_size", "error"), [(0, ValueError), (2.5, TypeError), (True, TypeError)])
-def test_a_layer_takes_no_block_size_that_fits_nowhere(block_size, error):
-    with pytest.raises(error, match=r"^block_size must be "):
-        cd.DropBlock2d(block_size=block_size)
-
-
-@pytest.mark.parametrize("block_size", [0, 9])
-def test_a_block_must_fit_into_the_image(block_size):
-    with pytest.raises(ValueError, match=rf"block_size must be in \[1, 8\], got {block_size}"):
-        cd.drop_block2d(np.ones((1, 8, 9)), 0.1, block_size=block_size)
-    with pytest.raises(TypeError, match=r"block_size must be an integer, got 2.5"):
-        cd.drop_block2d(np.ones((1, 8, 9)), 0.1, block_size=2.5)
-
-
 # ---- common to all layers -------------------------------------------------------------------------------------------
 
 
-def frozen(layer):
-    """Return the layer's last forward pass as a function of its input, with the same decisions."""
-
-    def forward(x):
-        again = copy.deepcopy(layer)
-        again.rng = None if layer.rng is None else copy.deepcopy(layer.first_rng)
-        return again.forward(x)
-
-    return forward
-
-
-def forward_once(name, x, p=0.3):
-    make, _ = LAYERS[name]
-    layer = make(p, rng=11)
-    layer.first_rng = copy.deepcopy(layer.rng)
+def first_pass(name, x):
+    """Return a new layer after a forward pass, whose decisions are always the same, and its output."""
+    layer = LAYERS[name][0](0.3, rng=11)
     return layer, layer.forward(x)
 
 
-@pytest.mark.parametrize("name", OF_ONE_INPUT)
+@pytest.mark.parametrize("name", LAYERS)
 def test_gradients_equal_numeric_ones(name):
     # d/dx of sum(sin(f(x))), by central differences in float64: error below 1e-6.
     x = normals(LAYERS[name][1])
-    layer, y = forward_once(name, x)
-    analytic, f, step = layer.backward(np.cos(y)), frozen(layer), 1e-6
-    rng = np.random.default_rng(0)
-    for flat in rng.choice(x.size, min(x.size, 60), replace=False):
-        index = np.unravel_index(flat, x.shape)
-        shifted = x.copy()
-        shifted[index] = x[index] + step
-        above = np.sin(f(shifted)).sum()
-        shifted[index] = x[index] - step
-        below = np.sin(f(shifted)).sum()
-        assert abs(analytic[index] - (above - below) / (2 * step)) < 1e-6
+    layer, y = first_pass(name, x)
+    analytic = layer.backward(np.cos(y))
+    some = np.random.default_rng(0).choice(x.size, min(x.size, 60), replace=False)
+    numeric = reference.numeric_gradient(lambda: np.sin(first_pass(name, x)[1]).sum(), x, some)
+    assert np.abs(analytic.flat[some] - numeric).max() < 1e-6
 
 
-@pytest.mark.parametrize("name", OF_ONE_INPUT)
+@pytest.mark.parametrize("name", LAYERS)
 def test_backward_is_the_adjoint_of_forwards_linear_part(name):
-    x, dy = normals(LAYERS[name][1]), normals(LAYERS[name][1], 1)
-    layer, y = forward_once(name, x)
-    linear_part = y - frozen(layer)(np.zeros_like(x))
+    x, dy = normals(LAYERS[name][1]), normals(LAYERS[name][1], seed=1)
+    layer, y = first_pass(name, x)
+    linear_part = y - first_pass(name, np.zeros_like(x))[1]
     assert np.vdot(linear_part, dy) == pytest.approx(np.vdot(x, layer.backward(dy)), rel=1e-9)
 
 
-@pytest.mark.parametrize("name", OF_ONE_INPUT)
+@pytest.mark.parametrize("name", LAYERS)
 def test_evaluation_is_the_identity_and_draws_nothing(name):
     layer = LAYERS[name][0](0.3, rng=1).eval()
     x = normals(LAYERS[name][1])
     assert layer.forward(x) is x
     assert layer.backward(x) is x
     assert layer.rng.position == 0
-    with pytest.raises(RuntimeError, match="backward must follow a forward pass in training"):
-        cd.Zoneout(0.3).backward(x)
 
 
-@pytest.mark.parametrize("name", [name for name in OF_ONE_INPUT if name != "GaussianNoise"])
+@pytest.mark.parametrize("name", [name for name in LAYERS if name != "GaussianNoise"])
 def test_backward_before_any_forward_pass_is_an_error(name):
     with pytest.raises(RuntimeError, match="backward must follow a forward pass in training"):
         LAYERS[name][0](0.3).backward(normals(LAYERS[name][1]))
 
 
-@pytest.mark.parametrize("name", OF_ONE_INPUT)
+@pytest.mark.parametrize("name", LAYERS)
 @pytest.mark.parametrize("dtype", ["float32", "float64", "float16"])
 def test_dtype_is_kept_and_in_place_is_in_place(name, dtype):
     make, shape = LAYERS[name]
@@ -372,11 +303,11 @@ def test_dtype_is_kept_and_in_place_is_in_place(name, dtype):
     layer = make(0.3, rng=1, inplace=True)
     assert layer.forward(target) is target
     assert target.tobytes() == y.tobytes()
-    dy = normals(shape, 1, dtype)
+    dy = normals(shape, dtype, 1)
     assert layer.backward(dy) is dy
 
 
-@pytest.mark.parametrize("name", [name for name in OF_ONE_INPUT if "Gaussian" not in name])
+@pytest.mark.parametrize("name", [name for name in LAYERS if "Gaussian" not in name])
 def test_p_of_0_and_1(name):
     make, shape = LAYERS[name]
     x = normals(shape)
@@ -384,7 +315,7 @@ def test_p_of_0_and_1(name):
     assert not make(1.0, rng=1).forward(x).any()
 
 
-@pytest.mark.parametrize("name", OF_ONE_INPUT)
+@pytest.mark.parametrize("name", LAYERS)
 def test_p_may_change_from_step_to_step(name):
     make, shape = LAYERS[name]
     layer, x = make(0.3, rng=1), normals(shape)
@@ -397,7 +328,7 @@ def test_p_may_change_from_step_to_step(name):
     assert np.array_equal(layer.forward(x), other.forward(x))
 
 
-@pytest.mark.parametrize("name", OF_ONE_INPUT)
+@pytest.mark.parametrize("name", LAYERS)
 def test_a_layers_state_goes_through_pickle_and_deepcopy(name):
     make, shape = LAYERS[name]
     layer, x = make(0.3, rng=1), normals(shape)
@@ -413,7 +344,7 @@ def test_a_layers_state_goes_through_pickle_and_deepcopy(name):
     assert np.array_equal(layer.forward(x), expected)
 
 
-@pytest.mark.parametrize("name", OF_ONE_INPUT)
+@pytest.mark.parametrize("name", LAYERS)
 def test_a_layers_state_goes_through_json_and_npz(name, tmp_path):
     make, shape = LAYERS[name]
     layer, x = make(0.3, rng=1), normals(shape)
@@ -451,82 +382,24 @@ def test_a_state_that_is_not_whole_changes_nothing(state, error, message):
 
 
 @switches_settings
-@pytest.mark.parametrize("name", OF_ONE_INPUT)
+@pytest.mark.parametrize("name", LAYERS)
 def test_every_layer_has_the_same_bits_on_every_isa_and_number_of_threads(name):
     make, shape = LAYERS[name]
     x = normals((30, *shape), dtype=np.float32).reshape(-1, *shape[1:])
+
+    def passes():
+        layer = make(0.3, rng=1)
+        y = layer.forward(x)
+        return y.tobytes() + layer.backward(y).tobytes()
+
     digests, before = set(), _kernels.active_isa()
-    _kernels.set_limits(min_elems_per_thread=1)
     try:
         for isa_name in _kernels.supported_isas():
             _kernels.use_isa(isa_name)
-            for n_threads in (1, 2):
-                with threadpool_limits(n_threads, user_api="openmp"):
-                    layer = make(0.3, rng=1)
-                    y = layer.forward(x)
-                    digests.add(y.tobytes() + layer.backward(y).tobytes())
+            digests.update(by_every_thread_count(passes, (1, 2)))
     finally:
         _kernels.use_isa(before)
-        _kernels.set_limits(min_elems_per_thread=262144)
     assert len(digests) == 1
-
-
-@pytest.mark.parametrize(
-    ("call", "message"),
-    [
-        (lambda: cd.dropout2d(np.ones((3, 4))), "x must have 3 dimensions, or 4 with a batch axis, got 2"),
-        (lambda: cd.Dropout1d(channels="middle"), "channels must be 'first' or 'last', got 'middle'"),
-        (lambda: cd.Dropout3d().forward(np.ones((3, 4))), "x must have 4 dimensions, or 5 with a batch axis, got 2"),
-        (lambda: cd.DropPath().forward(np.ones(())), "x must have a batch axis, got an array of 0 dimensions"),
-        (lambda: cd.feature_alpha_dropout(np.ones(3)), "x must have the axes (batch, channels, ...), got 1 dimensions"),
-        (lambda: cd.AlphaDropout(1.5), "p must be in [0, 1], got 1.5"),
-        (lambda: cd.LockedDropout(0.5, time_axis=4).forward(np.ones((2, 3))), "time_axis must be an axis of a 2-dim"),
-    ],
-)
-def test_errors_name_the_argument(call, message):
-    with pytest.raises(ValueError, match=re.escape(message)):
-        call()
-
-
-@pytest.mark.parametrize("function", [cd.alpha_dropout, cd.gaussian_dropout, cd.drop_path, cd.dropout1d])
-def test_a_call_that_fails_leaves_a_generator_where_it_was(function):
-    generator = np.random.default_rng(1)
-    state = generator.bit_generator.state
-    with pytest.raises(TypeError):
-        function(np.ones((3, 4, 5), int), 0.3, rng=generator)
-    with pytest.raises(ValueError, match="out must have the shape"):
-        function(np.ones((3, 4, 5)), 0.3, rng=generator, out=np.ones(3))
-    assert generator.bit_generator.state == state
-
-
-def refused(call):
-    """Return whether a call that raises an error leaves the generator that it is given unchanged."""
-    generator = np.random.default_rng(1)
-    state = generator.bit_generator.state
-    with pytest.raises((TypeError, ValueError)):
-        call(generator)
-    return generator.bit_generator.state == state
-
-
-@pytest.mark.parametrize(
-    "call",
-    [
-        lambda rng: cd.Dropout(shared_axes="x", rng=rng),
-        lambda rng: cd.Dropout(rescale="x", rng=rng),
-        lambda rng: cd.Dropout2d(channels="x", rng=rng),
-        lambda rng: cd.DropBlock2d(channels="x", rng=rng),
-        lambda rng: cd.LockedDropout(time_axis="x", rng=rng),
-        lambda rng: cd.GaussianNoise(-1, rng=rng),
-        lambda rng: cd.GaussianDropout(1.0, rng=rng),
-        lambda rng: cd.DropConnect(0, 3, rng=rng),
-        lambda rng: cd.DropConnect(3, 3, inference="x", rng=rng),
-        lambda rng: cd.FeatureDropoutLinear(3, 3, dtype=int, rng=rng),
-        lambda rng: cd.drop_block2d(np.ones((1, 8, 8)), rng=rng, out=np.ones(3)),
-        lambda rng: cd.mc_predict(1, np.ones(3), 2, rng=rng),
-    ],
-)
-def test_a_refused_argument_leaves_a_generator_where_it_was(call):
-    assert refused(call)
 
 
 def test_layers_that_share_a_stream_share_it_after_their_states_are_set():
@@ -577,12 +450,6 @@ def test_blocks_scale_16_bit_elements_by_more_bits_than_they_have():
     coarse = x * x.dtype.type(scale)
     assert np.mean(coarse[kept] != exact[kept]) > 0.05
     assert not cd.drop_block2d(np.full((1, 8, 8), np.inf, np.float32), 1.0).any()
-
-
-def test_alpha_dropout_takes_no_rescale():
-    for layer in (cd.AlphaDropout, cd.FeatureAlphaDropout):
-        with pytest.raises(TypeError, match="rescale"):
-            layer(0.5, rescale="eval")
 
 
 def test_zoneout_in_evaluation_is_exact_at_0_and_1_and_remembers_its_p():

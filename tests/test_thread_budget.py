@@ -66,12 +66,7 @@ OTHERS = "20 1 8:1 / / rw - ext4 /dev/sda1 rw\n33 31 0:30 / MOUNT/memory rw - cg
             {"cpu/cpu.cfs_quota_us": "250000\n", "cpu/cpu.cfs_period_us": "100000\n"},
             2.5,
         ),
-        (
-            V1,
-            "4:cpu:/elsewhere/abc\n",
-            {"cpu/cpu.cfs_quota_us": "250000\n", "cpu/cpu.cfs_period_us": "100000\n"},
-            2.5,
-        ),
+        (V1, "4:cpu:/elsewhere/abc\n", {"cpu/cpu.cfs_quota_us": "250000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 2.5),
         (V1 + V2, "4:cpu:/\n0::/\n", {"unified/cpu.max": "700000 100000\n"}, 7),
         ("", "0::/\n", {"unified/cpu.max": "100000 100000\n"}, None),
     ],

@@ -1,0 +1,209 @@
+"""The questions of the benchmarks, and those other than `compare`: they check before they time."""
+
+import importlib
+import re
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import cdropout as cd
+from benchmarks import command_line, frameworks, parts, training_share
+from benchmarks.cases import OPERATIONS, Case
+from benchmarks.command_line import QUESTIONS, docstring_of, main
+from benchmarks.result_check import Expectation, WrongResultError, check_result
+from cdropout import _kernels
+from examples.mnist.digits.data import LabelledImages, load_dataset
+
+P = 0.1
+ROOT = Path(command_line.__file__).parents[1]
+
+# The command
+
+
+def test_help_lists_every_question_without_importing_it(run_python):
+    code = f"import sys; sys.path.append({str(ROOT)!r}); sys.modules['numpy.random'] = None"
+    code += "; from benchmarks.command_line import main; main(['--help'])"
+    shown = run_python("-c", code).stdout.decode()
+    for question in QUESTIONS:
+        summary = docstring_of(question).partition("\n")[0]
+        assert summary.endswith(".")
+        assert re.search(rf"^ +{question} +{re.escape(summary)}$", shown, re.MULTILINE)
+
+
+@pytest.mark.parametrize("question", [name for name in QUESTIONS if name not in ("attention", "dask")])
+def test_question_has_options_with_help(question, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        main([question, "--help"])
+    assert exit_.value.code == 0
+    assert docstring_of(question).splitlines()[-1] in capsys.readouterr().out
+
+
+def test_question_whose_package_is_missing_says_so(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    monkeypatch.delitem(sys.modules, "benchmarks.attention", raising=False)
+    with pytest.raises(SystemExit) as exit_:
+        main(["attention"])
+    assert exit_.value.code == 2
+    assert "benchmarks attention: error: a package is not installed" in capsys.readouterr().err
+
+
+SHARE_ARGUMENTS = ("--threads 0", "--rounds 0", "--p 1", "--batch 0", "--batch 10001")
+SERVING_ARGUMENTS = ("--threads 0", "--rounds 0", "--p 1", "--samples x", "--requests -1")
+
+
+@pytest.mark.parametrize(
+    ("question", "arguments"),
+    [*(("training-share", each) for each in SHARE_ARGUMENTS), *(("serving", each) for each in SERVING_ARGUMENTS)],
+)
+def test_question_refuses_bad_arguments(question, arguments, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        main([question, *arguments.split()])
+    assert exit_.value.code == 2
+    assert f"argument {arguments.split()[0]}: " in capsys.readouterr().err
+
+
+def test_floor_runs(capsys):
+    assert main(["floor", "--sizes", "4096", "--rounds", "2", "--offset", "0"]) == 0
+    assert "mask.apply(x, out=y)" in capsys.readouterr().out
+
+
+def test_import_time_runs(capsys):
+    assert main(["import-time", "--rounds", "1"]) == 0
+    out = capsys.readouterr().out.splitlines()
+    numpy_alone, both, difference = (float(line.split()[-1]) for line in out[-3:])
+    assert numpy_alone > 0
+    assert difference == pytest.approx(both - numpy_alone, abs=0.11)
+
+
+def test_parts_runs_and_leaves_the_library_as_it_was(monkeypatch, capsys):
+    before = _kernels.get_limits()["max_gathered_stride"]
+    monkeypatch.setattr(parts, "N_ELEMS", 4096)
+    monkeypatch.setattr(parts, "STRIDES", (16, 2048))
+    assert main(["parts", "--rounds", "2"]) == 0
+    assert re.search("seeded +gathered", capsys.readouterr().out)
+    assert _kernels.get_limits()["max_gathered_stride"] == before
+
+
+# The share of a training step
+
+
+@pytest.fixture(scope="module")
+def few():
+    data = load_dataset()
+    return replace(data, train=LabelledImages(data.train.images[:64], data.train.labels[:64]))
+
+
+def test_share_is_the_part_of_a_step(few):
+    shares = training_share.measure_shares(few, batch=8, rounds=2)
+    assert list(shares) == list(training_share.DROPOUTS)
+    assert shares.pop("none").share == 0
+    for share in shares.values():
+        assert 0 < share.dropout < share.step
+        assert 0 < share.share < 1
+
+
+@pytest.mark.parametrize("name", [name for name in training_share.DROPOUTS if name != "none"])
+def test_layers_of_the_share_drop_the_same_elements_backward(name):
+    layer = training_share.DROPOUTS[name](P, 1)
+    x = Case(OPERATIONS["features"], 10_000, "float32", P, 1).x
+    y, dx = layer.forward(x.copy()), layer.backward(x.copy())
+    check_result(y, x, Expectation(P, 1 / (1 - P), OPERATIONS["forward"]))
+    np.testing.assert_array_equal(dx, y)
+    assert y.dtype == np.float32
+
+
+# Frameworks
+
+
+def contender_that(forward, backward=None):
+    """A contender with one thing wrong: what it makes of its input, and of the output's gradient."""
+    x, dy = frameworks.numbers((64, 128), 0), frameworks.numbers((64, 128), 1)
+    return frameworks.Contender(list, lambda: [(x, forward(x)), *([(dy, backward(dy))] if backward else [])])
+
+
+WRONG_CONTENDERS = {
+    "the rate": (contender_that(lambda x: cd.dropout(x, 0.2) * np.float32(0.8 / 0.9)), "dropped must be"),
+    "the scale": (contender_that(lambda x: cd.dropout(x, P) * np.float32(0.9)), "neither dropped nor kept"),
+    "the gradient's mask": (
+        contender_that(lambda x: cd.dropout(x, P), lambda dy: cd.dropout(dy, P)),
+        "a gradient must",
+    ),
+    "the gradient's scale": (
+        contender_that(lambda x: cd.dropout(x, P, rng=1), lambda dy: cd.dropout(dy, P, rng=1) * np.float32(0.9)),
+        "neither dropped nor kept",
+    ),
+    "one mask for all calls": (contender_that(lambda x: cd.dropout(x, P, rng=1)), "each call must draw anew"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_CONTENDERS)
+def test_framework_contender_is_refused_for(name):
+    contender, message = WRONG_CONTENDERS[name]
+    with pytest.raises(WrongResultError, match=f"cdropout: .*{message}"):
+        frameworks.check_contender("cdropout", contender)
+
+
+@pytest.fixture
+def framework(request, monkeypatch):
+    """The name of a framework that is installed, as its benchmark uses it."""
+    name = request.param
+    monkeypatch.setenv("KERAS_BACKEND", "numpy")
+    module = pytest.importorskip({"thinc": "thinc.api"}.get(name, name), exc_type=ImportError)
+    if name == "keras" and module.backend.backend() != "numpy":
+        pytest.skip("Keras runs on another backend here")
+    n_threads = module.get_num_threads() if name == "torch" else 1
+    yield name
+    if name == "torch":
+        module.set_num_threads(n_threads)
+    if name == "keras":
+        importlib.import_module("cdropout.keras").disable()
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+@pytest.mark.parametrize("framework", frameworks.FRAMEWORKS, indirect=True)
+def test_framework_contenders_pass_the_check_and_are_timed(framework, monkeypatch, capsys):
+    monkeypatch.setattr(frameworks, "SHAPES", ((32, 64),))
+    contenders = frameworks.FRAMEWORKS[framework]((32, 64))
+    assert list(contenders) == [framework, "cdropout"]
+    n_passes = {len(contender.passes()) for contender in contenders.values()}
+    assert n_passes == {2 if framework == "torch" else 1}
+    frameworks.compare(framework, rounds=1)
+    assert capsys.readouterr().out.startswith(f"{framework:<10} {(32, 64)!s:>14} ")
+
+
+@pytest.mark.parametrize("framework", ["torch"], indirect=True)
+def test_framework_models_are_checked(framework):
+    torch = importlib.import_module(framework)
+    replace_dropout = importlib.import_module("cdropout.torch").replace_dropout
+    x = torch.ones(16, 8)
+
+    def model(p):
+        return torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.Dropout(p))
+
+    frameworks.check_model("none", model(0.0), x, 0.0)
+    frameworks.check_model("torch", model(0.5), x, 0.5)
+    with pytest.raises(WrongResultError, match="cdropout: dropout modules must be of"):
+        frameworks.check_model("cdropout", model(0.5), x, 0.5)
+    replaced = model(0.5)
+    assert replace_dropout(replaced) == 1
+    frameworks.check_model("cdropout", replaced, x, 0.5)
+    with pytest.raises(WrongResultError, match=r"cdropout: .* neither dropped nor kept"):
+        frameworks.check_model("cdropout", replaced, x, 0.05)
+    with pytest.raises(WrongResultError):
+        frameworks.check_model("cdropout", replaced.eval(), x, 0.5)
+
+
+def test_framework_that_is_missing_or_wrong_is_not_timed(monkeypatch, capsys):
+    wrong, _ = WRONG_CONTENDERS["the scale"]
+    monkeypatch.setattr(frameworks, "interleaved_medians", None)
+    monkeypatch.setitem(frameworks.FRAMEWORKS, "thinc", lambda shape: {"thinc": wrong})
+    monkeypatch.setitem(sys.modules, "torch", None)
+    assert main(["frameworks", "--frameworks", "torch", "--rounds", "1"]) == 0
+    out = capsys.readouterr().out.splitlines()
+    assert out[-2].startswith("torch      not measured: ")
+    assert out[-1].startswith("torch, training steps not measured: ")
+    assert main(["frameworks", "--frameworks", "thinc", "--rounds", "1"]) == 1
+    assert "thinc      refused: thinc: " in capsys.readouterr().out
