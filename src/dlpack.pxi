@@ -103,8 +103,8 @@ cdef cnp.ndarray array_from_dlpack(Dlpack source, bint must_share):
 
 
 cdef object confirmed_by_numpy(object a, object array):
-    """Return a's array by __array__ if it has the memory of `array`, from DLPack, and `array` otherwise. The former is
-    writable with PyTorch before 2.9."""
+    """Return a view of a's array by __array__ if it has the memory of `array`, from DLPack, and `array` otherwise. The
+    former is writable with PyTorch before 2.9. A view, because shared_array refuses arrays that own their memory."""
     if not hasattr(a, "__array__"):
         return array
     try:
@@ -112,7 +112,7 @@ cdef object confirmed_by_numpy(object a, object array):
     except REFUSALS:
         return array
     is_same = own.ctypes.data == array.ctypes.data and own.strides == array.strides and own.dtype == array.dtype
-    return own if is_same else array
+    return own.view() if is_same else array
 
 
 cdef cnp.ndarray as_bfloat16(cnp.ndarray array, str name):
@@ -153,7 +153,9 @@ cdef cnp.ndarray shared_array(object a, str name, bint must_share):
         else:
             # NumPy allocates memory for a null pointer: that of a fake, zero or freed tensor.
             if (<object>array).flags.owndata and cnp.PyArray_SIZE(array) > 0:
-                raise ValueError(f"{name} must have memory, got a {type(a).__name__} without, of shape {(<object>array).shape}")
+                raise ValueError(
+                    f"{name} must have memory, got a {type(a).__name__} without, of shape {(<object>array).shape}"
+                )
             return as_bfloat16(array, name) if source.is_bfloat16 else array
     if not must_share and not hasattr(a, "__dlpack__"):
         check_arithmetic(a, name)
