@@ -91,7 +91,8 @@ def apply(
         raise ValueError(f"array must have the mask's shape {mask.shape}, got {array.shape}")
     nothing = (slice(0, 0),) * array.ndim
     # This call checks the other arguments; its result has the array type and the dtype of the tasks' results.
-    meta = mask[nothing].apply(np.zeros((0,) * array.ndim, array.dtype), scale=scale, shift=shift, fill=fill)
+    chunk = np.zeros_like(array._meta, array.dtype, shape=(0,) * array.ndim)
+    meta = mask[nothing].apply(chunk, scale=scale, shift=shift, fill=fill)
     axes = tuple(range(array.ndim))
     operands = (array, axes, ArraySliceDep(array.chunks), axes, mask, None, scale, None, shift, None, fill, None)
     return da.blockwise(apply_to_chunk, axes, *operands, meta=meta, token="dropout", align_arrays=False)

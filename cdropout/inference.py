@@ -299,6 +299,7 @@ def _moments(
 
 
 def _real(output: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    _kernels.check_unmasked(output, "forward's output")
     array = np.asarray(output)
     if array.dtype.kind == "c":
         raise TypeError(f"forward must return real numbers, got {array.dtype}")
@@ -322,11 +323,14 @@ def _passes(n_samples: int, samples_per_pass: int, progress: bool) -> Iterator[i
 
 
 def _repeated(x: Any, n: int) -> npt.NDArray[Any]:
-    """Return n copies of x, concatenated along its first axis."""
+    """Return n copies of x, concatenated along its first axis, in x's class."""
     array = _kernels.as_array(x, "x")
     if array.ndim == 0 or len(array) == 0:
         raise ValueError(f"x must have rows where samples_per_pass is above 1, got shape {array.shape}")
-    return np.concatenate([array] * n)
+    copies = np.concatenate([array] * n)
+    if not _kernels.is_masked(x):
+        return _kernels.handed_back(copies, None, x)
+    return np.ma.array(copies, mask=np.concatenate([np.ma.getmaskarray(x)] * n), fill_value=x.fill_value)
 
 
 def _samples_of(y: npt.NDArray[np.float64], n: int, n_rows: int) -> npt.NDArray[np.float64]:

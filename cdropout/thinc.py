@@ -43,6 +43,10 @@ class CDropoutOps(NumpyOps):  # type: ignore[misc]
         return Mask(key, 0, drop, shape).scaled(np.float32)
 
 
+# thinc 9.1's tests compare the annotations of all operations as text, so they are those of the installed thinc.
+CDropoutOps.get_dropout_mask.__annotations__ = dict(NumpyOps.get_dropout_mask.__annotations__)
+
+
 def enable() -> None:
     """Make thinc use these "numpy" operations, for models created from now on; a second call changes nothing."""
     registry.ops.register("NumpyOps", func=CDropoutOps)

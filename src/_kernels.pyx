@@ -9,6 +9,7 @@ handlers can raise.
 This module is one compilation unit. Its subjects are in .pxi files, which are included below in this order:
 
     dlpack.pxi         arrays of other libraries: the buffer protocol, DLPack
+    containers.pxi     masked arrays and other subclasses of ndarray
     arguments.pxi      checks of arguments, and their error messages
     thread_budget.pxi  how many threads a call may use
     parallel_run.pxi   the parallel loop over a job, and signals during it
@@ -53,6 +54,7 @@ cnp.import_array()
 
 
 include "dlpack.pxi"
+include "containers.pxi"
 include "arguments.pxi"
 include "thread_budget.pxi"
 include "parallel_run.pxi"
@@ -164,6 +166,7 @@ def dropout(x, p, rng, out, shared_axes):
     cdef double p_checked = checked_p(p)
     cdef tuple axes = checked_axes(shared_axes, cnp.PyArray_NDIM(array))
     cdef cnp.ndarray result = checked_out(out, array, "x")
+    cdef Container container = container_for(result, out, x, None, None)
     cdef tuple strides = strides_of_run((<object>array).shape, axes) if axes else None
     cdef Scratch scratch = scratch_for(result, array, None, strides is not None)
     cdef Stream stream = stream_of_rng(rng)
@@ -174,7 +177,7 @@ def dropout(x, p, rng, out, shared_axes):
     cdef affine map
     map.scale, map.shift, map.fill = kept_scale(p_checked), 0.0, 0.0
     apply_mask(&key, first, p_checked, &map, strides, result, array, scratch)
-    return result if out is None else out
+    return in_container(result, container)
 
 
 def forward(x, double p, rng, out, shared_axes, double scale, double shift, double fill):
@@ -182,6 +185,7 @@ def forward(x, double p, rng, out, shared_axes, double scale, double shift, doub
     cdef cnp.ndarray array = checked_array(x, "x")
     cdef cnp.ndarray result = checked_out(out, array, "x")
     cdef tuple axes = checked_axes(shared_axes, cnp.PyArray_NDIM(array))
+    cdef Container container = container_for(result, out, x, None, None)
     cdef tuple shape = (<object>array).shape
     cdef tuple strides = strides_of_run(shape, axes) if axes else None
     cdef Scratch scratch = scratch_for(result, array, None, strides is not None)
@@ -191,7 +195,7 @@ def forward(x, double p, rng, out, shared_axes, double scale, double shift, doub
     cdef affine map
     map.scale, map.shift, map.fill = scale, shift, fill
     apply_mask(&mask.key_words, mask.first, p, &map, strides, result, array, scratch)
-    return result if out is None else out, mask
+    return in_container(result, container), mask
 
 
 def check_forward(x, out, shared_axes):
@@ -270,21 +274,23 @@ def fused(str name, x, bias, residual, p, rng, out):
     """Run the fused operation of this name; bias and residual are ignored if the operation has none."""
     cdef FusedCall call = checked_fused(name, x, bias, residual, p, out)
     cdef Scratch scratch = memory_for(call)
+    cdef Container container = container_for(call.out, out, x, residual, bias)
     cdef stream_key key
     cdef uint64_t first = stream_of_rng(rng).take(cnp.PyArray_SIZE(call.x), &key)
     run_fused(call, &key, first, scratch)
-    return call.out if out is None else out
+    return in_container(call.out, container)
 
 
 def forward_fused(str name, x, bias, residual, p, rng, out):
     """Run a fused operation and return (y, mask); arguments as in `fused`."""
     cdef FusedCall call = checked_fused(name, x, bias, residual, p, out)
     cdef Scratch scratch = memory_for(call)
+    cdef Container container = container_for(call.out, out, x, residual, bias)
     cdef Mask mask = new_mask(
         call.p, (<object>call.x).shape, (), stream_of_rng(rng), cnp.PyArray_SIZE(call.x)
     )
     run_fused(call, &mask.key_words, mask.first, scratch)
-    return call.out if out is None else out, mask
+    return in_container(call.out, container), mask
 
 
 def relu_dropout_backward(dy, y, p, out):
@@ -295,10 +301,11 @@ def relu_dropout_backward(dy, y, p, out):
     cdef cnp.ndarray output = checked_same_shape(y, gradient, "y", "dy")
     cdef cnp.ndarray result = checked_out(out, gradient, "dy")
     checked_out(result, output, "y")
+    cdef Container container = container_for(result, out, dy, y, None)
     request = blank_request(OPERATION_relu_dropout_backward, dtype_index(gradient))
     request.scale = kept_scale(p_checked)
     run_on_arrays(&request, result, gradient, output, scratch_for(result, gradient, output, False))
-    return result if out is None else out
+    return in_container(result, container)
 
 
 # ---- for other modules of the package --------------------------------------------------------------------------------

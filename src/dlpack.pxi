@@ -105,8 +105,8 @@ cdef cnp.ndarray array_from_dlpack(Dlpack source, bint must_share):
 
 
 cdef object confirmed_by_numpy(object a, object array):
-    """Return a's array by __array__ if it has the memory of `array`, from DLPack, and `array` otherwise. The former is
-    writable with PyTorch before 2.9."""
+    """Return a view of a's array by __array__ if it has the memory of `array`, from DLPack, and `array` otherwise. The
+    former is writable with PyTorch before 2.9. A view, because shared_array refuses arrays that own their memory."""
     if not hasattr(a, "__array__"):
         return array
     try:
@@ -114,7 +114,7 @@ cdef object confirmed_by_numpy(object a, object array):
     except REFUSALS:
         return array
     is_same = own.ctypes.data == array.ctypes.data and own.strides == array.strides and own.dtype == array.dtype
-    return own if is_same else array
+    return own.view() if is_same else array
 
 
 cdef cnp.ndarray as_bfloat16(cnp.ndarray array, str name):
@@ -157,13 +157,17 @@ cdef cnp.ndarray shared_array(object a, str name, bint must_share):
                 shape = (<object>array).shape
                 raise ValueError(f"{name} must have memory, got a {type(a).__name__} without, of shape {shape}")
             return as_bfloat16(array, name) if source.is_bfloat16 else array
+    if not must_share and not hasattr(a, "__dlpack__"):
+        check_arithmetic(a, name)
     if hasattr(a, "__array_interface__") or hasattr(a, "__array_struct__"):
         return np.asarray(a)
     return None
 
 
 cdef cnp.ndarray readable_array(object a, str name):
-    """Return an array_like as an array, on the object's memory if it shares it."""
+    """Return an array_like as a plain array, on the object's memory if it shares it."""
+    if isinstance(a, np.ndarray):
+        check_arithmetic(a, name)
     cdef cnp.ndarray array = None if isinstance(a, (np.ndarray, list, tuple)) else shared_array(a, name, False)
     if array is not None:
         return array

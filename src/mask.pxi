@@ -105,10 +105,11 @@ cdef class Mask(Drawn):
         map.shift = checked_finite(shift, "shift")
         map.fill = checked_finite(fill, "fill")
         cdef cnp.ndarray result = checked_out(out, x, "a")
+        cdef Container container = container_for(result, out, a, None, None)
         strides = self.strides if self.shared_axes else self.part_strides
         cdef Scratch scratch = scratch_for(result, x, None, strides is not None)
         apply_mask(&self.key_words, self.first, self.p, &map, strides, result, x, scratch)
-        return result if out is None else out
+        return in_container(result, container)
 
     # ---- a mask as an array -----------------------------------------------------------------------------------------
 
@@ -125,6 +126,12 @@ cdef class Mask(Drawn):
         ----------
         dtype : float16, bfloat16, float32 or float64
             The dtype of the result; TypeError for another.
+
+        Notes
+        -----
+        For float32 and float64, the kept elements of `x * mask.scaled(x.dtype)` equal those of `mask.apply(x)`. For the
+        16-bit types they can differ by one unit in the last place: this array holds 1/(1-p) rounded to the dtype, and
+        `apply` computes with more of its bits.
 
         """
         numpy_dtype = check_dtype(dtype)

@@ -78,8 +78,9 @@ cdef class Noise(Drawn):
         if not has_shape(x, self.shape):
             raise ValueError(f"a must have the noise's shape {self.shape}, got {(<object>x).shape}")
         cdef cnp.ndarray result = checked_out(out, x, "a")
+        cdef Container container = container_for(result, out, a, None, None)
         apply_noise(self, is_factor, result, x, scratch_for(result, x, None, False))
-        return result if out is None else out
+        return in_container(result, container)
 
     def _fields(self):
         return self.key, self.start, self.std, self.shape
@@ -123,7 +124,8 @@ def with_noise(bint is_factor, x, std, rng, out):
     cdef cnp.ndarray array = checked_array(x, "x")
     checked_std(std)
     cdef cnp.ndarray result = checked_out(out, array, "x")
+    cdef Container container = container_for(result, out, x, None, None)
     cdef Scratch scratch = scratch_for(result, array, None, False)
     cdef Noise noise = new_noise((<object>array).shape, std, stream_of_rng(rng))
     apply_noise(noise, is_factor, result, array, scratch)
-    return result if out is None else out, noise
+    return in_container(result, container), noise

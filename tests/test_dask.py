@@ -105,6 +105,15 @@ def test_a_part_of_a_mask_is_applied_to_a_part_of_an_array():
     assert bits(part.compute()) == bits(mask.apply(x)[10:50, 5:])
 
 
+def test_masked_chunks_keep_their_masks():
+    values = np.ma.array(np.ones((4, 6), np.float32), mask=np.eye(4, 6), fill_value=5)
+    lazy = cdask.dropout(da.from_array(values, chunks=3), 0.3, rng=1)
+    assert isinstance(lazy._meta, np.ma.MaskedArray)
+    y, expected = lazy.compute(scheduler="synchronous"), cd.dropout(values, 0.3, rng=1)
+    assert np.array_equal(y.mask, values.mask)
+    assert np.array_equal(y.data, expected.data)
+
+
 def test_chunks_are_not_written_to():
     x = normals((60, 50), np.float32)
     before = bits(x)

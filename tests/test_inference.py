@@ -380,3 +380,20 @@ def test_a_scalar_has_a_mean_and_a_spread_that_are_arrays():
     mean, std = cd.mc_predict(lambda x: 1.0, None, 3)
     assert isinstance(mean, np.ndarray)
     assert isinstance(std, np.ndarray)
+
+
+def test_masked_rows_keep_their_masks_and_masked_outputs_are_refused():
+    x = np.ma.array(np.ones((3, 2)), mask=np.eye(3, 2), fill_value=5)
+    seen = []
+
+    def forward(rows):
+        seen.append(rows)
+        return rows.filled(0)
+
+    mean, _ = cd.mc_predict(forward, x, 5, samples_per_pass=2)
+    assert np.array_equal(mean, x.filled(0))
+    assert np.array_equal(seen[0].mask, np.concatenate([x.mask] * 2))
+    assert seen[0].fill_value == 5
+    for n in (1, 2):
+        with pytest.raises(TypeError, match="forward's output must not be a masked array"):
+            cd.mc_predict(lambda rows: rows, x, 4, samples_per_pass=n)

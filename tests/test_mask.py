@@ -337,3 +337,24 @@ def test_values_of_a_subclass_are_equal_and_foreign_types_have_their_say():
     assert cd.Mask(1, 0, 0.5, 4) == mock.ANY
     assert cd.Mask(1, 0, 0.5, 4) != cd.Noise(1, 0, 0.5, 4)
     assert cd.Mask(1, 0, 0.5, 4) != object()
+
+
+@pytest.mark.parametrize("p", [0.05, 0.1, 0.25, 0.3, 0.7, 0.999])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16, ml_dtypes.bfloat16])
+def test_a_product_with_the_scaled_mask_is_that_of_apply_to_the_last_place(dtype, p):
+    """All finite 16-bit numbers; 65,536 normal ones of the other types."""
+    if np.dtype(dtype).itemsize == 2:
+        x = np.arange(1 << 16, dtype=np.uint16).view(dtype)
+        x = x[np.isfinite(x.astype(np.float32))]
+    else:
+        x = np.random.default_rng(0).standard_normal(1 << 16).astype(dtype)
+    mask = cd.draw_mask(x.shape, p, rng=1)
+    keep = mask.keep()
+    with np.errstate(over="ignore", invalid="ignore"):
+        product, applied = (x * mask.scaled(dtype))[keep], mask.apply(x)[keep]
+    if np.dtype(dtype).itemsize > 2:
+        assert np.array_equal(product, applied)
+        return
+    n_places = np.abs(product.view(np.int16).astype(int) - applied.view(np.int16))
+    assert n_places.max() <= 1
+    assert p != 0.1 or n_places.mean() > 0.1  # so tests that compare the two need a tolerance

@@ -1,5 +1,7 @@
 """thinc and spaCy with dropout masks from this library."""
 
+import inspect
+
 import numpy as np
 import pytest
 
@@ -33,6 +35,13 @@ def test_a_mask_has_thincs_dtype_shape_and_scale(drop):
 @pytest.mark.parametrize("drop", [None, 0, 0.0, -1.0, 1.0, 1.5])
 def test_edges_are_thincs_own(drop):
     assert np.array_equal(OPS.get_dropout_mask((3, 4), drop), thinc_api.NumpyOps().get_dropout_mask((3, 4), drop))
+
+
+def test_the_method_has_thincs_signature():
+    # Text, as in the test of thinc 9.1 that compares the annotations of all operations.
+    ours, thincs = (inspect.signature(ops.get_dropout_mask) for ops in (cthinc.CDropoutOps, thinc_api.Ops))
+    assert str(ours) == str(thincs)
+    assert cthinc.CDropoutOps.get_dropout_mask.__annotations__ is not thinc_api.Ops.get_dropout_mask.__annotations__
 
 
 def test_fix_random_seed_repeats_masks():

@@ -7,31 +7,60 @@ Both are inverted dropout, with `dropout_backward` as backward pass. The diction
 `mode` ("train" or "test") and, optionally, `seed`, which makes every call drop the same elements.
 """
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, Self, SupportsIndex
 
-import numpy as np
 import numpy.typing as npt
 
 from cdropout import _kernels
-from cdropout.compat.last_pass import Array, p_of_keep
-from cdropout.mask import Mask, draw_mask
-
-Cache = tuple[Mapping[str, Any], "CachedMask | None"]
+from cdropout.compat.last_pass import Array, NetworkMask, as_ndarray, multiply, p_of_keep
+from cdropout.mask import draw_mask
 
 
-class CachedMask:
-    """The mask in a cache; `np.asarray(mask)` creates an array of it, 0 for dropped and 1/keep for kept elements."""
+class DropoutCache(tuple[Any, ...]):
+    """The cache (dropout_param, mask), whose mask becomes an array when the item is first read.
 
-    def __init__(self, mask: Mask, dtype: np.dtype[Any]) -> None:
-        self.value = mask
-        self.dtype = dtype
-        self.shape = mask.shape
+    `dropout_backward` does not read it, so a training step makes no array. Code in C that reads the items of a tuple
+    past its methods gets the `Mask` itself, which refuses arithmetic.
+    """
 
-    def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> Array:
-        if copy is False:
-            raise ValueError("a mask in a cache must be made when it is asked for: copy=False cannot be had")
-        return self.value.scaled(self.dtype).astype(dtype or self.dtype, copy=False)
+    lazy_mask: NetworkMask
+
+    def __new__(cls, dropout_param: Mapping[str, Any], lazy_mask: NetworkMask) -> Self:
+        """Return a new cache."""
+        cache = super().__new__(cls, (dropout_param, lazy_mask.value))
+        cache.lazy_mask = lazy_mask
+        return cache
+
+    def _item(self, index: int) -> Any:
+        return self.lazy_mask.array if index else super().__getitem__(0)
+
+    def __getitem__(self, index: SupportsIndex | slice) -> Any:
+        if isinstance(index, slice):
+            return tuple(map(self._item, range(2)[index]))
+        super().__getitem__(index)  # IndexError, TypeError
+        return self._item(range(2)[index])
+
+    def __iter__(self) -> Iterator[Any]:
+        return map(self._item, range(2))
+
+    def __contains__(self, item: object) -> bool:
+        return any(item is each for each in self) or super().__contains__(item)
+
+    def __add__(self, other: Any) -> Any:
+        return tuple(self) + other
+
+    def __radd__(self, other: Any) -> Any:
+        return other + tuple(self)
+
+    def __repr__(self) -> str:
+        return repr(tuple(self))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (super().__getitem__(0), self.lazy_mask)
+
+
+Cache = tuple[Any, ...]
 
 
 def dropout_forward_keep(x: npt.ArrayLike, dropout_param: Mapping[str, Any]) -> tuple[Array, Cache]:
@@ -47,8 +76,9 @@ def dropout_forward_keep(x: npt.ArrayLike, dropout_param: Mapping[str, Any]) -> 
     Returns
     -------
     out, cache
-        The result, of x's shape and dtype, and the argument of `dropout_backward`: (dropout_param, mask), where mask
-        is None in mode "test".
+        The result, of x's shape and dtype, and the argument of `dropout_backward`: (dropout_param, mask). mask is None
+        in mode "test", and otherwise an array of x's dtype, 0 for dropped and 1/keep for kept elements, which is made
+        when it is first read from the cache.
 
     Raises
     ------
@@ -70,17 +100,24 @@ dropout_forward = dropout_forward_keep
 
 
 def dropout_backward(dout: npt.ArrayLike, cache: Cache) -> Array:
-    """Return the gradient through the mask in the cache; dout itself if the forward pass was in mode "test"."""
+    """Return the gradient through the mask in the cache; dout itself if the forward pass was in mode "test".
+
+    If the mask in the cache has been changed, or the cache is another pair (dropout_param, array), the result is dout
+    times this array.
+    """
+    if isinstance(cache, DropoutCache):
+        return cache.lazy_mask.apply(dout)
     _, mask = cache
-    return dout if mask is None else mask.value.apply(dout)  # type: ignore[return-value]
+    return dout if mask is None else multiply(dout, mask)  # type: ignore[return-value]
 
 
 def _forward(x: Any, dropout_param: Mapping[str, Any], p: float) -> tuple[Array, Cache]:
     mode = dropout_param["mode"]
     if mode not in ("train", "test"):
         raise ValueError(f"dropout_param['mode'] must be 'train' or 'test', got {mode!r}")
-    x = _kernels.check_array(x, "x")
+    x = as_ndarray(x, "x")
     if mode == "test":
         return x, (dropout_param, None)
     mask = draw_mask(x.shape, p, rng=dropout_param.get("seed"))
-    return mask.apply(x), (dropout_param, CachedMask(mask, x.dtype))
+    out = mask.apply(x)
+    return out, DropoutCache(dropout_param, NetworkMask(mask, out.dtype))

@@ -25,7 +25,8 @@ class Dropout:
     ----------
     mask : ndarray
         0 for elements that the last forward pass dropped, 1 / prob for the others; None before any forward pass. It is
-        computed at each access.
+        made at the first access, and is the same array until the next forward pass. `backward` multiplies by an array
+        that the network has changed or assigned.
     params : list
         Empty.
 
@@ -40,7 +41,11 @@ class Dropout:
     @property
     def mask(self) -> Array | None:
         """The factors of the last forward pass: 0 or 1 / prob for each element; None before any forward pass."""
-        return self._pass.scaled_mask()
+        return self._pass.array
+
+    @mask.setter
+    def mask(self, mask: npt.ArrayLike | None) -> None:
+        self._pass.array = mask
 
     def forward(self, X: npt.ArrayLike) -> Array:  # noqa: N803 - the network's name
         """Drop elements of X and divide the others by prob; the result has X's shape and dtype."""

@@ -26,8 +26,9 @@ class Dropout:
     Attributes
     ----------
     mask : ndarray of bool
-        True for elements that the last forward pass in training kept; None before such a pass. It is computed at each
-        access.
+        True for elements that the last forward pass in training kept; None before such a pass. It is made at the first
+        access, and is the same array until the next forward pass in training. `backward` multiplies by an array that
+        the network has changed or assigned.
 
     """
 
@@ -38,15 +39,18 @@ class Dropout:
     @property
     def mask(self) -> npt.NDArray[np.bool_] | None:
         """A bool array, True for elements that the last forward pass in training kept; None before such a pass."""
-        return self._pass.keep()
+        return self._pass.array
+
+    @mask.setter
+    def mask(self, mask: npt.ArrayLike | None) -> None:
+        self._pass.array = mask
 
     def forward(self, x: npt.ArrayLike, train_flg: bool = True) -> Array:
         """Drop elements of x, or multiply x by 1 - dropout_ratio if train_flg is false; the result has x's dtype."""
         p = _kernels.check_p(self.dropout_ratio)
         if train_flg:
-            return self._pass.drop(x, p, scale=1.0)
-        x = _kernels.check_array(x, "x")
-        return Mask(0, 0, 0.0, x.shape).apply(x, scale=1.0 - p)
+            return self._pass.drop(x, p, scale=1.0, dtype=np.bool_)
+        return Mask(0, 0, 0.0, _kernels.check_array(x, "x").shape).apply(x, scale=1.0 - p)
 
     def backward(self, dout: npt.ArrayLike) -> Array:
         """Return the gradient through the mask of the last forward pass in training."""
@@ -69,7 +73,7 @@ class TimeDropout:
         Whether to drop. The network sets it.
     mask : ndarray
         0 for elements that the last forward pass in training dropped, 1 / (1 - dropout_ratio) for the others; None
-        before such a pass. It is computed at each access.
+        before such a pass. As in `Dropout`, it is made at the first access, and may be changed or assigned.
     params, grads : list
         Empty.
 
@@ -85,7 +89,11 @@ class TimeDropout:
     @property
     def mask(self) -> Array | None:
         """The factors of the last forward pass in training, 0 for dropped elements; None before such a pass."""
-        return self._pass.scaled_mask()
+        return self._pass.array
+
+    @mask.setter
+    def mask(self, mask: npt.ArrayLike | None) -> None:
+        self._pass.array = mask
 
     def forward(self, xs: npt.ArrayLike) -> Array:
         """Drop elements of xs and scale the others; return xs itself if train_flg is false."""

@@ -1,5 +1,6 @@
-"""State that the replacements share: a stream and the mask of the last forward pass, as an array only on request."""
+"""What the replacements share: the state of a layer's last forward pass, and masks that become arrays on request."""
 
+from collections.abc import Iterable, MutableSequence
 from typing import Any
 
 import numpy as np
@@ -20,39 +21,156 @@ def p_of_keep(keep: float, name: str) -> float:
         raise type(error)(str(error).replace("p must", f"{name} must", 1)) from None
 
 
+def as_ndarray(x: npt.ArrayLike, name: str) -> Array:
+    """Return x itself if it is an ndarray, of whatever class, and an array of it otherwise; errors as in `dropout`."""
+    array = _kernels.check_array(x, name)
+    return x if isinstance(x, np.ndarray) else array
+
+
+def multiply(dy: npt.ArrayLike, factors: Any) -> Array:
+    """Return a gradient times a network's array, in the gradient's dtype; +0.0 where the array is 0."""
+    gradient, factors = _kernels.check_array(dy, "dy"), np.asarray(factors)
+    with np.errstate(invalid="ignore"):  # infinity times 0
+        product = np.asarray(gradient * factors.astype(gradient.dtype))
+    product[np.broadcast_to(factors == 0, product.shape)] = 0
+    return _kernels.handed_back(product, None, dy)
+
+
+class NetworkMask:
+    """A mask, and the array that a network calls its mask, which is made when it is first asked for.
+
+    The network may write into the array. A backward pass then multiplies by the array; otherwise it needs only the
+    mask.
+
+    Parameters
+    ----------
+    value : Mask
+        The mask.
+    dtype : dtype
+        The array's dtype. An array of bool is True for kept elements; another array is 0 for dropped ones and 1/(1-p)
+        for kept ones.
+    scale : float, optional
+        The factor for kept elements in a backward pass; 1/(1-p) by default.
+
+    """
+
+    def __init__(self, value: Mask, dtype: np.dtype[Any], scale: float | None = None) -> None:
+        self.value, self.dtype, self.scale = value, dtype, scale
+        self._array: Array | None = None
+
+    @property
+    def array(self) -> Array:
+        """The array: the same object at every access."""
+        if self._array is None:
+            self._array = self._made()
+        return self._array
+
+    def has_array(self, array: object) -> bool:
+        """Return whether an object is the array of this mask."""
+        return self._array is not None and array is self._array
+
+    def apply(self, dy: npt.ArrayLike) -> Array:
+        """Return the gradient dy through the mask."""
+        return multiply(dy, self._array) if self._is_changed() else self.value.apply(dy, scale=self.scale)
+
+    def _made(self) -> Array:
+        return self.value.keep() if self.dtype == np.bool_ else self.value.scaled(self.dtype)
+
+    def _is_changed(self) -> bool:
+        """Return whether the network has written into the array."""
+        return self._array is not None and not np.array_equal(self._array, self._made())
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_array": self._array if self._is_changed() else None}
+
+
+class MaskList(MutableSequence[Any]):
+    """A list of the masks of forward passes, each of which becomes a bool array (True = kept) when it is first read."""
+
+    def __init__(self, masks: Iterable[Any] = ()) -> None:
+        self._masks = list(masks)
+
+    def __len__(self) -> int:
+        return len(self._masks)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return list(map(array_of, self._masks[index]))
+        return array_of(self._masks[index])
+
+    def __setitem__(self, index: Any, mask: Any) -> None:
+        self._masks[index] = mask
+
+    def __delitem__(self, index: Any) -> None:
+        del self._masks[index]
+
+    def insert(self, index: int, mask: Any) -> None:
+        """Insert a mask before an index."""
+        self._masks.insert(index, mask)
+
+    def __repr__(self) -> str:
+        return repr(list(self))
+
+
+def array_of(mask: Any) -> Any:
+    """Return the array of a NetworkMask, and anything else itself."""
+    return mask.array if isinstance(mask, NetworkMask) else mask
+
+
 class LastPass:
-    """A stream, and the mask, the array's dtype and the scale of the last forward pass in training."""
+    """A stream, and the mask of the last forward pass in training, or the array that the network put there instead."""
 
     def __init__(self, rng: Rng | None = None) -> None:
         self._stream: Stream | None = None if rng is None else as_stream(rng)
-        self._last: tuple[Mask, np.dtype[Any], float | None] | None = None
+        self.mask: NetworkMask | None = None
+        self._assigned: Array | None = None
 
-    def drop(self, x: npt.ArrayLike, p: float, *, scale: float | None = None) -> Array:
-        """Draw a mask for x and apply it; scale is the factor for kept elements, 1/(1-p) by default."""
-        x = _kernels.check_array(x, "x")
-        mask = draw_mask(x.shape, p, rng=as_stream(self._stream))
-        y = mask.apply(x, scale=scale)
-        self._last = mask, y.dtype, scale
+    def drop(
+        self, x: npt.ArrayLike, p: float, *, scale: float | None = None, dtype: npt.DTypeLike | None = None
+    ) -> Array:
+        """Draw a mask for x, apply it and keep it; scale and dtype as in `draw`."""
+        y, mask = self.draw(x, p, scale=scale, dtype=dtype)
+        self.keep(mask)
         return y
 
+    def draw(
+        self, x: npt.ArrayLike, p: float, *, scale: float | None = None, dtype: npt.DTypeLike | None = None
+    ) -> tuple[Array, NetworkMask]:
+        """Draw a mask for x and apply it; return the result and the mask.
+
+        scale is the factor for kept elements, 1/(1-p) by default. dtype is that of the mask's array, x's by default.
+        """
+        mask = draw_mask(_kernels.check_array(x, "x").shape, p, rng=as_stream(self._stream))
+        y = mask.apply(x, scale=scale)
+        return y, NetworkMask(mask, y.dtype if dtype is None else np.dtype(dtype), scale)
+
+    def keep(self, mask: NetworkMask | None) -> None:
+        """Keep a mask as that of the last pass; None forgets it."""
+        self.mask, self._assigned = mask, None
+
     def drop_again(self, dy: npt.ArrayLike) -> Array:
-        """Apply the mask of the last forward pass, with its scale."""
-        mask, _, scale = self.of_training()
-        return mask.apply(dy, scale=scale)
+        """Apply the mask of the last pass, with its scale; RuntimeError if there was none."""
+        return self.of_training().apply(dy) if self._assigned is None else multiply(dy, self._assigned)
 
-    def of_training(self) -> tuple[Mask, np.dtype[Any], float | None]:
-        """Return mask, dtype and scale of the last forward pass in training; RuntimeError if there was none."""
-        if self._last is None:
+    def of_training(self) -> NetworkMask:
+        """Return the mask of the last forward pass in training; RuntimeError if there was none."""
+        if self.mask is None:
             raise RuntimeError("backward must follow a forward pass in training, and none has been made")
-        return self._last
+        return self.mask
 
-    def scaled_mask(self) -> Array | None:
-        """Return a new array, 0 for dropped elements and the scale for kept ones; None before any pass in training."""
-        if self._last is None:
-            return None
-        mask, dtype, scale = self._last
-        return mask.scaled(dtype) if scale is None else mask.apply(np.ones(mask.shape, dtype), scale=scale)
+    @property
+    def array(self) -> Array | None:
+        """The mask as an array: the same object until the next forward pass; None before any pass in training.
 
-    def keep(self) -> npt.NDArray[np.bool_] | None:
-        """Return a new array, True for kept elements; None before any forward pass in training."""
-        return None if self._last is None else self._last[0].keep()
+        The network may assign another array, by which `drop_again` then multiplies, or None.
+        """
+        if self._assigned is not None or self.mask is None:
+            return self._assigned
+        return self.mask.array
+
+    @array.setter
+    def array(self, array: Any) -> None:
+        if array is None:
+            self.keep(None)
+        elif self.mask is None or not self.mask.has_array(array):  # `layer.mask *= 2` assigns the array itself
+            self._assigned = np.asanyarray(array)

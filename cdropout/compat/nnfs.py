@@ -5,8 +5,7 @@ from cdropout.compat.nnfs import Layer_Dropout
 
 import numpy.typing as npt
 
-from cdropout import _kernels
-from cdropout.compat.last_pass import Array, LastPass, p_of_keep
+from cdropout.compat.last_pass import Array, LastPass, as_ndarray, p_of_keep
 from cdropout.stream import Rng
 
 
@@ -28,7 +27,8 @@ class Layer_Dropout:  # noqa: N801 - the book's name
         The input and the result of `forward`, and the result of `backward`.
     binary_mask : ndarray
         0 for elements that the last forward pass in training dropped, 1 / rate for the others; None before such a pass.
-        It is computed at each access.
+        It is made at the first access, and is the same array until the next forward pass in training. `backward`
+        multiplies by an array that the network has changed or assigned.
 
     """
 
@@ -40,7 +40,11 @@ class Layer_Dropout:  # noqa: N801 - the book's name
     @property
     def binary_mask(self) -> Array | None:
         """The factors of the last forward pass in training, 0 or 1 / rate; None before such a pass."""
-        return self._pass.scaled_mask()
+        return self._pass.array
+
+    @binary_mask.setter
+    def binary_mask(self, mask: npt.ArrayLike | None) -> None:
+        self._pass.array = mask
 
     def forward(self, inputs: npt.ArrayLike, training: bool = True) -> None:
         """Drop elements of inputs and scale the others, or copy inputs if training is false; the result is `output`."""
@@ -48,7 +52,7 @@ class Layer_Dropout:  # noqa: N801 - the book's name
         if training:
             self.output = self._pass.drop(inputs, p_of_keep(self.rate, "rate"))
         else:
-            self.output = _kernels.check_array(inputs, "inputs").copy()
+            self.output = as_ndarray(inputs, "inputs").copy()
 
     def backward(self, dvalues: npt.ArrayLike) -> None:
         """Set `dinputs` to the gradient through the mask of the last forward pass in training."""

@@ -3,13 +3,14 @@
 from cdropout.compat.numpy_ml import Dropout      # instead of numpy_ml.neural_nets.wrappers.Dropout
 """
 
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from cdropout import _kernels
-from cdropout.compat.last_pass import Array, LastPass
+from cdropout.compat.last_pass import Array, LastPass, MaskList, NetworkMask
+from cdropout.mask import Mask
 from cdropout.stream import Rng
 
 
@@ -26,7 +27,8 @@ class Dropout:
         A numpy-ml layer or wrapper, with `forward(X)`, `backward(dLdy)`, `trainable`, `hyperparameters` and
         `derived_variables`.
     p : float
-        The probability of dropping an element, in [0, 1]. It may be changed at any time.
+        The probability of dropping an element, in [0, 1]. It may be changed at any time. numpy-ml's `init_wrappers`
+        sets it from its list; numpy-ml's own wrapper keeps p = 1 there.
     rng
         As in `cdropout.dropout`.
 
@@ -36,6 +38,7 @@ class Dropout:
         self._base_layer = getattr(wrapped_layer, "_base_layer", wrapped_layer)
         self.p = _kernels.check_p(p)
         self._pass = LastPass(rng)
+        self._wrapper_derived_variables: dict[str, Any] = {"dropout_mask": MaskList()}
 
     def __getattr__(self, name: str) -> Any:
         if name == "_base_layer":  # not set yet in a new copy, or while a pickle is loaded
@@ -43,18 +46,42 @@ class Dropout:
         return getattr(self._base_layer, name)
 
     @property
+    def _wrapper_hyperparameters(self) -> dict[str, Any]:
+        return {"wrapper": "Dropout", "p": self.p}
+
+    def _set_wrapper_params(self, pdict: dict[str, Any]) -> Self:
+        """Set p from an entry of a list of wrappers, for numpy-ml's `init_wrappers`; return the wrapper."""
+        self.p = _kernels.check_p(pdict.get("p", self.p))
+        return self
+
+    @property
     def hyperparameters(self) -> dict[str, Any]:
         """The wrapped layer's hyperparameters, with this wrapper added to "wrappers"."""
         inner = dict(self._base_layer.hyperparameters)
-        inner["wrappers"] = [*inner.get("wrappers", ()), {"wrapper": "Dropout", "p": self.p}]
+        inner["wrappers"] = [*inner.get("wrappers", ()), self._wrapper_hyperparameters]
         return inner
 
     @property
     def derived_variables(self) -> dict[str, Any]:
-        """The wrapped layer's derived variables, with a new array of the mask (True = kept) added to "wrappers"."""
+        """The wrapped layer's derived variables, with {"dropout_mask": masks} added to "wrappers".
+
+        masks is a list of bool arrays (True = kept), one for each forward pass since the gradients were flushed, except
+        passes with retain_derived=False. An array is made when it is first read.
+        """
         inner = dict(self._base_layer.derived_variables)
-        inner["wrappers"] = [*inner.get("wrappers", ()), {"dropout_mask": self._pass.keep()}]
+        inner["wrappers"] = [*inner.get("wrappers", ()), self._wrapper_derived_variables]
         return inner
+
+    def flush_gradients(self) -> None:
+        """Erase the layer's gradients and derived variables, and the masks of past forward passes."""
+        self._base_layer.flush_gradients()
+        self._wrapper_derived_variables["dropout_mask"] = MaskList()
+        self._pass.keep(None)
+
+    def update(self, *arguments: Any, **keywords: Any) -> None:
+        """Update the layer's parameters, and flush all gradients."""
+        self._base_layer.update(*arguments, **keywords)
+        self.flush_gradients()
 
     def summary(self) -> dict[str, Any]:
         """Return the layer's name, its wrappers, parameters and hyperparameters."""
@@ -67,18 +94,49 @@ class Dropout:
         }
 
     def forward(self, X: npt.ArrayLike, *arguments: Any, **keywords: Any) -> Array:  # noqa: N803 - the network's name
-        """Return the layer's output for the dropped X, divided by 1 - p; its output for X if the layer is frozen."""
+        """Return the layer's output for the dropped X, divided by 1 - p; its output for X if the layer is frozen.
+
+        Further arguments are the layer's. After a pass with retain_derived=False, `backward` uses the pass before.
+        """
+        is_retained = arguments[0] if arguments else keywords.get("retain_derived", True)
         if not self._base_layer.trainable:
-            return self._base_layer.forward(X, *arguments, **keywords)  # type: ignore[no-any-return]
+            y = self._base_layer.forward(X, *arguments, **keywords)
+            if is_retained:
+                shape = _kernels.as_array(X, "X").shape
+                self._retain(NetworkMask(Mask(0, 0, 0.0, shape), np.dtype(np.bool_), 1.0))
+            return y  # type: ignore[no-any-return]
         p = _kernels.check_p(self.p)
-        y = self._base_layer.forward(self._pass.drop(X, p, scale=1.0), *arguments, **keywords)
+        dropped, mask = self._pass.draw(X, p, scale=1.0, dtype=np.bool_)
+        y = self._base_layer.forward(dropped, *arguments, **keywords)
+        if is_retained:
+            self._retain(mask)
         return np.multiply(y, y.dtype.type(_kernels.kept_scale(p)))  # type: ignore[no-any-return]
 
-    def backward(self, dLdy: npt.ArrayLike, *arguments: Any, **keywords: Any) -> Any:  # noqa: N803
-        """Return the gradient with respect to X; the layer stores those with respect to its parameters."""
+    def _retain(self, mask: NetworkMask) -> None:
+        self._wrapper_derived_variables["dropout_mask"].append(mask)
+        self._pass.keep(mask)
+
+    def backward(self, dLdy: Any, *arguments: Any, **keywords: Any) -> Any:  # noqa: N803
+        """Return the gradient with respect to X; the layer stores those with respect to its parameters.
+
+        A list of gradients is for several retained forward passes, as in numpy-ml's layers; the result is a list too.
+        """
         if not self._base_layer.trainable:
             raise RuntimeError("backward must not be called on a frozen layer")
-        mask, *_ = self._pass.of_training()
-        dy = np.asarray(dLdy)
-        scaled = dy * dy.dtype.type(_kernels.kept_scale(mask.p))  # the forward pass's p; self.p may have changed
-        return self._pass.drop_again(self._base_layer.backward(scaled, *arguments, **keywords))
+        mask = self._pass.of_training()
+        if not isinstance(dLdy, list):
+            return mask.apply(self._base_layer.backward(_scaled(dLdy, mask), *arguments, **keywords))
+        masks = [*self._wrapper_derived_variables["dropout_mask"]._masks]
+        if len(masks) != len(dLdy):
+            raise ValueError(f"dLdy must have a gradient for each of {len(masks)} retained passes, got {len(dLdy)}")
+        scaled = [_scaled(dy, each) for dy, each in zip(dLdy, masks, strict=True)]
+        dx = self._base_layer.backward(scaled, *arguments, **keywords)
+        if len(masks) == 1 and not isinstance(dx, list):  # numpy-ml returns the only gradient itself
+            return masks[0].apply(dx)
+        return [each.apply(gradient) for each, gradient in zip(masks, dx, strict=True)]
+
+
+def _scaled(dy: Any, mask: NetworkMask) -> Array:
+    """Return a gradient divided by 1 - p, with the p of a mask: the layer's may have changed since."""
+    array = np.asanyarray(dy)
+    return np.multiply(array, array.dtype.type(_kernels.kept_scale(mask.value.p)))  # type: ignore[no-any-return]

@@ -75,11 +75,11 @@ def drop_blocks(
         if channels == "last":
             keep = np.moveaxis(keep, -3, -1)
         apply_blocks(array, keep, result)
-    return result if out is None else out, keep
+        return _kernels.handed_back(result, out, x), keep
 
 
 def check_blocks(x: npt.ArrayLike, block_size: int, channels: Channels) -> npt.NDArray[Any]:
-    """Return x as an array; TypeError or ValueError if it is not an array of images, or smaller than a block."""
+    """Return x as a plain array; TypeError or ValueError if it is not an array of images, or smaller than a block."""
     array = _kernels.check_array(x, "x")
     height, width = (array.shape[axis] for axis in spatial_axes(2, array.ndim, channels))
     check_integer("block_size", block_size, 1, min(height, width))
@@ -97,11 +97,10 @@ def _keep_outside_blocks(corners: Mask, block_size: int) -> npt.NDArray[np.bool_
     return ~dropped
 
 
-def apply_blocks(x: npt.NDArray[Any], keep: npt.NDArray[np.bool_], out: Any) -> npt.NDArray[Any]:
+def apply_blocks(x: npt.NDArray[Any], keep: npt.NDArray[np.bool_], result: npt.NDArray[Any]) -> None:
     """Set elements that are not kept to 0 and multiply the others by (number of elements / number kept)."""
-    result, n_kept, dropped = _kernels.check_out(out, x), int(np.count_nonzero(keep)), ~keep
+    n_kept, dropped = int(np.count_nonzero(keep)), ~keep
     if n_kept:
         # Multiply by a mask that drops nothing, because its kernels round the 16-bit types only once.
         Mask(0, 0, 0.0, x.shape).apply(x, result, scale=keep.size / n_kept)
     result[dropped] = 0
-    return result if out is None else out

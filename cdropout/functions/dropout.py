@@ -37,14 +37,15 @@ def dropout(
     Returns
     -------
     ndarray
-        out, or a new array of x's shape and dtype, in native byte order. A dropped element is +0.0 whatever its value
-        was, NaN and infinity included. P(drop) is p to within 2^-48, and decisions are independent.
+        out, or a new array of x's shape and dtype, in native byte order. Masked arrays and other subclasses keep their
+        class (docs/arrays.md). A dropped element is +0.0 whatever its value was, NaN and infinity included. P(drop) is
+        p to within 2^-48, and decisions are independent.
 
     Raises
     ------
     TypeError
-        For a p or rng of another type, a dtype other than float16, bfloat16, float32 and float64, or an out that cannot
-        share its memory.
+        For a p or rng of another type, a dtype other than float16, bfloat16, float32 and float64, an x of a class that
+        defines NumPy's operations, or an out that cannot share its memory.
     ValueError
         For a p outside [0, 1] or NaN, an out that does not fit or is read-only, or an array on another device.
     OverflowError

@@ -54,7 +54,8 @@ def drop_connect(
     inputs, w, b = check_product(x, weight, bias)
     p = _kernels.check_p(p)
     with drawing(w.shape, p, rng) as mask:
-        return affine(inputs, mask.apply(w, scale=None if rescale else 1.0), b)
+        y = affine(inputs, mask.apply(w, scale=None if rescale else 1.0), b)
+        return _kernels.handed_back(y, None, x, weight, bias)
 
 
 def drop_connect_moments(
@@ -75,7 +76,9 @@ def drop_connect_moments(
     scale = _kernels.kept_scale(p) if rescale else 1.0
     variance = np.square(inputs) @ np.square(w)
     variance *= w.dtype.type(p * (1 - p) * scale**2)
-    return affine(inputs, w * w.dtype.type((1 - p) * scale), b), variance
+    mean = affine(inputs, w * w.dtype.type((1 - p) * scale), b)
+    first, second = (_kernels.handed_back(moment, None, x, weight, bias) for moment in (mean, variance))
+    return first, second
 
 
 def feature_dropout_linear(
@@ -115,7 +118,7 @@ def feature_dropout_linear(
     p = _kernels.check_p(p)
     with drawing(inputs.shape, p, rng, shared_axes=0) as mask:
         dropped, rows, _ = drop_features(mask, inputs, w)
-        return affine(dropped, rows, b)
+        return _kernels.handed_back(affine(dropped, rows, b), None, x, weight, bias)
 
 
 def check_batch(x: Array) -> None:
@@ -125,7 +128,9 @@ def check_batch(x: Array) -> None:
 
 
 def check_product(x: Any, weight: Any, bias: Any) -> tuple[Array, Array, Array | None]:
-    """Return the arrays of x @ weight + bias; TypeError or ValueError if shapes or dtypes do not match."""
+    """Return plain arrays of x @ weight + bias; TypeError or ValueError if shapes or dtypes do not match."""
+    for a, name in ((x, "x"), (weight, "weight"), (bias, "bias")):
+        _kernels.check_unmasked(a, name)
     x, weight = _kernels.as_array(x, "x"), _kernels.as_array(weight, "weight")
     if weight.dtype not in (np.float32, np.float64):
         raise TypeError(f"weight must be an array of float32 or float64, got dtype {weight.dtype}")
@@ -146,7 +151,8 @@ def check_product(x: Any, weight: Any, bias: Any) -> tuple[Array, Array, Array |
 
 
 def check_gradient(dy: Any, shape: tuple[int, ...]) -> Array:
-    """Return dy as an array; TypeError or ValueError unless it has a float dtype and the output's shape."""
+    """Return dy as a plain array; TypeError or ValueError unless it has a float dtype and the output's shape."""
+    _kernels.check_unmasked(dy, "dy")
     gradient = _kernels.check_array(dy, "dy")
     if gradient.shape != shape:
         raise ValueError(f"dy must have the output's shape {shape}, got {gradient.shape}")

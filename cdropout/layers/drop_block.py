@@ -75,4 +75,7 @@ class DropBlock2d(DropoutLayer):
         gradient = _kernels.check_array(dy, "dy")
         if gradient.shape != self._keep.shape:
             raise ValueError(f"dy must have the output's shape {self._keep.shape}, got {gradient.shape}")
-        return apply_blocks(gradient, self._keep, dy if self.inplace else None)
+        out = dy if self.inplace else None
+        result = _kernels.check_out(out, gradient)
+        apply_blocks(gradient, self._keep, result)
+        return _kernels.handed_back(result, out, dy)

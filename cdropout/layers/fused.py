@@ -12,10 +12,10 @@ from cdropout.stream import Rng
 
 
 def _biased(x: Any, bias: npt.NDArray[Any] | None, out: Any) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-    """Return x + bias and the result array (out, or a new one), in whose memory x + bias is computed."""
+    """Return x + bias and the result (out's memory, or a new array), where x + bias is computed: both plain arrays."""
     array = _kernels.as_array(x, "x")
     result = _kernels.check_out(out, array)
-    return array if bias is None else np.add(array, bias, out=result), result
+    return array if bias is None else np.add(array, _kernels.as_array(bias, "bias"), out=result), result
 
 
 class ReLUDropout(DropoutLayer):
@@ -49,7 +49,7 @@ class ReLUDropout(DropoutLayer):
             _kernels.check_fused(self._operation, x, bias, None, self._p, out)
             y, result = _biased(x, bias, out)
             np.maximum(y, 0, out=result)
-            y = result if out is None else out
+            y = _kernels.handed_back(result, out, x, bias)
             self.mask = None
         self._output = y, self._p if self.training else 0.0
         return y
@@ -71,8 +71,8 @@ class _WithBias(DropoutLayer):
         self.params, self.grads = [bias], [np.zeros_like(bias)]
 
     def _put_bias_gradient(self, dx: npt.NDArray[Any]) -> None:
-        """Write the gradient of the bias, the sum over all axes except the last, to `grads`."""
-        array = _kernels.as_array(dx, "dx")
+        """Write the gradient of the bias, the sum over all axes except the last, to `grads`; masked elements are 0."""
+        array = _kernels.zero_where_masked(dx, "dx")
         self.grads[0][...] = array.sum(axis=tuple(range(array.ndim - 1)))
 
 
@@ -123,13 +123,14 @@ class DropoutAdd(DropoutLayer):
             dropped, self.mask = _kernels.forward_fused(self._operation, x, bias, residual, self._p, self._rng, out)
             return dropped
         _kernels.check_fused(self._operation, x, bias, residual, self._p, out)
-        residual = _kernels.as_array(residual, "residual")
-        if bias is not None and out is not None and np.may_share_memory(out, residual):
-            residual = residual.copy()  # x + bias overwrites it
+        added = _kernels.as_array(residual, "residual")
+        if bias is not None and out is not None and np.may_share_memory(out, added):
+            added = added.copy()  # x + bias overwrites it
         biased, result = _biased(x, bias, out)
-        np.add(biased, residual, out=result)
+        np.add(biased, added, out=result)
+        y = _kernels.handed_back(result, out, x, residual, bias)
         self.mask = None
-        return result if out is None else out
+        return y
 
     def backward(self, dy: npt.ArrayLike) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
         """Return the gradients with respect to x and residual; the latter is dy itself.
@@ -137,7 +138,8 @@ class DropoutAdd(DropoutLayer):
         Both are needed, so this never works in place. RuntimeError in training if there was no forward pass in
         training.
         """
-        dy = _kernels.as_array(dy, "dy")
+        array = _kernels.as_array(dy, "dy")
+        dy = dy if isinstance(dy, np.ndarray) else array
         dx = self._through_mask(dy, None, None)
         return dy if dx is None else dx, dy
 

@@ -119,26 +119,27 @@ class DropConnect(_LinearLayer):
         weight, bias = self.params
         inputs, _, _ = check_product(x, weight, bias)
         if not self.training and self.inference == "gaussian":
-            y = self._average(inputs)
+            y = _kernels.handed_back(self._average(inputs), None, x)
             self.mask = self._saved = None
             return y
         if self.training:
             with drawing(weight.shape, self._p, self._rng) as mask:
-                y = self._product(inputs, mask.apply(weight, scale=self._scale), bias)
+                y = self._product(x, inputs, mask.apply(weight, scale=self._scale), bias)
             self.mask = mask
             return y
         scale = weight.dtype.type(self._mean_scale)
-        y = self._product(inputs, weight * scale if scale != 1.0 else weight, bias)
+        y = self._product(x, inputs, weight * scale if scale != 1.0 else weight, bias)
         self.mask = None
         return y
 
-    def _product(self, x: Array, used: Array, bias: Array) -> Array:
-        """Return the output for the given weights, and save what `backward` needs."""
-        y = affine(x, used, bias)
+    def _product(self, x: Any, inputs: Array, used: Array, bias: Array) -> Array:
+        """Return the output for the given weights, in x's class, and save what `backward` needs; inputs is plain x."""
+        y = affine(inputs, used, bias)
         if self.relu:
             np.maximum(y, 0, out=y)
-        self._saved = x, used, y > 0 if self.relu else None, y.shape, self._mean_scale, self._scale
-        return y
+        output = _kernels.handed_back(y, None, x)
+        self._saved = inputs, used, y > 0 if self.relu else None, y.shape, self._mean_scale, self._scale
+        return output
 
     def backward(self, dy: npt.ArrayLike) -> Array:
         """Return the gradient with respect to x, and write those with respect to W and b to `grads`.
@@ -156,8 +157,7 @@ class DropConnect(_LinearLayer):
         else:
             self.grads[0] *= self.grads[0].dtype.type(mean_scale)
         np.sum(drows, axis=0, out=self.grads[1])
-        dx: Array = gradient @ used.T
-        return dx
+        return _kernels.handed_back(gradient @ used.T, None, dy)
 
     @property
     def _scale(self) -> float | None:
@@ -214,12 +214,12 @@ class FeatureDropoutLinear(_LinearLayer):
         inputs, _, _ = check_product(x, weight, bias)
         check_batch(inputs)
         if not self.training:
-            y = affine(inputs, weight, bias)
+            y = _kernels.handed_back(affine(inputs, weight, bias), None, x)
             self.mask, self._saved = None, (inputs, weight, None, 1.0)
             return y
         with drawing(inputs.shape, self._p, self._rng, shared_axes=0) as mask:
             dropped, rows, columns = drop_features(mask, inputs, weight)
-            y = affine(dropped, rows, bias)
+            y = _kernels.handed_back(affine(dropped, rows, bias), None, x)
         self.mask, self._saved = mask, (dropped, rows, columns, _kernels.kept_scale(self._p))
         return y
 
@@ -234,7 +234,9 @@ class FeatureDropoutLinear(_LinearLayer):
         if columns is None:
             np.matmul(x.T, gradient, out=self.grads[0])
             dx: Array = gradient @ weight.T
-            return dx if self.mask is None else self.mask.apply(dx, out=dx)
+            if self.mask is not None:
+                self.mask.apply(dx, out=dx)
+            return _kernels.handed_back(dx, None, dy)
         self.grads[0].fill(0)
         self.grads[0][columns] = x.T @ gradient
         # Dropped features take the column of zeros after the kept ones: np.take costs a tenth of indexed assignment.
@@ -244,4 +246,4 @@ class FeatureDropoutLinear(_LinearLayer):
         kept *= kept.dtype.type(scale)
         sources = np.full(self.params[0].shape[0], n_kept)
         sources[columns] = np.arange(n_kept)
-        return np.take(kept, sources, axis=1)
+        return _kernels.handed_back(np.take(kept, sources, axis=1), None, dy)

@@ -41,8 +41,10 @@ class Zoneout(DropoutLayer):
         else:
             _kernels.check_fused("choose", new, None, previous, self._p, out)
             arrays = _kernels.as_array(new, "new"), _kernels.as_array(previous, "previous")
-            y, self.mask = _expected(*arrays, self._p, out), None
-            self._evaluated = self._p, arrays[0].shape
+            result = _kernels.check_out(out, arrays[0])
+            _write_expected(*arrays, self._p, result)
+            y, self.mask = _kernels.handed_back(result, out, new, previous), None
+            self._evaluated = self._p, result.shape
         return y
 
     def _check_fields(self, fields: dict[str, Any]) -> None:
@@ -57,21 +59,22 @@ class Zoneout(DropoutLayer):
         """Return the gradients with respect to new and previous; RuntimeError if there was no forward pass."""
         gradient = _kernels.check_array(dy, "dy")
         if self.mask is not None:
-            return self.mask.apply(gradient, scale=1.0), np.where(self.mask.keep(), np.zeros_like(gradient), gradient)
+            dprevious = np.where(self.mask.keep(), np.zeros_like(gradient), gradient)
+            return self.mask.apply(dy, scale=1.0), _kernels.handed_back(dprevious, None, dy)
         self._check_not_training()
         if self._evaluated is None:
             raise RuntimeError("backward must follow a forward pass, and none has been made")
         p, shape = self._evaluated
         if gradient.shape != shape:
             raise ValueError(f"dy must have the output's shape {shape}, got {gradient.shape}")
-        return gradient * gradient.dtype.type(1 - p), gradient * gradient.dtype.type(p)
+        parts = (np.asarray(gradient * gradient.dtype.type(factor)) for factor in (1 - p, p))
+        dnew, dprevious = (_kernels.handed_back(part, None, dy) for part in parts)
+        return dnew, dprevious
 
 
-def _expected(new: npt.NDArray[Any], previous: npt.NDArray[Any], p: float, out: Any) -> npt.NDArray[Any]:
-    """Return p previous + (1-p) new in their dtype; at p = 0 and p = 1 one of them, even if the other holds NaN."""
-    result = _kernels.check_out(out, new)
+def _write_expected(new: npt.NDArray[Any], previous: npt.NDArray[Any], p: float, result: npt.NDArray[Any]) -> None:
+    """Write p previous + (1-p) new, in their dtype; at p = 0 and p = 1 one of them, even if the other holds NaN."""
     if p in (0.0, 1.0):
         np.copyto(result, previous if p else new)
     else:
         np.add(new.dtype.type(1 - p) * new, new.dtype.type(p) * previous, out=result)
-    return result if out is None else out
