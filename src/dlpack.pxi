@@ -105,8 +105,8 @@ cdef cnp.ndarray array_from_dlpack(Dlpack source, bint must_share):
 
 
 cdef object confirmed_by_numpy(object a, object array):
-    """Return a view of a's array by __array__ if it has the memory of `array`, from DLPack, and `array` otherwise. The
-    former is writable with PyTorch before 2.9. A view, because shared_array refuses arrays that own their memory."""
+    """Return a's array by __array__ if it has the memory of `array`, from DLPack, and `array` otherwise. The former is
+    writable with PyTorch before 2.9."""
     if not hasattr(a, "__array__"):
         return array
     try:
@@ -114,7 +114,7 @@ cdef object confirmed_by_numpy(object a, object array):
     except REFUSALS:
         return array
     is_same = own.ctypes.data == array.ctypes.data and own.strides == array.strides and own.dtype == array.dtype
-    return own.view() if is_same else array
+    return own if is_same else array
 
 
 cdef cnp.ndarray as_bfloat16(cnp.ndarray array, str name):
