@@ -1,4 +1,4 @@
-"""Time dropout beside busy processes: the default threads against one thread, median and 99th percentile.
+"""Time dropout beside busy processes: the default threads over one thread.
 
 As many processes as there are CPUs compute without end. Beside them a process with the default threads and one with
 OMP_NUM_THREADS=1 take turns, each for --seconds. Without --idle nothing else should run on the machine.

@@ -71,10 +71,10 @@ print(found["with_cdropout"].pop(), _kernels.thread_limit(), len(runtimes))
     [
         (("cdropout", "sklearn"), "in turns"),
         (("sklearn", "cdropout"), "in turns"),
-        # Either order with PyTorch alone is deep: the last two have each of them, beside scikit-learn.
+        # PyTorch in turns is deep: the last one has it, together with scikit-learn.
         deep(("cdropout", "torch"), "in turns"),
         deep(("torch", "cdropout"), "in turns"),
-        (("torch", "sklearn", "cdropout"), "in turns"),
+        deep(("torch", "sklearn", "cdropout"), "in turns"),
         (("cdropout", "sklearn", "torch"), "together"),
     ],
     ids=lambda value: value if isinstance(value, str) else "-".join(value),

@@ -604,14 +604,17 @@ def mutants_of(value, name=""):
                 yield f"{i} {where}", [*value[:i], mutant, *value[i + 1 :]]
 
 
-@pytest.mark.parametrize("kind", ["elementwise", pytest.param("numpy", marks=pytest.mark.deep)])
-def test_every_field_that_is_edited_by_hand_is_refused(kind, few, path):
+@pytest.mark.parametrize(
+    ("kind", "step"),
+    [("elementwise", 5), *(pytest.param(kind, 1, marks=pytest.mark.deep) for kind in ("elementwise", "numpy"))],
+)
+def test_every_field_that_is_edited_by_hand_is_refused(kind, step, few, path):
     config = dataclasses.replace(CONFIG, dropout=kind)
     train(config, few, evaluations_per_epoch=1, checkpoints=Checkpoints(path))
     run, arrays = read_checkpoint(path)
     assert len(run["evaluations"]) == 2
     mutants, taken = list(mutants_of(run)), []
-    for where, mutant in mutants:
+    for where, mutant in mutants[::step]:
         write_checkpoint(path, mutant, arrays)
         try:
             train(config, few, checkpoints=Checkpoints(path, resume=True))
