@@ -24,6 +24,11 @@ from cdropout.noise import Noise, draw_noise
 from cdropout.stream import Stream
 
 if TYPE_CHECKING:
+    # Tools that collect a program's modules, such as PyInstaller, follow imports in Python files, here too, but see
+    # none in compiled modules: the compiled modules import the next three.
+    from cdropout import api as api
+    from cdropout import display as display
+    from cdropout import machine as machine
     from cdropout.bit_generator import StreamBitGenerator
     from cdropout.c_api import get_include
 

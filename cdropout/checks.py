@@ -14,6 +14,14 @@ def shown(value: object) -> str:
         return f"an int of {value.bit_length()} bits" if isinstance(value, int) else f"a {type(value).__name__}"
 
 
+def is_integer(value: object) -> bool:
+    """Return whether a value is an integer of Python or NumPy.
+
+    A bool is none, and neither is a timedelta64, which NumPy counts among the integers although it has a unit.
+    """
+    return isinstance(value, int | np.integer) and not isinstance(value, bool | np.timedelta64)
+
+
 def check_integer(name: str, value: Any, least: int | None = None, most: int | None = None) -> int:
     """Return an argument as an int.
 
@@ -22,7 +30,7 @@ def check_integer(name: str, value: Any, least: int | None = None, most: int | N
     name : str
         Name of the argument.
     value : object
-        An integer of Python or NumPy, but not a bool.
+        An integer of Python or NumPy, but not a bool or a timedelta64.
     least, most : int, optional
         The bounds, both included.
 
@@ -39,7 +47,7 @@ def check_integer(name: str, value: Any, least: int | None = None, most: int | N
         If value is out of bounds; the message names argument, rule and value.
 
     """
-    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+    if not is_integer(value):
         raise TypeError(f"{name} must be an integer, got {value!r}")
     if least is not None and most is not None and not least <= value <= most:
         raise ValueError(f"{name} must be in [{least}, {most}], got {shown(operator.index(value))}")

@@ -6,6 +6,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import partial
 from typing import Any
 
@@ -65,37 +66,81 @@ def _turn_on(layer: Any, stream: Stream | None) -> None:
 
 _FOREIGN = object()
 
-# (process, id(layer)) -> the thread inside `dropout_on` with this layer. A second thread would take the switched state
-# for the layer's original state and restore that. The process is part of the key because a forked child inherits the
-# entries, which are about threads of its parent.
-_switched_by: dict[tuple[int, int], int] = {}
+
+class _Before:
+    """A layer's mode and stream before a block of `dropout_on`."""
+
+    __slots__ = ("block", "replaces_rng", "rng", "training")
+
+    def __init__(self, layer: Any, block: object, replaces_rng: bool) -> None:
+        self.block, self.replaces_rng = block, replaces_rng
+        self.training, self.rng = layer.training, getattr(layer, "rng", _FOREIGN)
 
 
-@contextmanager
-def _kept_from_other_threads(layers: list[Any]) -> Iterator[None]:
-    """Reserve layers for this thread within a `with` block, without a lock; RuntimeError if another thread has one."""
-    process, thread, ours = _kernels.process_number(), threading.get_ident(), []
-    try:
-        for layer in layers:
-            key = process, id(layer)
-            is_first = key not in _switched_by
-            owner = _switched_by.setdefault(key, thread)
-            if owner != thread:
-                raise RuntimeError(
-                    f"layers must be switched by one thread at a time, got {layer!r} of a thread that still has them: "
-                    "give each thread a network of its own, or give mc_predict the layers in the place of forward"
-                )
-            if is_first:
-                ours.append(key)
-        yield
-    finally:
-        for key in ours:
-            _switched_by.pop(key, None)
+class _Switched:
+    """A layer inside blocks of `dropout_on`: the thread that has it, and one item for each block, the latest last."""
+
+    __slots__ = ("before", "thread")
+
+    def __init__(self, thread: int) -> None:
+        self.thread = thread
+        self.before: list[_Before] = []
+
+
+# (process, id(layer)) -> its blocks. A second thread or task would take the switched state for the layer's original
+# state and restore that. The process is part of the key because a forked child inherits the entries, which are about
+# threads of its parent.
+_switched: dict[tuple[int, int], _Switched] = {}
+
+# The blocks that the running code is inside. Tasks of asyncio have one thread and a context each; a task inherits the
+# blocks of the code that starts it.
+_open_blocks: ContextVar[tuple[object, ...]] = ContextVar("_open_blocks", default=())
+
+
+def _enter(layers: list[Any], block: object, replaces_rng: bool) -> None:
+    """Note that layers are in a block, without a lock; RuntimeError if another thread or task has one of them."""
+    thread = threading.get_ident()
+    for number, layer in enumerate(layers):
+        entry = _switched.setdefault((_kernels.process_number(), id(layer)), _Switched(thread))
+        who = "thread" if entry.thread != thread else "task"
+        if who == "thread" or (entry.before and entry.before[-1].block not in (block, *_open_blocks.get())):
+            for each in layers[:number]:
+                _leave(each, block)
+            raise RuntimeError(
+                f"layers must be switched by one {who} at a time, got {layer!r} of a {who} that still has them: "
+                f"give each {who} a network of its own, or give mc_predict the layers in the place of forward"
+            )
+        entry.before.append(_Before(layer, block, replaces_rng))
+
+
+def _leave(layer: Any, block: object) -> None:
+    """Restore a layer at the end of a block, and give it up unless other blocks still have it."""
+    key = _kernels.process_number(), id(layer)
+    entry = _switched.get(key)
+    if entry is None:
+        return
+    places = [i for i, each in enumerate(entry.before) if each.block is block]
+    if places:
+        before = entry.before.pop(places[-1])
+        if places[-1] < len(entry.before):
+            # A block that began later is still open, as if generators take turns: it will restore what this one found.
+            later = entry.before[places[-1]]
+            later.training, later.rng = before.training, before.rng
+            later.replaces_rng |= before.replaces_rng
+        else:
+            layer.training = before.training
+            if before.replaces_rng and (before.rng is None or isinstance(before.rng, Stream)):
+                layer.rng = before.rng
+    if not entry.before:
+        _switched.pop(key, None)
 
 
 @contextmanager
 def dropout_on(layers: Iterable[Any], *, rng: Rng | None = None, also: Iterable[Any] = ()) -> Iterator[None]:
     """Switch dropout on within a `with` block, and restore the layers' modes and streams at its end.
+
+    If blocks of one task overlap without being nested, as in generators that take turns, layers draw from the stream of
+    the block that began last, and the block that ends last restores them.
 
     Parameters
     ----------
@@ -110,7 +155,8 @@ def dropout_on(layers: Iterable[Any], *, rng: Rng | None = None, also: Iterable[
     Raises
     ------
     RuntimeError
-        If another thread is inside such a block with one of the layers.
+        If another thread or asyncio task is inside such a block with one of the layers. A task may have layers of the
+        block that started it.
     TypeError
         If a layer of `also` has no attribute `training`.
 
@@ -120,19 +166,18 @@ def dropout_on(layers: Iterable[Any], *, rng: Rng | None = None, also: Iterable[
         For a layer whose class name contains "drop", if it is neither of this library nor in `also`.
 
     """
-    switched = _to_switch(layers, also)
-    with _kept_from_other_threads(switched):
+    switched, block = _to_switch(layers, also), object()
+    _enter(switched, block, rng is not None)
+    try:
         stream = None if rng is None else as_stream(rng)
-        before = [(layer, layer.training, getattr(layer, "rng", _FOREIGN)) for layer in switched]
-        try:
-            for layer in switched:
-                _turn_on(layer, stream)
-            yield
-        finally:
-            for layer, training, own in before:
-                layer.training = training
-                if stream is not None and (own is None or isinstance(own, Stream)):
-                    layer.rng = own
+        _open_blocks.set((*_open_blocks.get(), block))
+        for layer in switched:
+            _turn_on(layer, stream)
+        yield
+    finally:
+        _open_blocks.set(tuple(each for each in _open_blocks.get() if each is not block))
+        for layer in reversed(switched):
+            _leave(layer, block)
 
 
 def mc_predict(
@@ -189,7 +234,7 @@ def mc_predict(
         of layers and functions; if `layers` is given beside such a sequence; if outputs are complex or change their
         shape; or if samples_per_pass is above 1 and a layer shares decisions between rows.
     RuntimeError
-        If another thread is predicting with one of `layers`.
+        If another thread, or an asyncio task in a block of `dropout_on`, has one of `layers`.
 
     Notes
     -----
@@ -276,26 +321,26 @@ def _moments(
     """Return mean and standard deviation of forward's output for x over samples."""
     most = min(samples_per_pass, n_samples)
     copies = x if samples_per_pass == 1 else _repeated(x, most)
-    mean = squares = None
+    shape: tuple[int, ...] | None = None
     n_done = 0
     for n in _passes(n_samples, samples_per_pass, progress):
         y = _real(forward(copies if n == most else copies[: len(copies) // most * n]))
-        samples = y[np.newaxis] if samples_per_pass == 1 else _samples_of(y, n, len(copies) // most * n)
-        if mean is None or squares is None:
+        shape_now = y.shape if samples_per_pass == 1 else _shape_of_sample(y, n, len(copies) // most * n)
+        samples = y.reshape(n, y.size // n)  # flat, because y may have as many axes as NumPy allows
+        if shape is None:
             if samples_per_pass > 1:
                 _check_rows_are_independent(layers, samples_per_pass)
-            mean, squares = np.zeros(samples.shape[1:]), np.zeros(samples.shape[1:])
-        if samples.shape[1:] != mean.shape:
-            raise ValueError(f"forward must return one shape, got {samples.shape[1:]} after {mean.shape}")
+            shape, mean, squares = shape_now, np.zeros(samples.shape[1]), np.zeros(samples.shape[1])
+        if shape_now != shape:
+            raise ValueError(f"forward must return one shape, got {shape_now} after {shape}")
         mean_of_pass = samples.mean(axis=0)
         from_old = mean_of_pass - mean
         mean += from_old * (n / (n_done + n))
         squares += np.square(from_old) * (n_done * n / (n_done + n))
         squares += np.square(samples - mean_of_pass).sum(axis=0)
         n_done += n
-    assert mean is not None
-    assert squares is not None
-    return mean, np.asarray(np.sqrt(squares / n_samples))
+    assert shape is not None
+    return mean.reshape(shape), np.sqrt(squares / n_samples).reshape(shape)
 
 
 def _real(output: npt.ArrayLike) -> npt.NDArray[np.float64]:
@@ -333,11 +378,11 @@ def _repeated(x: Any, n: int) -> npt.NDArray[Any]:
     return np.ma.array(copies, mask=np.concatenate([np.ma.getmaskarray(x)] * n), fill_value=x.fill_value)
 
 
-def _samples_of(y: npt.NDArray[np.float64], n: int, n_rows: int) -> npt.NDArray[np.float64]:
-    """Split the output for n copies of x, n_rows rows in all, along a new first axis of samples."""
+def _shape_of_sample(y: npt.NDArray[np.float64], n: int, n_rows: int) -> tuple[int, ...]:
+    """Return the shape of one sample in the output for n copies of x, n_rows rows in all."""
     if y.ndim == 0 or len(y) != n_rows:
         raise ValueError(f"forward must return one row for each of x's {n_rows}, got shape {y.shape}")
-    return y.reshape(n, n_rows // n, *y.shape[1:])
+    return (n_rows // n, *y.shape[1:])
 
 
 def _check_rows_are_independent(layers: list[Any], samples_per_pass: int) -> None:

@@ -44,7 +44,10 @@ def draw_mask(
 def drawing(
     shape: tuple[int, ...], p: float, rng: Rng | None, shared_axes: int | tuple[int, ...] = ()
 ) -> Iterator[Mask]:
-    """Draw a mask for a `with` block; if the block raises MemoryError, move the stream back to where it was.
+    """Draw a mask for a `with` block; if the block's arithmetic fails, move the stream back to where it was.
+
+    It fails for lack of memory, or with a floating-point error that `np.errstate(all="raise")` or `python -W error`
+    makes of a warning.
 
     The stream is not moved back if another thread has drawn from it meanwhile or if rng is a NumPy generator, because
     draws of other code cannot be undone.
@@ -53,6 +56,6 @@ def drawing(
     mask = draw_mask(shape, p, rng=stream, shared_axes=shared_axes)
     try:
         yield mask
-    except MemoryError:
+    except (MemoryError, FloatingPointError, Warning):
         stream._take_back(mask)
         raise

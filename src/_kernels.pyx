@@ -41,14 +41,13 @@ from core cimport *
 import os
 import sys
 import threading
-import time
 import warnings
 from numbers import Real
 
 import numpy as np
 
 from cdropout import machine
-from cdropout.checks import check_count, check_integer, check_version, shown
+from cdropout.checks import check_count, check_integer, check_version, is_integer, shown
 
 cnp.import_array()
 

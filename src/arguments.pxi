@@ -262,9 +262,16 @@ cdef cnp.ndarray checked_bias(object bias, cnp.ndarray x):
     return array if is_plain(array) else np.ascontiguousarray(array, x.dtype.newbyteorder("="))
 
 
+cdef object index_of(object value):
+    """Return an axis or a length as an int. TypeError for a bool, which is meant as a flag, not as 0 or 1."""
+    if isinstance(value, bool):
+        raise TypeError
+    return value.__index__()
+
+
 cdef tuple checked_shape(object shape):
     try:
-        lengths = tuple([n.__index__() for n in shape]) if isinstance(shape, (tuple, list)) else (shape.__index__(),)
+        lengths = tuple([index_of(n) for n in shape]) if isinstance(shape, (tuple, list)) else (index_of(shape),)
     except (AttributeError, TypeError):
         raise TypeError(f"shape must be an integer or a tuple of integers, got {shape!r}") from None
     if any(n < 0 for n in lengths) or len(lengths) > MAX_AXES:
@@ -275,8 +282,8 @@ cdef tuple checked_shape(object shape):
 cdef list integer_axes(object shared_axes):
     try:
         if isinstance(shared_axes, (tuple, list)):
-            return [axis.__index__() for axis in shared_axes]
-        return [shared_axes.__index__()]
+            return [index_of(axis) for axis in shared_axes]
+        return [index_of(shared_axes)]
     except (AttributeError, TypeError):
         raise TypeError(f"shared_axes must be an integer or a tuple of integers, got {shared_axes!r}") from None
 
@@ -324,7 +331,7 @@ cdef tuple checked_strides(object strides, tuple shape, tuple shared_axes):
     """Return the strides of a part of a mask, None if they are those of one run of positions. Strides without effect,
     as along axes of length 1, are replaced by those of a run, so that equal parts have equal strides."""
     try:
-        given = [n.__index__() for n in strides]
+        given = [index_of(n) for n in strides]
     except (AttributeError, TypeError):
         raise TypeError(f"strides must be a tuple of integers, got {strides!r}") from None
     if len(given) != len(shape):

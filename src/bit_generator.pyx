@@ -51,6 +51,7 @@ cdef class StreamBitGenerator(BitGenerator):
 
     """
 
+    cdef object __weakref__
     cdef word_stream stream
 
     def __init__(self, seed=None):

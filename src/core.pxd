@@ -132,6 +132,7 @@ cdef extern from "system/cache.h" nogil:
 
 cdef extern from "system/clock.h" nogil:
     uint64_t clock_microseconds()
+    uint64_t steady_microseconds()
     uint64_t cpu_microseconds()
 
 

@@ -61,6 +61,7 @@ cdef class Stream:
 
     """
 
+    cdef object __weakref__
     cdef stream_key key_words
     cdef uint64_t next_elem
     # The process that the key is for; 0 if every process that has a copy of the stream uses the key.
@@ -241,7 +242,9 @@ cdef class Stream:
         self.reseed(seeds, state["position"])
 
     def __reduce__(self):
-        return restore_stream, (self.state,)
+        if type(self) is Stream:
+            return restore_stream, (self.state,)
+        return restore_stream, (self.state, type(self)), self.__getstate__()
 
     def __repr__(self):
         return f"Stream(key={self.key:#034x}, position={self.position})"
@@ -252,9 +255,11 @@ cdef class Stream:
         return stream_html(self)
 
 
-def restore_stream(state):
-    """Return a stream of a pickled state."""
-    stream = Stream(0)
+def restore_stream(state, stream_type=Stream):
+    """Return a stream of a pickled state. A subclass's constructor does not run: it may have other parameters."""
+    if not (isinstance(stream_type, type) and issubclass(stream_type, Stream)):
+        raise TypeError(f"a pickled stream must be of Stream or a subclass, got {shown(stream_type)}")
+    stream = stream_type.__new__(stream_type)
     stream.state = state
     return stream
 
@@ -268,7 +273,7 @@ def identifier_words(identifier):
     import hashlib  # here, because its import takes as long as that of NumPy's core
     import struct
 
-    if isinstance(identifier, (int, np.integer)) and not isinstance(identifier, bool):
+    if is_integer(identifier):
         if identifier < 0:
             raise ValueError(f"identifier must be 0 or greater where it is an int, got {shown(int(identifier))}")
         named = b"i" + f"{int(identifier):x}".encode()
@@ -287,14 +292,14 @@ def plain_entropy(seeds):
     """Return a SeedSequence's entropy as an int or a list of ints; TypeError if it is neither."""
     entropy = seeds.entropy
     words = [entropy] if isinstance(entropy, (int, np.integer)) else list(entropy)
-    if not all([isinstance(word, (int, np.integer)) for word in words]):
+    if not all([isinstance(word, (int, np.integer)) and not isinstance(word, np.timedelta64) for word in words]):
         raise TypeError(f"the entropy of a SeedSequence must be an int or a sequence of ints, got {entropy!r}")
     return int(entropy) if isinstance(entropy, (int, np.integer)) else [int(word) for word in words]
 
 
 cdef object checked_seed(object seed):
     """Return a seed as an int; TypeError if it is not an integer, ValueError if it is negative."""
-    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)):
+    if not is_integer(seed):
         raise TypeError(f"rng must have integers where it is a sequence of seeds, got {seed!r}")
     if seed < 0:
         raise ValueError(f"rng must be 0 or greater where it is a seed, got {shown(int(seed))}")
@@ -306,7 +311,7 @@ def seed_sequence(seed):
     random = np.random
     if seed is None or isinstance(seed, random.SeedSequence):
         return seed if seed is not None else random.SeedSequence()
-    if isinstance(seed, (int, np.integer)) and not isinstance(seed, bool):
+    if is_integer(seed):
         return random.SeedSequence(checked_seed(seed))
     if isinstance(seed, (list, tuple)) or (isinstance(seed, np.ndarray) and seed.ndim == 1):
         return random.SeedSequence([checked_seed(each) for each in seed])

@@ -27,10 +27,6 @@ def process_number():
     return this_process
 
 
-cdef uint64_t microseconds_now() except? 0:
-    return <uint64_t>(<double>time.monotonic() * 1e6)
-
-
 # ---- the quota ------------------------------------------------------------------------------------------------------
 
 cdef enum:
@@ -65,7 +61,7 @@ cdef size_t allowed_threads(uint64_t now) except 0:
 
 def thread_limit():
     """Return how many threads a call on a large array would use if no other call ran."""
-    return allowed_threads(microseconds_now())
+    return allowed_threads(steady_microseconds())
 
 
 # ---- builds without OpenMP ------------------------------------------------------------------------------------------
@@ -131,7 +127,7 @@ cdef size_t share_of_threads(size_t n_wanted) except 0:
     if n_wanted == 1 or this_process != FIRST_PROCESS:
         enter_active_calls(&calls)
         return 1
-    now = microseconds_now()
+    now = steady_microseconds()
     n_wanted = min(n_wanted, allowed_threads(now))
     n_now = enter_active_calls(&calls)
     n_wanted = max(<size_t>1, n_wanted // <size_t>most_active_calls(&calls, n_now, now))

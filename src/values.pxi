@@ -9,6 +9,7 @@ cdef class Drawn:
     A new version of a class's pickles may add fields at the end; pickles of older versions leave them out.
     """
 
+    cdef object __weakref__
     cdef stream_key key_words
     cdef uint64_t first
     cdef readonly tuple shape
@@ -26,7 +27,7 @@ cdef class Drawn:
     cdef int place(self, object key, object start, object n_positions) except -1:
         """Set key and first position from a caller's arguments; the last position is start + n_positions - 1."""
         for name, value, limit in (("key", key, 1 << 128), ("start", start, LIMIT)):
-            if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+            if not is_integer(value):
                 raise TypeError(f"{name} must be an int, got {value!r}")
             if not 0 <= value < limit:
                 raise ValueError(f"{name} must be in [0, {limit}), got {shown(int(value))}")
@@ -58,7 +59,8 @@ cdef class Drawn:
         return self
 
     def __reduce__(self):
-        return restore, (type(self), self.PICKLE_VERSION, *self._fields())
+        # __getstate__ returns what a subclass has added, and None for the classes of this library.
+        return restore, (type(self), self.PICKLE_VERSION, *self._fields()), self.__getstate__()
 
 
 def restore(value_type, version, *fields):

@@ -19,6 +19,7 @@ MASK = cd.Mask(0, 0, P, (4, 6))
 OUT = BUFFER[:4]
 OF_THREE_AXES = (cd.alpha_dropout, cd.gaussian_dropout, cd.drop_path, cd.dropout1d)
 OF_ENTROPY = "the entropy of a SeedSequence must be|SeedSequence does not accept"
+SECONDS = np.timedelta64(1, "s")  # of a class that NumPy derives from its integers
 DTYPE = "^dtype must be float16, bfloat16, float32 or float64, got "
 
 
@@ -43,6 +44,7 @@ OF_VALUES = [
         (ValueError, "^shape must be at most 64 non-negative integers, got VALUE$", (-1, (2, -3), -HUGE, (1,) * 65)),
         (TypeError, "^shape must be an integer or a tuple of integers, got VALUE$", ("23", "3", 2.0, 2.5, (2.0, 3))),
         (TypeError, "^shape must be an integer or a tuple of integers, got VALUE$", ((2, 1.5), None, np.array([2, 3]))),
+        (TypeError, "^shape must be an integer or a tuple of integers, got VALUE$", (True, (True, 3), SECONDS)),
         (OverflowError, "^the stream must hold what is drawn", (HUGE, (2**63, 3), (2**40, 2**40))),
     ),
     *each(
@@ -71,6 +73,7 @@ OF_VALUES = [
         ],
         (ValueError, "^shared_axes must .*, got VALUE$", (2, -3, (0, 0), (0, -2), 2**70)),
         (TypeError, "^shared_axes must .*, got VALUE$", ("0", 0.0, 1.0, None, (None,), np.array([0]))),
+        (TypeError, "^shared_axes must .*, got VALUE$", (True, False, (True,), np.True_, SECONDS)),
     ),
     *each(
         [
@@ -98,7 +101,7 @@ OF_VALUES = [
     *each(
         [lambda v, rng: cd.Stream(1).spawn(v)],
         (ValueError, r"^n must be in \[0, 4294967296\], got VALUE$", (-1, HUGE, -HUGE)),
-        (TypeError, "^n must be an integer, got VALUE$", (1.0, 1.5, True)),
+        (TypeError, "^n must be an integer, got VALUE$", (1.0, 1.5, True, SECONDS)),
     ),
     *each(
         [lambda v, rng: cd.Stream(1).fold_in(v)],
@@ -106,13 +109,13 @@ OF_VALUES = [
         (
             TypeError,
             "^identifier must be an int, a str or bytes, got ",
-            (None, 1.0, 1.5, True, ("a",), bytearray(b"1")),
+            (None, 1.0, 1.5, True, ("a",), bytearray(b"1"), SECONDS),
         ),
     ),
     *each(
         [lambda v, rng: cd.Mask(v, 0, P, 100), lambda v, rng: cd.Noise(v, 0, P, 3)],
         (ValueError, r"^key must be in \[0, .*, got VALUE$", (-1, 2**128, HUGE)),
-        (TypeError, "^key must be an int, got VALUE$", (True, 1.0, None, "1")),
+        (TypeError, "^key must be an int, got VALUE$", (True, 1.0, None, "1", SECONDS)),
     ),
     *each(
         [lambda v, rng: cd.Mask(0, v, P, 0), lambda v, rng: cd.Noise(0, v, P, 8192)],
@@ -212,7 +215,7 @@ OF_VALUES = [
             lambda v, rng: cd.LockedDropout(time_axis=v).forward(VALUES),
         ],
         (ValueError, "^time_axis must be an axis of a 2-dimensional array, got VALUE", (2, 4)),
-        (TypeError, "^time_axis must be", (None, "x")),
+        (TypeError, "^time_axis must be", (None, "x", SECONDS)),
     ),
     *each(
         [lambda v, rng: cd.drop_block2d(IMAGES, 0.1, block_size=v, rng=rng)],
@@ -237,7 +240,7 @@ OF_VALUES = [
             lambda v, rng: cd.DropConnect(3, 3, n_samples=v, rng=rng),
         ],
         (ValueError, "^n_samples must be at least 1, got VALUE$", (0,)),
-        (TypeError, "^n_samples must be an integer, got VALUE$", (2.5, True)),
+        (TypeError, "^n_samples must be an integer, got VALUE$", (2.5, True, SECONDS)),
     ),
     *each(
         [lambda v, rng, function=function: function(v, 0.3, rng=rng) for function in OF_THREE_AXES],
@@ -264,6 +267,8 @@ OF_CALLS = {
     TypeError: [
         (lambda rng: cd.Mask(), "at least 4 positional arguments"),
         (lambda rng: cd.Stream(cd.Stream(1)), "^seed must not be a Stream"),
+        (lambda rng: cd.Stream(SECONDS), "^rng must be None, an int, .*, got timedelta64$"),
+        (lambda rng: cd.Stream([1, SECONDS]), "^rng must have integers where it is a sequence"),
         # Newer versions of NumPy refuse the first SeedSequence.
         (lambda rng: cd.Stream(np.random.SeedSequence([[1, 2], 3])), OF_ENTROPY),
         (lambda rng: cd.Stream(np.random.SeedSequence(["0x10"])), OF_ENTROPY),

@@ -1,5 +1,6 @@
 """Monte Carlo dropout, forced dropout, and the modes of many layers."""
 
+import asyncio
 import re
 import sys
 import tracemalloc
@@ -285,6 +286,74 @@ def test_two_threads_cannot_switch_one_layer_and_it_survives_the_attempt():
     assert layer.rng is stream
     with ThreadPoolExecutor(1) as pool:
         pool.submit(cd.mc_predict, layer.forward, X, 2, layers=[layer]).result()
+
+
+async def samples_in_turns(layer, rng, n):
+    """Sample n times within a block of dropout_on, and let other tasks run after each."""
+    samples = []
+    with cd.dropout_on([layer], rng=rng):
+        for _ in range(n):
+            assert layer.training
+            samples.append(layer.forward(X))
+            await asyncio.sleep(0)
+    return samples
+
+
+def test_two_tasks_cannot_switch_one_layer_and_it_survives_the_attempt():
+    layer = cd.Dropout(0.5, rng=1).eval()
+    stream = layer.rng
+
+    async def both():
+        return await asyncio.gather(*(samples_in_turns(layer, i, 3) for i in (1, 2)), return_exceptions=True)
+
+    first, second = asyncio.run(both())
+    expected = cd.Stream(1)
+    assert all(np.array_equal(y, cd.dropout(X, 0.5, rng=expected)) for y in first)
+    with pytest.raises(RuntimeError, match=r"switched by one task at a time, got Dropout\(p=0.5\) of a task"):
+        raise second
+    assert not layer.training
+    assert layer.rng is stream
+
+
+def test_a_task_may_switch_layers_of_the_block_that_started_it():
+    layer = cd.Dropout(0.5, rng=1).eval()
+
+    async def nested():
+        with cd.dropout_on([layer], rng=2):
+            samples = await asyncio.create_task(samples_in_turns(layer, 3, 2))
+            return [*samples, layer.forward(X)]
+
+    *samples, last = asyncio.run(nested())
+    expected = cd.Stream(3)
+    assert all(np.array_equal(y, cd.dropout(X, 0.5, rng=expected)) for y in samples)
+    assert np.array_equal(last, cd.dropout(X, 0.5, rng=2))
+    assert not layer.training
+
+
+def test_blocks_that_overlap_keep_dropout_on_and_the_last_to_end_restores_the_layers():
+    def turns(rng):
+        with cd.dropout_on([layer], rng=rng):
+            yield
+            yield
+
+    layer = cd.Dropout(0.5, rng=1).eval()
+    stream = layer.rng
+    first, second, third = turns(2), turns(None), turns(3)
+    for generator in (first, second, third):
+        next(generator)
+    for generator in (first, third, second):
+        assert layer.training
+        assert layer.rng is not stream
+        generator.close()
+    assert not layer.training
+    assert layer.rng is stream
+
+
+def test_arrays_may_have_as_many_axes_as_numpy_allows():
+    x = np.ones((4, *(1,) * 62, 3))
+    for per_pass in (1, 2):
+        mean, std = cd.mc_predict([cd.Dropout(0.5)], x, 4, rng=1, samples_per_pass=per_pass)
+        assert mean.shape == std.shape == x.shape
 
 
 def test_train_and_eval_switch_many_layers():

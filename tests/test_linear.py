@@ -2,6 +2,8 @@
 
 import copy
 import pickle
+import warnings
+from functools import partial
 from math import erf
 
 import numpy as np
@@ -190,6 +192,26 @@ def test_the_gradient_of_relu_is_safe_from_what_is_done_to_the_output():
         return layer.backward(noise.backward(np.ones_like(noise.forward(layer.forward(x)))))
 
     assert np.array_equal(gradient(False), gradient(True))
+
+
+@pytest.mark.parametrize("as_error", ["errstate", "warning"])
+def test_a_product_that_fails_moves_no_stream(as_error):
+    stream = cd.Stream(1)
+    x, weight = np.full((4, 8), np.inf, np.float32), normals((8, 5)).astype(np.float32)
+    layers = [make(8, 5, 0.0, rng=stream) for make in (cd.DropConnect, cd.FeatureDropoutLinear)]
+    calls = [layer.forward for layer in layers]
+    calls += [partial(f, weight=weight, p=0.0, rng=stream) for f in (cd.drop_connect, cd.feature_dropout_linear)]
+    error = FloatingPointError if as_error == "errstate" else RuntimeWarning
+    for call in calls:
+        before = stream.state
+        with (
+            np.errstate(all="raise" if as_error == "errstate" else "warn"),
+            warnings.catch_warnings(action="error"),
+            pytest.raises(error, match="invalid value"),
+        ):
+            call(x)
+        assert stream.state == before
+    assert all(layer.mask is None for layer in layers)
 
 
 def test_everything_dropped_is_everything_dropped_in_evaluation_too():

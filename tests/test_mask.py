@@ -5,6 +5,8 @@ import inspect
 import itertools
 import pickle
 import sys
+import weakref
+from functools import partial
 from unittest import mock
 
 import ml_dtypes
@@ -326,6 +328,27 @@ def test_strides_that_no_slice_could_give_are_refused():
     with pytest.raises(OverflowError, match="the stream must hold what is drawn"):
         cd.Mask(0, 0, 0.5, (4, 6), (), (2**63, 1))
     assert cd.Mask(0, 0, 0.5, (4, 6), (), (7, 1)).keep().shape == (4, 6)
+
+
+class NamedMask(cd.Mask):
+    """A mask with an attribute."""
+
+
+def test_a_value_of_a_subclass_is_pickled_with_its_attributes():
+    mask = NamedMask(1, 0, 0.5, 4)
+    mask.name = "first"
+    loaded = pickle.loads(pickle.dumps(mask))
+    assert type(loaded) is NamedMask
+    assert (loaded, loaded.name) == (mask, "first")
+
+
+def test_values_and_generators_can_be_referenced_weakly():
+    for make in (partial(cd.Mask, 1, 0, 0.5, 4), partial(cd.Noise, 1, 0, 0.5, 4), cd.Stream, cd.StreamBitGenerator):
+        value = make()
+        table = weakref.WeakValueDictionary(key=value)
+        assert table["key"] is value
+        del value
+        assert "key" not in table
 
 
 def test_values_of_a_subclass_are_equal_and_foreign_types_have_their_say():

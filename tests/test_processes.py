@@ -1,6 +1,7 @@
 """Other processes: the same bits at other thread counts and instruction sets; forked workers that never repeat."""
 
 import hashlib
+import modulefinder
 import os
 import pickle
 import subprocess
@@ -177,6 +178,26 @@ parts = {".".join(name.split(".")[:2]) for name in new if name.startswith("cdrop
 print(sorted(parts & {f"cdropout.{name}" for name in ("bench", "compat", "display", "environment", "torch")}))
 """
     assert run_python("-c", code).stdout.decode().split("\n") == ["set()", "[] True", "[]", ""]
+
+
+def test_python_files_name_all_modules_that_compiled_ones_import(run_python, tmp_path):
+    # Tools that make one program of a script and its modules (PyInstaller, cx_Freeze) read imports in Python files.
+    program = tmp_path / "program.py"
+    program.write_text("""
+import sys
+import cdropout as cd
+cd.draw_mask((3, 4), 0.5, rng=1)._repr_html_()
+cd.Stream(1).fold_in("a")._repr_html_()
+cd.StreamBitGenerator(1), cd.get_include()
+print(*(name for name in sys.modules if name.split(".")[0] == "cdropout"))
+""")
+    used = set(run_python(str(program)).stdout.decode().split())
+    folder = str(Path(cd.__file__).parents[1])
+    finder = modulefinder.ModuleFinder([folder, *sys.path], excludes=["numpy", "matplotlib", "tqdm"])
+    finder.run_script(str(program))
+    aliases = {"cdropout.linear", "cdropout.value", "cdropout.variant_layers"}  # set in cdropout/__init__.py
+    assert {"cdropout._kernels", "cdropout.display", "cdropout.machine"} <= used
+    assert used - aliases <= set(finder.modules)
 
 
 def test_threads_that_draw_first_at_the_same_time_share_one_default_stream(run_python):

@@ -168,6 +168,26 @@ def test_state_survives_json_pickle_and_copy(make_seed):
         assert cd.draw_mask(5, 0.5, rng=other) == cd.draw_mask(5, 0.5, rng=copy.copy(stream))
 
 
+class TaggedStream(cd.Stream):
+    """A stream with an attribute, and another constructor."""
+
+    def __init__(self, tag, seed):
+        super().__init__(seed)
+        self.tag = tag
+
+
+def test_a_stream_of_a_subclass_is_copied_as_one():
+    stream = TaggedStream("a", 5)
+    cd.draw_mask(1, 0.5, rng=stream)
+    layer = cd.Dropout(0.5, rng=stream)
+    copies = [pickle.loads(pickle.dumps(stream, protocol)) for protocol in range(pickle.HIGHEST_PROTOCOL + 1)]
+    for other in (*copies, copy.copy(stream), copy.deepcopy(stream), copy.deepcopy(layer).rng):
+        assert type(other) is TaggedStream
+        assert (other.tag, other.state) == ("a", stream.state)
+    with pytest.raises(TypeError, match="a pickled stream must be of Stream or a subclass, got <class 'int'>"):
+        cd.stream.restore_stream(stream.state, int)
+
+
 BAD_STATES = {
     "not a dict": lambda s: [1],
     "a missing key": lambda s: {k: v for k, v in s.items() if k != "position"},

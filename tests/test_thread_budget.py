@@ -4,6 +4,7 @@ import hashlib
 import os
 import subprocess
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from core_probe import regions_that_run
 from threadpoolctl import threadpool_limits
 
 import cdropout as cd
-from cdropout import _kernels
+from cdropout import _kernels, machine
 from cdropout.machine import CpuQuota, cache_bytes, last_level_cache_bytes
 
 needs_openmp = pytest.mark.skipif(not _kernels.has_openmp(), reason="this build has no OpenMP")
@@ -92,6 +93,24 @@ def test_the_quota_limits_the_threads_of_every_call(fixed_quota):
             assert _kernels.thread_limit() == expected
     with threadpool_limits(1, user_api="openmp"):
         assert _kernels.thread_limit() == 1
+
+
+@pytest.mark.promise("cpu-quota")
+@switches_settings
+@needs_openmp
+@pytest.mark.parametrize("frozen_at", [-3e8, 0.0, 2.5e9])
+def test_the_quota_is_followed_after_pythons_clocks_were_replaced(monkeypatch, frozen_at):
+    seconds = _kernels.get_limits()["microseconds_of_quota"] * 1.2e-6
+    with threadpool_limits(8, user_api="openmp"):
+        with monkeypatch.context() as replaced:  # as programs do to test code with dates
+            for clock in ("monotonic", "time", "perf_counter"):
+                replaced.setattr(time, clock, lambda: frozen_at)
+            _kernels.thread_limit()
+        time.sleep(seconds)
+        with monkeypatch.context() as limited:
+            limited.setattr(machine.CpuQuota, "n_cpus", lambda self: 3.0)
+            assert _kernels.thread_limit() == 3
+    time.sleep(seconds)  # for so long, this quota stays valid
 
 
 COUNT_THREADS = """
