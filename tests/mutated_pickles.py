@@ -225,7 +225,7 @@ def load_bytes(chance: np.random.Generator) -> str:
 
 
 def restore_fields(chance: np.random.Generator) -> str:
-    _, arguments = VALUES[chance.integers(len(VALUES))].__reduce__()
+    _, arguments, *_ = VALUES[chance.integers(len(VALUES))].__reduce__()
     return check(_kernels.restore(arguments[0], *mutate_fields(arguments[1:], chance)))
 
 
