@@ -106,7 +106,7 @@ def _in_units(n_bytes: int) -> str:
 
 def processor(cpu_info: Path = Path("/proc/cpuinfo")) -> str:
     """Return the processor's name, or its architecture if the system does not report a name."""
-    lines = cpu_info.read_text().splitlines() if cpu_info.exists() else []
+    lines = cpu_info.read_text(encoding="utf-8", errors="replace").splitlines() if cpu_info.exists() else []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()
 

@@ -42,6 +42,7 @@ import os
 import sys
 import threading
 import warnings
+from collections.abc import Sequence
 from numbers import Real
 
 import numpy as np

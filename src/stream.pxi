@@ -313,7 +313,9 @@ def seed_sequence(seed):
         return seed if seed is not None else random.SeedSequence()
     if is_integer(seed):
         return random.SeedSequence(checked_seed(seed))
-    if isinstance(seed, (list, tuple)) or (isinstance(seed, np.ndarray) and seed.ndim == 1):
+    if isinstance(seed, Sequence) and not isinstance(seed, (str, bytes, bytearray, memoryview)) or (
+        isinstance(seed, np.ndarray) and seed.ndim == 1
+    ):
         return random.SeedSequence([checked_seed(each) for each in seed])
     if isinstance(seed, random.RandomState):
         return random.SeedSequence(int.from_bytes(seed.bytes(16), "little"))

@@ -59,8 +59,9 @@ cdef class Drawn:
         return self
 
     def __reduce__(self):
-        # __getstate__ returns what a subclass has added, and None for the classes of this library.
-        return restore, (type(self), self.PICKLE_VERSION, *self._fields()), self.__getstate__()
+        added = self.__getstate__()  # by a subclass; None for the classes of this library
+        fields = (type(self), self.PICKLE_VERSION, *self._fields())
+        return (restore, fields) if added is None else (restore, fields, added)
 
 
 def restore(value_type, version, *fields):

@@ -47,6 +47,18 @@ def in_this_thread():
         yield
 
 
+def test_equal_values_have_equal_tokens():
+    def values(seed):
+        stream = cd.Stream(seed)
+        mask = cd.draw_mask((3, 4), 0.5, rng=stream)
+        return mask, mask[1:], cd.draw_noise(3, 1.0, rng=stream), stream, cd.Dropout(0.5, rng=stream)
+
+    with dask.config.set({"tokenize.ensure-deterministic": True}):
+        tokens, again, others = ([dask.base.tokenize(value) for value in values(seed)] for seed in (1, 1, 2))
+    assert tokens == again
+    assert len({*tokens, *others}) == 10
+
+
 # ---- the same bits --------------------------------------------------------------------------------------------------
 
 

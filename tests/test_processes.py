@@ -200,6 +200,60 @@ print(*(name for name in sys.modules if name.split(".")[0] == "cdropout"))
     assert used - aliases <= set(finder.modules)
 
 
+USE_EVERYTHING = """
+import pickle
+import numpy as np
+import cdropout as cd
+from cdropout import bit_generator, inference
+stream = cd.Stream(1)
+mask = cd.draw_mask((3, 4), 0.5, rng=stream)
+for value in (stream, mask, cd.draw_noise(3, 1.0, rng=1)):
+    repr(value), value._repr_html_(), pickle.loads(pickle.dumps(value))
+stream.fold_in("a"), stream.fold_in(b"a"), cd.get_include()
+for make in (cd.Dropout, cd.ReLUDropout, cd.GaussianDropout):
+    layer = pickle.loads(pickle.dumps(make(0.5, rng=1)))
+    layer.backward(layer.forward(np.ones((3, 4), np.float32)))
+    layer.state = layer.state
+np.random.Generator(cd.StreamBitGenerator(1)).random()
+try:
+    cd.dropout(np.ones(3), 2.0)
+except ValueError:
+    print("refused", mask.keep().sum())
+"""
+
+
+@pytest.mark.parametrize("options", ["-O", "-OO", "-bb -W error", "-X dev -W error"])
+def test_options_of_the_interpreter_change_nothing(run_python, options):
+    expected = cd.draw_mask((3, 4), 0.5, rng=1).keep().sum()
+    result = run_python(*options.split(), "-c", USE_EVERYTHING)
+    assert result.stdout.decode() == f"refused {expected}\n"
+    assert result.stderr == b""
+
+
+def test_the_interpreter_ends_while_other_threads_compute(run_python):
+    result = run_python(
+        "-c",
+        """
+import atexit, threading, time
+import numpy as np
+import cdropout as cd
+x = np.ones(3_000_000, np.float32)
+mask = cd.draw_mask(x.shape, 0.5, rng=1)
+started = threading.Semaphore(0)
+def compute():
+    while True:
+        mask.apply(x)
+        started.release()
+atexit.register(lambda: print("at exit", cd.dropout(x, rng=1).shape))
+for _ in range(3):
+    threading.Thread(target=compute, daemon=True).start()
+for _ in range(6):
+    started.acquire()
+""",
+    )
+    assert result.stdout.decode().split("\n")[0] == "at exit (3000000,)"
+
+
 def test_threads_that_draw_first_at_the_same_time_share_one_default_stream(run_python):
     code = """
 import sys, threading

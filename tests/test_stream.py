@@ -1,5 +1,6 @@
 """Streams: positions of draws, seeds, spawning, state, threads."""
 
+import array
 import collections.abc
 import copy
 import inspect
@@ -59,7 +60,8 @@ def test_dropout_and_draw_mask_drop_the_same_for_every_kind_of_rng():
 def test_sequences_of_ints_are_seeds_and_a_random_state_advances():
     expected = cd.Stream(np.random.SeedSequence([1, 2**70])).key
     assert cd.Stream([1, 2**70]).key == cd.Stream((1, 2**70)).key == expected
-    assert cd.Stream(np.array([1, 2], np.int8)).key == cd.Stream([1, 2]).key != cd.Stream([2, 1]).key
+    for seed in (np.array([1, 2], np.int8), range(1, 3), array.array("i", [1, 2])):
+        assert cd.Stream(seed).key == cd.Stream([1, 2]).key != cd.Stream([2, 1]).key
     state = np.random.RandomState(5)  # as scikit-learn's check_random_state returns it
     first, second = (cd.draw_mask(100, 0.5, rng=state) for _ in range(2))
     assert first != second
