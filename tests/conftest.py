@@ -43,7 +43,8 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
     if "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ:
         return None  # xdist's answer, which is this variable
     files = [Path(config.invocation_params.dir, name.partition("::")[0]) for name in config.args]
-    if config.option.keyword or config.option.markexpr != "not deep" or any(file.is_file() for file in files):
+    is_whole = config.option.markexpr in ("not deep and not ci", "ci and not deep") and not config.option.keyword
+    if not is_whole or any(file.is_file() for file in files):
         return 0
     n_cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(n_cpus, MAX_PROCESSES) if n_cpus > 1 else 0

@@ -124,6 +124,7 @@ def has_flags(compiler, flags):
     return reason_to_skip(compiler, *flags.split()) is None
 
 
+@pytest.mark.ci
 @pytest.mark.promise("import")
 @pytest.mark.parametrize("compiler", ["gcc", "clang"])
 def test_flags_of_the_environment_change_no_result_and_no_state_of_the_process(build, compiler):
@@ -171,6 +172,7 @@ def plain(compile_alone):
 NOT_SEEN_BY_THE_SOURCES = ("-ffp-contract=fast -march=native", "-fsingle-precision-constant", "-mpc32")
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("flags", FLAGS)
 def test_each_flag_changes_a_result_without_setup_py_and_most_are_refused(compile_alone, plain, flags):
     # The control of the tests above, and the check in the sources for builds without setup.py.

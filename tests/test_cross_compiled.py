@@ -51,7 +51,8 @@ PROCESSORS = {
     # Big-endian.
     "s390x": Processor(("s390x-linux-gnu-gcc", "-static"), ("qemu-s390x",), ("portable",)),
 }
-EMULATED = tuple(name for name in PROCESSORS if name != "native")
+EMULATED = tuple(pytest.param(name, marks=pytest.mark.ci) for name in PROCESSORS if name != "native")
+BY_PROCESSOR = ("native", *EMULATED)
 
 
 def fnv1a(data):
@@ -215,7 +216,7 @@ def results(printed):
 
 
 @pytest.mark.promise("bits-processors")
-@pytest.mark.parametrize("name", PROCESSORS)
+@pytest.mark.parametrize("name", BY_PROCESSOR)
 def test_every_frozen_digest_holds_on_every_processor(run_program, name):
     lines = "".join(f"{case.line()}\n" for case in FROZEN)
     found = results(run_program("frozen_cases", PROCESSORS[name], stdin=lines.encode()))
@@ -225,14 +226,14 @@ def test_every_frozen_digest_holds_on_every_processor(run_program, name):
         assert result == wanted, f"{case} on {isa}"
 
 
-@pytest.mark.parametrize("name", PROCESSORS)
+@pytest.mark.parametrize("name", BY_PROCESSOR)
 def test_a_changed_floating_point_mode_is_left_and_entered_again(run_program, name):
     printed = run_program("float_mode", PROCESSORS[name]).decode()
     # "changed": in the caller's mode the kernels' results differ, without which the program would show nothing.
     assert printed.splitlines() == [f"{isa} changed same restored" for isa in PROCESSORS[name].isas]
 
 
-@pytest.mark.parametrize("name", PROCESSORS)
+@pytest.mark.parametrize("name", BY_PROCESSOR)
 def test_threads_take_every_position_once_and_share_jobs(run_program, name):
     printed = run_program("sanitizers/positions", PROCESSORS[name]).decode()
     assert printed.splitlines() == [

@@ -150,6 +150,7 @@ def test_the_examples_for_one_program_run(heading, package, tmp_path, monkeypatc
         run_program([sys.executable, "train.py"], tmp_path)
 
 
+@pytest.mark.ci
 def test_the_example_for_mpi_runs_on_two_ranks(tmp_path):
     (tmp_path / "train.py").write_text(example("MPI"))
     run_on_two_ranks("train.py", cwd=tmp_path)
@@ -173,6 +174,7 @@ assert [os.waitpid(child, 0)[1] for child in children] == [0, 0]
 """
 
 
+@pytest.mark.ci
 def test_the_example_for_pytorch_runs_on_two_processes(tmp_path):
     pytest.importorskip("torch")
     (tmp_path / "train.py").write_text(example("PyTorch DDP"))

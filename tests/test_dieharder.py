@@ -76,6 +76,7 @@ def cases():
                 yield pytest.param(name, number, ntuple, id=case_id)
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("name", INPUTS)
 def test_dieharders_birthdays_find_nothing(name):
     check(name, BIRTHDAYS, None)
@@ -99,6 +100,7 @@ def check(name, number, ntuple):
     assert {verdict.assessment for verdict in found if verdict.n_samples == last_samples} == {"PASSED"}
 
 
+@pytest.mark.ci
 def test_dieharder_sees_a_defect():
     """The raw stream with the lowest bit of every second word cleared."""
     if shutil.which("dieharder") is None:

@@ -84,10 +84,16 @@ def test_every_block_is_run_or_listed_with_a_reason(page):
 
 # ---- Python ---------------------------------------------------------------------------------------------------------
 
-WITH_PYTHON = [page for page in RUN_HERE if "python" in languages(page)]
+# The pages whose code needs the packages that .ci/run installs.
+OF_FRAMEWORKS = ("docs/frameworks.md", "docs/pytorch.md")
+WITH_PYTHON = [
+    pytest.param(page, marks=pytest.mark.ci if name_of(page) in OF_FRAMEWORKS else (), id=name_of(page))
+    for page in RUN_HERE
+    if "python" in languages(page)
+]
 
 
-@pytest.mark.parametrize("page", WITH_PYTHON, ids=name_of)
+@pytest.mark.parametrize("page", WITH_PYTHON)
 def test_python_blocks_run_in_order(page, tmp_path):
     # The tested library is first on the path: the page's folder has none, and a checkout's has no compiled core.
     command = [sys.executable, "-P", str(ROOT / "tests/pages.py"), str(page), "skipped.json"]

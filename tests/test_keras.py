@@ -96,7 +96,7 @@ def test_one_call_switches_the_backend_over_and_back(enabled, monkeypatch):
         ckeras.enable()
 
 
-@pytest.mark.deep  # .ci/run runs it
+@pytest.mark.ci
 def test_keras_own_tests_of_dropout_pass(run_shipped_tests):
     outcomes = run_shipped_tests("keras")
     assert outcomes["failed"] == []

@@ -10,7 +10,7 @@ import pytest
 import cdropout as cd
 from cdropout import _kernels
 
-pytestmark = pytest.mark.skipif(not _kernels.has_openmp(), reason="this build has no OpenMP")
+pytestmark = [pytest.mark.ci, pytest.mark.skipif(not _kernels.has_openmp(), reason="this build has no OpenMP")]
 
 N = 3_000_000
 deep = functools.partial(pytest.param, marks=pytest.mark.deep)

@@ -22,6 +22,7 @@ MODULES = ("torch", "thinc", "keras", *(f"compat/{name}" for name in ("deepnet",
 
 missing = [name for name in EXTENSIONS if importlib.util.find_spec(name) is None]
 pytestmark = [
+    pytest.mark.ci,
     pytest.mark.skipif(not (ROOT / "docs/conf.py").exists(), reason="the tests were taken out of the checkout"),
     pytest.mark.skipif(bool(missing), reason=f"not installed, of the extra docs: {', '.join(missing)}"),
 ]

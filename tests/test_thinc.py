@@ -111,7 +111,7 @@ def test_a_small_spacy_pipeline_trains(enabled):
     assert nlp("a good thing").cats["good"] > 0.5 > nlp("an awful day").cats["good"]
 
 
-@pytest.mark.deep  # .ci/run runs it
+@pytest.mark.ci
 def test_thincs_own_tests_of_dropout_pass(run_shipped_tests):
     outcomes = run_shipped_tests("thinc")
     assert outcomes["failed"] == []

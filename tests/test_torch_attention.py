@@ -355,6 +355,7 @@ def test_a_decoder_attends_to_memory_under_a_causal_mask(attended):
     assert gradient[:, :3].any()
 
 
+@pytest.mark.ci
 def test_a_replaced_transformer_compiles_to_the_same_numbers(recwarn):
     model, x = encoder(), torch.randn(3, 7, 16)
     ct.replace_dropout(model)

@@ -79,8 +79,7 @@ dist.destroy_process_group()
 """
 
 
-# By default, test_data_parallel.py trains two ranks.
-@pytest.mark.deep
+@pytest.mark.ci
 def test_each_rank_of_data_parallel_training_draws_its_own_masks_and_all_weights_agree(run_python, tmp_path):
     done = run_python("-c", RANKS, str(tmp_path), check=False)
     assert done.returncode == 0, done.stderr.decode()
