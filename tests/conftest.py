@@ -19,6 +19,10 @@ from cdropout import _kernels, machine
 # no compiled core, and must not hide the installed package.
 sys.path.append(str(Path(__file__).parents[1]))
 
+# A shell that starts pytest in the background has it ignore SIGINT, and the programs that tests interrupt inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 ISAS = _kernels.known_isas()
 THREAD_COUNTS = (1, 2, 3, 8)
 

@@ -1,4 +1,4 @@
-"""What the replacements share: the state of a layer's last forward pass, and masks that become arrays on request."""
+"""The code that the replacements share: the state of a last forward pass, and masks that become arrays on request."""
 
 from collections.abc import Iterable, MutableSequence
 from typing import Any

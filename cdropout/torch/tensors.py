@@ -97,7 +97,7 @@ def write_masked(
 def factor_of(mask: Mask, scale: float | None, dtype: torch.dtype) -> Tensor:
     """Return the tensor by which a mask multiplies: scale where kept, 1/(1-p) by default, and 0 where dropped.
 
-    It serves gradients without plain memory of their own: batched, sparse and recorded ones.
+    It is for gradients without plain memory: batched, sparse and recorded ones.
     """
     return _apply(torch.ones(mask.shape, dtype=dtype), mask, scale, 0.0, 0.0, False)
 

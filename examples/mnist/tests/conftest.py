@@ -2,6 +2,7 @@
 
 import gzip
 import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,10 @@ import pytest
 from threadpoolctl import threadpool_limits
 
 from digits.data import Dataset, LabelledImages, load_dataset
+
+# As in tests/conftest.py: a program that a test interrupts must not inherit that SIGINT is ignored.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

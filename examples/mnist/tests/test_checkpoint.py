@@ -346,7 +346,7 @@ def test_file_is_whole_at_every_moment_with_two_writers_that_are_killed(rounds, 
     rng = random.Random(5)
     for _ in range(rounds):
         path.unlink(missing_ok=True)
-        commands = [[sys.executable, "-c", WRITER, str(path), str(number)] for number in (1, 2)]
+        commands = [[sys.executable, "-P", "-c", WRITER, str(path), str(number)] for number in (1, 2)]
         writers = [subprocess.Popen(command, env=env) for command in commands]
         seen, n_read, deadline = set(), 0, time.monotonic() + 120
         try:

@@ -128,6 +128,7 @@ def mnist_f1(mnist):
         return dict(zip(compare_torch.KINDS, np.reshape(list(scores), (-1, len(SEEDS))).mean(axis=1), strict=True))
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("kind", compare_torch.KINDS)
 def test_mnist_is_learned_in_two_epochs(kind, mnist_f1):
     assert mnist_f1[kind] >= 0.905
@@ -149,12 +150,14 @@ def torch_f1(mnist):
 
 
 # Measured differences: +0.001 elementwise, -0.003 feature, +0.002 standard.
+@pytest.mark.ci
 @pytest.mark.parametrize("kind", compare_torch.KINDS)
 def test_mnist_macro_f1_is_that_of_torch(kind, mnist_f1, torch_f1):
     assert mnist_f1[kind] == pytest.approx(torch_f1(), abs=0.006)
 
 
 # Measured: 0.9734 before, 0.9724 after.
+@pytest.mark.ci
 def test_mnist_macro_f1_of_torch_after_replacing_is_that_before(torch_f1):
     before = torch_f1(relu=True)
     assert before > 0.965
