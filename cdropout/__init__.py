@@ -2,6 +2,7 @@
 
 import sys
 from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 try:
@@ -38,8 +39,16 @@ __version__ = "0.1.0"
 _LAZY = {"StreamBitGenerator": "cdropout.bit_generator", "get_include": "cdropout.c_api"}
 
 # Modules that pickles of earlier code name, and the modules that have their classes and functions now.
-sys.modules[f"{__name__}.linear"] = sys.modules[f"{__name__}.variant_layers"] = layers
-sys.modules[f"{__name__}.value"] = _kernels
+_linear = ModuleType(f"{__name__}.linear")
+vars(_linear).update({name: getattr(each, name) for each in (functions, layers) for name in each.__all__})
+_MOVED = {
+    "functional": functions,
+    "linear": _linear,
+    "value": _kernels,
+    "variant_layers": layers,
+    "variants": functions,
+}
+sys.modules.update({f"{__name__}.{name}": module for name, module in _MOVED.items()})
 
 
 def __getattr__(name: str) -> Any:

@@ -52,7 +52,8 @@ def _to_switch(layers: Iterable[Any], also: Iterable[Any]) -> list[Any]:
     for layer in also:
         if not hasattr(layer, "training"):
             raise TypeError(f"also must be layers with an attribute training, got {layer!r}")
-    return ours + [layer for layer in also if not isinstance(layer, Layer)]
+    known = set(map(id, ours))
+    return ours + [layer for layer in also if id(layer) not in known]
 
 
 def _turn_on(layer: Any, stream: Stream | None) -> None:

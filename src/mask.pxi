@@ -208,10 +208,11 @@ cdef class Mask(Drawn):
             low, high, step = part.indices(length)
             if step < 1:
                 raise ValueError(f"a mask's slice must have a step of 1 or more, got {part!r}")
-            if 0 not in self.shape:
-                start += low * stride
+            start += low * stride
             lengths.append(len(range(low, high, step)))
             strides.append(step * stride)
+        if 0 in lengths and start >= LIMIT:
+            start = self.start  # the end of the stream is no position
         return Mask(self.key, start, self.p, tuple(lengths), self.shared_axes, tuple(strides))
 
     def __len__(self):

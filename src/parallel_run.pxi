@@ -49,7 +49,8 @@ cdef bint run_all_until(const job *j, size_t *n_done, size_t n_slices, size_t n_
         # The calling thread is thread 0. The sum is that of one number and zeros: Cython makes it a reduction.
         for thread in prange(<Py_ssize_t>n_threads, num_threads=<int>n_threads, schedule="static"):
             cpu_used += run_until(j, thread, n_done, n_slices, n_threads, began, until)
-        note_region(&pause, began, clock_microseconds(), cpu_used - cpu_before, n_threads)
+        if cpu_used > 0:  # the system tells the CPU time
+            note_region(&pause, began, clock_microseconds(), cpu_used - cpu_before, n_threads)
     for thread in range(<Py_ssize_t>n_threads):
         if n_done[thread] < n_slices:
             return True

@@ -500,3 +500,14 @@ def test_a_small_network_learns_with_it(name):
         assert dhidden.shape == features.shape
         w -= 0.5 * (hidden.T @ dz)
     assert np.mean(losses[-20:]) < 0.16
+
+
+def test_a_mask_that_is_put_back_is_used_again():
+    layer = nnfs.Layer_Dropout(0.5, rng=1)
+    layer.forward(np.ones(8))
+    mask = layer.binary_mask
+    layer.binary_mask = np.full(8, 7.0)
+    layer.binary_mask = mask
+    layer.backward(np.ones(8))
+    assert layer.binary_mask is mask
+    assert np.array_equal(layer.dinputs, mask)

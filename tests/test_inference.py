@@ -439,6 +439,9 @@ def test_a_dropout_layer_of_another_library_is_switched_or_reported():
     mean, _ = cd.mc_predict([foreign], X, 2, also=[foreign])
     assert not mean.any()
     assert not foreign.training
+    ours = cd.Dropout(0.5, rng=1).eval()
+    _, std = cd.mc_predict(ours.forward, X, 5, also=[ours])
+    assert std.any()
     with pytest.raises(TypeError, match="also must be layers with an attribute training, got 3"):
         cd.dropout_on([], also=[3]).__enter__()
     with pytest.raises(ValueError, match="also must be layers of the sequence"):

@@ -49,6 +49,12 @@ def test_signatures_of_values_can_be_inspected():
                 assert inspect.signature(getattr(value, name)).parameters["self"]
 
 
+def test_an_empty_part_at_the_end_of_a_stream_is_a_mask():
+    mask = cd.Mask(1, 2**64 - 8192, 0.5, (4096,))
+    assert mask[4096:].keep().shape == (0,)
+    assert mask[4096:] == mask[:0]
+
+
 def test_equality_and_hash_are_those_of_the_fields():
     mask = cd.draw_mask((3, 4), 0.5, rng=1, shared_axes=-1)
     assert mask == cd.Mask(mask.key, mask.start, 0.5, (3, 4), (1,))

@@ -5,7 +5,11 @@ import pickle
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+import cdropout as cd
+from cdropout.compat import deepnet
 
 VECTORS = Path(__file__).with_name("vectors")
 PROGRAM = Path(__file__).with_name("mutated_pickles.py")
@@ -81,3 +85,20 @@ def test_every_version_of_a_pickle_is_frozen():
             )
         ),
     }
+
+
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [("functional", "dropout"), ("variants", "drop_path"), ("linear", "drop_connect"), ("linear", "DropConnect")],
+)
+def test_the_names_of_earlier_modules_load(module, name):
+    assert pickle.loads(f"ccdropout.{module}\n{name}\n.".encode()) is getattr(cd, name)
+
+
+def test_a_stand_in_that_earlier_code_pickled_loads_and_goes_on():
+    layer = deepnet.Dropout(0.75, rng=1)
+    y = layer.forward(np.ones((4, 6)))
+    state = {"_stream": layer._pass._stream, "_last": (layer._pass.mask.value, y.dtype, None)}
+    layer._pass.__setstate__(state)
+    assert np.array_equal(layer.mask, y)
+    assert np.array_equal(layer.backward(np.ones((4, 6)))[0], y)

@@ -195,7 +195,7 @@ print(*(name for name in sys.modules if name.split(".")[0] == "cdropout"))
     folder = str(Path(cd.__file__).parents[1])
     finder = modulefinder.ModuleFinder([folder, *sys.path], excludes=["numpy", "matplotlib", "tqdm"])
     finder.run_script(str(program))
-    aliases = {"cdropout.linear", "cdropout.value", "cdropout.variant_layers"}  # set in cdropout/__init__.py
+    aliases = {f"cdropout.{name}" for name in cd._MOVED}  # set in cdropout/__init__.py
     assert {"cdropout._kernels", "cdropout.display", "cdropout.machine"} <= used
     assert used - aliases <= set(finder.modules)
 

@@ -94,6 +94,19 @@ def test_gradients_may_be_batched_and_have_derivatives(name):
     assert torch.allclose(total, torch.autograd.functional.hessian(lambda t: function(t).pow(3).sum(), x))
 
 
+@pytest.mark.parametrize("name", ["dropout", "attention"])
+def test_a_recorded_backward_pass_has_the_mask_of_its_forward_pass(name):
+    x = torch.randn(2, 3, 4, requires_grad=True)
+    y = ct.dropout(x, 0.5) if name == "dropout" else ct.scaled_dot_product_attention(x, x, x, dropout_p=0.5)
+
+    def backward(dy):
+        return torch.autograd.grad(y, x, dy, retain_graph=True)[0]
+
+    dy = torch.ones(2, 3, 4)
+    recorded = make_fx(backward)(dy)
+    assert torch.allclose(recorded(2 * dy), 2 * backward(dy), atol=1e-6)
+
+
 def test_gradients_may_be_sparse_or_have_the_negative_bit():
     x = torch.randn(5, 4, requires_grad=True)
     sparse = torch.sparse_coo_tensor([[0, 2]], torch.ones(2, 4), (5, 4), check_invariants=True)

@@ -125,6 +125,15 @@ class LastPass:
         self.mask: NetworkMask | None = None
         self._assigned: Array | None = None
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Restore a pickle. Earlier code saved `_last`, (mask, dtype, scale), and a scale of 1 for masks of bool."""
+        fields = {"mask": None, "_assigned": None, **state}
+        last = fields.pop("_last", None)
+        if last is not None:
+            mask, dtype, scale = last
+            fields["mask"] = NetworkMask(mask, np.dtype(np.bool_) if scale == 1.0 else dtype, scale)
+        self.__dict__.update(fields)
+
     def drop(
         self, x: npt.ArrayLike, p: float, *, scale: float | None = None, dtype: npt.DTypeLike | None = None
     ) -> Array:
@@ -172,5 +181,6 @@ class LastPass:
     def array(self, array: Any) -> None:
         if array is None:
             self.keep(None)
-        elif self.mask is None or not self.mask.has_array(array):  # `layer.mask *= 2` assigns the array itself
-            self._assigned = np.asanyarray(array)
+        else:  # `layer.mask *= 2` assigns the array itself
+            is_own = self.mask is not None and self.mask.has_array(array)
+            self._assigned = None if is_own else np.asanyarray(array)

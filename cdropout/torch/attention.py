@@ -14,6 +14,7 @@ from cdropout.torch.tensors import (
     PLAIN,
     ApplyMask,
     draw_mask,
+    factor_of,
     is_ours,
     is_plain,
     is_recorded,
@@ -63,9 +64,9 @@ class _Attention(torch.autograd.Function):
             if not has_second_derivative:
                 query, key, value = (t.detach().requires_grad_() for t in (query, key, value))
             inputs = [t for t, needed in zip((query, key, value), ctx.needs_input_grad, strict=False) if needed]
-            with torch.enable_grad():
+            with torch.enable_grad(), torch.autocast("cpu", enabled=False):
                 again = _attend_by_operators(query, key, value, bias, is_dead, ctx.mask, ctx.scale)
-            found = iter(torch.autograd.grad(again, inputs, dout, create_graph=has_second_derivative))
+                found = iter(torch.autograd.grad(again, inputs, dout, create_graph=has_second_derivative))
             return *(next(found) if needed else None for needed in ctx.needs_input_grad[:3]), None, None, None, None
         n_rows = query.shape[1]
         dquery, dkey, dvalue = query.new_empty(query.shape), key.new_empty(key.shape), value.new_empty(value.shape)
@@ -144,6 +145,8 @@ def _attend_by_operators(
     else:  # without the masks, softmax of such a row and its derivative would be NaN
         is_dead = is_dead.view(*scores.shape[:2], 1)
         weights = scores.masked_fill(is_dead, 0.0).softmax(-1).masked_fill(is_dead, 0.0)
+    if is_recorded() or is_transformed():
+        return (weights * factor_of(mask, None, weights.dtype).view(scores.shape)) @ value
     dropped: Tensor = ApplyMask.apply(weights.view(mask.shape), mask, None, 0.0, 0.0, False)
     return dropped.view(scores.shape) @ value
 

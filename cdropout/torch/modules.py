@@ -41,7 +41,8 @@ class _Traceable(nn.Module):
         module into the model, so a module of another class would undo `replace_dropout`. The next call of the module
         removes the attribute again.
         """
-        self.__dict__["forward"] = _THEIRS[type(self)].forward.__get__(self)
+        theirs = next(_THEIRS[each] for each in type(self).__mro__ if each in _THEIRS)
+        self.__dict__["forward"] = theirs.forward.__get__(self)
         return self
 
 

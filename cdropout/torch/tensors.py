@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
@@ -97,9 +98,15 @@ def write_masked(
 def factor_of(mask: Mask, scale: float | None, dtype: torch.dtype) -> Tensor:
     """Return the tensor by which a mask multiplies: scale where kept, 1/(1-p) by default, and 0 where dropped.
 
-    It is for gradients without plain memory: batched, sparse and recorded ones.
+    It is for gradients without plain memory: batched, sparse and recorded ones. A tracer sees a constant, because NumPy
+    writes the memory before PyTorch gets it.
     """
-    return _apply(torch.ones(mask.shape, dtype=dtype), mask, scale, 0.0, 0.0, False)
+    if dtype is torch.bfloat16:
+        import ml_dtypes
+
+        factor = mask.apply(np.ones(mask.shape, ml_dtypes.bfloat16), scale=scale).view(np.int16)
+        return torch.from_numpy(factor).view(torch.bfloat16)
+    return torch.from_numpy(mask.apply(np.ones(mask.shape, str(dtype).removeprefix("torch.")), scale=scale))
 
 
 class ApplyMask(torch.autograd.Function):
