@@ -34,11 +34,12 @@ def eval(layers: Iterable[Any]) -> None:  # noqa: A001 - the usual name of this 
     train(layers, False)
 
 
-def _to_switch(layers: Iterable[Any], also: Iterable[Any]) -> list[Any]:
+def _to_switch(layers: Iterable[Any], also: Iterable[Any], stacklevel: int) -> list[Any]:
     """Return the layers that drop: those of this library among layers, and all of also.
 
     Other layers stay as they are, because training means something else for them: batch normalization would use and
-    change the statistics of the batch. A layer that is called a dropout and is not switched is reported.
+    change the statistics of the batch. A layer that is called a dropout and is not switched causes a warning;
+    stacklevel is that of `warnings.warn`.
     """
     also = list(also)
     named = set(map(id, also))
@@ -48,7 +49,7 @@ def _to_switch(layers: Iterable[Any], also: Iterable[Any]) -> list[Any]:
             ours.append(layer)
         elif id(layer) not in named and hasattr(layer, "training") and "drop" in type(layer).__name__.lower():
             message = f"{layer!r} is not switched on: it is no layer of cdropout. Pass it in also= to switch it."
-            warnings.warn(message, stacklevel=4)
+            warnings.warn(message, stacklevel=stacklevel)
     for layer in also:
         if not hasattr(layer, "training"):
             raise TypeError(f"also must be layers with an attribute training, got {layer!r}")
@@ -167,7 +168,7 @@ def dropout_on(layers: Iterable[Any], *, rng: Rng | None = None, also: Iterable[
         For a layer whose class name contains "drop", if it is neither of this library nor in `also`.
 
     """
-    switched, block = _to_switch(layers, also), object()
+    switched, block = _to_switch(layers, also, stacklevel=4), object()
     _enter(switched, block, rng is not None)
     try:
         stream = None if rng is None else as_stream(rng)
@@ -252,7 +253,7 @@ def mc_predict(
         steps, also = _checked_steps(forward, layers), list(also)
         if not {id(layer) for layer in also} <= {id(step) for step in steps}:
             raise ValueError("also must be layers of the sequence, where forward is one")
-        originals = {id(layer) for layer in _to_switch(steps, also)}
+        originals = {id(layer) for layer in _to_switch(steps, also, stacklevel=3)}
         copies = [copy.copy(step) if hasattr(step, "forward") else step for step in steps]
         switched = [each for step, each in zip(steps, copies, strict=True) if id(step) in originals]
         stream = None if rng is None else as_stream(rng)

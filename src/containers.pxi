@@ -3,7 +3,7 @@ the result of NumPy's multiplication does (the table is in docs/arrays.md). Part
 
 
 cpdef bint is_masked(object a):
-    """Whether an object is a masked array. numpy.ma is not imported: a masked array exists only if it has been."""
+    """Return whether an object is a masked array. numpy.ma is not imported: masked arrays exist only if it has been."""
     return isinstance(a, getattr(sys.modules.get("numpy.ma"), "MaskedArray", ()))
 
 

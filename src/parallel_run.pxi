@@ -19,11 +19,9 @@ cdef inline void run_slice(const job *j, size_t i, size_t n_slices) noexcept nog
     job_run(j, job_cut(j, i, n_slices), job_cut(j, i + 1, n_slices))
 
 
-cdef uint64_t run_until(const job *j, size_t thread, size_t *n_done, size_t n_slices, size_t n_threads, uint64_t began,
-                        uint64_t until) noexcept nogil:
-    """Run the thread's next slices, up to the first that ends after the deadline. A thread's slices are neighbours.
-
-    Return the CPU time that thread 0 has used, and 0 for others."""
+cdef void run_until(const job *j, size_t thread, size_t *n_done, size_t n_slices, size_t n_threads, uint64_t began,
+                    uint64_t until) noexcept nogil:
+    """Run the thread's next slices, up to the first that ends after the deadline. A thread's slices are neighbours."""
     cdef uint64_t now
     while n_done[thread] < n_slices:
         run_slice(j, thread * n_slices + n_done[thread], n_threads * n_slices)
@@ -31,8 +29,7 @@ cdef uint64_t run_until(const job *j, size_t thread, size_t *n_done, size_t n_sl
         if n_done[thread] < n_slices:
             now = clock_microseconds()
             if not began <= now < until:  # the clock may have been set back
-                break
-    return cpu_microseconds() if thread == 0 else 0
+                return
 
 
 cdef bint run_all_until(const job *j, size_t *n_done, size_t n_slices, size_t n_threads, uint64_t began,
@@ -48,7 +45,8 @@ cdef bint run_all_until(const job *j, size_t *n_done, size_t n_slices, size_t n_
         cpu_before = cpu_microseconds()
         # The calling thread is thread 0. The sum is that of one number and zeros: Cython makes it a reduction.
         for thread in prange(<Py_ssize_t>n_threads, num_threads=<int>n_threads, schedule="static"):
-            cpu_used += run_until(j, thread, n_done, n_slices, n_threads, began, until)
+            run_until(j, thread, n_done, n_slices, n_threads, began, until)
+            cpu_used += cpu_microseconds() if thread == 0 else 0
         if cpu_used > 0:  # the system tells the CPU time
             note_region(&pause, began, clock_microseconds(), cpu_used - cpu_before, n_threads)
     for thread in range(<Py_ssize_t>n_threads):

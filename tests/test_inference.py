@@ -433,8 +433,9 @@ def test_a_dropout_layer_of_another_library_is_switched_or_reported():
     foreign = ForeignDropout()
     with pytest.warns(UserWarning, match="is not switched on: it is no layer of cdropout"), cd.dropout_on([foreign]):
         assert not foreign.training
-    with pytest.warns(UserWarning, match="is not switched on"):
+    with pytest.warns(UserWarning, match="is not switched on") as caught:
         mean, _ = cd.mc_predict([foreign], X, 2)
+    assert caught[0].filename == __file__
     assert np.array_equal(mean, X)
     mean, _ = cd.mc_predict([foreign], X, 2, also=[foreign])
     assert not mean.any()

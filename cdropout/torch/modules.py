@@ -46,7 +46,7 @@ class _Traceable(nn.Module):
         return self
 
 
-class _OnEngine(_Traceable):
+class _DropoutModule(_Traceable):
     """A module whose forward pass calls one of the functions of `cdropout.torch`."""
 
     _function: ClassVar[Any]
@@ -56,37 +56,37 @@ class _OnEngine(_Traceable):
         return type(self)._function(input, self.p, self.training, self.inplace)  # type: ignore[no-any-return]
 
 
-class Dropout(_OnEngine, nn.Dropout):
+class Dropout(_DropoutModule, nn.Dropout):
     """`torch.nn.Dropout` with this library's masks."""
 
     _function = staticmethod(dropout)
 
 
-class Dropout1d(_OnEngine, nn.Dropout1d):
+class Dropout1d(_DropoutModule, nn.Dropout1d):
     """`torch.nn.Dropout1d` with this library's masks."""
 
     _function = staticmethod(dropout1d)
 
 
-class Dropout2d(_OnEngine, nn.Dropout2d):
+class Dropout2d(_DropoutModule, nn.Dropout2d):
     """`torch.nn.Dropout2d` with this library's masks."""
 
     _function = staticmethod(dropout2d)
 
 
-class Dropout3d(_OnEngine, nn.Dropout3d):
+class Dropout3d(_DropoutModule, nn.Dropout3d):
     """`torch.nn.Dropout3d` with this library's masks."""
 
     _function = staticmethod(dropout3d)
 
 
-class AlphaDropout(_OnEngine, nn.AlphaDropout):
+class AlphaDropout(_DropoutModule, nn.AlphaDropout):
     """`torch.nn.AlphaDropout` with this library's masks."""
 
     _function = staticmethod(alpha_dropout)
 
 
-class FeatureAlphaDropout(_OnEngine, nn.FeatureAlphaDropout):
+class FeatureAlphaDropout(_DropoutModule, nn.FeatureAlphaDropout):
     """`torch.nn.FeatureAlphaDropout` with this library's masks."""
 
     _function = staticmethod(feature_alpha_dropout)

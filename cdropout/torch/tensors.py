@@ -1,4 +1,4 @@
-"""Tensors for the engine: which ones it takes, their arrays, masks from PyTorch's generator, and autograd."""
+"""Tensors for the kernels: which ones they take, their arrays, masks from PyTorch's generator, and autograd."""
 
 from __future__ import annotations
 
@@ -48,7 +48,10 @@ def is_recorded() -> bool:
 
 
 def is_ours(p: float, generator: Any, *tensors: Tensor) -> bool:
-    """Return whether this library drops; ValueError if PyTorch's function would, which ignores generator."""
+    """Return whether this library drops, and not PyTorch's function.
+
+    TypeError for a generator of another type, ValueError for one that PyTorch's function would ignore.
+    """
     if generator is not None and not isinstance(generator, torch.Generator):
         raise TypeError(f"generator must be a torch.Generator or None, got {generator!r}")
     if 0.0 < p <= 1.0 and all(map(is_plain, tensors)) and not is_transformed() and not is_recorded():

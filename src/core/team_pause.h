@@ -10,10 +10,10 @@
 
 /* A region counts as slow if it takes this much longer than the same work on one thread with a CPU would. It is longer
  * than the start of a region, and shorter than the wait for a CPU. */
-enum { SLOW_MICROSECONDS = 100 };
+enum { SLOW_MICROSECONDS = 500 };
 
 /* The first pause, the factor from one pause to the next, and how often it applies: 8 ms, 64 ms, 0.5 s, 4 s. The first
- * costs an idle machine nothing that can be measured, the last makes probing rare on a busy one. */
+ * is short for an idle machine, the last makes trying again rare on a busy one. docs/design.md has measurements. */
 enum { FIRST_PAUSE_MICROSECONDS = 8000, PAUSE_FACTOR_BITS = 3, MOST_PAUSES = 4 };
 
 typedef struct {
