@@ -168,7 +168,7 @@ typedef struct {
 
 typedef struct {
     const char *isa;
-    int (*is_supported)(void); /* by this processor and its operating system */
+    int (*is_supported)(void);               /* by this processor and its operating system */
     const char *(*changed_arithmetic)(void); /* changed_arithmetic_here() of float_check.h */
     const dtype_kernels *dtype[N_DTYPES];
     fill_keep_fn *fill_keep;
