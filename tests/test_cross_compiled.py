@@ -312,8 +312,13 @@ def test_flags_without_a_macro_that_change_results_are_found_at_run_time(run_pro
 
 SANITIZERS = ("-O0", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined")
 ONE_TOO_FAR = """
-static char bias[4096];
-int main(int n_arguments, char **arguments) { return arguments[0][0] == 0 ? 0 : bias[4095 + n_arguments]; }
+#include <string.h>
+static char bias[4096], out[4200];
+int main(int n_arguments, char **arguments)
+{
+    memcpy(out, bias, 4096 + (size_t)n_arguments);
+    return arguments == NULL;
+}
 """
 
 
