@@ -110,14 +110,14 @@ def use_isa(name):
     raise ValueError(f"CDROPOUT_ISA must be one of {', '.join(known_isas())}, got {name!r}")
 
 
-def check_arithmetic():
+def check_compiler_flags():
     """Raise ImportError if compiler flags that no macro tells have changed floating-point arithmetic."""
     cdef const char *changed = changed_arithmetic()
     if changed != NULL:
         raise ImportError(f"cdropout must be compiled without {changed.decode()}")
 
 
-check_arithmetic()
+check_compiler_flags()
 use_isa(os.environ.get("CDROPOUT_ISA") or None)
 
 
