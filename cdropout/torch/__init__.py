@@ -8,9 +8,17 @@ as a value of a few dozen bytes. Arguments, checks, messages and edge cases are 
 a dropped NaN or infinity is 0. Tensors that are not plain CPU tensors, and calls that drop nothing, are passed to
 PyTorch's function, which also raises the errors for invalid arguments.
 
-Needs torch; `import cdropout` does not import it.
+`enable` does more: from then on every dropout of the process that runs on the CPU uses these masks, also in the code of
+other packages.
+
+Needs torch; `import cdropout` does not import it. A small C++ library, which is compiled once (`build_native`), calls the
+kernels; without a compiler, all of this runs in Python.
 """
 
+from cdropout.torch import (
+    native_library,
+    recorded,  # noqa: F401 - defines operators
+)
 from cdropout.torch.attention import scaled_dot_product_attention
 from cdropout.torch.functions import (
     alpha_dropout,
@@ -31,6 +39,10 @@ from cdropout.torch.modules import (
     replace_dropout,
     restore_dropout,
 )
+from cdropout.torch.native_library import NativeBuildError, build_native
+from cdropout.torch.switch import disable, enable, enabled, is_enabled
+
+native_library.load_if_built()
 
 __all__ = [
     "AlphaDropout",
@@ -40,12 +52,18 @@ __all__ = [
     "Dropout3d",
     "FeatureAlphaDropout",
     "MultiheadAttention",
+    "NativeBuildError",
     "alpha_dropout",
+    "build_native",
+    "disable",
     "dropout",
     "dropout1d",
     "dropout2d",
     "dropout3d",
+    "enable",
+    "enabled",
     "feature_alpha_dropout",
+    "is_enabled",
     "replace_dropout",
     "restore_dropout",
     "scaled_dot_product_attention",

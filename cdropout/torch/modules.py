@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.fx import Proxy
 from torch.nn import functional
 
+from cdropout.torch import native_library
 from cdropout.torch.attention import scaled_dot_product_attention
 from cdropout.torch.functions import (
     alpha_dropout,
@@ -157,6 +158,7 @@ def restore_dropout(model: nn.Module) -> int:
 
 
 def _exchange(model: nn.Module, classes: dict[type[nn.Module], type[nn.Module]]) -> int:
+    native_library.load()
     found = [module for module in model.modules() if type(module) in classes]
     for module in found:
         module.__class__ = classes[type(module)]

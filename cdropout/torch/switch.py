@@ -1,0 +1,181 @@
+"""One switch for the process: PyTorch's own dropout operators run this library's kernels on the CPU."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cdropout.torch import native_library
+from cdropout.torch.attention import attend_if_it_fits
+from cdropout.torch.tensors import drop, is_compiled, is_ours, keep
+
+_lock = threading.RLock()
+
+
+class _Switch:
+    """What is on now; disable() removes the kernels that enable() has registered."""
+
+    dropout = False
+    bernoulli = False
+    is_native = False  # which kernels are registered
+    kernels: list[torch.library.Library] = []  # noqa: RUF012 - this class has no instances
+
+
+def enable(*, bernoulli: bool = False) -> None:
+    """Let PyTorch's own dropout use this library's masks, in the whole process and for tensors on the CPU.
+
+    From then on these operators of PyTorch's dispatcher are this library's, wherever they are called: `aten::dropout`,
+    `feature_dropout`, `alpha_dropout`, `feature_alpha_dropout`, their in-place forms, and
+    `scaled_dot_product_attention` with `dropout_p > 0`. So `torch.nn.functional.dropout` in any model's code, `nn.LSTM`
+    and `nn.GRU`, attention, subclasses of `nn.Dropout`, and modules in lists are reached without a change of the model.
+
+    Masks follow `torch.manual_seed`; each call draws two 64-bit numbers from PyTorch's generator. They are those of the
+    functions of this package for the same seed. Tensors on other devices, meta, fake, nested, sparse and complex ones,
+    and calls inside `torch.func` or forward-mode differentiation run PyTorch's own implementation as before.
+    `torch.compile` records `cdropout::draw` in the graph; call this function before it, because a model that has been
+    compiled keeps the operators of its graph. Compiles the C++ part of this package on the first call (`build_native`).
+
+    Calling it again is allowed, and may add bernoulli. Call it before other threads run models.
+
+    Parameters
+    ----------
+    bernoulli : bool
+        Whether to include `aten::bernoulli_.float`, and so `aten::bernoulli.p`: random zeros and ones with a single
+        probability, from which stochastic depth and other hand-written masks are made.
+
+    See Also
+    --------
+    disable, enabled, replace_dropout
+
+    """
+    with _lock:
+        _set(True, _Switch.bernoulli or bernoulli)
+
+
+def disable() -> None:
+    """Give PyTorch its own operators back. Without an earlier `enable`, nothing happens."""
+    with _lock:
+        _set(False, False)
+
+
+@contextlib.contextmanager
+def enabled(*, bernoulli: bool = False) -> Iterator[None]:
+    """Run a block with the switch on, for all threads, and set it back after it.
+
+    Parameters
+    ----------
+    bernoulli : bool
+        As in `enable`.
+
+    """
+    with _lock:
+        before = _Switch.dropout, _Switch.bernoulli
+        enable(bernoulli=bernoulli)
+    try:
+        yield
+    finally:
+        with _lock:
+            _set(*before)
+
+
+def is_enabled() -> bool:
+    """Return whether the switch is on."""
+    return _Switch.dropout
+
+
+def _set(dropout: bool, bernoulli: bool) -> None:
+    if (dropout, bernoulli) == (_Switch.dropout, _Switch.bernoulli):
+        return
+    if not (_Switch.dropout or _Switch.bernoulli):
+        _Switch.is_native = native_library.load()
+    if _Switch.is_native:
+        if dropout != _Switch.dropout:
+            torch.ops.cdropout.switch_dropout(dropout)
+        if bernoulli != _Switch.bernoulli:
+            torch.ops.cdropout.switch_bernoulli(bernoulli)
+    else:
+        _set_in_python(dropout, bernoulli)
+    _Switch.dropout, _Switch.bernoulli = dropout, bernoulli
+    for name in (*_DROPOUT, "scaled_dot_product_attention", "bernoulli_"):
+        _forget_choice(name)
+
+
+def _forget_choice(name: str) -> None:
+    """Let the dispatcher that compilers use look the operator's kernels up again."""
+    packet = getattr(torch.ops.aten, name)
+    for overload in packet.overloads():
+        getattr(packet, overload)._dispatch_cache.clear()
+
+
+# ---- without the C++ part ----
+
+
+def _set_in_python(dropout: bool, bernoulli: bool) -> None:
+    for library in _Switch.kernels:
+        library._destroy()
+    _Switch.kernels.clear()
+    for key in ("AutogradCPU", "CPU"):
+        library = torch.library.Library("aten", "IMPL", key)
+        _Switch.kernels.append(library)
+        if dropout:
+            for name in _DROPOUT:
+                library.impl(name, _DROPOUT[name])
+            library.impl("scaled_dot_product_attention", _attention)
+        if bernoulli and key == "CPU":
+            library.impl("bernoulli_.float", _bernoulli, allow_override=True)
+
+
+def _operator(name: str, is_alpha: bool, is_feature: bool) -> Callable[[Tensor, float, bool], Tensor]:
+    """Return the kernel of an operator of PyTorch; name ends with "_" if it works in place."""
+    inplace = name.endswith("_")
+    of_torch: Any = getattr(torch.ops.aten, name).default
+
+    def kernel(x: Tensor, p: float, train: bool) -> Tensor:
+        shared_axes = tuple(range(2, x.dim())) if is_feature else ()
+        if train and (x.dim() >= 2 or not is_feature) and 0.0 < p <= 1.0:
+            if is_ours(p, None, x):
+                return drop(x, p, shared_axes, inplace, None, alpha=is_alpha)
+            if is_compiled(x):
+                y = torch.ops.cdropout.record(x, p, shared_axes, is_alpha)
+                return x.copy_(y) if inplace else y  # type: ignore[no-any-return]
+        return of_torch.decompose(x, p, train)  # type: ignore[no-any-return]
+
+    return kernel
+
+
+_DROPOUT = {
+    f"{kind}dropout{place}": _operator(f"{kind}dropout{place}", "alpha" in kind, "feature" in kind)
+    for kind in ("", "feature_", "alpha_", "feature_alpha_")
+    for place in ("", "_")
+}
+
+
+def _attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    *,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
+    y = attend_if_it_fits(query, key, value, attn_mask, dropout_p, is_causal, scale, enable_gqa, None)
+    if y is not None:
+        return y
+    of_torch: Any = torch.ops.aten.scaled_dot_product_attention.default
+    return of_torch.decompose(  # type: ignore[no-any-return]
+        query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
+    )
+
+
+def _bernoulli(out: Tensor, p: float = 0.5, *, generator: torch.Generator | None = None) -> Tensor:
+    if not 0.0 <= p <= 1.0:
+        raise RuntimeError(f"bernoulli_ expects p to be in [0, 1], but got p={p}")
+    return out.copy_(keep(out.shape, 1.0 - p, generator))
