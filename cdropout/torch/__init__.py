@@ -11,8 +11,8 @@ PyTorch's function, which also raises the errors for invalid arguments.
 `enable` does more: from then on every dropout of the process that runs on the CPU uses these masks, also in the code of
 other packages.
 
-Needs torch; `import cdropout` does not import it. A small C++ library, which is compiled once (`build_native`), calls the
-kernels; without a compiler, all of this runs in Python.
+Needs torch; `import cdropout` does not import it. A small C++ library calls the kernels. It is compiled once, by
+`build_native`; without a compiler, all of this runs in Python.
 """
 
 from cdropout.torch import (

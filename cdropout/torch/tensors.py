@@ -75,6 +75,16 @@ def is_ours(p: float, generator: Any, *tensors: Tensor) -> bool:
     return False
 
 
+def may_be_dropped(p: float, generator: Any, tensor: Tensor) -> bool:
+    """Return whether `drop` takes the tensor: `is_ours` without the checks that the C++ part of this package repeats.
+
+    It passes the tensors that are not ours to PyTorch's function.
+    """
+    if not native_library.is_loaded() or generator is not None or torch.compiler.is_compiling():
+        return is_ours(p, generator, tensor)
+    return 0.0 < p <= 1.0 and type(tensor) in PLAIN and not is_transformed() and not is_recorded()
+
+
 def as_array(tensor: Tensor) -> Any:
     """Return an array that shares the tensor's memory."""
     if tensor.dtype is torch.bfloat16:
@@ -161,7 +171,7 @@ def drop(
     *,
     alpha: bool = False,
 ) -> Tensor:
-    """Return input after dropout with a new mask; `is_ours` has accepted the arguments."""
+    """Return input after dropout with a new mask; `may_be_dropped` has accepted the arguments."""
     if torch.compiler.is_compiling():
         if generator is not None:
             return _drop_between_graphs(input, p, shared_axes, inplace, generator, alpha)  # type: ignore[no-any-return]
@@ -169,7 +179,7 @@ def drop(
         return input.copy_(y) if inplace else y
     if native_library.is_loaded():
         op = torch.ops.cdropout.drop_ if inplace else torch.ops.cdropout.drop
-        return op(input, p, shared_axes, alpha, generator)  # type: ignore[no-any-return]
+        return op.default(input, p, shared_axes, alpha, generator)  # type: ignore[no-any-return]
     return _drop_in_python(input, p, shared_axes, inplace, generator, alpha)
 
 
