@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._decomp import decompositions
 
 from cdropout.torch import native_library
 from cdropout.torch.attention import attend_if_it_fits
@@ -18,12 +19,16 @@ _lock = threading.RLock()
 
 
 class _Switch:
-    """What is on now; disable() removes the kernels that enable() has registered."""
+    """What is on now, and the kernels that are registered.
+
+    Those of dropout stay registered after the first time, because calls of other threads read the dispatcher's table
+    while it changes; when they are off, they pass everything to PyTorch's implementation.
+    """
 
     dropout = False
     bernoulli = False
-    is_native = False  # which kernels are registered
-    kernels: list[torch.library.Library] = []  # noqa: RUF012 - this class has no instances
+    dropout_kernels: tuple[torch.library.Library, ...] = ()
+    bernoulli_kernels: tuple[torch.library.Library, ...] = ()
 
 
 def enable(*, bernoulli: bool = False) -> None:
@@ -91,15 +96,11 @@ def is_enabled() -> bool:
 def _set(dropout: bool, bernoulli: bool) -> None:
     if (dropout, bernoulli) == (_Switch.dropout, _Switch.bernoulli):
         return
-    if not (_Switch.dropout or _Switch.bernoulli):
-        _Switch.is_native = native_library.load()
-    if _Switch.is_native:
-        if dropout != _Switch.dropout:
-            torch.ops.cdropout.switch_dropout(dropout)
-        if bernoulli != _Switch.bernoulli:
-            torch.ops.cdropout.switch_bernoulli(bernoulli)
+    if native_library.load() and not (_Switch.dropout_kernels or _Switch.bernoulli_kernels):
+        torch.ops.cdropout.switch_dropout(dropout)
+        torch.ops.cdropout.switch_bernoulli(bernoulli)
     else:
-        _set_in_python(dropout, bernoulli)
+        _register(dropout, bernoulli)
     _Switch.dropout, _Switch.bernoulli = dropout, bernoulli
     for name in (*_DROPOUT, "scaled_dot_product_attention", "bernoulli_"):
         _forget_choice(name)
@@ -115,19 +116,21 @@ def _forget_choice(name: str) -> None:
 # ---- without the C++ part ----
 
 
-def _set_in_python(dropout: bool, bernoulli: bool) -> None:
-    for library in _Switch.kernels:
-        library._destroy()
-    _Switch.kernels.clear()
-    for key in ("AutogradCPU", "CPU"):
-        library = torch.library.Library("aten", "IMPL", key)
-        _Switch.kernels.append(library)
-        if dropout:
-            for name in _DROPOUT:
-                library.impl(name, _DROPOUT[name])
+def _register(dropout: bool, bernoulli: bool) -> None:
+    if dropout and not _Switch.dropout_kernels:
+        # Autograd's first: with a kernel for the CPU alone, PyTorch would not differentiate the operator.
+        _Switch.dropout_kernels = tuple(torch.library.Library("aten", "IMPL", key) for key in ("AutogradCPU", "CPU"))
+        for library in _Switch.dropout_kernels:
+            for name, kernel in _DROPOUT.items():
+                library.impl(name, kernel)
             library.impl("scaled_dot_product_attention", _attention)
-        if bernoulli and key == "CPU":
-            library.impl("bernoulli_.float", _bernoulli, allow_override=True)
+    if bernoulli and not _Switch.bernoulli_kernels:
+        _Switch.bernoulli_kernels = (torch.library.Library("aten", "IMPL", "CPU"),)
+        _Switch.bernoulli_kernels[0].impl("bernoulli_.float", _bernoulli, allow_override=True)
+    elif not bernoulli:
+        for library in _Switch.bernoulli_kernels:  # Python cannot call the kernel that this one hides
+            library._destroy()
+        _Switch.bernoulli_kernels = ()
 
 
 def _operator(name: str, is_alpha: bool, is_feature: bool) -> Callable[[Tensor, float, bool], Tensor]:
@@ -137,12 +140,14 @@ def _operator(name: str, is_alpha: bool, is_feature: bool) -> Callable[[Tensor, 
 
     def kernel(x: Tensor, p: float, train: bool) -> Tensor:
         shared_axes = tuple(range(2, x.dim())) if is_feature else ()
-        if train and (x.dim() >= 2 or not is_feature) and 0.0 < p <= 1.0:
+        if _Switch.dropout and train and (x.dim() >= 2 or not is_feature) and 0.0 < p <= 1.0:
             if is_ours(p, None, x):
                 return drop(x, p, shared_axes, inplace, None, alpha=is_alpha)
             if is_compiled(x):
                 y = torch.ops.cdropout.record(x, p, shared_axes, is_alpha)
                 return x.copy_(y) if inplace else y  # type: ignore[no-any-return]
+        if name == "dropout" and is_compiled(x):
+            return decompositions.dropout(x, p, train)  # type: ignore[no-any-return]
         return of_torch.decompose(x, p, train)  # type: ignore[no-any-return]
 
     return kernel
@@ -166,9 +171,10 @@ def _attention(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Tensor:
-    y = attend_if_it_fits(query, key, value, attn_mask, dropout_p, is_causal, scale, enable_gqa, None)
-    if y is not None:
-        return y
+    if _Switch.dropout and dropout_p > 0.0:
+        y = attend_if_it_fits(query, key, value, attn_mask, dropout_p, is_causal, scale, enable_gqa, None)
+        if y is not None:
+            return y
     of_torch: Any = torch.ops.aten.scaled_dot_product_attention.default
     return of_torch.decompose(  # type: ignore[no-any-return]
         query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa

@@ -3,6 +3,7 @@
  * they do not take, they pass to PyTorch's implementation. */
 #include "dropout.h"
 
+#include <atomic>
 #include <memory>
 #include <mutex>
 
@@ -13,6 +14,7 @@
 #include <ATen/ops/dropout_native.h>
 #include <ATen/ops/feature_alpha_dropout_native.h>
 #include <ATen/ops/feature_dropout_native.h>
+#include <ATen/ops/native_dropout.h>
 #include <ATen/ops/scaled_dot_product_attention_native.h>
 #include <ATen/record_function.h>
 #include <c10/core/impl/TorchDispatchModeTLS.h>
@@ -24,6 +26,10 @@ namespace cdropout_torch
 
 namespace
 {
+
+/* What is on. The kernels stay registered after the first time, because calls of other threads read the dispatcher's
+ * table while it changes; when they are off, they pass everything to PyTorch's implementation. */
+std::atomic<bool> dropout_is_on{false}, bernoulli_is_on{false};
 
 /* Whether a compiler records operators now. It gets `cdropout::draw`; other modes get PyTorch's operators, which they
  * may know by name. */
@@ -53,23 +59,31 @@ bool is_recorded(const Tensor &x, double p, bool train)
     return train && p > 0.0 && p <= 1.0 && is_compiled() && x.is_cpu() && dtype_of(x) >= 0;
 }
 
+/* What compilers record for aten::dropout where no kernel of ours is registered (torch/_decomp/decompositions.py). */
+Tensor decomposed_dropout(const Tensor &x, double p, bool train)
+{
+    return train && p != 0.0 ? std::get<0>(at::native_dropout(x, p, train)) : x.clone();
+}
+
 template <bool is_alpha, bool is_feature, Tensor (*of_torch)(const Tensor &, double, bool)>
 Tensor dropout(const Tensor &x, double p, bool train)
 {
-    if (!is_feature || x.dim() >= 2) {
+    if (dropout_is_on && (!is_feature || x.dim() >= 2)) {
         const uint64_t shared_axes = is_feature ? axes_from(2, x.dim()) : 0;
         if (train && is_ours(x, p))
             return with_mask(x, new_map(p, is_alpha, shared_axes, std::nullopt));
         if (is_recorded(x, p, train))
             return recorded(x, p, is_alpha, shared_axes);
     }
+    if (!is_alpha && !is_feature && is_compiled())
+        return decomposed_dropout(x, p, train);
     return of_torch(x, p, train);
 }
 
 template <bool is_alpha, bool is_feature, Tensor &(*of_torch)(Tensor &, double, bool)>
 Tensor &dropout_in_place(Tensor &x, double p, bool train)
 {
-    if (!is_feature || x.dim() >= 2) {
+    if (dropout_is_on && (!is_feature || x.dim() >= 2)) {
         const uint64_t shared_axes = is_feature ? axes_from(2, x.dim()) : 0;
         if (train && is_ours(x, p)) {
             mask_in_place(x, new_map(p, is_alpha, shared_axes, std::nullopt));
@@ -84,7 +98,7 @@ Tensor &dropout_in_place(Tensor &x, double p, bool train)
 Tensor attention(const Tensor &query, const Tensor &key, const Tensor &value, const std::optional<Tensor> &attn_mask,
                  double dropout_p, bool is_causal, std::optional<double> scale, bool enable_gqa)
 {
-    if (dropout_p > 0.0 && is_ours(query, dropout_p) && is_plain(key) && is_plain(value)) {
+    if (dropout_is_on && dropout_p > 0.0 && is_ours(query, dropout_p) && is_plain(key) && is_plain(value)) {
         static const auto op =
             c10::Dispatcher::singleton()
                 .findSchemaOrThrow("cdropout::attend", "")
@@ -104,7 +118,8 @@ Tensor &bernoulli_in_place(Tensor &out, double p, std::optional<at::Generator> g
 {
     const at::ScalarType dtype = out.scalar_type();
     const bool is_float = dtype_of(out) >= 0;
-    if (!(p >= 0.0 && p <= 1.0) || out.numel() == 0 || !(is_float || at::isIntegralType(dtype, /*includeBool=*/true)))
+    if (!bernoulli_is_on || !(p >= 0.0 && p <= 1.0) || out.numel() == 0 ||
+        !(is_float || at::isIntegralType(dtype, /*includeBool=*/true)))
         return at::native::bernoulli_(out, p, std::move(generator));
     RECORD_FUNCTION("cdropout::masked", std::vector<c10::IValue>());
     MaskMap map = new_map(1.0 - p, false, 0, generator);
@@ -123,16 +138,22 @@ struct Silent : c10::WarningHandler {
 };
 
 std::mutex switch_mutex;
-std::vector<std::unique_ptr<torch::Library>> dropout_kernels, bernoulli_kernels;
+std::vector<std::unique_ptr<torch::Library>> dropout_kernels, bernoulli_kernels; /* empty until the first time */
+
+std::unique_ptr<torch::Library> kernels_of(c10::DispatchKey key)
+{
+    return std::make_unique<torch::Library>(torch::Library::IMPL, "aten", key, __FILE__, __LINE__);
+}
 
 void switch_dropout(bool on)
 {
     const std::scoped_lock<std::mutex> lock(switch_mutex);
-    dropout_kernels.clear();
-    if (!on)
+    dropout_is_on = on;
+    if (!on || !dropout_kernels.empty())
         return;
+    /* Autograd's first: with a kernel for the CPU alone, PyTorch would not differentiate the operator. */
     for (const auto key : {c10::DispatchKey::AutogradCPU, c10::DispatchKey::CPU}) {
-        auto library = std::make_unique<torch::Library>(torch::Library::IMPL, "aten", key, __FILE__, __LINE__);
+        auto library = kernels_of(key);
         library->impl("dropout", dropout<false, false, at::native::dropout>);
         library->impl("dropout_", dropout_in_place<false, false, at::native::dropout_>);
         library->impl("feature_dropout", dropout<false, true, at::native::feature_dropout>);
@@ -149,14 +170,13 @@ void switch_dropout(bool on)
 void switch_bernoulli(bool on)
 {
     const std::scoped_lock<std::mutex> lock(switch_mutex);
-    bernoulli_kernels.clear();
-    if (!on)
+    bernoulli_is_on = on;
+    if (!on || !bernoulli_kernels.empty())
         return;
-    /* PyTorch has a kernel of its own for this key, and would warn that it is replaced. */
+    /* PyTorch has a kernel for this key, and would warn that it is replaced. */
     Silent silent;
     const c10::WarningUtils::WarningHandlerGuard guard(&silent);
-    auto library =
-        std::make_unique<torch::Library>(torch::Library::IMPL, "aten", c10::DispatchKey::CPU, __FILE__, __LINE__);
+    auto library = kernels_of(c10::DispatchKey::CPU);
     library->impl("bernoulli_.float", bernoulli_in_place);
     bernoulli_kernels.push_back(std::move(library));
 }
