@@ -36,10 +36,12 @@ from cdropout.torch.modules import (
     Dropout3d,
     FeatureAlphaDropout,
     MultiheadAttention,
+    Replaced,
     replace_dropout,
     restore_dropout,
 )
 from cdropout.torch.native_library import NativeBuildError, build_native
+from cdropout.torch.sites import Site, report
 from cdropout.torch.switch import disable, enable, enabled, is_enabled
 
 native_library.load_if_built()
@@ -53,6 +55,8 @@ __all__ = [
     "FeatureAlphaDropout",
     "MultiheadAttention",
     "NativeBuildError",
+    "Replaced",
+    "Site",
     "alpha_dropout",
     "build_native",
     "disable",
@@ -65,6 +69,7 @@ __all__ = [
     "feature_alpha_dropout",
     "is_enabled",
     "replace_dropout",
+    "report",
     "restore_dropout",
     "scaled_dot_product_attention",
 ]

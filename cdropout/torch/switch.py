@@ -31,6 +31,54 @@ class _Switch:
     bernoulli_kernels: tuple[torch.library.Library, ...] = ()
 
 
+class _Thread(threading.local):
+    """How many blocks of `in_this_thread` the thread is in, where the C++ part of this package is not loaded."""
+
+    n_entered = 0
+
+
+_thread = _Thread()
+
+
+class _InThisThread:
+    """A block in which this thread's dropout and bernoulli are this library's; `prepare` comes first."""
+
+    def __enter__(self) -> None:
+        if _is_native():
+            torch.ops.cdropout.enter.default()
+        else:
+            _thread.n_entered += 1
+
+    def __exit__(self, *_: object) -> None:
+        if _is_native():
+            torch.ops.cdropout.leave.default()
+        else:
+            _thread.n_entered -= 1
+
+
+in_this_thread = _InThisThread()
+
+
+def prepare() -> bool:
+    """Register the kernels of `in_this_thread`, which pass everything to PyTorch outside of its blocks.
+
+    Return whether they include bernoulli: in Python they do not, because a kernel in Python hides PyTorch's.
+    """
+    with _lock:
+        if native_library.load() and _is_native():
+            torch.ops.cdropout.register_dropout()
+            torch.ops.cdropout.register_bernoulli()
+        else:
+            _register(True, _Switch.bernoulli)
+        _forget_choices()
+        return _is_native()
+
+
+def _is_native() -> bool:
+    """Return whether the registered kernels, or else the next ones, are those of the C++ part."""
+    return native_library.is_loaded() and not (_Switch.dropout_kernels or _Switch.bernoulli_kernels)
+
+
 def enable(*, bernoulli: bool = False) -> None:
     """Let PyTorch's own dropout use this library's masks, in the whole process and for tensors on the CPU.
 
@@ -96,24 +144,28 @@ def is_enabled() -> bool:
 def _set(dropout: bool, bernoulli: bool) -> None:
     if (dropout, bernoulli) == (_Switch.dropout, _Switch.bernoulli):
         return
-    if native_library.load() and not (_Switch.dropout_kernels or _Switch.bernoulli_kernels):
+    if native_library.load() and _is_native():
         torch.ops.cdropout.switch_dropout(dropout)
         torch.ops.cdropout.switch_bernoulli(bernoulli)
     else:
         _register(dropout, bernoulli)
     _Switch.dropout, _Switch.bernoulli = dropout, bernoulli
+    _forget_choices()
+
+
+def _forget_choices() -> None:
+    """Let the dispatcher that compilers use look the operators' kernels up again."""
     for name in (*_DROPOUT, "scaled_dot_product_attention", "bernoulli_"):
-        _forget_choice(name)
-
-
-def _forget_choice(name: str) -> None:
-    """Let the dispatcher that compilers use look the operator's kernels up again."""
-    packet = getattr(torch.ops.aten, name)
-    for overload in packet.overloads():
-        getattr(packet, overload)._dispatch_cache.clear()
+        packet = getattr(torch.ops.aten, name)
+        for overload in packet.overloads():
+            getattr(packet, overload)._dispatch_cache.clear()
 
 
 # ---- without the C++ part ----
+
+
+def _is_on() -> bool:
+    return _Switch.dropout or _thread.n_entered > 0
 
 
 def _register(dropout: bool, bernoulli: bool) -> None:
@@ -140,7 +192,7 @@ def _operator(name: str, is_alpha: bool, is_feature: bool) -> Callable[[Tensor, 
 
     def kernel(x: Tensor, p: float, train: bool) -> Tensor:
         shared_axes = tuple(range(2, x.dim())) if is_feature else ()
-        if _Switch.dropout and train and (x.dim() >= 2 or not is_feature) and 0.0 < p <= 1.0:
+        if _is_on() and train and (x.dim() >= 2 or not is_feature) and 0.0 < p <= 1.0:
             if is_ours(p, None, x):
                 return drop(x, p, shared_axes, inplace, None, alpha=is_alpha)
             if is_compiled(x):
@@ -171,7 +223,7 @@ def _attention(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Tensor:
-    if _Switch.dropout and dropout_p > 0.0:
+    if _is_on() and dropout_p > 0.0:
         y = attend_if_it_fits(query, key, value, attn_mask, dropout_p, is_causal, scale, enable_gqa, None)
         if y is not None:
             return y

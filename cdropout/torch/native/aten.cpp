@@ -30,6 +30,12 @@ namespace
 /* What is on. The kernels stay registered after the first time, because calls of other threads read the dispatcher's
  * table while it changes; when they are off, they pass everything to PyTorch's implementation. */
 std::atomic<bool> dropout_is_on{false}, bernoulli_is_on{false};
+thread_local int n_entered = 0; /* blocks of this thread in which both are on */
+
+bool is_dropout_ours()
+{
+    return dropout_is_on.load(std::memory_order_relaxed) || n_entered > 0;
+}
 
 /* Whether a compiler records operators now. It gets `cdropout::draw`; other modes get PyTorch's operators, which they
  * may know by name. */
@@ -68,7 +74,7 @@ Tensor decomposed_dropout(const Tensor &x, double p, bool train)
 template <bool is_alpha, bool is_feature, Tensor (*of_torch)(const Tensor &, double, bool)>
 Tensor dropout(const Tensor &x, double p, bool train)
 {
-    if (dropout_is_on && (!is_feature || x.dim() >= 2)) {
+    if (is_dropout_ours() && (!is_feature || x.dim() >= 2)) {
         const uint64_t shared_axes = is_feature ? axes_from(2, x.dim()) : 0;
         if (train && is_ours(x, p))
             return with_mask(x, new_map(p, is_alpha, shared_axes, std::nullopt));
@@ -83,7 +89,7 @@ Tensor dropout(const Tensor &x, double p, bool train)
 template <bool is_alpha, bool is_feature, Tensor &(*of_torch)(Tensor &, double, bool)>
 Tensor &dropout_in_place(Tensor &x, double p, bool train)
 {
-    if (dropout_is_on && (!is_feature || x.dim() >= 2)) {
+    if (is_dropout_ours() && (!is_feature || x.dim() >= 2)) {
         const uint64_t shared_axes = is_feature ? axes_from(2, x.dim()) : 0;
         if (train && is_ours(x, p)) {
             mask_in_place(x, new_map(p, is_alpha, shared_axes, std::nullopt));
@@ -98,7 +104,7 @@ Tensor &dropout_in_place(Tensor &x, double p, bool train)
 Tensor attention(const Tensor &query, const Tensor &key, const Tensor &value, const std::optional<Tensor> &attn_mask,
                  double dropout_p, bool is_causal, std::optional<double> scale, bool enable_gqa)
 {
-    if (dropout_is_on && dropout_p > 0.0 && is_ours(query, dropout_p) && is_plain(key) && is_plain(value)) {
+    if (is_dropout_ours() && dropout_p > 0.0 && is_ours(query, dropout_p) && is_plain(key) && is_plain(value)) {
         static const auto op =
             c10::Dispatcher::singleton()
                 .findSchemaOrThrow("cdropout::attend", "")
@@ -118,7 +124,7 @@ Tensor &bernoulli_in_place(Tensor &out, double p, std::optional<at::Generator> g
 {
     const at::ScalarType dtype = out.scalar_type();
     const bool is_float = dtype_of(out) >= 0;
-    if (!bernoulli_is_on || !(p >= 0.0 && p <= 1.0) || out.numel() == 0 ||
+    if (!(bernoulli_is_on || n_entered > 0) || !(p >= 0.0 && p <= 1.0) || out.numel() == 0 ||
         !(is_float || at::isIntegralType(dtype, /*includeBool=*/true)))
         return at::native::bernoulli_(out, p, std::move(generator));
     RECORD_FUNCTION("cdropout::masked", std::vector<c10::IValue>());
@@ -145,11 +151,11 @@ std::unique_ptr<torch::Library> kernels_of(c10::DispatchKey key)
     return std::make_unique<torch::Library>(torch::Library::IMPL, "aten", key, __FILE__, __LINE__);
 }
 
-void switch_dropout(bool on)
+/* Register kernels that pass everything on until they are switched on. */
+void register_dropout()
 {
     const std::scoped_lock<std::mutex> lock(switch_mutex);
-    dropout_is_on = on;
-    if (!on || !dropout_kernels.empty())
+    if (!dropout_kernels.empty())
         return;
     /* Autograd's first: with a kernel for the CPU alone, PyTorch would not differentiate the operator. */
     for (const auto key : {c10::DispatchKey::AutogradCPU, c10::DispatchKey::CPU}) {
@@ -167,11 +173,10 @@ void switch_dropout(bool on)
     }
 }
 
-void switch_bernoulli(bool on)
+void register_bernoulli()
 {
     const std::scoped_lock<std::mutex> lock(switch_mutex);
-    bernoulli_is_on = on;
-    if (!on || !bernoulli_kernels.empty())
+    if (!bernoulli_kernels.empty())
         return;
     /* PyTorch has a kernel for this key, and would warn that it is replaced. */
     Silent silent;
@@ -181,12 +186,40 @@ void switch_bernoulli(bool on)
     bernoulli_kernels.push_back(std::move(library));
 }
 
+void switch_dropout(bool on)
+{
+    if (on)
+        register_dropout();
+    dropout_is_on = on;
+}
+
+void switch_bernoulli(bool on)
+{
+    if (on)
+        register_bernoulli();
+    bernoulli_is_on = on;
+}
+
+void enter()
+{
+    n_entered++;
+}
+
+void leave()
+{
+    n_entered--;
+}
+
 } // namespace
 
 TORCH_LIBRARY_FRAGMENT(cdropout, library)
 {
     library.def("switch_dropout(bool on) -> ()", switch_dropout);
     library.def("switch_bernoulli(bool on) -> ()", switch_bernoulli);
+    library.def("register_dropout() -> ()", register_dropout);
+    library.def("register_bernoulli() -> ()", register_bernoulli);
+    library.def("enter() -> ()", enter);
+    library.def("leave() -> ()", leave);
 }
 
 } // namespace cdropout_torch
