@@ -10,9 +10,10 @@ import torch
 from torch import nn
 from torch.profiler import ProfilerActivity, profile, record_function
 
-# Operators of PyTorch that draw a mask, and the event of native/dropout.cpp.
+from cdropout.torch.tensors import PROFILED
+
+# Operators of PyTorch that draw a mask.
 _THEIRS = ("aten::bernoulli_", "aten::native_dropout", "aten::_fused_dropout")
-OURS = "cdropout::masked"
 _MODULE = "cdropout.site:"  # begins the names of the ranges that mark modules
 
 
@@ -96,7 +97,7 @@ def report(model: nn.Module, *inputs: Any, **named_inputs: Any) -> list[Site]:
             hook.remove()
     counts: collections.Counter[tuple[str, str, str, bool]] = collections.Counter()
     for event in profiler.events() or ():
-        is_ours = event.name == OURS
+        is_ours = event.name == PROFILED
         if is_ours or (event.name in _THEIRS and not _contains_ours(event)):
             counts[(*_module_of(event), _line_of(event), is_ours)] += 1
     sites = [Site(*place, n_calls) for place, n_calls in counts.items()]
@@ -104,7 +105,7 @@ def report(model: nn.Module, *inputs: Any, **named_inputs: Any) -> list[Site]:
 
 
 def _contains_ours(event: Any) -> bool:
-    return any(child.name == OURS or _contains_ours(child) for child in event.cpu_children)
+    return any(child.name == PROFILED or _contains_ours(child) for child in event.cpu_children)
 
 
 def _module_of(event: Any) -> tuple[str, str]:

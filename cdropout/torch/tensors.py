@@ -18,6 +18,8 @@ from cdropout.torch import native_library
 # NumPy has bfloat16 only if ml_dtypes is installed.
 HALVES = (torch.float16, torch.bfloat16) if importlib.util.find_spec("ml_dtypes") else (torch.float16,)
 DTYPES = (torch.float32, torch.float64, *HALVES)
+# The name of a drawn mask in PyTorch's profiler, as in native/dropout.cpp; cdropout.torch.report counts it.
+PROFILED = "cdropout::masked"
 PLAIN = (Tensor, nn.Parameter)
 
 
@@ -96,6 +98,13 @@ def as_array(tensor: Tensor) -> Any:
 
 def draw_mask(shape: tuple[int, ...], p: float, shared_axes: tuple[int, ...], generator: Any) -> Mask:
     """Return a mask whose key is drawn from PyTorch's generator."""
+    if torch.autograd._profiler_enabled():
+        with torch.profiler.record_function(PROFILED):
+            return _draw_mask(shape, p, shared_axes, generator)
+    return _draw_mask(shape, p, shared_axes, generator)
+
+
+def _draw_mask(shape: tuple[int, ...], p: float, shared_axes: tuple[int, ...], generator: Any) -> Mask:
     low, high = torch.randint(-(2**63), 2**63 - 1, (2,), dtype=torch.int64, device="cpu", generator=generator).tolist()
     key = (low & 0xFFFFFFFFFFFFFFFF) | (high & 0xFFFFFFFFFFFFFFFF) << 64
     return Mask(key, 0, p, shape, shared_axes)
