@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -202,7 +203,9 @@ def _register(dropout: bool, bernoulli: bool) -> None:
             library.impl("scaled_dot_product_attention", _attention)
     if bernoulli and not _Switch.bernoulli_kernels:
         _Switch.bernoulli_kernels = (torch.library.Library("aten", "IMPL", "CPU"),)
-        _Switch.bernoulli_kernels[0].impl("bernoulli_.float", _bernoulli, allow_override=True)
+        with warnings.catch_warnings():  # PyTorch warns that its kernel for this key is replaced
+            warnings.simplefilter("ignore")
+            _Switch.bernoulli_kernels[0].impl("bernoulli_.float", _bernoulli, allow_override=True)
     elif not bernoulli:
         for library in _Switch.bernoulli_kernels:  # Python cannot call the kernel that this one hides
             library._destroy()
