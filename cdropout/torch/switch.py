@@ -212,6 +212,10 @@ def _register(dropout: bool, bernoulli: bool) -> None:
         _Switch.bernoulli_kernels = ()
 
 
+# PyTorch's own implementation. OpOverload.decompose would call a decomposition in Python, which is for compilers.
+_COMPOSITE = torch._C.DispatchKey.CompositeImplicitAutograd
+
+
 def _operator(name: str, is_alpha: bool, is_feature: bool) -> Callable[[Tensor, float, bool], Tensor]:
     """Return the kernel of an operator of PyTorch; name ends with "_" if it works in place."""
     inplace = name.endswith("_")
@@ -227,7 +231,7 @@ def _operator(name: str, is_alpha: bool, is_feature: bool) -> Callable[[Tensor, 
                 return x.copy_(y) if inplace else y  # type: ignore[no-any-return]
         if name == "dropout" and is_compiled(x):
             return decompositions.dropout(x, p, train)  # type: ignore[no-any-return]
-        return of_torch.decompose(x, p, train)  # type: ignore[no-any-return]
+        return of_torch._op_dk(_COMPOSITE, x, p, train)  # type: ignore[no-any-return]
 
     return kernel
 
@@ -255,8 +259,8 @@ def _attention(
         if y is not None:
             return y
     of_torch: Any = torch.ops.aten.scaled_dot_product_attention.default
-    return of_torch.decompose(  # type: ignore[no-any-return]
-        query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
+    return of_torch._op_dk(  # type: ignore[no-any-return]
+        _COMPOSITE, query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
     )
 
 
