@@ -55,6 +55,7 @@ class Scene:
         self.done: list[str] = []  # actions
         self.is_changed = self.is_drawn = False
         self.depth = 0
+        self.is_calling = False
 
     def perform(self, actions: list[list[Any]]) -> None:
         """Perform actions, whatever NumPy says about them; not within an action, and not without end."""
@@ -537,40 +538,39 @@ def at_event(scene: Scene, after: int, actions: list[list[Any]]) -> Iterator[Non
         sys.setprofile(None)
 
 
+alarmed: Callable[[], None] = lambda: None
+
+
+def handle_alarms() -> None:
+    """Let a signal handler call what `alarmed` is then; it stays, because a signal may come late."""
+    signal.signal(signal.SIGALRM, lambda *_: alarmed())
+
+
 @contextlib.contextmanager
-def at_signal(scene: Scene, after: int, actions: list[list[Any]]) -> Iterator[None]:
-    """Act in a signal handler, twice, while the call looks for signals after each 64 elements."""
+def at_signal(scene: Scene, after: int, actions: list[list[Any]], error: str = "") -> Iterator[None]:
+    """Act in a signal handler, which may raise then, while the call looks for signals after each 64 elements."""
+    global alarmed
+
+    def act() -> None:
+        if scene.is_calling:
+            scene.perform(actions)
+            if error:
+                signal.setitimer(signal.ITIMER_REAL, 0)
+                raise ERRORS[error]
+
     limits = _kernels.set_limits(max_elems_per_slice=64, microseconds_between_checks=0)
-    old = signal.signal(signal.SIGALRM, lambda *_: scene.perform(actions))
-    signal.setitimer(signal.ITIMER_REAL, 20e-6 * (1 + after), 200e-6)
+    before, alarmed = alarmed, act
+    signal.setitimer(signal.ITIMER_REAL, 20e-6 * (1 + after), 0 if error else 200e-6)
     try:
         yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, old)
+        alarmed = before
         _kernels.set_limits(**limits)
 
 
-@contextlib.contextmanager
-def at_raising_signal(scene: Scene, after: int, actions: list[list[Any]]) -> Iterator[None]:
-    """Act in a signal handler that then raises."""
-
-    def handle(*_: Any) -> None:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        scene.perform(actions)
-        raise ERRORS["KeyboardInterrupt"]
-
-    limits = _kernels.set_limits(max_elems_per_slice=64, microseconds_between_checks=0)
-    old = signal.signal(signal.SIGALRM, handle)
-    try:
-        signal.setitimer(signal.ITIMER_REAL, 20e-6 * (1 + after))
-        yield
-    finally:
-        try:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-        finally:
-            signal.signal(signal.SIGALRM, old)
-            _kernels.set_limits(**limits)
+def at_raising_signal(scene: Scene, after: int, actions: list[list[Any]]) -> Any:
+    return at_signal(scene, after, actions, "KeyboardInterrupt")
 
 
 @contextlib.contextmanager
