@@ -97,7 +97,8 @@ def shrink(scene: Scene, i: int) -> None:
 
 def grow(scene: Scene, i: int) -> None:
     a = scene.any_array(i)
-    np.ndarray.resize(a, (3, *np.ndarray.shape.__get__(a)), refcheck=False)
+    if np.ndarray.size.__get__(a) < 1 << 20:
+        np.ndarray.resize(a, (3, *np.ndarray.shape.__get__(a)), refcheck=False)
 
 
 def free(scene: Scene, i: int) -> None:
@@ -236,7 +237,9 @@ def reaction_of(scene: Scene, base: type, name: str, reaction: dict[str, Any]) -
         scene.perform(reaction["do"])
         then, *arguments = reaction["then"]
         if then == "raise":
-            raise ERRORS[arguments[0]]("not today")
+            raised = ERRORS[arguments[0]](f"not today, from {name}")
+            raised.method = name
+            raise raised
         if then == "return":
             return build(scene, arguments[0], "returned")
         return self if then == "self" else honest()
