@@ -295,7 +295,7 @@ def check_axes(shared_axes):
     integer_axes(shared_axes)
 
 
-cdef inline bint is_not_empty(object shared_axes):
+cdef inline bint is_not_empty(object shared_axes) noexcept:
     return not (type(shared_axes) is tuple and len(<tuple>shared_axes) == 0)
 
 

@@ -53,7 +53,7 @@ nothing_held.n = 0
 nothing_held.is_watched = False
 
 
-cdef inline bint runs_code(object rng):
+cdef inline bint runs_code(object rng) noexcept:
     """Whether reading rng may run code of the caller. The default stream takes a lock when it gets a key."""
     if rng is None:
         return load_int(&default_stream.process) != this_process
