@@ -58,8 +58,8 @@ cdef int read_quota(uint64_t now) except -1:
 
 
 cdef size_t allowed_threads() noexcept:
-    """Return OpenMP's limit for this caller, but at most the CPUs of the thread and of the quota that was read last, and
-    at least 1."""
+    """Return OpenMP's limit for this caller, but at most the CPUs of the thread and of the quota, as it was read last,
+    and at least 1."""
     cdef size_t n_threads = max_threads() if this_process == FIRST_PROCESS else 1
     if n_threads == 1:
         return 1

@@ -60,9 +60,12 @@ cdef class Drawn:
 
 
 cdef object placed_int(str name, object value, object limit):
-    if not is_integer(value):
+    try:
+        number = exact_int(value) if is_integer(value) else None
+    except TypeError:  # from __index__ of a subclass of NumPy's integers
+        number = None
+    if number is None:
         raise TypeError(f"{name} must be an int, got {value!r}")
-    number = exact_int(value)
     if not 0 <= number < limit:
         raise ValueError(f"{name} must be in [0, {limit}), got {shown(number)}")
     return number
@@ -90,7 +93,8 @@ cdef object MAX_LENGTH = PY_SSIZE_T_MAX
 
 
 cdef int check_lengths(tuple shape) except -1:
-    """Raise ValueError for an axis that no array can have: only shared axes and empty shapes pass the stream's limit."""
+    """Raise ValueError for an axis that no array can have; the stream's limit does not refuse it if it is shared, or if
+    the shape is empty."""
     for n in shape:
         if n > MAX_LENGTH:
             raise ValueError(f"shape must have axes below 2**63, as arrays have, got {shown(shape)}")

@@ -133,8 +133,7 @@ def locked_dropout(
 
 
 def check_time_axis(time_axis: int, n_dims: int | None = None) -> int:
-    """Return a time axis as an int; TypeError if it is no integer, ValueError if an array of n_dims dimensions lacks it.
-    """
+    """Return a time axis as an int; TypeError if it is none, ValueError if an array of n_dims dimensions lacks it."""
     time_axis = check_integer("time_axis", time_axis)
     if n_dims is not None and not -n_dims <= time_axis < n_dims:
         raise ValueError(f"time_axis must be an axis of a {n_dims}-dimensional array, got {time_axis}")
