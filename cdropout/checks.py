@@ -22,6 +22,14 @@ def is_integer(value: object) -> bool:
     return isinstance(value, int | np.integer) and not isinstance(value, bool | np.timedelta64)
 
 
+def exact_int(value: Any) -> int:
+    """Return an int, or an object with `__index__`, as an int of exactly this type; TypeError for any other object.
+
+    A subclass of int may define comparison and arithmetic in its own way, so no other code computes with one.
+    """
+    return value if type(value) is int else int.__index__(operator.index(value))
+
+
 def check_integer(name: str, value: Any, least: int | None = None, most: int | None = None) -> int:
     """Return an argument as an int.
 
@@ -49,11 +57,15 @@ def check_integer(name: str, value: Any, least: int | None = None, most: int | N
     """
     if not is_integer(value):
         raise TypeError(f"{name} must be an integer, got {value!r}")
-    if least is not None and most is not None and not least <= value <= most:
-        raise ValueError(f"{name} must be in [{least}, {most}], got {shown(operator.index(value))}")
-    if least is not None and value < least:
-        raise ValueError(f"{name} must be at least {least}, got {shown(operator.index(value))}")
-    return operator.index(value)
+    try:
+        number = exact_int(value)
+    except TypeError:  # from __index__ of a subclass of NumPy's integers
+        raise TypeError(f"{name} must be an integer, got {value!r}") from None
+    if least is not None and most is not None and not least <= number <= most:
+        raise ValueError(f"{name} must be in [{least}, {most}], got {shown(number)}")
+    if least is not None and number < least:
+        raise ValueError(f"{name} must be at least {least}, got {shown(number)}")
+    return number
 
 
 def check_version(name: str, version: object, expected: int) -> None:

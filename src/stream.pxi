@@ -101,12 +101,9 @@ cdef class Stream:
     # ---- taking positions -------------------------------------------------------------------------------------------
 
     cdef uint64_t take(self, uint64_t n_elems, stream_key *key) except? 0:
-        """Return the first of n_elems positions and set key. The stream advances by whole blocks."""
+        """Return the first of n_elems positions and set key. The stream advances by whole blocks. stream_of_rng has
+        returned the stream; unless this raises, it runs no Python code."""
         cdef uint64_t first = 0
-        cdef int process = load_int(&self.process)
-        while process != 0 and process != this_process:  # a loop, because a signal handler may fork meanwhile
-            self.renew()
-            process = load_int(&self.process)
         key[0] = self.key_words
         if n_elems == 0:
             return 0  # at its end a stream has no position left
@@ -114,8 +111,15 @@ cdef class Stream:
             raise OverflowError(f"the stream must hold what is drawn, got {n_elems} elements at {self.position}")
         return first
 
-    cdef int renew(self) except -1:
+    cdef inline int renew_if_forked(self) except -1:
         """Give the default stream a key of this process, unless it has one."""
+        cdef int process = load_int(&self.process)
+        while process != 0 and process != this_process:  # a loop, because a signal handler may fork meanwhile
+            self.renew()
+            process = load_int(&self.process)
+        return 0
+
+    cdef int renew(self) except -1:
         with process_lock():
             process = this_process  # read first: after a fork from here on, the child has to renew again
             if load_int(&self.process) != process:
@@ -346,18 +350,20 @@ store_int(&default_stream.process, -1)  # a number that no process has
 
 
 cdef Stream stream_of_rng(object rng):
-    """Return the stream that rng stands for. Call it after all checks and allocations, because a generator advances."""
+    """Return the stream that rng stands for, with a key for this process. Call it after all checks and allocations,
+    because a generator advances, and before check_held, because it may run code of the caller."""
+    cdef Stream stream
     if isinstance(rng, Stream):
-        return rng
-    return default_stream if rng is None else Stream(rng)
+        stream = rng
+    else:
+        stream = default_stream if rng is None else Stream(rng)
+    stream.renew_if_forked()
+    return stream
 
 
 def as_stream(rng):
     """Return the stream that rng stands for: the default stream for None, rng itself if it is a Stream."""
-    cdef Stream stream = stream_of_rng(rng)
-    if rng is None:
-        stream.renew()
-    return stream
+    return stream_of_rng(rng)
 
 
 # ---- raw output -----------------------------------------------------------------------------------------------------

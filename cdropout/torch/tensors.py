@@ -75,6 +75,7 @@ def as_array(tensor: Tensor) -> Any:
 
 def draw_mask(shape: tuple[int, ...], p: float, shared_axes: tuple[int, ...], generator: Any) -> Mask:
     """Return a mask whose key is drawn from PyTorch's generator."""
+    p = _kernels.check_p(p)  # before the generator advances
     low, high = torch.randint(-(2**63), 2**63 - 1, (2,), dtype=torch.int64, device="cpu", generator=generator).tolist()
     key = (low & 0xFFFFFFFFFFFFFFFF) | (high & 0xFFFFFFFFFFFFFFFF) << 64
     return Mask(key, 0, p, shape, shared_axes)
@@ -146,8 +147,8 @@ def _drop_now(
 ) -> Tensor:
     if input.numel() == 0:
         return input
-    scale, shift, fill = alpha_map(p) if alpha else (None, 0.0, 0.0)
     mask = draw_mask(tuple(input.shape), p, shared_axes, generator)
+    scale, shift, fill = alpha_map(mask.p) if alpha else (None, 0.0, 0.0)
     if torch.is_grad_enabled() and input.requires_grad:
         return ApplyMask.apply(input, mask, scale, shift, fill, inplace)  # type: ignore[no-any-return,no-untyped-call]
     y = _apply(input, mask, scale, shift, fill, inplace)
