@@ -38,6 +38,8 @@ cimport numpy as cnp
 from c_api cimport *
 from core cimport *
 
+import itertools
+import operator
 import os
 import sys
 import threading
@@ -48,7 +50,7 @@ from numbers import Real
 import numpy as np
 
 from cdropout import machine
-from cdropout.checks import check_count, check_integer, check_version, is_integer, shown
+from cdropout.checks import check_count, check_integer, check_version, fetch_fields, is_integer, shown
 
 cnp.import_array()
 

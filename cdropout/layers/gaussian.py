@@ -97,7 +97,7 @@ class GaussianNoise(Layer):
     def _check_fields(self, fields: dict[str, Any]) -> None:
         for name in ("_p", "mask"):  # the layer had them once, without a use
             fields.pop(name, None)
-        _kernels.check_std(fields["_std"])
+        fields["_std"] = _kernels.check_std(fields["_std"])
         super()._check_fields(fields)
 
     def forward(self, x: npt.ArrayLike) -> npt.NDArray[Any]:
