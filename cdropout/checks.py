@@ -1,5 +1,6 @@
 """Checks of arguments in Python; the checks of arrays and probabilities are in src/arguments.pxi."""
 
+import contextlib
 import operator
 from typing import Any
 
@@ -72,6 +73,18 @@ def check_version(name: str, version: object, expected: int) -> None:
     """Raise ValueError unless a saved state has the expected version."""
     if type(version) is not int or version != expected:
         raise ValueError(f"{name} must be of version {expected}, got version {shown(version)}")
+
+
+def fetch_fields(name: str, state: Any, keys: tuple[str, ...]) -> dict[str, Any]:
+    """Return the fields of a saved state, a dict with exactly these keys; ValueError for anything else.
+
+    Each value is read once, so that the caller uses what it has checked: a subclass of dict may give another value each
+    time.
+    """
+    if isinstance(state, dict) and set(state) == set(keys):
+        with contextlib.suppress(KeyError):  # from a subclass whose keys and values differ
+            return {key: state[key] for key in keys}
+    raise ValueError(f"{name} must be a dict with the keys {', '.join(keys)}, got {shown(state)}")
 
 
 def check_count(name: str, value: object) -> None:

@@ -42,6 +42,8 @@ cimport numpy as cnp
 from c_api cimport *
 from core cimport *
 
+import itertools
+import operator
 import os
 import sys
 import threading
@@ -52,7 +54,9 @@ from numbers import Real
 import numpy as np
 
 from cdropout import machine
-from cdropout.checks import check_count, check_integer, check_version, exact_int, is_integer, shown
+from cdropout.checks import (
+    check_count, check_integer, check_version, exact_int, fetch_fields, is_integer, shown,
+)
 
 cnp.import_array()
 

@@ -80,7 +80,11 @@ def check_dtype(dtype, names=FLOATS):
         numpy_dtype = None if dtype is None else np.dtype(dtype)
     except (SyntaxError, TypeError, ValueError):  # from NumPy, which raises SyntaxError for some strings
         numpy_dtype = None
-    if numpy_dtype is None or numpy_dtype.name not in names or dtype_index(np.empty(0, numpy_dtype)) < 0:
+    # The catalog's name: `numpy_dtype.name` imports a module, which fails while the interpreter ends.
+    cdef int dtype_number = -1
+    if numpy_dtype is not None and numpy_dtype.subdtype is None:
+        dtype_number = dtype_index(np.empty(0, numpy_dtype))
+    if dtype_number < 0 or dtype_table[dtype_number].numpy_name.decode() not in names:
         got = shown(dtype) if numpy_dtype is None else numpy_dtype
         raise TypeError(f"dtype must be {join_names(names)}, got {got}")
     return numpy_dtype

@@ -355,6 +355,11 @@ cpdef double kept_scale(double p) noexcept:
     return kept_scale_of(p)
 
 
+def check_finite(number, name):
+    """Return a factor or value as a float. Raise TypeError if it is not a real number, ValueError if not finite."""
+    return checked_finite(number, name)
+
+
 def alpha_map(double p):
     """Return (scale, shift, fill) of alpha dropout: kept elements become scale * x + shift, dropped ones fill."""
     cdef double scale, shift, fill
