@@ -1,5 +1,6 @@
 """Facts about the machine from the operating system: sizes of caches, and the CPU quota of the process."""
 
+import io
 import os
 from typing import TypeAlias
 
@@ -100,7 +101,8 @@ def _groups_upwards(group: str, root: str, mount_point: str) -> list[str]:
 def _read(folder: Folder, name: str) -> str:
     """Return a file's text; an empty string if it cannot be read."""
     try:
-        with open(os.path.join(folder, name), encoding="utf-8", errors="surrogateescape") as file:
+        # io.open, because the built-in of this name is removed before the last __del__ methods of a program run.
+        with io.open(os.path.join(folder, name), encoding="utf-8", errors="surrogateescape") as file:  # noqa: UP020
             return file.read()
     except OSError:
         return ""

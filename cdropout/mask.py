@@ -2,10 +2,11 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from cdropout import _kernels
 from cdropout._kernels import Mask
-from cdropout.stream import Rng, as_stream
+from cdropout.stream import Rng
 
 __all__ = ["Mask", "draw_mask", "drawing"]
 
@@ -42,20 +43,26 @@ def draw_mask(
 
 @contextmanager
 def drawing(
-    shape: tuple[int, ...], p: float, rng: Rng | None, shared_axes: int | tuple[int, ...] = ()
+    shape: tuple[int, ...],
+    p: float,
+    rng: Rng | None,
+    shared_axes: int | tuple[int, ...] = (),
+    *,
+    arrays: tuple[tuple[str, Any], ...] = (),
 ) -> Iterator[Mask]:
-    """Draw a mask for a `with` block; if the block's arithmetic fails, move the stream back to where it was.
+    """Draw a mask for a `with` block; if the block fails, move the stream back to where it was.
 
-    It fails for lack of memory, or with a floating-point error that `np.errstate(all="raise")` or `python -W error`
-    makes of a warning.
+    It fails for lack of memory, with a floating-point error that `np.errstate(all="raise")` or `python -W error` makes
+    of a warning, or if the class of an argument refuses the result. arrays are at most four pairs of a name and a
+    checked array; ValueError, before the draw, if reading rng changes one of them.
 
     The stream is not moved back if another thread has drawn from it meanwhile or if rng is a NumPy generator, because
     draws of other code cannot be undone.
     """
-    stream = as_stream(rng)
+    stream = _kernels.stream_for(rng, *arrays)
     mask = draw_mask(shape, p, rng=stream, shared_axes=shared_axes)
     try:
         yield mask
-    except (MemoryError, FloatingPointError, Warning):
+    except Exception:
         stream._take_back(mask)
         raise

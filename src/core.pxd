@@ -155,3 +155,5 @@ cdef extern from "system/threads.h" nogil:
 cdef extern from "Python.h":
     # noexcept: Cython does not raise Python's error here. The caller, a function that cannot raise, reports it.
     int run_signal_handlers "PyErr_CheckSignals"() noexcept
+    unsigned long thread_ident "PyThread_get_thread_ident"() noexcept nogil
+    const Py_ssize_t PY_SSIZE_T_MAX

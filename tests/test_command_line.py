@@ -428,6 +428,7 @@ def test_stream_with_a_closed_standard_output_says_so(tmp_path):
     [
         (("stream",), "--seed"),
         (("stream", "--seed", "-1"), "must be 0 or greater, got -1"),
+        (("stream", "--seed", str(2**128)), f"argument --seed: must be below 2**128, got {2**128}"),
         (("stream", "--seed", "x"), "invalid count value: 'x'"),
         (("stream", "--seed", "1", "--bytes", "-5"), "must be 0 or greater, got -5"),
         (("juggle",), "invalid choice: 'juggle'"),

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cdropout import _kernels
-from cdropout.checks import check_version, shown
+from cdropout.checks import check_version, fetch_fields, shown
 from cdropout.mask import Mask
 from cdropout.stream import STATE_VERSION, Rng, Stream, as_stream, restore_stream
 
@@ -87,9 +87,7 @@ class Layer:
 
     @state.setter
     def state(self, state: dict[str, Any]) -> None:
-        keys = ("version", self._rate_name, "training", "rng")
-        if not isinstance(state, dict) or set(state) != set(keys):
-            raise ValueError(f"state must be a dict with the keys {', '.join(keys)}, got {shown(state)}")
+        state = fetch_fields("state", state, ("version", self._rate_name, "training", "rng"))
         check_version("state", state["version"], STATE_VERSION)
         if not isinstance(state["training"], bool):
             raise TypeError(f"state['training'] must be True or False, got {state['training']!r}")
@@ -123,7 +121,10 @@ class Layer:
         self._prepare()
 
     def _check_fields(self, fields: dict[str, Any]) -> None:
-        """Raise TypeError or ValueError for a field of a pickle that is not valid, KeyError if one is missing."""
+        """Raise TypeError or ValueError for a field of a pickle that is not valid, KeyError if one is missing.
+
+        Rates are replaced by floats, because an object of another type may convert to another number next time.
+        """
         for name, types in self._field_types.items():
             if not isinstance(fields[name], types):
                 raise TypeError(f"{name} of a pickled {type(self).__name__} must not be {shown(fields[name])}")
@@ -142,12 +143,10 @@ class Layer:
 
         Only plain values that the layer keeps under the argument's name are included.
         """
-        import inspect  # here, because importing it takes long
-
         options: dict[str, Any] = {}
         missing = object()  # not a plain value
         for layer_type in type(self).__mro__[:-1]:
-            parameters = inspect.signature(layer_type).parameters
+            parameters = _signature_of(layer_type).parameters
             for name, parameter in parameters.items():
                 value = getattr(self, name, missing)
                 if name not in (self._rate_name, "rng") and isinstance(value, bool | int | float | str | tuple | None):
@@ -155,6 +154,18 @@ class Layer:
             if not any(each.kind is each.VAR_KEYWORD for each in parameters.values()):
                 break  # this constructor passes no keywords on to the classes above it
         return {name: value for name, (value, default) in options.items() if value != default}
+
+
+# inspect.signature, loaded by the first repr, because importing inspect takes long. While the interpreter ends, imports
+# fail, also of modules that have been imported.
+_signature: Any = None
+
+
+def _signature_of(layer_type: type[Any]) -> Any:
+    global _signature
+    if _signature is None:
+        from inspect import signature as _signature
+    return _signature(layer_type)
 
 
 class DropoutLayer(Layer):
@@ -182,7 +193,7 @@ class DropoutLayer(Layer):
         return _kernels.check_p(p)
 
     def _check_fields(self, fields: dict[str, Any]) -> None:
-        self._checked_p(fields["_p"])
+        fields["_p"] = self._checked_p(fields["_p"])
         super()._check_fields(fields)
 
     def _through_mask(self, dy: npt.ArrayLike, out: Any, scale: float | None) -> npt.NDArray[Any] | None:

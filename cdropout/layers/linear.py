@@ -30,8 +30,7 @@ class _LinearLayer(DropoutLayer):
     def __init__(
         self, n_in: int, n_out: int, p: float = 0.5, *, rng: Rng | None = None, dtype: npt.DTypeLike = np.float32
     ) -> None:
-        for name, value in (("n_in", n_in), ("n_out", n_out)):
-            check_integer(name, value, 1)
+        n_in, n_out = check_integer("n_in", n_in, 1), check_integer("n_out", n_out, 1)
         dtype = _kernels.check_dtype(dtype, ("float32", "float64")).newbyteorder("=")
         super().__init__(p, rng=rng)
         generator = np.random.default_rng(_weight_seed(self._rng))
@@ -110,7 +109,7 @@ class DropConnect(_LinearLayer):
             raise ValueError(f"inference must be 'mean' or 'gaussian', got {inference!r}")
         if inference == "gaussian" and not relu:
             raise ValueError("inference 'gaussian' must have relu=True: without it the average is the mean")
-        check_integer("n_samples", n_samples, 1)
+        n_samples = check_integer("n_samples", n_samples, 1)
         super().__init__(n_in, n_out, p, rng=rng, dtype=dtype)
         self.rescale, self.inference, self.n_samples, self.relu = bool(rescale), inference, n_samples, bool(relu)
 

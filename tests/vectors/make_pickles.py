@@ -37,6 +37,8 @@ def originals() -> dict[str, tuple[int, Any]]:
         "mask of a part": (cd.Mask.PICKLE_VERSION, whole[5:, :, 3:7]),
         "noise": (cd.Noise.PICKLE_VERSION, cd.draw_noise((7, 2), 0.5, rng=3)),
         "stream": (STATE_VERSION, stream),
+        # Stream(2**200 + 17) before such seeds were refused.
+        "stream of a large seed": (STATE_VERSION, cd.Stream(np.random.SeedSequence(2**200 + 17))),
         "layer": (STATE_VERSION, layer),
         **{
             f"layer {type(each).__name__}": (STATE_VERSION, each)
