@@ -271,6 +271,8 @@ cdef FusedCall checked_fused(str name, x, bias, residual, p, out, rng, held_arra
     hold(held, call.x, x_name)
     call.p = checked_p(p)
     if steps & WITH_BIAS:
+        if not (cnp.PyArray_CheckExact(bias) and is_plain(bias)):
+            watch(held)  # a copy is made, and an allocation may run finalizers
         call.bias = checked_bias(bias, call.x)
         hold(held, call.bias, "bias")
     if steps & READS_RESIDUAL:
