@@ -43,7 +43,6 @@ from c_api cimport *
 from core cimport *
 
 import itertools
-import operator
 import os
 import sys
 import threading

@@ -274,7 +274,7 @@ cdef class Stream:
 
 cdef object checked_count(str name, object value):
     """Return a field of a state as an int; TypeError unless it is one, ValueError if it is negative."""
-    number = operator.index(value) if isinstance(value, int) and not isinstance(value, bool) else value
+    number = exact_int(value) if isinstance(value, int) and not isinstance(value, bool) else value
     check_count(name, number)
     return number
 
@@ -306,7 +306,7 @@ def spawn_children(seeds, n, name, make):
     children = []
     while len(children) < n:
         with process_lock():
-            n_spawned, n_left = operator.index(seeds.n_children_spawned), n - len(children)
+            n_spawned, n_left = exact_int(seeds.n_children_spawned), n - len(children)
             if n_spawned + n_left > FOLD_IN_WORD:
                 raise ValueError(
                     f"{name} must be at most {FOLD_IN_WORD - n_spawned}, because {n_spawned} of {FOLD_IN_WORD} "
@@ -386,7 +386,7 @@ def check_seed(name, seed):
     """Return a seed as an int. Raise TypeError unless it is an integer, ValueError unless it is in [0, 2^128)."""
     if not is_integer(seed):
         raise TypeError(f"{name} must have integers where it is a sequence of seeds, got {seed!r}")
-    number = operator.index(seed)
+    number = exact_int(seed)
     if number < 0:
         raise ValueError(f"{name} must be 0 or greater where it is a seed, got {shown(number)}")
     if number >= 1 << 32 * SEED_WORDS:
