@@ -59,6 +59,11 @@ cdef size_t allowed_threads(uint64_t now) except 0:
     return min(n_threads, load_u64(&quota_threads))
 
 
+# For parallel_run.pxi, which tries threads before OpenMP starts them.
+if prepare_pools(machine.openmp_stack_bytes(os.environ)) != 0:
+    raise MemoryError("the system must have memory to note what threads there are")
+
+
 def thread_limit():
     """Return how many threads a call on a large array would use if no other call ran."""
     return allowed_threads(steady_microseconds())
@@ -130,5 +135,4 @@ cdef size_t share_of_threads(size_t n_wanted) except 0:
     now = steady_microseconds()
     n_wanted = min(n_wanted, allowed_threads(now))
     n_now = enter_active_calls(&calls)
-    n_wanted = max(<size_t>1, n_wanted // <size_t>most_active_calls(&calls, n_now, now))
-    return available_team(<int>n_wanted)
+    return max(<size_t>1, n_wanted // <size_t>most_active_calls(&calls, n_now, now))
