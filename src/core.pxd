@@ -98,6 +98,7 @@ cdef extern from "core/job.h" nogil:
 
 cdef extern from "core/position.h" nogil:
     const uint64_t LIMIT "POSITION_LIMIT"
+    uint64_t in_whole_blocks(uint64_t n_elems)
     int take_blocks(uint64_t *next_elem, uint64_t n_elems, uint64_t *first)
     void return_blocks(uint64_t *next_elem, uint64_t n_elems, uint64_t first)
 

@@ -36,13 +36,18 @@ cdef class Noise(Drawn):
 
     cdef readonly double std
 
-    def __cinit__(self, key, start, std, shape):
+    def __cinit__(self, key=NOT_GIVEN, start=NOT_GIVEN, std=NOT_GIVEN, shape=NOT_GIVEN):
+        self.shape = ()
+        if key is NOT_GIVEN:
+            return  # new_noise sets the fields
+        if shape is NOT_GIVEN:
+            raise TypeError("Noise needs key, start, std and shape")
         self.std = checked_std(std)
         self.shape = checked_shape(shape)
         self.place(key, start, n_drawn(self.shape, ()))
 
     def __init__(self, key, start, std, shape):
-        """The fields are set in __cinit__: noise that exists never changes."""
+        """__cinit__ or new_noise sets the fields; noise never changes afterwards."""
 
     def multiply(self, a, out=None):
         """Return a * (1 + std n), with n the noise's normal numbers.
@@ -104,28 +109,30 @@ cdef int apply_noise(Noise noise, bint is_factor, cnp.ndarray out, cnp.ndarray x
     return run_on_arrays(&request, out, x, None, scratch)
 
 
-cdef Noise new_noise(tuple shape, object std, Stream stream):
+cdef Noise new_noise(tuple shape, double std, Stream stream):
     """Return noise of the stream's next positions; the arguments have been checked."""
-    cdef stream_key key
-    cdef uint64_t first = stream.take(checked_n_drawn(shape, ()), &key)
-    return Noise(key_number(&key), first, std, shape)
+    cdef Noise noise = Noise.__new__(Noise)
+    noise.std = std
+    noise.shape = shape
+    noise.first = stream.take(checked_n_drawn(shape, ()), &noise.key_words)
+    return noise
 
 
 def draw_noise(shape, std, rng):
     """Draw noise, for cdropout.draw_noise."""
-    checked_std(std)
+    cdef double std_checked = checked_std(std)
     cdef tuple lengths = checked_shape(shape)
     checked_n_drawn(lengths, ())
-    return new_noise(lengths, std, stream_of_rng(rng))
+    return new_noise(lengths, std_checked, stream_of_rng(rng))
 
 
 def with_noise(bint is_factor, x, std, rng, out):
     """Draw noise and return (y, noise), with y = x times, or plus, the noise."""
     cdef cnp.ndarray array = checked_array(x, "x")
-    checked_std(std)
+    cdef double std_checked = checked_std(std)
     cdef cnp.ndarray result = checked_out(out, array, "x")
     cdef Container container = container_for(result, out, x, None, None)
     cdef Scratch scratch = scratch_for(result, array, None, False)
-    cdef Noise noise = new_noise((<object>array).shape, std, stream_of_rng(rng))
+    cdef Noise noise = new_noise((<object>array).shape, std_checked, stream_of_rng(rng))
     apply_noise(noise, is_factor, result, array, scratch)
     return in_container(result, container), noise

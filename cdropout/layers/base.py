@@ -93,17 +93,18 @@ class Layer:
         check_version("state", state["version"], STATE_VERSION)
         if not isinstance(state["training"], bool):
             raise TypeError(f"state['training'] must be True or False, got {state['training']!r}")
-        before = getattr(self, self._rate_name)
-        setattr(self, self._rate_name, state[self._rate_name])
+        own = vars(self)
+        before = own.copy()
         try:
+            setattr(self, self._rate_name, state[self._rate_name])
+            self.training = state["training"]
             if state["rng"] is None or self._rng is None:
                 self.rng = None if state["rng"] is None else restore_stream(state["rng"])
             else:
-                self._rng.state = state["rng"]
-        except (TypeError, ValueError):
-            setattr(self, self._rate_name, before)
+                self._rng.state = state["rng"]  # last, because layers may share the stream
+        except BaseException:
+            own.update(before)  # takes no memory, because the keys exist
             raise
-        self.training = state["training"]
 
     def __getstate__(self) -> dict[str, Any]:
         return {"version": STATE_VERSION, **self.__dict__}
@@ -119,14 +120,24 @@ class Layer:
             self._check_fields(fields)
         except KeyError as error:
             raise ValueError(f"a pickled {type(self).__name__} must have a field {error}") from error
-        self.__dict__.update(fields)
-        self._prepare()
+        self._set(fields)
 
     def _check_fields(self, fields: dict[str, Any]) -> None:
         """Raise TypeError or ValueError for a field of a pickle that is not valid, KeyError if one is missing."""
         for name, types in self._field_types.items():
             if not isinstance(fields[name], types):
                 raise TypeError(f"{name} of a pickled {type(self).__name__} must not be {shown(fields[name])}")
+
+    def _set(self, fields: dict[str, Any]) -> None:
+        """Set attributes and the values that follow from them; if this fails, all keep their old values."""
+        own = vars(self)
+        before = own.copy()
+        try:
+            own.update(fields)
+            self._prepare()
+        except BaseException:
+            own.update(before)  # takes no memory, because the keys exist
+            raise
 
     def _prepare(self) -> None:
         """Compute values that follow from the rate and options; called when one is set, and for a loaded pickle."""
@@ -161,6 +172,7 @@ class DropoutLayer(Layer):
     """A layer with a probability of dropping, p, and the mask of its last forward pass."""
 
     _rate_name = "p"
+    _p: float
     _field_types: ClassVar[dict[str, Any]] = {**Layer._field_types, "mask": Mask | None}
 
     def __init__(self, p: float = 0.5, *, rng: Rng | None = None, inplace: bool = False) -> None:
@@ -174,8 +186,7 @@ class DropoutLayer(Layer):
 
     @p.setter
     def p(self, p: float) -> None:
-        self._p = self._checked_p(p)
-        self._prepare()
+        self._set({"_p": self._checked_p(p)})
 
     def _checked_p(self, p: float) -> float:
         """Return p as a float; TypeError or ValueError for a p that the layer does not allow."""
