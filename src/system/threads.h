@@ -163,7 +163,7 @@ typedef struct {
 static inline void *wait_for_end_of_trial(void *argument)
 {
     trial *self = argument;
-#ifdef SYS_gettid
+#ifdef SYS_tgkill
     self->system_id = syscall(SYS_gettid);
 #endif
     pthread_mutex_lock(self->end);
@@ -171,10 +171,10 @@ static inline void *wait_for_end_of_trial(void *argument)
     return NULL;
 }
 
-/* Linux counts a thread until a moment after pthread_join. Returns 0 if a joined thread is still counted after 10 ms. */
+/* Linux counts a thread until a moment after pthread_join. Returns 0 if one is still counted after 10 ms. */
 static inline int is_released(const trial *joined)
 {
-#if defined(SYS_gettid) && defined(SYS_tgkill)
+#ifdef SYS_tgkill
     const struct timespec a_moment = {.tv_nsec = 100000};
     for (int n_tries = 0; syscall(SYS_tgkill, getpid(), joined->system_id, 0) == 0; ++n_tries) {
         if (n_tries == 200)
