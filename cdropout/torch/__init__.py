@@ -12,6 +12,7 @@ Needs torch; `import cdropout` does not import it.
 """
 
 from cdropout.torch.attention import scaled_dot_product_attention
+from cdropout.torch.drop_block import DropBlock2d, drop_block2d
 from cdropout.torch.functions import (
     alpha_dropout,
     dropout,
@@ -20,6 +21,9 @@ from cdropout.torch.functions import (
     dropout3d,
     feature_alpha_dropout,
 )
+from cdropout.torch.fused import DropoutAdd, ReLUDropout, bias_dropout_add, bias_relu_dropout, dropout_add, relu_dropout
+from cdropout.torch.gaussian import GaussianDropout, gaussian_dropout
+from cdropout.torch.linear import DropConnect, FeatureDropoutLinear, drop_connect, feature_dropout_linear
 from cdropout.torch.modules import (
     AlphaDropout,
     Dropout,
@@ -31,22 +35,60 @@ from cdropout.torch.modules import (
     replace_dropout,
     restore_dropout,
 )
+from cdropout.torch.shared_axes import (
+    DropPath,
+    FeatureDropout,
+    LockedDropout,
+    StochasticDepth,
+    drop_path,
+    feature_dropout,
+    locked_dropout,
+    stochastic_depth,
+)
+from cdropout.torch.zoneout import Zoneout, ZoneoutGRUCell, ZoneoutLSTMCell, ZoneoutRNNCell, zoneout
 
 __all__ = [
     "AlphaDropout",
+    "DropBlock2d",
+    "DropConnect",
+    "DropPath",
     "Dropout",
     "Dropout1d",
     "Dropout2d",
     "Dropout3d",
+    "DropoutAdd",
     "FeatureAlphaDropout",
+    "FeatureDropout",
+    "FeatureDropoutLinear",
+    "GaussianDropout",
+    "LockedDropout",
     "MultiheadAttention",
+    "ReLUDropout",
+    "StochasticDepth",
+    "Zoneout",
+    "ZoneoutGRUCell",
+    "ZoneoutLSTMCell",
+    "ZoneoutRNNCell",
     "alpha_dropout",
+    "bias_dropout_add",
+    "bias_relu_dropout",
+    "drop_block2d",
+    "drop_connect",
+    "drop_path",
     "dropout",
     "dropout1d",
     "dropout2d",
     "dropout3d",
+    "dropout_add",
     "feature_alpha_dropout",
+    "feature_dropout",
+    "feature_dropout_linear",
+    "gaussian_dropout",
+    "locked_dropout",
+    "relu_dropout",
     "replace_dropout",
     "restore_dropout",
     "scaled_dot_product_attention",
+    "stochastic_depth",
+    "zoneout",
 ]
