@@ -1,5 +1,6 @@
 """Checks of the arguments that PyTorch's own dropout does not have or does not check."""
 
+import warnings
 from numbers import Real
 from typing import Any
 
@@ -23,6 +24,15 @@ def check_tensor(tensor: Any, name: str = "input") -> None:
         raise TypeError(f"{name} must be a tensor, got {type(tensor).__name__}")
     if not (tensor.is_floating_point() or tensor.is_complex()):
         raise TypeError(f"{name} must have a floating or complex dtype, got {tensor.dtype}")
+
+
+def sizes_of(tensor: Tensor) -> tuple[int, ...]:
+    """Return a tensor's shape as ints; `torch.jit.trace` makes tensors of them, and records these as constants."""
+    if torch._C._get_tracing_state() is None:
+        return tuple(tensor.shape)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)
+        return tuple(map(int, tensor.shape))
 
 
 def check_choice(name: str, value: Any, choices: tuple[Any, ...]) -> None:

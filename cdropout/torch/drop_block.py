@@ -7,7 +7,7 @@ from torch import Generator, Tensor
 
 from cdropout.checks import check_integer
 from cdropout.torch import operators
-from cdropout.torch.arguments import check_no_generator, check_probability, check_tensor
+from cdropout.torch.arguments import check_no_generator, check_probability, check_tensor, sizes_of
 from cdropout.torch.layers import DropoutLeaf
 from cdropout.torch.tensors import draw_mask, is_ours
 
@@ -58,11 +58,12 @@ def drop_block2d(
     check_probability(p)
     if input.dim() not in (3, 4):
         raise ValueError(f"input must have 3 dimensions, or 4 with a batch axis, got {input.dim()}")
-    height, width = input.shape[-2:]
+    sizes = sizes_of(input)
+    height, width = sizes[-2:]
     check_integer("block_size", block_size, 1, min(height, width))
     if not training or p == 0.0:
         return input
-    corners = (*input.shape[:-2], height - block_size + 1, width - block_size + 1)
+    corners = (*sizes[:-2], height - block_size + 1, width - block_size + 1)
     gamma = 1.0 if p == 1.0 else min(1.0, p * height * width / (block_size**2 * corners[-2] * corners[-1]))
     if torch.compiler.is_compiling():
         check_no_generator(generator)

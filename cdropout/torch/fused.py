@@ -14,7 +14,7 @@ from torch.nn import functional
 from cdropout import _kernels
 from cdropout.mask import Mask
 from cdropout.torch import operators
-from cdropout.torch.arguments import check_probability, check_tensor, is_fusable
+from cdropout.torch.arguments import check_probability, check_tensor, is_fusable, sizes_of
 from cdropout.torch.functions import dropout
 from cdropout.torch.layers import DropoutLeaf
 from cdropout.torch.tensors import (
@@ -169,10 +169,8 @@ def bias_dropout_add(
 def _check_bias(x: Any, bias: Any) -> None:
     check_tensor(x)
     check_tensor(bias, "bias")
-    if x.dim() == 0 or bias.shape != x.shape[-1:]:
-        raise ValueError(
-            f"bias must have one element for each column of input, got {tuple(bias.shape)} for {tuple(x.shape)}"
-        )
+    if x.dim() == 0 or sizes_of(bias) != sizes_of(x)[-1:]:
+        raise ValueError(f"bias must have one element for each column of input, got {sizes_of(bias)} for {sizes_of(x)}")
 
 
 def _relu_dropout(x: Tensor, bias: Tensor | None, p: float, training: bool, generator: Generator | None) -> Tensor:
@@ -191,8 +189,8 @@ def _dropout_add(
     check_tensor(x)
     check_tensor(residual, "residual")
     check_probability(p)
-    if residual.shape != x.shape:
-        raise ValueError(f"residual must have input's shape {tuple(x.shape)}, got {tuple(residual.shape)}")
+    if sizes_of(residual) != sizes_of(x):
+        raise ValueError(f"residual must have input's shape {sizes_of(x)}, got {sizes_of(residual)}")
     tensors = (x, residual) if bias is None else (x, bias, residual)
     if training and p > 0.0 and is_fusable(*tensors) and is_ours(p, generator, *tensors) and x.numel() > 0:
         mask = draw_mask(tuple(x.shape), p, (), generator)

@@ -16,7 +16,7 @@ from cdropout.checks import check_integer
 from cdropout.functions.linear import gathering_pays
 from cdropout.mask import Mask
 from cdropout.torch import operators
-from cdropout.torch.arguments import check_choice, check_flag, check_probability, check_tensor, is_fusable
+from cdropout.torch.arguments import check_choice, check_flag, check_probability, check_tensor, is_fusable, sizes_of
 from cdropout.torch.fused import is_kernels_gradient, masked
 from cdropout.torch.layers import Leaf
 from cdropout.torch.shared_axes import drop_along
@@ -127,14 +127,13 @@ def _check_product(x: Any, weight: Any, bias: Any) -> None:
     for tensor, name in ((x, "input"), (weight, "weight"), (bias, "bias")):
         if tensor is not None or name != "bias":
             check_tensor(tensor, name)
-    if weight.dim() != 2:
-        raise ValueError(f"weight must have the axes (out_features, in_features), got shape {tuple(weight.shape)}")
-    if x.dim() == 0 or x.shape[-1] != weight.shape[1]:
-        raise ValueError(f"input must have {weight.shape[1]} columns, as weight does, got shape {tuple(x.shape)}")
-    if bias is not None and bias.shape != weight.shape[:1]:
-        raise ValueError(
-            f"bias must have one element for each row of weight, got {tuple(bias.shape)} for {tuple(weight.shape)}"
-        )
+    sizes, weight_sizes = sizes_of(x), sizes_of(weight)
+    if len(weight_sizes) != 2:
+        raise ValueError(f"weight must have the axes (out_features, in_features), got shape {weight_sizes}")
+    if not sizes or sizes[-1] != weight_sizes[1]:
+        raise ValueError(f"input must have {weight_sizes[1]} columns, as weight does, got shape {sizes}")
+    if bias is not None and sizes_of(bias) != weight_sizes[:1]:
+        raise ValueError(f"bias must have one element for each row of weight, got {sizes_of(bias)} for {weight_sizes}")
 
 
 class _KeptColumns(torch.autograd.Function):

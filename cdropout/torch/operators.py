@@ -42,8 +42,8 @@ def scale_in_evaluation(x: Tensor, p: float) -> Tensor:
 def feature_dropout(x: Tensor, p: float, training: bool, rescale: str | None) -> Tensor:
     """Drop columns of x: `cdropout.torch.feature_dropout`."""
     if not training:
-        return scale_in_evaluation(x, p) if rescale == "eval" else x
-    scale = kept_scale(p) if rescale == "train" else 1.0
+        return scale_in_evaluation(x, p) if rescale is not None and rescale == "eval" else x
+    scale = kept_scale(p) if rescale is not None and rescale == "train" else 1.0
     return drop(x, p, list(range(x.dim() - 1)), scale)
 
 

@@ -11,7 +11,7 @@ from torch import Generator, Tensor, nn
 
 from cdropout.mask import Mask
 from cdropout.torch import operators
-from cdropout.torch.arguments import check_no_generator, check_probability, check_tensor, is_fusable
+from cdropout.torch.arguments import check_no_generator, check_probability, check_tensor, is_fusable, sizes_of
 from cdropout.torch.fused import is_kernels_gradient, masked, run_fused
 from cdropout.torch.layers import DropoutLeaf, Leaf
 from cdropout.torch.tensors import draw_mask, is_ours
@@ -53,8 +53,8 @@ def zoneout(
     check_tensor(new, "new")
     check_tensor(previous, "previous")
     check_probability(p)
-    if previous.shape != new.shape:
-        raise ValueError(f"previous must have new's shape {tuple(new.shape)}, got {tuple(previous.shape)}")
+    if sizes_of(previous) != sizes_of(new):
+        raise ValueError(f"previous must have new's shape {sizes_of(new)}, got {sizes_of(previous)}")
     if torch.compiler.is_compiling():
         check_no_generator(generator)
         return operators.zoneout(new, previous, p, training)
