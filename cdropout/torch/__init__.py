@@ -8,6 +8,9 @@ as a value of a few dozen bytes. Arguments, checks, messages and edge cases are 
 a dropped NaN or infinity is 0. Tensors that are not plain CPU tensors, and calls that drop nothing, are passed to
 PyTorch's function, which also raises the errors for invalid arguments.
 
+Kinds of dropout that `torch.nn` does not have, such as `FeatureDropout`, `DropConnect` and `DropPath`, are here too, as
+functions and modules.
+
 Needs torch; `import cdropout` does not import it.
 """
 
