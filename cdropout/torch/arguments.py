@@ -1,5 +1,7 @@
 """Checks of the arguments that PyTorch's own dropout does not have or does not check."""
 
+from __future__ import annotations
+
 import warnings
 from numbers import Real
 from typing import Any

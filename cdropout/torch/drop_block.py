@@ -1,5 +1,7 @@
 """DropBlock, which drops squares of images. Each call that drops draws two 64-bit numbers from PyTorch's generator."""
 
+from __future__ import annotations
+
 from typing import ClassVar
 
 import torch

@@ -5,6 +5,8 @@ Operands of different dtypes, autocast, `torch.compile`, and tensors that are no
 steps, with the same masks where `dropout` has them.
 """
 
+from __future__ import annotations
+
 from typing import Any
 
 import torch

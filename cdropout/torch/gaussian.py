@@ -1,5 +1,7 @@
 """Multiplication by normal noise. Each call with noise draws two 64-bit numbers from PyTorch's generator."""
 
+from __future__ import annotations
+
 from typing import Any
 
 import torch

@@ -1,5 +1,7 @@
 """The base classes of the modules that PyTorch's `torch.nn` does not have."""
 
+from __future__ import annotations
+
 from typing import Any, ClassVar
 
 from torch import nn

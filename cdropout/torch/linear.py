@@ -4,6 +4,8 @@ Each call that drops draws two 64-bit numbers from PyTorch's generator. `DropCon
 inference="gaussian" draws normal numbers from it, n_samples for each output.
 """
 
+from __future__ import annotations
+
 from typing import Any, Literal
 
 import numpy as np

@@ -97,7 +97,7 @@ def zoneout(new: Tensor, previous: Tensor, p: float, training: bool) -> Tensor:
     return torch.where(draw_dropped(new, list(new.shape), p), previous, new)
 
 
-def drop_connect(x: Tensor, weight: Tensor, bias: Tensor | None, p: float, training: bool, rescale: bool) -> Tensor:
+def drop_connect(x: Tensor, weight: Tensor, bias: "Tensor | None", p: float, training: bool, rescale: bool) -> Tensor:
     """Drop weights: `cdropout.torch.drop_connect`."""
     if training:
         weight = drop(weight, p, [], kept_scale(p) if rescale else 1.0)

@@ -4,6 +4,8 @@ Each call that drops draws two 64-bit numbers from PyTorch's generator. A call i
 empty tensor draws none.
 """
 
+from __future__ import annotations
+
 import importlib
 from typing import Any, ClassVar, Literal
 
@@ -297,7 +299,7 @@ class DropPath(Leaf):
     """
 
     # Old versions of timm have no scale_by_keep; theirs is always True.
-    scale_by_keep: bool = True
+    scale_by_keep = True
 
     def __init__(self, drop_prob: float = 0.0, scale_by_keep: bool = True) -> None:
         check_probability(drop_prob, "drop_prob")

@@ -4,6 +4,8 @@ A call in training draws two 64-bit numbers from PyTorch's generator for each st
 `ZoneoutLSTMCell` those of the hidden state first.
 """
 
+from __future__ import annotations
+
 from typing import Any
 
 import torch
