@@ -161,4 +161,13 @@ def raw_blocks(key: int, first_block: int, n_blocks: int) -> npt.NDArray[np.uint
 def apply_with_threads(
     mask: Mask, a: npt.ArrayLike, out: Any, scale: float | None, shift: float, fill: float, n_threads: int
 ) -> npt.NDArray[Any]: ...
+def fused_with_mask(
+    name: str,
+    x: npt.ArrayLike,
+    bias: npt.ArrayLike | None,
+    residual: npt.ArrayLike | None,
+    mask: Mask,
+    out: Any,
+) -> npt.NDArray[Any]: ...
+def with_threads(n_threads: int, function: Any, *args: Any) -> Any: ...
 def expect_writing(fresh: npt.NDArray[Any]) -> None: ...

@@ -386,6 +386,30 @@ def apply_with_threads(Mask mask not None, a, out, scale, shift, fill, int n_thr
         set_threads_of_host(0)
 
 
+def fused_with_mask(str name, x, bias, residual, Mask mask not None, out):
+    """Run the fused operation of this name with a mask that has been drawn; arguments as in `fused`."""
+    if mask.shared_axes or mask.part_strides is not None:
+        raise ValueError(f"mask must take consecutive positions, one for each element, got {mask!r}")
+    cdef held_arrays held
+    cdef FusedCall call = checked_fused(name, x, bias, residual, mask.p, out, None, &held)
+    if not has_shape(call.x, mask.shape):
+        raise ValueError(f"x must have the mask's shape {mask.shape}, got {(<object>call.x).shape}")
+    cdef Scratch scratch = memory_for(call, &held)
+    cdef Container container = container_for(call.out, out, x, residual, bias)
+    check_held(&held)
+    run_fused(call, &mask.key_words, mask.first, scratch, &held)
+    return in_container(call.out, container)
+
+
+def with_threads(int n_threads, function, *args):
+    """Call a function whose kernels use at most as many threads as another library has been told to use."""
+    set_threads_of_host(n_threads)
+    try:
+        return function(*args)
+    finally:
+        set_threads_of_host(0)
+
+
 # cdropout.torch calls expect_writing for results of at least this size. NumPy uses the same limit for its own arrays:
 # the first write to each page costs a page fault, and huge pages need fewer.
 HUGE_PAGES_FROM_BYTES = 1 << 22
