@@ -377,15 +377,6 @@ def relu_dropout_backward(dy, y, p, out):
 
 # ---- for other modules of the package --------------------------------------------------------------------------------
 
-def apply_with_threads(Mask mask not None, a, out, scale, shift, fill, int n_threads):
-    """Apply a mask as `Mask.apply` does, on at most as many threads as another library has been told to use."""
-    set_threads_of_host(n_threads)
-    try:
-        return mask.apply(a, out, scale=scale, shift=shift, fill=fill)
-    finally:
-        set_threads_of_host(0)
-
-
 def fused_with_mask(str name, x, bias, residual, Mask mask not None, out):
     """Run the fused operation of this name with a mask that has been drawn; arguments as in `fused`."""
     if mask.shared_axes or mask.part_strides is not None:
@@ -401,11 +392,11 @@ def fused_with_mask(str name, x, bias, residual, Mask mask not None, out):
     return in_container(call.out, container)
 
 
-def with_threads(int n_threads, function, *args):
+def with_threads(int n_threads, function, *args, **named):
     """Call a function whose kernels use at most as many threads as another library has been told to use."""
     set_threads_of_host(n_threads)
     try:
-        return function(*args)
+        return function(*args, **named)
     finally:
         set_threads_of_host(0)
 
