@@ -22,6 +22,7 @@ enum {
     kRows = 64,
     kKeys = 256,
     kStride = kKeys + 64 / sizeof(REAL), /* not a multiple of 4096 bytes: such rows would compete for a cache set */
+    kRowsAhead = 8,                      /* between a row that is read and one that is fetched into the cache */
     kMaskKeys = CDROPOUT_BLOCK,          /* of which a row's mask is made at once */
 };
 
@@ -158,46 +159,61 @@ INLINE Words to_halves(Floats values, bool is_bfloat16)
     return sign >> 16 | (half & ~is_nan) | (is_nan & 0x7E00u);
 }
 
+/* to[i] = factor * from[i], for 16-bit numbers and float32. */
+INLINE void load_halves(float *to, const char *from, int64_t n, float factor, bool is_bfloat16)
+{
+    int64_t i = 0;
+    for (; i + kHalves <= n; i += kHalves)
+        *reinterpret_cast<FloatsInMemory *>(to + i) = of_halves(loaded_halves(from + 2 * i), is_bfloat16) * factor;
+    if (i < n) {
+        uint16_t rest[kHalves] = {};
+        memcpy(rest, from + 2 * i, 2 * static_cast<size_t>(n - i));
+        const Floats values = of_halves(loaded_halves(rest), is_bfloat16) * factor;
+        memcpy(to + i, &values, 4 * static_cast<size_t>(n - i));
+    }
+}
+
+INLINE void store_halves(char *to, const float *from, int64_t n, float factor, bool is_bfloat16)
+{
+    int64_t i = 0;
+    for (; i + kHalves <= n; i += kHalves)
+        *reinterpret_cast<HalvesInMemory *>(to + 2 * i) = __builtin_convertvector(
+            to_halves(*reinterpret_cast<const FloatsInMemory *>(from + i) * factor, is_bfloat16), HalfWords);
+    if (i < n) {
+        Floats values = {};
+        memcpy(&values, from + i, 4 * static_cast<size_t>(n - i));
+        const HalfWords halves = __builtin_convertvector(to_halves(values * factor, is_bfloat16), HalfWords);
+        memcpy(to + 2 * i, &halves, 2 * static_cast<size_t>(n - i));
+    }
+}
+
 /* to[i] = factor * from[i] */
 static void load_row(REAL *to, const char *from, at::ScalarType dtype, int64_t n, REAL factor)
 {
-    int64_t i = 0;
-    if (sizeof(REAL) == 4 && (dtype == at::kBFloat16 || dtype == at::kHalf)) {
-        const bool is_bfloat16 = dtype == at::kBFloat16;
-        for (; i + kHalves <= n; i += kHalves)
-            *reinterpret_cast<FloatsInMemory *>(to + i) =
-                of_halves(loaded_halves(from + 2 * i), is_bfloat16) * float(factor);
-        if (i < n) {
-            uint16_t rest[kHalves] = {};
-            memcpy(rest, from + 2 * i, 2 * static_cast<size_t>(n - i));
-            const Floats values = of_halves(loaded_halves(rest), is_bfloat16) * float(factor);
-            memcpy(to + i, &values, 4 * static_cast<size_t>(n - i));
-        }
-        return;
+    if constexpr (sizeof(REAL) == 4) {
+        if (dtype == at::kBFloat16)
+            return load_halves(reinterpret_cast<float *>(to), from, n, factor, true);
+        if (dtype == at::kHalf)
+            return load_halves(reinterpret_cast<float *>(to), from, n, factor, false);
     }
     const REAL *reals = reinterpret_cast<const REAL *>(from);
+    int64_t i = 0;
     for (; i + kLanes <= n; i += kLanes)
         store(to + i, load(reals + i) * factor);
     for (; i < n; i++)
         to[i] = reals[i] * factor;
 }
 
-/* to[i] = factor * from[i] */
 static void store_row(char *to, const REAL *from, at::ScalarType dtype, int64_t n, REAL factor)
 {
-    int64_t i = 0;
-    if (sizeof(REAL) == 4 && (dtype == at::kBFloat16 || dtype == at::kHalf)) {
-        const bool is_bfloat16 = dtype == at::kBFloat16;
-        for (; i < n; i += kHalves) {
-            Floats values = {};
-            const size_t n_here = static_cast<size_t>(n - i < kHalves ? n - i : kHalves);
-            memcpy(&values, from + i, 4 * n_here);
-            const HalfWords halves = __builtin_convertvector(to_halves(values * float(factor), is_bfloat16), HalfWords);
-            memcpy(to + 2 * i, &halves, 2 * n_here);
-        }
-        return;
+    if constexpr (sizeof(REAL) == 4) {
+        if (dtype == at::kBFloat16)
+            return store_halves(to, reinterpret_cast<const float *>(from), n, factor, true);
+        if (dtype == at::kHalf)
+            return store_halves(to, reinterpret_cast<const float *>(from), n, factor, false);
     }
     REAL *reals = reinterpret_cast<REAL *>(to);
+    int64_t i = 0;
     for (; i + kLanes <= n; i += kLanes)
         store(reals + i, load(from + i) * factor);
     for (; i < n; i++)
@@ -209,36 +225,68 @@ INLINE char *row_of(const Rows &rows, int64_t batch, int64_t head, int64_t row, 
     return rows.data + (batch * rows.batch + head * rows.head + row * rows.row) * static_cast<int64_t>(n_bytes);
 }
 
-/* Rows first .. first + n - 1 of a head as matrix A: each chunk of kKeys features is a matrix. */
+/* Heads of a row are often neighbours, so that the rows of a head are far apart: processors do not expect the next one. */
+INLINE void expect_row(const Rows &rows, int64_t batch, int64_t head, int64_t row, int64_t width, size_t n_bytes)
+{
+    const char *at = row_of(rows, batch, head, row, n_bytes);
+    for (int64_t i = 0; i < width * static_cast<int64_t>(n_bytes); i += 64)
+        __builtin_prefetch(at + i);
+}
+
+/* Rows first .. first + n - 1 of a head as matrix A: each chunk of kKeys features is a matrix. Features are padded with
+ * zeros to whole panels. */
 static void load_rows(REAL *to, const Rows &rows, int64_t batch, int64_t head, int64_t first, int64_t n, int64_t width,
                       at::ScalarType dtype, REAL factor)
 {
     const size_t n_bytes = c10::elementSize(dtype);
-    for (int64_t i = 0; i < n; i++)
-        for (int64_t k = 0; k < width; k += kKeys)
-            load_row(to + (k / kKeys * kRows + i) * kStride, row_of(rows, batch, head, first + i, n_bytes) + k * n_bytes,
-                     dtype, std::min<int64_t>(kKeys, width - k), factor);
-}
-
-/* The panels of B[k][j] = rows[k][j]. */
-static void pack_rows(REAL *to, const Rows &rows, int64_t batch, int64_t head, int64_t first, int64_t n, int64_t width,
-                      at::ScalarType dtype, REAL factor)
-{
-    const size_t n_bytes = c10::elementSize(dtype);
-    for (int64_t k = 0; k < n; k++) {
-        const char *row = row_of(rows, batch, head, first + k, n_bytes);
-        for (int64_t j = 0; j < width; j += kPanel) {
-            REAL *panel = to + j * n + k * kPanel;
-            if (width - j < kPanel)
-                std::fill_n(panel, kPanel, REAL(0));
-            load_row(panel, row + j * n_bytes, dtype, std::min<int64_t>(kPanel, width - j), factor);
+    for (int64_t i = 0; i < n; i++) {
+        if (i + kRowsAhead < n)
+            expect_row(rows, batch, head, first + i + kRowsAhead, width, n_bytes);
+        const char *from = row_of(rows, batch, head, first + i, n_bytes);
+        for (int64_t k = 0; k < width; k += kKeys) {
+            REAL *row = to + (k / kKeys * kRows + i) * kStride;
+            const int64_t n_here = std::min<int64_t>(kKeys, width - k);
+            load_row(row, from + k * n_bytes, dtype, n_here, factor);
+            for (int64_t j = n_here; j < in_panels(n_here); j++)
+                row[j] = 0;
         }
     }
 }
 
-/* The panels of B[k][j] = rows[j][k]. */
+INLINE void copy_to_panels(REAL *to, const REAL *row, int64_t panel_elems, int64_t n)
+{
+    for (int64_t j = 0; j < n; j += kPanel, to += panel_elems) {
+        store(to, load(row + j));
+        store(to + kLanes, load(row + j + kLanes));
+    }
+}
+
+/* The panels of B[k][j] = A[k][j] for the rows and features of A. */
+static void pack_matrix(REAL *to, const REAL *a, int64_t n, int64_t width)
+{
+    for (int64_t k = 0; k < width; k += kKeys, to += kKeys * n)
+        for (int64_t i = 0; i < n; i++)
+            copy_to_panels(to + i * kPanel, a + (k / kKeys * kRows + i) * kStride, kPanel * n,
+                           std::min<int64_t>(kKeys, width - k));
+}
+
+/* The panels of B[k][j] = rows[k][j]. row has in_panels(width) elements. */
+static void pack_rows(REAL *to, const Rows &rows, int64_t batch, int64_t head, int64_t n, int64_t width,
+                      at::ScalarType dtype, REAL *row)
+{
+    const size_t n_bytes = c10::elementSize(dtype);
+    std::fill_n(row, in_panels(width), REAL(0));
+    for (int64_t k = 0; k < n; k++) {
+        if (k + kRowsAhead < n)
+            expect_row(rows, batch, head, k + kRowsAhead, width, n_bytes);
+        load_row(row, row_of(rows, batch, head, k, n_bytes), dtype, width, 1);
+        copy_to_panels(to + k * kPanel, row, kPanel * n, width);
+    }
+}
+
+/* The panels of B[k][j] = rows[j][k]. scratch has 4 width elements. */
 static void pack_transposed(REAL *to, const Rows &rows, int64_t batch, int64_t head, int64_t n, int64_t width,
-                            at::ScalarType dtype, std::vector<REAL> &scratch)
+                            at::ScalarType dtype, REAL *scratch)
 {
     enum { kBlock = 4 };
     typedef REAL Four __attribute__((vector_size(kBlock * sizeof(REAL))));
@@ -246,8 +294,9 @@ static void pack_transposed(REAL *to, const Rows &rows, int64_t batch, int64_t h
     typedef BITS FourIndices __attribute__((vector_size(kBlock * sizeof(REAL)), unused));
     const size_t n_bytes = c10::elementSize(dtype);
     const bool is_copied = n_bytes != sizeof(REAL);
-    scratch.resize(kBlock * width);
     for (int64_t j = 0; j < in_panels(n); j += kBlock) {
+        for (int64_t i = j + kRowsAhead; i < std::min<int64_t>(n, j + kRowsAhead + kBlock); i++)
+            expect_row(rows, batch, head, i, width, n_bytes);
         REAL *panel = to + j / kPanel * kPanel * width + j % kPanel;
         const int64_t n_here = n - j;
         const REAL *source[kBlock];
@@ -255,11 +304,11 @@ static void pack_transposed(REAL *to, const Rows &rows, int64_t batch, int64_t h
             const char *row = row_of(rows, batch, head, j + (i < n_here ? i : 0), n_bytes);
             source[i] = reinterpret_cast<const REAL *>(row);
             if (i >= n_here || is_copied)
-                source[i] = scratch.data() + i * width;
+                source[i] = scratch + i * width;
             if (i >= n_here)
-                std::fill_n(scratch.data() + i * width, width, REAL(0));
+                std::fill_n(scratch + i * width, width, REAL(0));
             else if (is_copied)
-                load_row(scratch.data() + i * width, row, dtype, width, 1);
+                load_row(scratch + i * width, row, dtype, width, 1);
         }
         int64_t k = 0;
         for (; k + kBlock <= width; k += kBlock) {
@@ -542,15 +591,14 @@ static void forward(const Attention &task, int64_t first_task, int64_t end_task)
     const int64_t out_columns = in_panels(task.value_width), n_chunks = (task.width + kKeys - 1) / kKeys;
     const REAL score_scale = REAL(task.scale * 1.4426950408889634), none = -std::numeric_limits<REAL>::infinity();
     const int64_t sizes[] = {in_panels(n_keys) * task.width, n_keys * out_columns, n_chunks * kRows * kStride,
-                             kRows * kStride, kRows * out_columns};
+                             kRows * kStride, kRows * out_columns, 4 * std::max(task.width, out_columns)};
     int64_t total = 0;
     for (const int64_t size : sizes)
         total += Scratch::padded(size);
     Scratch scratch(total);
     REAL *keys = scratch.take(sizes[0]), *values = scratch.take(sizes[1]), *query = scratch.take(sizes[2]);
-    REAL *weights = scratch.take(sizes[3]), *sums = scratch.take(sizes[4]);
+    REAL *weights = scratch.take(sizes[3]), *sums = scratch.take(sizes[4]), *four_rows = scratch.take(sizes[5]);
     REAL top[kRows], total_weight[kRows];
-    std::vector<REAL> four_rows;
     KeepBytes keep;
     int64_t packed = -1;
     for (int64_t index = first_task; index < end_task; index++) {
@@ -563,7 +611,7 @@ static void forward(const Attention &task, int64_t first_task, int64_t end_task)
         if (packed != batch * task.n_key_heads + key_head) {
             packed = batch * task.n_key_heads + key_head;
             pack_transposed(keys, task.key, batch, key_head, n_keys, task.width, task.dtype, four_rows);
-            pack_rows(values, task.value, batch, key_head, 0, n_keys, task.value_width, task.dtype, 1);
+            pack_rows(values, task.value, batch, key_head, n_keys, task.value_width, task.dtype, four_rows);
         }
         load_rows(query, task.query, batch, head, first_row, n_rows, task.width, task.dtype, score_scale);
         std::fill_n(sums, n_rows * out_columns, REAL(0));
@@ -656,7 +704,7 @@ static void backward(const Attention &task, int64_t first_task, int64_t end_task
         in_panels(n_keys) * task.width, in_panels(n_keys) * task.value_width, n_keys * columns,
         n_chunks * kRows * kStride,     n_value_chunks * kRows * kStride,     kRows * columns,
         kRows * value_columns,          kRows * columns,                      kRows * kStride,
-        kRows * kStride,                task.value_width,                     task.n_parts > 1 ? 0 : n_sums};
+        kRows * kStride,                4 * std::max(columns, value_columns), task.n_parts > 1 ? 0 : n_sums};
     int64_t total = 0;
     for (const int64_t size : sizes)
         total += Scratch::padded(size);
@@ -666,9 +714,8 @@ static void backward(const Attention &task, int64_t first_task, int64_t end_task
     REAL *keys = scratch.take(*size++), *query = scratch.take(*size++), *dout = scratch.take(*size++);
     REAL *query_packed = scratch.take(*size++), *dout_packed = scratch.take(*size++);
     REAL *dquery = scratch.take(*size++), *weights = scratch.take(*size++), *dweights = scratch.take(*size++);
-    REAL *out_row = scratch.take(*size++), *own_sums = scratch.take(*size++);
+    REAL *four_rows = scratch.take(*size++), *own_sums = scratch.take(*size++);
     REAL row_sums[kRows];
-    std::vector<REAL> four_rows;
     KeepBytes keep;
     int64_t packed = -1;
     for (int64_t index = first_task; index < end_task; index++) {
@@ -682,7 +729,7 @@ static void backward(const Attention &task, int64_t first_task, int64_t end_task
             pack_transposed(keys_transposed, task.key, batch, key_head, n_keys, task.width, task.dtype, four_rows);
             pack_transposed(values_transposed, task.value, batch, key_head, n_keys, task.value_width, task.dtype,
                             four_rows);
-            pack_rows(keys, task.key, batch, key_head, 0, n_keys, task.width, task.dtype, 1);
+            pack_rows(keys, task.key, batch, key_head, n_keys, task.width, task.dtype, four_rows);
         }
         for (int64_t nth = part; nth < n_grouped * n_blocks; nth += task.n_parts) {
             const int64_t head = key_head * n_grouped + nth / n_blocks, first_row = nth % n_blocks * kRows;
@@ -690,16 +737,18 @@ static void backward(const Attention &task, int64_t first_task, int64_t end_task
             const int64_t end_key = keys_of_row(task, first_row + n_rows - 1);
             const int64_t mask_row = (batch * task.n_heads + head) * task.n_rows + first_row;
             load_rows(query, task.query, batch, head, first_row, n_rows, task.width, task.dtype, score_scale);
-            pack_rows(query_packed, task.query, batch, head, first_row, n_rows, task.width, task.dtype, score_scale);
+            pack_matrix(query_packed, query, n_rows, task.width);
             load_rows(dout, task.dout, batch, head, first_row, n_rows, task.value_width, task.dtype, kept_scale);
-            pack_rows(dout_packed, task.dout, batch, head, first_row, n_rows, task.value_width, task.dtype, kept_scale);
+            pack_matrix(dout_packed, dout, n_rows, task.value_width);
             for (int64_t i = 0; i < n_rows; i++) {
                 /* Softmax's backward pass needs the sum of weights * dweights for each row: that of out * dout. */
-                load_row(out_row, row_of(task.out, batch, head, first_row + i, n_bytes), task.dtype, task.value_width,
+                if (i + kRowsAhead < n_rows)
+                    expect_row(task.out, batch, head, first_row + i + kRowsAhead, task.value_width, n_bytes);
+                load_row(four_rows, row_of(task.out, batch, head, first_row + i, n_bytes), task.dtype, task.value_width,
                          kept_scale != 0 ? 1 / kept_scale : 0);
                 REAL sum = 0;
                 for (int64_t k = 0; k < task.value_width; k += kKeys) {
-                    const REAL *a = out_row + k, *b = dout + (k / kKeys * kRows + i) * kStride;
+                    const REAL *a = four_rows + k, *b = dout + (k / kKeys * kRows + i) * kStride;
                     const int64_t n = std::min<int64_t>(kKeys, task.value_width - k);
                     Vector vector_sum = {};
                     int64_t j = 0;
