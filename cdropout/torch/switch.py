@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch._decomp import decompositions
+from torch.fx.node import has_side_effect
 
 from cdropout.torch import native_library
 from cdropout.torch.attention import attend_if_it_fits
@@ -27,12 +29,13 @@ class _Switch:
 
     dropout = False
     bernoulli = False
+    is_prepared = False
     dropout_kernels: tuple[torch.library.Library, ...] = ()
     bernoulli_kernels: tuple[torch.library.Library, ...] = ()
 
 
 class _Thread(threading.local):
-    """How many blocks of `in_this_thread` the thread is in, where the C++ part of this package is not loaded."""
+    """How many blocks of `enter` the thread is in, where the C++ part of this package is not loaded."""
 
     n_entered = 0
 
@@ -40,30 +43,51 @@ class _Thread(threading.local):
 _thread = _Thread()
 
 
-class _InThisThread:
-    """A block in which this thread's dropout and bernoulli are this library's; `prepare` comes first."""
-
-    def __enter__(self) -> None:
-        if _is_native():
-            torch.ops.cdropout.enter.default()
-        else:
-            _thread.n_entered += 1
-
-    def __exit__(self, *_: object) -> None:
-        if _is_native():
-            torch.ops.cdropout.leave.default()
-        else:
-            _thread.n_entered -= 1
+def _enter() -> None:
+    if _is_native():
+        torch.ops.cdropout.enter_native.default()
+    else:
+        _thread.n_entered += 1
 
 
-in_this_thread = _InThisThread()
+def _leave() -> None:
+    if _is_native():
+        torch.ops.cdropout.leave_native.default()
+    else:
+        _thread.n_entered -= 1
+
+
+# As operators, torch.compile records them, and they take effect when the operators between them are traced.
+_library = torch.library.Library("cdropout", "FRAGMENT")
+for _name, _function in (("enter", _enter), ("leave", _leave)):
+    _library.define(f"{_name}() -> ()")
+    _library.impl(_name, _function, "CompositeImplicitAutograd")
+    has_side_effect(getattr(torch.ops.cdropout, _name).default)  # dead code elimination keeps them
+
+
+def enter() -> None:
+    """Begin a block in which this thread's dropout and bernoulli are this library's. `prepare` comes first."""
+    if torch.compiler.is_compiling():
+        torch.ops.cdropout.enter.default()
+    else:
+        _enter()
+
+
+def leave() -> None:
+    """End a block that `enter` has begun."""
+    if torch.compiler.is_compiling():
+        torch.ops.cdropout.leave.default()
+    else:
+        _leave()
 
 
 def prepare() -> bool:
-    """Register the kernels of `in_this_thread`, which pass everything to PyTorch outside of its blocks.
+    """Register the kernels of `enter`, which pass everything to PyTorch outside of its blocks.
 
     Return whether they include bernoulli: in Python they do not, because a kernel in Python hides PyTorch's.
     """
+    if _Switch.is_prepared:
+        return _is_native()
     with _lock:
         if native_library.load() and _is_native():
             torch.ops.cdropout.register_dropout()
@@ -71,6 +95,7 @@ def prepare() -> bool:
         else:
             _register(True, _Switch.bernoulli)
         _forget_choices()
+        _Switch.is_prepared = True
         return _is_native()
 
 
@@ -178,11 +203,17 @@ def _register(dropout: bool, bernoulli: bool) -> None:
             library.impl("scaled_dot_product_attention", _attention)
     if bernoulli and not _Switch.bernoulli_kernels:
         _Switch.bernoulli_kernels = (torch.library.Library("aten", "IMPL", "CPU"),)
-        _Switch.bernoulli_kernels[0].impl("bernoulli_.float", _bernoulli, allow_override=True)
+        with warnings.catch_warnings():  # PyTorch warns that its kernel for this key is replaced
+            warnings.simplefilter("ignore")
+            _Switch.bernoulli_kernels[0].impl("bernoulli_.float", _bernoulli, allow_override=True)
     elif not bernoulli:
         for library in _Switch.bernoulli_kernels:  # Python cannot call the kernel that this one hides
             library._destroy()
         _Switch.bernoulli_kernels = ()
+
+
+# PyTorch's own implementation. OpOverload.decompose would call a decomposition in Python, which is for compilers.
+_COMPOSITE = torch._C.DispatchKey.CompositeImplicitAutograd
 
 
 def _operator(name: str, is_alpha: bool, is_feature: bool) -> Callable[[Tensor, float, bool], Tensor]:
@@ -200,7 +231,7 @@ def _operator(name: str, is_alpha: bool, is_feature: bool) -> Callable[[Tensor, 
                 return x.copy_(y) if inplace else y  # type: ignore[no-any-return]
         if name == "dropout" and is_compiled(x):
             return decompositions.dropout(x, p, train)  # type: ignore[no-any-return]
-        return of_torch.decompose(x, p, train)  # type: ignore[no-any-return]
+        return of_torch._op_dk(_COMPOSITE, x, p, train)  # type: ignore[no-any-return]
 
     return kernel
 
@@ -228,8 +259,8 @@ def _attention(
         if y is not None:
             return y
     of_torch: Any = torch.ops.aten.scaled_dot_product_attention.default
-    return of_torch.decompose(  # type: ignore[no-any-return]
-        query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
+    return of_torch._op_dk(  # type: ignore[no-any-return]
+        _COMPOSITE, query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
     )
 
 
