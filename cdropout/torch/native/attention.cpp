@@ -3,6 +3,7 @@
 #include "attention.h"
 
 #include <algorithm>
+#include <cmath>
 #include <mutex>
 
 #include <ATen/Parallel.h>
@@ -259,6 +260,22 @@ Tensor attention(const Tensor &query, const Tensor &key, const Tensor &value, co
 }
 
 } // namespace
+
+std::optional<Tensor> attend(const Tensor &query, const Tensor &key, const Tensor &value,
+                             const std::optional<Tensor> &bias, double p, bool is_causal, std::optional<double> scale,
+                             bool enable_gqa)
+{
+    if (!fits(query, key, value, bias, is_causal, enable_gqa) || autograd::isFwGradDefined(key) ||
+        autograd::isFwGradDefined(value))
+        return std::nullopt;
+    /* By way of the dispatcher, so that profilers show it. */
+    static const auto op =
+        c10::Dispatcher::singleton()
+            .findSchemaOrThrow("cdropout::attention", "")
+            .typed<Tensor(const Tensor &, const Tensor &, const Tensor &, const std::optional<Tensor> &, double, bool,
+                          std::optional<double>, bool, const std::optional<at::Generator> &)>();
+    return op.call(query, key, value, bias, p, is_causal, scale, enable_gqa, std::nullopt);
+}
 
 TORCH_LIBRARY_FRAGMENT(cdropout, library)
 {

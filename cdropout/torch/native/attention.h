@@ -54,6 +54,12 @@ struct AttentionKernels {
 /* The kernels for the processor and the dtype of the tensors. */
 const AttentionKernels &attention_kernels(at::ScalarType dtype);
 
+/* Return the attention with a new mask, recorded for autograd, or nothing if Python computes it. query, key and value
+ * are plain, and nothing intercepts. */
+std::optional<Tensor> attend(const Tensor &query, const Tensor &key, const Tensor &value,
+                             const std::optional<Tensor> &bias, double p, bool is_causal, std::optional<double> scale,
+                             bool enable_gqa);
+
 } // namespace cdropout_torch
 
 #endif
