@@ -1,5 +1,6 @@
 """PyTorch's attention with its weights dropped by this library: values, gradients, pieces, modules, memory."""
 
+import ast
 import copy
 
 import numpy as np
@@ -10,6 +11,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::F
 torch = pytest.importorskip("torch")
 
 import cdropout.torch as ct  # noqa: E402
+from cdropout import _kernels  # noqa: E402
 from cdropout.torch import attention, native_library  # noqa: E402
 
 F = torch.nn.functional
@@ -225,14 +227,16 @@ def test_a_p_of_1_drops_every_weight(attended):
     assert attended() == 1
 
 
-@in_both
-def test_scores_are_never_in_memory_as_a_whole(run_python):
+@pytest.mark.parametrize("setting", ["0", ""])
+def test_scores_are_never_in_memory_as_a_whole(setting, run_python, monkeypatch):
+    monkeypatch.setenv("CDROPOUT_TORCH_NATIVE", setting)
     # 16 heads of 2048 x 2048 scores are 256 MiB; inputs, output and gradients are 8 of 2 MiB.
     code = """
 import resource, torch, cdropout.torch as ct
+ct.native_library.load()
 torch.set_num_threads(1)
-inputs = [torch.randn(16, 2048, 16, requires_grad=True) for _ in range(3)]
-small = [t[:, :64].detach().requires_grad_() for t in inputs]
+inputs = [torch.randn(1, 16, 2048, 16, requires_grad=True) for _ in range(3)]
+small = [t[:, :, :64].detach().requires_grad_() for t in inputs]
 ct.scaled_dot_product_attention(*small, dropout_p=0.1).sum().backward()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 ct.scaled_dot_product_attention(*inputs, dropout_p=0.1).sum().backward()
@@ -300,6 +304,125 @@ def test_other_tensors_and_no_dropout_go_to_pytorch(attended):
     assert attended() == 0
     with pytest.raises(ValueError, match="generator must be None unless"):
         ct.scaled_dot_product_attention(*meta, dropout_p=0.5, generator=torch.Generator())
+
+
+# ---- the C++ part ---------------------------------------------------------------------------------------------------
+
+# batch, heads, heads of key, queries, keys, features, features of a value. The C++ part works on blocks of 64 queries,
+# 256 keys, panels of 4 to 32 features or keys, chunks of 256 features, and makes masks of at most 4096 keys at once.
+CPP_SHAPES = (
+    (1, 1, 1, 1, 1, 1, 1),
+    (2, 3, 3, 5, 7, 4, 5),
+    (1, 2, 2, 64, 64, 64, 64),
+    (1, 4, 2, 130, 131, 64, 64),
+    (2, 4, 1, 100, 300, 33, 70),
+    (1, 1, 1, 70, 600, 8, 8),
+    (1, 1, 1, 300, 40, 300, 270),
+    (1, 2, 2, 3, 9000, 16, 16),
+    (1, 1, 1, 9, 4096, 5, 6),
+)
+TOLERANCES = {torch.float32: 2e-5, torch.float64: 1e-13, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
+
+
+def drop_in(is_cpp, inputs, monkeypatch, **options):
+    """Return output and gradients of attention with the mask of a fixed seed."""
+    monkeypatch.setattr(native_library._State, "is_loaded", is_cpp)
+    y = seeded(lambda: ct.scaled_dot_product_attention(*inputs, **options))
+    return [y, *grads(y, inputs)]
+
+
+@pytest.fixture
+def cpp():
+    if not native_library.load():
+        pytest.skip("the C++ part of cdropout.torch cannot be built here")
+
+
+@pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
+@pytest.mark.parametrize("shape", CPP_SHAPES, ids=str)
+def test_cpp_computes_what_python_computes(shape, dtype, cpp, monkeypatch):
+    n_batch, n_heads, n_key_heads, n_rows, n_keys, width, value_width = shape
+    if n_keys == 1 and dtype.itemsize == 2:
+        pytest.skip("dquery is 0 but for the rounding of the output, which is relative to nothing")
+    # Heads beside heads, as networks have them, and heads one after the other.
+    query, key, value = tensors(
+        (n_batch, n_rows, n_heads, width),
+        (n_batch, n_keys, n_key_heads, width),
+        (n_batch, n_key_heads, n_keys, value_width),
+        dtype=dtype,
+    )
+    inputs = [query.transpose(1, 2), key.transpose(1, 2), value]
+    generator = torch.Generator().manual_seed(3)
+    used = torch.rand(n_batch, 1, n_rows, n_keys, generator=generator) > 0.3
+    used[:, :, -1] = False
+    for n_threads, options in (
+        (1, {}),
+        (2, {"is_causal": True}),
+        (3, {"scale": -0.7, "attn_mask": used}),
+        (1, {"attn_mask": torch.randn(n_heads, n_rows, 1, generator=generator).to(dtype)}),
+        (2, {"attn_mask": torch.randn(n_keys, generator=generator).expand(n_rows, n_keys)}),
+    ):
+        torch.set_num_threads(n_threads)
+        options = {"dropout_p": 0.3, "enable_gqa": n_heads != n_key_heads, **options}
+        ours, expected = (drop_in(is_cpp, inputs, monkeypatch, **options) for is_cpp in (True, False))
+        for a, b in zip(ours, expected, strict=True):
+            assert (a.dtype, a.shape) == (b.dtype, b.shape)
+            assert (a - b).abs().max() <= TOLERANCES[dtype] * (b.abs().max() + 1e-3)
+
+
+def test_cpp_drops_the_same_weights_on_every_number_of_threads(cpp, monkeypatch):
+    # With values that are unit vectors, the output is the dropped weights.
+    query, key = (t.detach() for t in tensors((1, 3, 150, 8), (1, 3, 270, 8), dtype=torch.float32))
+    value = torch.eye(270).expand(1, 3, 270, 270)
+    dropped = []
+    for n_threads in (1, 2, 3):
+        torch.set_num_threads(n_threads)
+        dropped.append(seeded(lambda: ct.scaled_dot_product_attention(query, key, value, dropout_p=0.4)) == 0)
+    mask = seeded(lambda: ct.tensors.draw_mask((3 * 150, 270), 0.4, (), None))
+    for each in dropped:
+        assert np.array_equal(~each.numpy().reshape(mask.shape), mask.keep())
+
+
+@pytest.mark.parametrize("isa", ["sse2", "avx2", "avx512"])
+def test_cpp_computes_the_same_on_every_instruction_set(isa, cpp, run_python, monkeypatch):
+    code = """
+import sys, torch, cdropout.torch as ct
+assert ct.native_library.load()
+inputs = [torch.linspace(-1, 1, 2 * 70 * 40).sin().view(1, 2, 70, 40).requires_grad_() for _ in range(3)]
+torch.manual_seed(1)
+y = ct.scaled_dot_product_attention(*inputs, dropout_p=0.3, is_causal=True)
+print([t.square().sum().item() for t in (y, *torch.autograd.grad(y.square().sum(), inputs))])
+"""
+    printed = []
+    for limit in ("sse2", isa):
+        monkeypatch.setenv("CDROPOUT_ISA", limit if limit in _kernels.supported_isas() else "")
+        printed.append(ast.literal_eval(run_python("-c", code).stdout.decode()))
+    assert np.allclose(*printed, rtol=1e-5)
+
+
+def test_cpp_reads_inputs_once_they_are_dense_along_features(cpp, attended):
+    inputs = [t.transpose(-1, -2) for t in tensors(*[(1, 2, 8, 30)] * 3)]
+    check_without_drops(inputs)
+    dout = torch.ones(()).expand(1, 2, 30, 8).double()  # a gradient without memory for each element, as sum() makes it
+    y = ct.scaled_dot_product_attention(*inputs, dropout_p=TINY)
+    expected = F.scaled_dot_product_attention(*inputs)
+    assert_close(torch.autograd.grad(y, inputs, dout), torch.autograd.grad(expected, inputs, dout), 1e-12)
+    assert attended() == 2
+
+
+def test_cpp_takes_batched_gradients_and_refuses_changed_or_freed_tensors(cpp):
+    inputs = qkv()
+    y = seeded(lambda: ct.scaled_dot_product_attention(*inputs, dropout_p=0.4))
+    douts = torch.randn(3, *y.shape, dtype=y.dtype)
+    batched = torch.autograd.grad(y, inputs, douts, is_grads_batched=True, retain_graph=True)
+    single = [torch.autograd.grad(y, inputs, dout, retain_graph=True) for dout in douts]
+    assert_close(batched, [torch.stack(each) for each in zip(*single, strict=True)], 1e-12)
+    torch.autograd.grad(y, inputs, douts[0])
+    with pytest.raises(RuntimeError, match="backward through the graph a second time"):
+        torch.autograd.grad(y, inputs, douts[0])
+    y = ct.scaled_dot_product_attention(*inputs, dropout_p=0.4)
+    y.detach().zero_()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        torch.autograd.grad(y, inputs, douts[0])
 
 
 # ---- modules --------------------------------------------------------------------------------------------------------

@@ -162,12 +162,12 @@ def _attend(
     generator: Any,
 ) -> Tensor:
     """Return the attention of arguments whose shapes and dtypes match; bias is added to the scores."""
-    *flat, bias, is_dead = _flattened(query, key, value, bias)
-    n_heads, n_rows = flat[0].shape[:2]
+    q, k, v, bias, is_dead = _flattened(query, key, value, bias)
+    n_heads, n_rows = q.shape[:2]
     mask = draw_mask((n_heads * n_rows, key.shape[-2]), p, (), generator)
     attend: Any = _Attention.apply if bias is None or not bias.requires_grad else _attend_by_operators
     with torch.autocast("cpu", enabled=False):
-        out = attend(*flat, bias, is_dead, mask, query.shape[-1] ** -0.5 if scale is None else scale)
+        out = attend(q, k, v, bias, is_dead, mask, query.shape[-1] ** -0.5 if scale is None else scale)
     batch = torch.broadcast_shapes(query.shape[:-2], key.shape[:-2], value.shape[:-2])
     return out.to(query.dtype).view(*batch, n_rows, value.shape[-1])  # type: ignore[no-any-return]
 
@@ -379,10 +379,11 @@ def _attention_backward(
     with torch.enable_grad(), torch.autocast("cpu", enabled=False):
         q, k, v = inputs
         k, v = _repeated(q, k, v)
-        *flat, bias, is_dead = _flattened(q, k, v, _bias_of(q, k, attn_mask, is_causal))
+        flat_q, flat_k, flat_v, bias, is_dead = _flattened(q, k, v, _bias_of(q, k, attn_mask, is_causal))
         words = (low & (1 << 64) - 1) | (high & (1 << 64) - 1) << 64
-        mask = Mask(words, 0, p, (flat[0].shape[0] * flat[0].shape[1], k.shape[-2]), ())
-        out = _attend_by_operators(*flat, bias, is_dead, mask, scale).to(q.dtype).view(*q.shape[:-1], v.shape[-1])
+        mask = Mask(words, 0, p, (flat_q.shape[0] * flat_q.shape[1], flat_k.shape[1]), ())
+        out = _attend_by_operators(flat_q, flat_k, flat_v, bias, is_dead, mask, scale)
+        out = out.to(q.dtype).view(*q.shape[:-1], v.shape[-1])
         found = iter(torch.autograd.grad(out, wanted, dout, create_graph=has_second_derivative))
     return [next(found) if t.requires_grad else torch.zeros_like(t) for t in inputs]
 
@@ -413,4 +414,5 @@ _library.define(
     "attention_backward(Tensor dout, Tensor query, Tensor key, Tensor value, Tensor? attn_mask, int low, int high, "
     "float p, bool is_causal, float scale) -> Tensor[]"
 )
-_library.impl("attention_backward", _attention_backward, "CompositeImplicitAutograd")
+for _key in ("CompositeImplicitAutograd", "Batched", "FuncTorchBatched"):
+    _library.impl("attention_backward", _attention_backward, _key)
