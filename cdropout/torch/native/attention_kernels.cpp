@@ -14,6 +14,10 @@
 #include <immintrin.h>
 #endif
 
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic ignored "-Wpsabi" /* vectors are passed to inlined functions only */
+#endif
+
 #define INLINE static inline __attribute__((always_inline))
 #define OUT_OF_LINE __attribute__((noinline))
 #define PRAGMA(text) _Pragma(#text)
