@@ -173,7 +173,7 @@ _STOCHASTIC_DEPTH = {("timm.layers.drop", "DropPath"), ("torchvision.ops.stochas
 
 
 # Packages whose modules drop in their own code, by a probability that is an attribute.
-_LEND_P = ("transformers", "peft")
+_LEND_P = ("transformers", "peft", "timm")
 
 
 def _lends_p(module: nn.Module) -> bool:
