@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import collections
 import functools
-import types
 from collections.abc import Iterable
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.fx import Proxy
-from torch.nn import functional
 
 from cdropout.torch import native_library
-from cdropout.torch.attention import scaled_dot_product_attention
 from cdropout.torch.functions import (
     alpha_dropout,
     dropout,
@@ -24,7 +21,7 @@ from cdropout.torch.functions import (
     feature_alpha_dropout,
 )
 from cdropout.torch.sites import Site, report
-from cdropout.torch.switch import in_this_thread, prepare
+from cdropout.torch.switch import enter, leave, prepare
 
 
 class _Traceable(nn.Module):
@@ -99,41 +96,23 @@ class FeatureAlphaDropout(_DropoutModule, nn.FeatureAlphaDropout):
     _function = staticmethod(feature_alpha_dropout)
 
 
-def _rebound(function: Any, **names: Any) -> Any:
-    """Return a copy of a PyTorch function that finds these objects under the given global names."""
-    code = function.__code__
-    if not isinstance(code, types.CodeType):
-        # Documentation tools import this module with stand-ins for PyTorch, whose attributes are stand-ins too.
-        return function
-    missing = set(names) - set(code.co_names)
-    if missing:  # the copy would silently call PyTorch's own dropout
-        raise ImportError(f"cdropout.torch needs a PyTorch whose {function.__qualname__} uses {missing}")
-    copied = {**function.__globals__, **names}
-    rebound = types.FunctionType(code, copied, function.__name__, function.__defaults__, function.__closure__)
-    rebound.__kwdefaults__ = function.__kwdefaults__
-    return rebound
+def _with_masks_of_this_library(forward: Any, *args: Any, **kwargs: Any) -> Any:
+    """Run PyTorch's or another package's code with the switch on, for this thread."""
+    if not torch.compiler.is_compiling():
+        prepare()
+    enter()
+    try:
+        return forward(*args, **kwargs)
+    finally:
+        leave()
 
 
 class MultiheadAttention(_Traceable, nn.MultiheadAttention):
-    """`torch.nn.MultiheadAttention` whose weights are dropped by this library's masks.
+    """`torch.nn.MultiheadAttention` whose weights are dropped by this library's masks. The code is PyTorch's."""
 
-    Everything else is PyTorch's code: its forward pass, in which the names `scaled_dot_product_attention` and `dropout`
-    refer to the functions of `cdropout.torch`.
-    """
-
-    forward = _rebound(
-        nn.MultiheadAttention.forward,
-        F=types.SimpleNamespace(
-            **{
-                **vars(functional),
-                "multi_head_attention_forward": _rebound(
-                    functional.multi_head_attention_forward,
-                    scaled_dot_product_attention=scaled_dot_product_attention,
-                    dropout=dropout,
-                ),
-            }
-        ),
-    )
+    def forward(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
+        """Attend, as PyTorch's module does."""
+        return _with_masks_of_this_library(super().forward, *args, **kwargs)  # type: ignore[no-any-return]
 
 
 class _Switched(nn.Module):
@@ -141,10 +120,7 @@ class _Switched(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Run the other class's forward pass."""
-        if torch.compiler.is_compiling() or torch.jit.is_scripting():
-            return super().forward(*args, **kwargs)
-        with in_this_thread:
-            return super().forward(*args, **kwargs)
+        return _with_masks_of_this_library(super().forward, *args, **kwargs)
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         """Copy and pickle by the other class, because this one is made at run time and has no name to import."""

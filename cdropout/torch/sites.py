@@ -3,18 +3,41 @@
 from __future__ import annotations
 
 import collections
+import os
+import sys
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from cdropout.torch.tensors import PROFILED
 
 # Operators of PyTorch that draw a mask.
 _THEIRS = ("aten::bernoulli_", "aten::native_dropout", "aten::_fused_dropout")
-_MODULE = "cdropout.site:"  # begins the names of the ranges that mark modules
+# Beginnings of the names of the ranges that mark modules and lines.
+_MODULE, _LINE = "cdropout.module:", "cdropout.line:"
+
+
+class _MarkLines(TorchFunctionMode):
+    """A block in which each call of a PyTorch function is a range with the caller's line in its name.
+
+    The profiler's own record of lines fails for some programs: it gives names that are not valid UTF-8.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Call the function within the range."""
+        frame: Any = sys._getframe(1)
+        while frame is not None and frame.f_code.co_filename.startswith((_TORCH, _HERE)):
+            frame = frame.f_back
+        line = "" if frame is None else f"{frame.f_code.co_filename}:{frame.f_lineno}"
+        with record_function(_LINE + line):
+            return func(*args, **(kwargs or {}))
+
+
+_TORCH, _HERE = (os.path.dirname(file) + os.sep for file in (torch.__file__, __file__))
 
 
 @dataclass(frozen=True)
@@ -28,7 +51,7 @@ class Site:
     class_name : str
         The module's class.
     line : str
-        "file:line" of the innermost line outside of PyTorch, or "" if the profiler did not know.
+        "file:line" of the innermost line outside of PyTorch, or "" if there is none.
     is_ours : bool
         Whether the mask was this library's.
     n_calls : int
@@ -88,8 +111,7 @@ def report(model: nn.Module, *inputs: Any, **named_inputs: Any) -> list[Site]:
     ]
     state = torch.get_rng_state()
     try:
-        verbose = torch._C._profiler._ExperimentalConfig(verbose=True)  # without it there are no lines
-        with profile(activities=[ProfilerActivity.CPU], with_stack=True, experimental_config=verbose) as profiler:
+        with profile(activities=[ProfilerActivity.CPU]) as profiler, _MarkLines():
             model(*inputs, **named_inputs)
     finally:
         torch.set_rng_state(state)
@@ -109,18 +131,18 @@ def _contains_ours(event: Any) -> bool:
 
 
 def _module_of(event: Any) -> tuple[str, str]:
-    while event is not None:
-        if event.name.startswith(_MODULE):
-            name, _, class_name = event.name.removeprefix(_MODULE).rpartition(":")
-            return name, class_name
-        event = event.cpu_parent
-    return "", ""
+    name, _, class_name = _mark_of(event, _MODULE).rpartition(":")
+    return name, class_name
 
 
 def _line_of(event: Any) -> str:
+    return _mark_of(event, _LINE)
+
+
+def _mark_of(event: Any, beginning: str) -> str:
+    """Return the rest of the name of the innermost range around an event whose name begins so."""
     while event is not None:
-        for frame in event.stack or ():
-            if not frame.startswith(("torch/", "<built-in", "nn.Module:")) and "cdropout/torch/" not in frame:
-                return str(frame)
+        if event.name.startswith(beginning):
+            return str(event.name.removeprefix(beginning))
         event = event.cpu_parent
     return ""

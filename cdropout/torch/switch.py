@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch._decomp import decompositions
+from torch.fx.node import has_side_effect
 
 from cdropout.torch import native_library
 from cdropout.torch.attention import attend_if_it_fits
@@ -27,12 +28,13 @@ class _Switch:
 
     dropout = False
     bernoulli = False
+    is_prepared = False
     dropout_kernels: tuple[torch.library.Library, ...] = ()
     bernoulli_kernels: tuple[torch.library.Library, ...] = ()
 
 
 class _Thread(threading.local):
-    """How many blocks of `in_this_thread` the thread is in, where the C++ part of this package is not loaded."""
+    """How many blocks of `enter` the thread is in, where the C++ part of this package is not loaded."""
 
     n_entered = 0
 
@@ -40,30 +42,51 @@ class _Thread(threading.local):
 _thread = _Thread()
 
 
-class _InThisThread:
-    """A block in which this thread's dropout and bernoulli are this library's; `prepare` comes first."""
-
-    def __enter__(self) -> None:
-        if _is_native():
-            torch.ops.cdropout.enter.default()
-        else:
-            _thread.n_entered += 1
-
-    def __exit__(self, *_: object) -> None:
-        if _is_native():
-            torch.ops.cdropout.leave.default()
-        else:
-            _thread.n_entered -= 1
+def _enter() -> None:
+    if _is_native():
+        torch.ops.cdropout.enter_native.default()
+    else:
+        _thread.n_entered += 1
 
 
-in_this_thread = _InThisThread()
+def _leave() -> None:
+    if _is_native():
+        torch.ops.cdropout.leave_native.default()
+    else:
+        _thread.n_entered -= 1
+
+
+# As operators, torch.compile records them, and they take effect when the operators between them are traced.
+_library = torch.library.Library("cdropout", "FRAGMENT")
+for _name, _function in (("enter", _enter), ("leave", _leave)):
+    _library.define(f"{_name}() -> ()")
+    _library.impl(_name, _function, "CompositeImplicitAutograd")
+    has_side_effect(getattr(torch.ops.cdropout, _name).default)  # dead code elimination keeps them
+
+
+def enter() -> None:
+    """Begin a block in which this thread's dropout and bernoulli are this library's. `prepare` comes first."""
+    if torch.compiler.is_compiling():
+        torch.ops.cdropout.enter.default()
+    else:
+        _enter()
+
+
+def leave() -> None:
+    """End a block that `enter` has begun."""
+    if torch.compiler.is_compiling():
+        torch.ops.cdropout.leave.default()
+    else:
+        _leave()
 
 
 def prepare() -> bool:
-    """Register the kernels of `in_this_thread`, which pass everything to PyTorch outside of its blocks.
+    """Register the kernels of `enter`, which pass everything to PyTorch outside of its blocks.
 
     Return whether they include bernoulli: in Python they do not, because a kernel in Python hides PyTorch's.
     """
+    if _Switch.is_prepared:
+        return _is_native()
     with _lock:
         if native_library.load() and _is_native():
             torch.ops.cdropout.register_dropout()
@@ -71,6 +94,7 @@ def prepare() -> bool:
         else:
             _register(True, _Switch.bernoulli)
         _forget_choices()
+        _Switch.is_prepared = True
         return _is_native()
 
 

@@ -218,8 +218,8 @@ TORCH_LIBRARY_FRAGMENT(cdropout, library)
     library.def("switch_bernoulli(bool on) -> ()", switch_bernoulli);
     library.def("register_dropout() -> ()", register_dropout);
     library.def("register_bernoulli() -> ()", register_bernoulli);
-    library.def("enter() -> ()", enter);
-    library.def("leave() -> ()", leave);
+    library.def("enter_native() -> ()", enter);
+    library.def("leave_native() -> ()", leave);
 }
 
 } // namespace cdropout_torch
