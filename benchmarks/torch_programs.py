@@ -293,7 +293,7 @@ class GraphNetwork(nn.Module):
 
     def __init__(self, p: float) -> None:
         super().__init__()
-        n_nodes, n_edges, n_features, n_hidden, n_classes = 2708, 10556, 1433, 16, 7
+        n_nodes, n_edges, n_features, n_hidden, n_classes = 2708, 10556, 1433, 64, 7
         self.dropout = p
         self.first = nn.Linear(n_features, n_hidden, bias=False)
         self.second = nn.Linear(n_hidden, n_classes, bias=False)
