@@ -124,7 +124,7 @@ class _Switched(nn.Module):
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         """Copy and pickle by the other class, because this one is made at run time and has no name to import."""
-        return _unpickle_switched, (type(self).__mro__[2],), self.__dict__
+        return _unpickle_switched, (type(self).__mro__[2],), self.__getstate__()
 
 
 def _unpickle_switched(cls: Any) -> nn.Module:

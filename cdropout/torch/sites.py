@@ -120,7 +120,7 @@ def report(model: nn.Module, *inputs: Any, **named_inputs: Any) -> list[Site]:
     counts: collections.Counter[tuple[str, str, str, bool]] = collections.Counter()
     for event in profiler.events() or ():
         is_ours = event.name == PROFILED
-        if is_ours or (event.name in _THEIRS and not _contains_ours(event)):
+        if is_ours or (event.name in _THEIRS and not _contains_ours(event) and not _is_within_theirs(event)):
             counts[(*_module_of(event), _line_of(event), is_ours)] += 1
     sites = [Site(*place, n_calls) for place, n_calls in counts.items()]
     return sorted(sites, key=lambda site: site.is_ours)
@@ -128,6 +128,11 @@ def report(model: nn.Module, *inputs: Any, **named_inputs: Any) -> list[Site]:
 
 def _contains_ours(event: Any) -> bool:
     return any(child.name == PROFILED or _contains_ours(child) for child in event.cpu_children)
+
+
+def _is_within_theirs(event: Any) -> bool:
+    parent = event.cpu_parent
+    return parent is not None and (parent.name in _THEIRS or _is_within_theirs(parent))
 
 
 def _module_of(event: Any) -> tuple[str, str]:

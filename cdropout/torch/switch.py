@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -215,11 +216,17 @@ def _register(dropout: bool, bernoulli: bool) -> None:
             library.impl("scaled_dot_product_attention", _attention)
     if bernoulli and not _Switch.bernoulli_kernels:
         _Switch.bernoulli_kernels = (torch.library.Library("aten", "IMPL", "CPU"),)
-        _Switch.bernoulli_kernels[0].impl("bernoulli_.float", _bernoulli, allow_override=True)
+        with warnings.catch_warnings():  # PyTorch warns that its kernel for this key is replaced
+            warnings.simplefilter("ignore")
+            _Switch.bernoulli_kernels[0].impl("bernoulli_.float", _bernoulli, allow_override=True)
     elif not bernoulli:
         for library in _Switch.bernoulli_kernels:  # Python cannot call the kernel that this one hides
             library._destroy()
         _Switch.bernoulli_kernels = ()
+
+
+# PyTorch's own implementation. OpOverload.decompose would call a decomposition in Python, which is for compilers.
+_COMPOSITE = torch._C.DispatchKey.CompositeImplicitAutograd
 
 
 def _operator(name: str, is_alpha: bool, is_feature: bool) -> Callable[[Tensor, float, bool], Tensor]:
@@ -237,7 +244,7 @@ def _operator(name: str, is_alpha: bool, is_feature: bool) -> Callable[[Tensor, 
                 return x.copy_(y) if inplace else y  # type: ignore[no-any-return]
         if name == "dropout" and is_compiled(x):
             return decompositions.dropout(x, p, train)  # type: ignore[no-any-return]
-        return of_torch.decompose(x, p, train)  # type: ignore[no-any-return]
+        return of_torch._op_dk(_COMPOSITE, x, p, train)  # type: ignore[no-any-return]
 
     return kernel
 
@@ -265,8 +272,8 @@ def _attention(
         if y is not None:
             return y
     of_torch: Any = torch.ops.aten.scaled_dot_product_attention.default
-    return of_torch.decompose(  # type: ignore[no-any-return]
-        query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
+    return of_torch._op_dk(  # type: ignore[no-any-return]
+        _COMPOSITE, query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
     )
 
 
