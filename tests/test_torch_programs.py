@@ -444,12 +444,12 @@ def test_no_site_of_a_program_is_left_to_pytorch(name):
 # ---- compilers ----
 
 
-def test_caches_of_compilers_tell_graphs_with_the_switch_on_from_others(monkeypatch):
+def test_caches_of_compilers_tell_graphs_with_the_switch_on_from_others():
     config = pytest.importorskip("torch.compiler.config")
-    monkeypatch.setattr(config, "cache_key_tag", "mine")
     tags = []
-    for bernoulli in (False, True):
-        with ct.enabled(bernoulli=bernoulli):
-            tags.append(config.cache_key_tag)
-        assert config.cache_key_tag == "mine"
+    with config.patch(cache_key_tag="mine"):
+        for bernoulli in (False, True):
+            with ct.enabled(bernoulli=bernoulli):
+                tags.append(config.cache_key_tag)
+            assert config.cache_key_tag == "mine"
     assert len({*tags, "mine"}) == 3

@@ -193,10 +193,10 @@ def _tag_caches(dropout: bool, bernoulli: bool) -> None:
 
     Their keys do not contain what operators are replaced by, so a program could get the graph of another process.
     """
-    if not hasattr(torch.compiler, "config"):
-        return  # PyTorch before 2.7 keeps these graphs in no cache by default
-    before = torch.compiler.config.cache_key_tag.partition(_CACHE_TAG)[0]
-    torch.compiler.config.cache_key_tag = f"{before}{_CACHE_TAG}{int(bernoulli)}" if dropout else before
+    config: Any = getattr(torch.compiler, "config", None)
+    if hasattr(config, "cache_key_tag"):  # not before PyTorch 2.7
+        before = config.cache_key_tag.partition(_CACHE_TAG)[0]
+        config.cache_key_tag = f"{before}{_CACHE_TAG}{int(bernoulli)}" if dropout else before
 
 
 # ---- without the C++ part ----
