@@ -54,7 +54,8 @@ sys.modules.update({f"{__name__}.{name}": module for name, module in _MOVED.item
 def __getattr__(name: str) -> Any:
     if name not in _LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_LAZY[name]), name)
+    globals()[name] = value = getattr(import_module(_LAZY[name]), name)
+    return value
 
 
 def __dir__() -> list[str]:

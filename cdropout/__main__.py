@@ -71,7 +71,7 @@ def main(argv: list[str] | None = None) -> int:
     stream = commands.add_parser(
         "stream", help="write the raw generator output to standard output, for PractRand, TestU01 or dieharder"
     )
-    stream.add_argument("--seed", type=count, required=True, metavar="N", help="the stream's seed, 0 or greater")
+    stream.add_argument("--seed", type=count, required=True, metavar="N", help="the stream's seed, in [0, 2**128)")
     stream.add_argument("--bytes", type=count, metavar="N", dest="n_bytes", help="how many; without end unless given")
     arguments = parser.parse_args(argv)
     if arguments.command == "stream":
@@ -79,6 +79,8 @@ def main(argv: list[str] | None = None) -> int:
         if out is None:
             found = "it is closed" if sys.stdout is None else f"{type(sys.stdout).__name__} has no buffer"
             parser.error(f"standard output must be open for bytes, and {found}")
+        if arguments.seed >= 1 << 128:
+            parser.error(f"argument --seed: must be below 2**128, got {arguments.seed}")
         write_stream(out, arguments.seed, arguments.n_bytes)
     elif arguments.command == "bench":
         try:

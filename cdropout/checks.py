@@ -1,5 +1,6 @@
 """Checks of arguments in Python; the checks of arrays and probabilities are in src/arguments.pxi."""
 
+import contextlib
 import operator
 from typing import Any
 
@@ -20,6 +21,14 @@ def is_integer(value: object) -> bool:
     A bool is none, and neither is a timedelta64, which NumPy counts among the integers although it has a unit.
     """
     return isinstance(value, int | np.integer) and not isinstance(value, bool | np.timedelta64)
+
+
+def exact_int(value: Any) -> int:
+    """Return an int, or an object with `__index__`, as an int of exactly this type; TypeError for any other object.
+
+    A subclass of int may define comparison and arithmetic in its own way, so no other code computes with one.
+    """
+    return value if type(value) is int else int.__index__(operator.index(value))
 
 
 def check_integer(name: str, value: Any, least: int | None = None, most: int | None = None) -> int:
@@ -49,17 +58,33 @@ def check_integer(name: str, value: Any, least: int | None = None, most: int | N
     """
     if not is_integer(value):
         raise TypeError(f"{name} must be an integer, got {value!r}")
-    if least is not None and most is not None and not least <= value <= most:
-        raise ValueError(f"{name} must be in [{least}, {most}], got {shown(operator.index(value))}")
-    if least is not None and value < least:
-        raise ValueError(f"{name} must be at least {least}, got {shown(operator.index(value))}")
-    return operator.index(value)
+    try:
+        number = exact_int(value)
+    except TypeError:  # from __index__ of a subclass of NumPy's integers
+        raise TypeError(f"{name} must be an integer, got {value!r}") from None
+    if least is not None and most is not None and not least <= number <= most:
+        raise ValueError(f"{name} must be in [{least}, {most}], got {shown(number)}")
+    if least is not None and number < least:
+        raise ValueError(f"{name} must be at least {least}, got {shown(number)}")
+    return number
 
 
 def check_version(name: str, version: object, expected: int) -> None:
     """Raise ValueError unless a saved state has the expected version."""
     if type(version) is not int or version != expected:
         raise ValueError(f"{name} must be of version {expected}, got version {shown(version)}")
+
+
+def fetch_fields(name: str, state: Any, keys: tuple[str, ...]) -> dict[str, Any]:
+    """Return the fields of a saved state, a dict with exactly these keys; ValueError for anything else.
+
+    Each value is read once, so that the caller uses what it has checked: a subclass of dict may give another value each
+    time.
+    """
+    if isinstance(state, dict) and set(state) == set(keys):
+        with contextlib.suppress(KeyError):  # from a subclass whose keys and values differ
+            return {key: state[key] for key in keys}
+    raise ValueError(f"{name} must be a dict with the keys {', '.join(keys)}, got {shown(state)}")
 
 
 def check_count(name: str, value: object) -> None:

@@ -21,7 +21,7 @@ from dask.array.core import normalize_chunks
 from dask.layers import ArraySliceDep
 
 from cdropout import _kernels
-from cdropout.mask import Mask, draw_mask
+from cdropout.mask import Mask, drawing
 from cdropout.stream import Rng
 
 
@@ -56,7 +56,8 @@ def dropout(
 
     """
     check(array)
-    return apply(draw_mask(array.shape, p, rng=rng, shared_axes=shared_axes), array)
+    with drawing(array.shape, p, rng, shared_axes) as mask:
+        return apply(mask, array)
 
 
 def apply(
@@ -89,6 +90,9 @@ def apply(
     check(array)
     if array.shape != mask.shape:
         raise ValueError(f"array must have the mask's shape {mask.shape}, got {array.shape}")
+    # Numbers for all tasks: an object of the caller's may convert to another number in each.
+    scale = None if scale is None else _kernels.check_finite(scale, "scale")
+    shift, fill = _kernels.check_finite(shift, "shift"), _kernels.check_finite(fill, "fill")
     nothing = (slice(0, 0),) * array.ndim
     # This call checks the other arguments; its result has the array type and the dtype of the tasks' results.
     chunk = np.zeros_like(array._meta, array.dtype, shape=(0,) * array.ndim)

@@ -2,15 +2,17 @@
 """The compiled module of the package: everything between Python's arguments and the C core (src/core).
 
 A call takes four steps, always in this order. (1) Check all arguments, and allocate the result and scratch memory.
-(2) Resolve rng and take positions of the stream. (3) Plan a job in C (core/job.c). (4) Run the job in parallel, with
-the GIL released. If step 1 or 2 raises, nothing has been written and no stream has advanced. Later, only signal
-handlers can raise.
+(2) Resolve rng, check that the arrays are still the same (held_arrays.pxi), and take positions of the stream. (3) Plan
+a job in C (core/job.c). (4) Run the job in parallel, with the GIL released. If step 1 or 2 raises, nothing has been
+written and no stream has advanced. Code of the caller runs in steps 1 and 2 only, except for signal handlers during
+step 4 and `__array_wrap__` after it; later errors are theirs.
 
 This module is one compilation unit. Its subjects are in .pxi files, which are included below in this order:
 
     dlpack.pxi         arrays of other libraries: the buffer protocol, DLPack
     containers.pxi     masked arrays and other subclasses of ndarray
     arguments.pxi      checks of arguments, and their error messages
+    held_arrays.pxi    whether arrays are still as they were when they were checked
     thread_budget.pxi  how many threads a call may use
     parallel_run.pxi   the parallel loop over a job, and signals during it
     scratch.pxi        arrays as job requests, and scratch memory for other memory layouts
@@ -29,7 +31,9 @@ from cython.parallel cimport prange
 from cpython.buffer cimport PyObject_CheckBuffer
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.float cimport PyFloat_CheckExact
+from cpython.long cimport PyLong_CheckExact
 from cpython.pycapsule cimport PyCapsule_GetPointer, PyCapsule_IsValid, PyCapsule_New
+from cpython.ref cimport Py_INCREF
 from libc.math cimport isfinite
 from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memset
@@ -38,6 +42,7 @@ cimport numpy as cnp
 from c_api cimport *
 from core cimport *
 
+import itertools
 import os
 import sys
 import threading
@@ -48,7 +53,9 @@ from numbers import Real
 import numpy as np
 
 from cdropout import machine
-from cdropout.checks import check_count, check_integer, check_version, is_integer, shown
+from cdropout.checks import (
+    check_count, check_integer, check_version, exact_int, fetch_fields, is_integer, shown,
+)
 
 cnp.import_array()
 
@@ -56,6 +63,7 @@ cnp.import_array()
 include "dlpack.pxi"
 include "containers.pxi"
 include "arguments.pxi"
+include "held_arrays.pxi"
 include "thread_budget.pxi"
 include "parallel_run.pxi"
 include "scratch.pxi"
@@ -110,6 +118,14 @@ def use_isa(name):
     raise ValueError(f"CDROPOUT_ISA must be one of {', '.join(known_isas())}, got {name!r}")
 
 
+def check_compiler_flags():
+    """Raise ImportError if compiler flags that no macro tells have changed floating-point arithmetic."""
+    cdef const char *changed = changed_arithmetic()
+    if changed != NULL:
+        raise ImportError(f"cdropout must be compiled without {changed.decode()}")
+
+
+check_compiler_flags()
 use_isa(os.environ.get("CDROPOUT_ISA") or None)
 
 
@@ -147,7 +163,7 @@ def set_limits(**changes):
     for name, number in changes.items():
         if name not in before:
             raise TypeError(f"limits must be among {', '.join(before)}, got {name!r}")
-        check_integer(name, number, LEAST_LIMITS.get(name, 0), (1 << 64) - 1)
+        changes[name] = check_integer(name, number, LEAST_LIMITS.get(name, 0), (1 << 64) - 1)
     limits = {**before, **changes}
     return before
 
@@ -162,40 +178,57 @@ OPERATIONS = dict([(operation_table[i].name.decode(), i) for i in range(N_OPERAT
 
 def dropout(x, p, rng, out, shared_axes):
     """Drop elements of x, with the arguments of cdropout.dropout."""
+    cdef held_arrays held
+    begin_holding(
+        &held, not (cnp.PyArray_CheckExact(x) and is_exact(out) and PyFloat_CheckExact(p)) or is_not_empty(shared_axes)
+        or runs_code(rng)
+    )
     cdef cnp.ndarray array = checked_array(x, "x")
+    hold(&held, array, "x")
     cdef double p_checked = checked_p(p)
     cdef tuple axes = checked_axes(shared_axes, cnp.PyArray_NDIM(array))
     cdef cnp.ndarray result = checked_out(out, array, "x")
+    hold(&held, result, "out", True, True)
     cdef Container container = container_for(result, out, x, None, None)
     cdef tuple strides = strides_of_run((<object>array).shape, axes) if axes else None
-    cdef Scratch scratch = scratch_for(result, array, None, strides is not None)
+    cdef Scratch scratch = scratch_for(result, array, None, strides is not None, &held)
+    cdef uint64_t n_positions = n_drawn((<object>array).shape, axes) if axes else <uint64_t>cnp.PyArray_SIZE(array)
     cdef Stream stream = stream_of_rng(rng)
     cdef stream_key key
-    cdef uint64_t first = stream.take(
-        n_drawn((<object>array).shape, axes) if axes else <uint64_t>cnp.PyArray_SIZE(array), &key
-    )
+    check_held(&held)
+    cdef uint64_t first = stream.take(n_positions, &key)
     cdef affine map
     map.scale, map.shift, map.fill = kept_scale(p_checked), 0.0, 0.0
-    apply_mask(&key, first, p_checked, &map, strides, result, array, scratch)
-    return in_container(result, container)
+    apply_mask(&key, first, p_checked, &map, strides, result, array, scratch, &held)
+    return result if container is None else container.holding_drawn(result, stream, n_positions, first)
 
 
 def forward(x, double p, rng, out, shared_axes, double scale, double shift, double fill):
     """Draw a mask for x, apply it, and return (y, mask). scale, shift and fill as in Mask.apply; p has been checked."""
+    cdef held_arrays held
+    begin_holding(
+        &held, not (cnp.PyArray_CheckExact(x) and is_exact(out)) or is_not_empty(shared_axes) or runs_code(rng)
+    )
+    # Before the arrays are checked, because an allocation may run finalizers.
+    cdef Mask mask = Mask.__new__(Mask)
     cdef cnp.ndarray array = checked_array(x, "x")
+    cdef tuple shape = (<object>array).shape
+    hold(&held, array, "x")
     cdef cnp.ndarray result = checked_out(out, array, "x")
+    hold(&held, result, "out", True, True)
     cdef tuple axes = checked_axes(shared_axes, cnp.PyArray_NDIM(array))
     cdef Container container = container_for(result, out, x, None, None)
-    cdef tuple shape = (<object>array).shape
     cdef tuple strides = strides_of_run(shape, axes) if axes else None
-    cdef Scratch scratch = scratch_for(result, array, None, strides is not None)
-    cdef Mask mask = new_mask(
-        p, shape, axes, stream_of_rng(rng), n_drawn(shape, axes) if axes else cnp.PyArray_SIZE(array)
-    )
+    cdef Scratch scratch = scratch_for(result, array, None, strides is not None, &held)
+    cdef uint64_t n_positions = n_drawn(shape, axes) if axes else <uint64_t>cnp.PyArray_SIZE(array)
+    cdef Stream stream = stream_of_rng(rng)
+    place_mask(mask, p, shape, axes, stream, n_positions, &held)
     cdef affine map
     map.scale, map.shift, map.fill = scale, shift, fill
-    apply_mask(&mask.key_words, mask.first, p, &map, strides, result, array, scratch)
-    return in_container(result, container), mask
+    apply_mask(&mask.key_words, mask.first, p, &map, strides, result, array, scratch, &held)
+    if container is None:
+        return result, mask
+    return container.holding_drawn(result, stream, n_positions, mask.first), mask
 
 
 def check_forward(x, out, shared_axes):
@@ -221,8 +254,12 @@ cdef class FusedCall:
     cdef cnp.ndarray x, bias, residual, out
 
 
-cdef FusedCall checked_fused(str name, x, bias, residual, p, out):
-    """Check the arguments of a fused operation; bias and residual are ignored if the operation has none."""
+cdef FusedCall checked_fused(str name, x, bias, residual, p, out, rng, held_arrays *held):
+    """Check and hold the arguments of a fused operation; bias and residual are ignored if the operation has none."""
+    begin_holding(
+        held, not (cnp.PyArray_CheckExact(x) and is_exact(bias) and is_exact(residual) and is_exact(out))
+        or not PyFloat_CheckExact(p) or runs_code(rng)
+    )
     cdef FusedCall call = FusedCall.__new__(FusedCall)
     call.operation = OPERATIONS[name]
     cdef int steps = operation_table[call.operation].steps
@@ -230,29 +267,37 @@ cdef FusedCall checked_fused(str name, x, bias, residual, p, out):
     cdef str x_name = "new" if steps & WITH_CHOICE else "x"
     cdef str residual_name = "previous" if steps & WITH_CHOICE else "residual"
     call.x = checked_array(x, x_name)
+    hold(held, call.x, x_name)
     call.p = checked_p(p)
     if steps & WITH_BIAS:
+        if not (cnp.PyArray_CheckExact(bias) and is_plain(bias)):
+            watch(held)  # a copy is made, and an allocation may run finalizers
         call.bias = checked_bias(bias, call.x)
+        hold(held, call.bias, "bias")
     if steps & READS_RESIDUAL:
         call.residual = checked_same_shape(residual, call.x, residual_name, x_name)
+        hold(held, call.residual, residual_name, True)
     if out is None:
         return call
     call.out = checked_out(out, call.x, x_name)
+    hold(held, call.out, "out", True, True)
     if call.residual is not None:
-        checked_out(out, call.residual, residual_name)
+        checked_out(call.out, call.residual, residual_name)
     if call.bias is not None and cnp.PyArray_SIZE(call.out) > 0:
         check_bias_is_apart(call.bias, call.out)
     return call
 
 
-cdef Scratch memory_for(FusedCall call):
+cdef Scratch memory_for(FusedCall call, held_arrays *held):
     """Allocate the result, unless out was passed, and the call's scratch memory."""
     if call.out is None:
         call.out = checked_out(None, call.x, "x")
-    return scratch_for(call.out, call.x, call.residual, False)
+        hold(held, call.out, "out", True, True)
+    return scratch_for(call.out, call.x, call.residual, False, held)
 
 
-cdef int run_fused(FusedCall call, const stream_key *key, uint64_t first, Scratch scratch) except -1:
+cdef int run_fused(FusedCall call, const stream_key *key, uint64_t first, Scratch scratch,
+                   held_arrays *held) except -1:
     cdef job_request request
     request = blank_request(call.operation, dtype_index(call.x))
     request.key = key[0]
@@ -262,49 +307,71 @@ cdef int run_fused(FusedCall call, const stream_key *key, uint64_t first, Scratc
     if call.bias is not None:
         request.bias = cnp.PyArray_BYTES(call.bias)
         request.n_bias = cnp.PyArray_SIZE(call.bias)
-    return run_on_arrays(&request, call.out, call.x, call.residual, scratch)
+    return run_on_arrays(&request, call.out, call.x, call.residual, scratch, held)
 
 
 def check_fused(str name, x, bias, residual, p, out):
     """Check the arguments of a fused operation without drawing; errors as in `fused`."""
-    checked_fused(name, x, bias, residual, p, out)
+    cdef held_arrays held
+    checked_fused(name, x, bias, residual, p, out, None, &held)
 
 
 def fused(str name, x, bias, residual, p, rng, out):
     """Run the fused operation of this name; bias and residual are ignored if the operation has none."""
-    cdef FusedCall call = checked_fused(name, x, bias, residual, p, out)
-    cdef Scratch scratch = memory_for(call)
+    cdef held_arrays held
+    cdef FusedCall call = checked_fused(name, x, bias, residual, p, out, rng, &held)
+    cdef Scratch scratch = memory_for(call, &held)
     cdef Container container = container_for(call.out, out, x, residual, bias)
+    cdef uint64_t n_positions = cnp.PyArray_SIZE(call.x)
+    cdef Stream stream = stream_of_rng(rng)
     cdef stream_key key
-    cdef uint64_t first = stream_of_rng(rng).take(cnp.PyArray_SIZE(call.x), &key)
-    run_fused(call, &key, first, scratch)
-    return in_container(call.out, container)
+    check_held(&held)
+    cdef uint64_t first = stream.take(n_positions, &key)
+    run_fused(call, &key, first, scratch, &held)
+    return call.out if container is None else container.holding_drawn(call.out, stream, n_positions, first)
 
 
 def forward_fused(str name, x, bias, residual, p, rng, out):
     """Run a fused operation and return (y, mask); arguments as in `fused`."""
-    cdef FusedCall call = checked_fused(name, x, bias, residual, p, out)
-    cdef Scratch scratch = memory_for(call)
+    cdef held_arrays held
+    # Before the arrays are checked, because an allocation may run finalizers.
+    cdef Mask mask = Mask.__new__(Mask)
+    cdef tuple shape = (<object>x).shape if cnp.PyArray_CheckExact(x) else None
+    cdef FusedCall call = checked_fused(name, x, bias, residual, p, out, rng, &held)
+    cdef Scratch scratch = memory_for(call, &held)
     cdef Container container = container_for(call.out, out, x, residual, bias)
-    cdef Mask mask = new_mask(
-        call.p, (<object>call.x).shape, (), stream_of_rng(rng), cnp.PyArray_SIZE(call.x)
-    )
-    run_fused(call, &mask.key_words, mask.first, scratch)
-    return in_container(call.out, container), mask
+    cdef uint64_t n_positions = cnp.PyArray_SIZE(call.x)
+    cdef Stream stream = stream_of_rng(rng)
+    if shape is None:
+        shape = (<object>call.x).shape
+    place_mask(mask, call.p, shape, (), stream, n_positions, &held)
+    run_fused(call, &mask.key_words, mask.first, scratch, &held)
+    if container is None:
+        return call.out, mask
+    return container.holding_drawn(call.out, stream, n_positions, mask.first), mask
 
 
 def relu_dropout_backward(dy, y, p, out):
     """Return dy / (1-p) where y > 0 and 0 elsewhere, with the arguments of cdropout.relu_dropout_backward."""
     cdef job_request request
+    cdef held_arrays held
+    begin_holding(&held, not (
+        cnp.PyArray_CheckExact(dy) and cnp.PyArray_CheckExact(y) and is_exact(out) and PyFloat_CheckExact(p)
+    ))
     cdef cnp.ndarray gradient = checked_array(dy, "dy")
+    hold(&held, gradient, "dy")
     cdef double p_checked = checked_p(p)
     cdef cnp.ndarray output = checked_same_shape(y, gradient, "y", "dy")
+    hold(&held, output, "y", True)
     cdef cnp.ndarray result = checked_out(out, gradient, "dy")
+    hold(&held, result, "out", True, True)
     checked_out(result, output, "y")
     cdef Container container = container_for(result, out, dy, y, None)
+    cdef Scratch scratch = scratch_for(result, gradient, output, False, &held)
     request = blank_request(OPERATION_relu_dropout_backward, dtype_index(gradient))
     request.scale = kept_scale(p_checked)
-    run_on_arrays(&request, result, gradient, output, scratch_for(result, gradient, output, False))
+    check_held(&held)
+    run_on_arrays(&request, result, gradient, output, scratch, &held)
     return in_container(result, container)
 
 
@@ -315,6 +382,30 @@ def apply_with_threads(Mask mask not None, a, out, scale, shift, fill, int n_thr
     set_threads_of_host(n_threads)
     try:
         return mask.apply(a, out, scale=scale, shift=shift, fill=fill)
+    finally:
+        set_threads_of_host(0)
+
+
+def fused_with_mask(str name, x, bias, residual, Mask mask not None, out):
+    """Run the fused operation of this name with a mask that has been drawn; arguments as in `fused`."""
+    if mask.shared_axes or mask.part_strides is not None:
+        raise ValueError(f"mask must take consecutive positions, one for each element, got {mask!r}")
+    cdef held_arrays held
+    cdef FusedCall call = checked_fused(name, x, bias, residual, mask.p, out, None, &held)
+    if not has_shape(call.x, mask.shape):
+        raise ValueError(f"x must have the mask's shape {mask.shape}, got {(<object>call.x).shape}")
+    cdef Scratch scratch = memory_for(call, &held)
+    cdef Container container = container_for(call.out, out, x, residual, bias)
+    check_held(&held)
+    run_fused(call, &mask.key_words, mask.first, scratch, &held)
+    return in_container(call.out, container)
+
+
+def with_threads(int n_threads, function, *args):
+    """Call a function whose kernels use at most as many threads as another library has been told to use."""
+    set_threads_of_host(n_threads)
+    try:
+        return function(*args)
     finally:
         set_threads_of_host(0)
 

@@ -80,7 +80,11 @@ def check_dtype(dtype, names=FLOATS):
         numpy_dtype = None if dtype is None else np.dtype(dtype)
     except (SyntaxError, TypeError, ValueError):  # from NumPy, which raises SyntaxError for some strings
         numpy_dtype = None
-    if numpy_dtype is None or numpy_dtype.name not in names or dtype_index(np.empty(0, numpy_dtype)) < 0:
+    # The catalog's name: `numpy_dtype.name` imports a module, which fails while the interpreter ends.
+    cdef int dtype_number = -1
+    if numpy_dtype is not None and numpy_dtype.subdtype is None:
+        dtype_number = dtype_index(np.empty(0, numpy_dtype))
+    if dtype_number < 0 or dtype_table[dtype_number].numpy_name.decode() not in names:
         got = shown(dtype) if numpy_dtype is None else numpy_dtype
         raise TypeError(f"dtype must be {join_names(names)}, got {got}")
     return numpy_dtype
@@ -146,7 +150,7 @@ def check_out(out, x):
 
 
 cdef bint has_shape(cnp.ndarray a, tuple shape):
-    """Whether an array has this shape, a tuple of ints that may exceed 64 bits."""
+    """Whether an array has this shape, a tuple of ints."""
     cdef int axis
     if cnp.PyArray_NDIM(a) != len(shape):
         return False
@@ -264,9 +268,11 @@ cdef cnp.ndarray checked_bias(object bias, cnp.ndarray x):
 
 cdef object index_of(object value):
     """Return an axis or a length as an int. TypeError for a bool, which is meant as a flag, not as 0 or 1."""
+    if PyLong_CheckExact(value):
+        return value
     if isinstance(value, bool):
         raise TypeError
-    return value.__index__()
+    return exact_int(value)
 
 
 cdef tuple checked_shape(object shape):
@@ -293,9 +299,13 @@ def check_axes(shared_axes):
     integer_axes(shared_axes)
 
 
+cdef inline bint is_not_empty(object shared_axes) noexcept:
+    return not (type(shared_axes) is tuple and len(<tuple>shared_axes) == 0)
+
+
 cdef tuple checked_axes(object shared_axes, int n_dims):
     """Return shared_axes as sorted, non-negative integers."""
-    if type(shared_axes) is tuple and not shared_axes:
+    if not is_not_empty(shared_axes):
         return ()
     normal = sorted(axis + n_dims if axis < 0 else axis for axis in integer_axes(shared_axes))
     if any(not 0 <= axis < n_dims for axis in normal) or len(set(normal)) < len(normal):

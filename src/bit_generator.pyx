@@ -13,7 +13,8 @@ from threading import RLock
 
 import numpy as np
 
-from cdropout.checks import check_integer, shown
+from cdropout._kernels import check_seed, spawn_children
+from cdropout.checks import check_integer, fetch_fields, is_integer, shown
 from cdropout.stream import Stream, seed_sequence
 
 
@@ -34,17 +35,20 @@ cdef class StreamBitGenerator(BitGenerator):
     ----------
     seed : None, int, array_like of ints, SeedSequence, BitGenerator or Generator
         As for `Stream`, which has the same key for the same seed: None seeds from the operating system, and a generator
-        is advanced by 128 bits. An array of ints seeds a `numpy.random.SeedSequence`.
+        is advanced by 128 bits. An array of ints may be longer than for `Stream`, as for NumPy's bit generators.
 
     Raises
     ------
     TypeError
         If the seed has another type.
     ValueError
-        If the seed is negative.
+        If the seed is negative, or an int of more than 128 bits.
 
     Notes
     -----
+    Different seeds of at most 128 bits and their children get the same key with probability 2^-128. An array of more
+    than four 32-bit words can have the key of a child of another seed; `Stream` has the details.
+
     Masks drawn from `Stream(seed)` are made of the same bits: use different seeds, or children of one seed (`spawn`).
     A key has 2^62 outputs; after them, its upper 64 bits increase by one. The period is 2^126. docs/design.md specifies
     the stream.
@@ -59,6 +63,8 @@ cdef class StreamBitGenerator(BitGenerator):
             raise TypeError("seed must not be a Stream: pass what seeded it, or one of its own")
         if isinstance(seed, (BitGenerator, np.random.Generator)):
             seed = seed_sequence(seed)
+        elif is_integer(seed):
+            seed = check_seed("seed", seed)
         BitGenerator.__init__(self, seed)
         # An RLock, because `advance` and `state` may be called with the lock held. Older NumPy versions set a Lock.
         self.lock = RLock()
@@ -113,17 +119,41 @@ cdef class StreamBitGenerator(BitGenerator):
         # numpy.random.RandomState adds two keys to the state of its bit generator.
         if set(value) - {"has_gauss", "gauss"} != set(keys):
             raise ValueError(f"state must be a dict with the keys {', '.join(keys)}, got {shown(value)}")
+        # Every value is read once, because a subclass of dict may give another one next time.
+        value = dict([(key, value[key]) for key in keys])
         if value["bit_generator"] != name:
             raise ValueError(f"state must be of a {name}, got one of a {value['bit_generator']!r}")
-        inner = value["state"]
-        if not isinstance(inner, dict) or set(inner) != set(inner_keys):
-            raise ValueError(f"state['state'] must be a dict with the keys {', '.join(inner_keys)}, got {shown(inner)}")
+        inner = fetch_fields("state['state']", value["state"], inner_keys)
         key = check_integer("state['state']['key']", inner["key"], 0, 2**128 - 1)
         position = check_integer("state['state']['position']", inner["position"], 0, KEY_WORDS - 1)
         has_uint32 = check_integer("state['has_uint32']", value["has_uint32"], 0, 1)
         uinteger = check_integer("state['uinteger']", value["uinteger"], 0, 2**32 - 1)
         with self.lock:
             self.place(key, position, has_uint32, uinteger)
+
+    def spawn(self, n_children):
+        """Return new bit generators, whose seeds are the next children of this one's `SeedSequence`.
+
+        Parameters
+        ----------
+        n_children : int
+            Their number. A `SeedSequence` has at most 2^32 - 1 children.
+
+        Returns
+        -------
+        list of StreamBitGenerator
+
+        Raises
+        ------
+        TypeError
+            If n_children is not an integer, or the seed cannot spawn.
+        ValueError
+            If n_children is negative, or more than the children that are left.
+
+        """
+        if not isinstance(self._seed_seq, np.random.SeedSequence):
+            return BitGenerator.spawn(self, n_children)
+        return spawn_children(self._seed_seq, n_children, "n_children", type(self))
 
     def advance(self, delta):
         """Advance as if `delta` 64-bit outputs had been drawn.

@@ -28,18 +28,18 @@ cdef int mask_of(object mask, cdropout_mask *c_mask) except -1:
 
 
 cdef uint64_t u64_or_zero(object number) except? 0:
-    """A length or a stride; 0 for one of more than 64 bits, which only a mask without elements can have."""
+    """A stride; 0 for one of more than 64 bits, which only a mask without elements can have."""
     return number if number < 1 << 64 else 0
 
 
 cdef int strided_mask_of(object mask, cdropout_strided_mask *c_mask) except -1:
     cdef Mask core = checked_mask(mask)
-    cdef tuple strides = core.strides
+    cdef tuple strides = core.all_strides()
     cdef int axis
     set_c_mask(&c_mask.mask, core)
     c_mask.n_axes = <int>len(core.shape)
     for axis in range(c_mask.n_axes):
-        c_mask.lens[axis] = u64_or_zero(core.shape[axis])
+        c_mask.lens[axis] = core.shape[axis]
         c_mask.strides[axis] = u64_or_zero(strides[axis])
     return 0
 

@@ -59,6 +59,16 @@ cdef class Container:
             self.out.mask = False if self.hidden is None else self.hidden
         return self.out
 
+    cdef object holding_drawn(self, cnp.ndarray result, Stream stream, uint64_t n_positions, uint64_t first):
+        """Return what the call returns. If the class of a new result refuses it, move the stream back, unless something
+        has been drawn since."""
+        try:
+            return self.holding(result)
+        except Exception:
+            if self.out is None:
+                return_blocks(&stream.next_elem, n_positions, first)
+            raise
+
 
 cdef inline Container container_for(cnp.ndarray result, object out, object x, object residual, object bias):
     """Return the container of a call's result, None for plain ndarrays. residual, bias and out may be None.

@@ -44,6 +44,7 @@ cdef extern from "core/kernel_table.h" nogil:
     const kernel_table *kernels
     const kernel_table *choose_kernels(const char *name, int *is_known)
     const kernel_table *kernels_at(size_t i)
+    const char *changed_arithmetic()
 
 
 cdef extern from "core/float_mode.h" nogil:
@@ -98,6 +99,7 @@ cdef extern from "core/job.h" nogil:
 
 cdef extern from "core/position.h" nogil:
     const uint64_t LIMIT "POSITION_LIMIT"
+    uint64_t in_whole_blocks(uint64_t n_elems)
     int take_blocks(uint64_t *next_elem, uint64_t n_elems, uint64_t *first)
     void return_blocks(uint64_t *next_elem, uint64_t n_elems, uint64_t first)
 
@@ -147,10 +149,16 @@ cdef extern from "system/threads.h" nogil:
     void set_threads_of_host(int n_threads)
     int max_threads()
     int n_cpus_of_thread()
-    int available_team(int n_threads)
+    ctypedef struct thread_pool:
+        pass
+    int prepare_pools(size_t stack_bytes)
+    int begin_region(int n_threads, thread_pool **pool)
+    void enter_region(thread_pool *pool)
     int call_in_forked_children(void (*function)() noexcept)
 
 
 cdef extern from "Python.h":
     # noexcept: Cython does not raise Python's error here. The caller, a function that cannot raise, reports it.
     int run_signal_handlers "PyErr_CheckSignals"() noexcept
+    unsigned long thread_ident "PyThread_get_thread_ident"() noexcept nogil
+    const Py_ssize_t PY_SSIZE_T_MAX

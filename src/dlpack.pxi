@@ -5,7 +5,8 @@ array interface. arguments.pxi calls readable_array and writable_array. Part of 
 REFUSALS = (AttributeError, BufferError, RuntimeError, TypeError, ValueError)
 
 # ---- DLPack ---------------------------------------------------------------------------------------------------------
-# The types and numbers are those of DLPack 1.1 (https://dmlc.github.io/dlpack/latest/c_api.html).
+# The types and numbers are those of DLPack 1.1 (https://dmlc.github.io/dlpack/latest/c_api.html). Of another major
+# version, only the members before `flags` have a known meaning.
 
 ctypedef struct dlpack_dtype:
     uint8_t code
@@ -30,6 +31,8 @@ ctypedef struct dlpack_versioned:
     dlpack_tensor tensor
 
 cdef enum:
+    DLPACK_MAJOR = 1
+    DLPACK_IS_COPIED = 2  # a flag
     DLPACK_UINT = 1
     DLPACK_BFLOAT = 4
 
@@ -45,16 +48,21 @@ cdef class Dlpack:
     """Passes an array to numpy.from_dlpack, which does not know bfloat16, with bfloat16 replaced by uint16."""
 
     cdef object source
-    cdef bint is_bfloat16, is_null
+    cdef bint is_bfloat16, is_null, is_copied
 
     def __cinit__(self, source):
         self.source = source
 
     def __dlpack__(self, **keywords):
         cdef dlpack_tensor *tensor
+        cdef dlpack_versioned *versioned
         capsule = self.source.__dlpack__(**keywords)
         if PyCapsule_IsValid(capsule, "dltensor_versioned"):
-            tensor = &(<dlpack_versioned *>PyCapsule_GetPointer(capsule, "dltensor_versioned")).tensor
+            versioned = <dlpack_versioned *>PyCapsule_GetPointer(capsule, "dltensor_versioned")
+            if versioned.major != DLPACK_MAJOR:
+                raise BufferError(f"it must be of DLPack version {DLPACK_MAJOR}, got version {versioned.major}")
+            self.is_copied = versioned.flags & DLPACK_IS_COPIED
+            tensor = &versioned.tensor
         else:
             tensor = <dlpack_tensor *>PyCapsule_GetPointer(capsule, "dltensor")
         # NumPy would allocate memory for the null pointer of a fake, zero or freed tensor.
@@ -153,6 +161,8 @@ cdef cnp.ndarray shared_array(object a, str name, bint must_share):
             if must_share or not hasattr(a, "__array__"):
                 raise refusal(a, name, error) from error
         else:
+            if must_share and source.is_copied:
+                raise ValueError(f"{name} must share its memory, got a {type(a).__name__} that exports a copy")
             if source.is_null and cnp.PyArray_SIZE(array) > 0:
                 shape = (<object>array).shape
                 raise ValueError(f"{name} must have memory, got a {type(a).__name__} without, of shape {shape}")

@@ -40,7 +40,7 @@ cdef class Mask(Drawn):
     def __cinit__(self, key=NOT_GIVEN, start=NOT_GIVEN, p=NOT_GIVEN, shape=NOT_GIVEN, shared_axes=(), strides=None):
         self.shape = self.shared_axes = ()
         if key is NOT_GIVEN:
-            return  # new_mask sets the fields
+            return  # place_mask sets the fields
         if shape is NOT_GIVEN:
             raise TypeError("Mask needs key, start, p and shape")
         self.p = checked_p(p)
@@ -53,9 +53,10 @@ cdef class Mask(Drawn):
         else:
             reach = sum([(length - 1) * stride for length, stride in zip(self.shape, self.part_strides)])
             self.place(key, start, reach + 1)
+        check_lengths(self.shape)
 
     def __init__(self, key, start, p, shape, shared_axes=(), strides=None):
-        """__cinit__ or new_mask sets the fields; a mask never changes afterwards."""
+        """__cinit__ or place_mask sets the fields; a mask never changes afterwards."""
 
     # ---- applying a mask --------------------------------------------------------------------------------------------
 
@@ -97,7 +98,13 @@ cdef class Mask(Drawn):
         Errors are raised before anything is written, except for errors that a signal handler raises.
 
         """
+        cdef held_arrays held
+        begin_holding(&held, not (
+            cnp.PyArray_CheckExact(a) and is_exact(out) and (scale is None or PyFloat_CheckExact(scale))
+            and PyFloat_CheckExact(shift) and PyFloat_CheckExact(fill)
+        ) or self.shared_axes)  # for shared axes strides are computed, and an allocation may run finalizers
         cdef cnp.ndarray x = checked_array(a, "a")
+        hold(&held, x, "a")
         if not has_shape(x, self.shape):
             raise ValueError(f"a must have the mask's shape {self.shape}, got {(<object>x).shape}")
         cdef affine map
@@ -105,10 +112,12 @@ cdef class Mask(Drawn):
         map.shift = checked_finite(shift, "shift")
         map.fill = checked_finite(fill, "fill")
         cdef cnp.ndarray result = checked_out(out, x, "a")
+        hold(&held, result, "out", True, True)
         cdef Container container = container_for(result, out, a, None, None)
-        strides = self.strides if self.shared_axes else self.part_strides
-        cdef Scratch scratch = scratch_for(result, x, None, strides is not None)
-        apply_mask(&self.key_words, self.first, self.p, &map, strides, result, x, scratch)
+        cdef tuple strides = self.all_strides() if self.shared_axes else self.part_strides
+        cdef Scratch scratch = scratch_for(result, x, None, strides is not None, &held)
+        check_held(&held)
+        apply_mask(&self.key_words, self.first, self.p, &map, strides, result, x, scratch, &held)
         return in_container(result, container)
 
     # ---- a mask as an array -----------------------------------------------------------------------------------------
@@ -147,11 +156,12 @@ cdef class Mask(Drawn):
         cdef mask_axes axes
         cdef cnp.ndarray drawn
         drawn_shape = tuple([1 if axis in self.shared_axes else n for axis, n in enumerate(self.shape)])
+        drawn = self.empty_array(drawn_shape, dtype)
         if is_zero(self.p) or self.p == 1.0:  # no random bits are needed
-            drawn = np.full(drawn_shape, scale if is_zero(self.p) else 0, dtype)
+            drawn.fill(scale if is_zero(self.p) else 0)
         else:
-            drawn = np.empty(drawn_shape, dtype)
-            warn_if_serial(cnp.PyArray_SIZE(drawn))
+            if may_use_threads(cnp.PyArray_SIZE(drawn)):
+                prepare_threads()
             request = blank_request(operation, dtype_index(drawn))
             request.key = self.key_words
             request.first = self.first
@@ -160,22 +170,32 @@ cdef class Mask(Drawn):
             request.out = cnp.PyArray_BYTES(drawn)
             request.n_elems = cnp.PyArray_SIZE(drawn)
             if self.part_strides is not None:
-                set_axes(&axes, drawn_shape, self.part_strides)
+                set_axes(&axes, drawn, self.part_strides)
                 request.n_axes = axes.n
                 request.lens = axes.lens
                 request.strides = axes.strides
-            run_request(&request)
+            run_request(&request, &nothing_held)
         if not self.shared_axes:
             return drawn
-        whole = np.empty(self.shape, dtype)
-        copy_elems(whole, np.broadcast_to(drawn, self.shape))
+        whole = self.empty_array(self.shape, dtype)
+        copy_elems(whole, np.broadcast_to(drawn, self.shape), &nothing_held)
         return whole
+
+    cdef object empty_array(self, tuple shape, object dtype):
+        try:
+            return np.empty(shape, dtype)
+        except ValueError:  # from NumPy, for more bytes than addresses; it gives no shape
+            raise ValueError(f"shape must be one that an array can have, got {self.shape}") from None
 
     # ---- parts of a mask --------------------------------------------------------------------------------------------
 
     @property
     def strides(self):
         """Distance in positions between neighbours along each axis, a tuple of int; 0 along shared axes."""
+        return self.all_strides()
+
+    cdef tuple all_strides(self):
+        """Return `strides`, which a subclass may define in another way."""
         return strides_of_run(self.shape, self.shared_axes) if self.part_strides is None else self.part_strides
 
     @property
@@ -203,8 +223,8 @@ cdef class Mask(Drawn):
             For an index of another kind, for too many slices, and for a step below 1.
 
         """
-        start, lengths, strides = self.start, [], []
-        for length, stride, part in zip(self.shape, self.strides, slices_of(index, self.shape)):
+        start, lengths, strides = <object>self.first, [], []
+        for length, stride, part in zip(self.shape, self.all_strides(), slices_of(index, self.shape)):
             low, high, step = part.indices(length)
             if step < 1:
                 raise ValueError(f"a mask's slice must have a step of 1 or more, got {part!r}")
@@ -212,8 +232,8 @@ cdef class Mask(Drawn):
             lengths.append(len(range(low, high, step)))
             strides.append(step * stride)
         if 0 in lengths and start >= LIMIT:
-            start = self.start  # the end of the stream is no position
-        return Mask(self.key, start, self.p, tuple(lengths), self.shared_axes, tuple(strides))
+            start = <object>self.first  # the end of the stream is no position
+        return Mask(key_number(&self.key_words), start, self.p, tuple(lengths), self.shared_axes, tuple(strides))
 
     def __len__(self):
         if not self.shape:
@@ -283,11 +303,11 @@ cdef class Mask(Drawn):
 
 cdef list slices_of(object index, tuple shape):
     """Return an index of a mask as one slice for each axis of its shape."""
-    parts = index if isinstance(index, tuple) else (index,)
+    parts = list(index) if isinstance(index, tuple) else [index]
     slices = []
     for part in parts:
         if isinstance(part, slice):
-            slices.append(part)
+            slices.append(slice(slice_int(part.start), slice_int(part.stop), slice_int(part.step)))
         elif part is not ...:
             raise TypeError(f"a mask's index must be a slice, or a slice for each axis, got {index!r}")
     n_whole = len(shape) - len(slices)
@@ -299,16 +319,24 @@ cdef list slices_of(object index, tuple shape):
     return [*slices[:at], *[slice(None)] * n_whole, *slices[at:]]
 
 
+cdef object slice_int(object number):
+    try:
+        return None if number is None else exact_int(number)
+    except TypeError:
+        raise TypeError(f"a mask's slice must have integers or None, got {shown(number)}") from None
+
+
 # ---- drawing --------------------------------------------------------------------------------------------------------
 
-cdef Mask new_mask(double p, tuple shape, tuple shared_axes, Stream stream, object n_positions):
-    """Return a mask of the stream's next positions; the arguments have been checked."""
-    cdef Mask mask = Mask.__new__(Mask)
+cdef int place_mask(Mask mask, double p, tuple shape, tuple shared_axes, Stream stream, uint64_t n_positions,
+                    const held_arrays *held) except -1:
+    """Make a new mask that of the stream's next positions; the arguments have been checked."""
     mask.p = p
     mask.shape = shape
     mask.shared_axes = shared_axes
+    check_held(held)
     mask.first = stream.take(n_positions, &mask.key_words)
-    return mask
+    return 0
 
 
 def draw_mask(shape, p, rng, shared_axes):
@@ -316,13 +344,20 @@ def draw_mask(shape, p, rng, shared_axes):
     cdef double p_checked = checked_p(p)
     cdef tuple lengths = checked_shape(shape)
     cdef tuple axes = checked_axes(shared_axes, len(lengths))
-    n_positions = checked_n_drawn(lengths, axes)
-    return new_mask(p_checked, lengths, axes, stream_of_rng(rng), n_positions)
+    cdef uint64_t n_positions = checked_n_drawn(lengths, axes)
+    cdef Mask mask = Mask.__new__(Mask)
+    place_mask(mask, p_checked, lengths, axes, stream_of_rng(rng), n_positions, &nothing_held)
+    return mask
 
 
 cpdef double kept_scale(double p) noexcept:
     """Return 1/(1-p); 1 at p = 1, where no element is kept."""
     return kept_scale_of(p)
+
+
+def check_finite(number, name):
+    """Return a factor or value as a float. Raise TypeError if it is not a real number, ValueError if not finite."""
+    return checked_finite(number, name)
 
 
 def alpha_map(double p):

@@ -36,13 +36,19 @@ cdef class Noise(Drawn):
 
     cdef readonly double std
 
-    def __cinit__(self, key, start, std, shape):
+    def __cinit__(self, key=NOT_GIVEN, start=NOT_GIVEN, std=NOT_GIVEN, shape=NOT_GIVEN):
+        self.shape = ()
+        if key is NOT_GIVEN:
+            return  # place_noise sets the fields
+        if shape is NOT_GIVEN:
+            raise TypeError("Noise needs key, start, std and shape")
         self.std = checked_std(std)
         self.shape = checked_shape(shape)
         self.place(key, start, n_drawn(self.shape, ()))
+        check_lengths(self.shape)
 
     def __init__(self, key, start, std, shape):
-        """The fields are set in __cinit__: noise that exists never changes."""
+        """__cinit__ or place_noise sets the fields; noise never changes afterwards."""
 
     def multiply(self, a, out=None):
         """Return a * (1 + std n), with n the noise's normal numbers.
@@ -74,12 +80,18 @@ cdef class Noise(Drawn):
         return self.applied(False, a, out)
 
     cdef object applied(self, bint is_factor, object a, object out):
+        cdef held_arrays held
+        begin_holding(&held, not (cnp.PyArray_CheckExact(a) and is_exact(out)))
         cdef cnp.ndarray x = checked_array(a, "a")
+        hold(&held, x, "a")
         if not has_shape(x, self.shape):
             raise ValueError(f"a must have the noise's shape {self.shape}, got {(<object>x).shape}")
         cdef cnp.ndarray result = checked_out(out, x, "a")
+        hold(&held, result, "out", True, True)
         cdef Container container = container_for(result, out, a, None, None)
-        apply_noise(self, is_factor, result, x, scratch_for(result, x, None, False))
+        cdef Scratch scratch = scratch_for(result, x, None, False, &held)
+        check_held(&held)
+        apply_noise(self, is_factor, result, x, scratch, &held)
         return in_container(result, container)
 
     def _fields(self):
@@ -94,38 +106,57 @@ cdef class Noise(Drawn):
         return noise_html(self)
 
 
-cdef int apply_noise(Noise noise, bint is_factor, cnp.ndarray out, cnp.ndarray x, Scratch scratch) except -1:
-    """Write x times, or plus, the noise to out; the arguments have been checked."""
+cdef int apply_noise(Noise noise, bint is_factor, cnp.ndarray out, cnp.ndarray x, Scratch scratch,
+                     held_arrays *held) except -1:
+    """Write x times, or plus, the noise to out, after check_held; the arguments have been checked."""
     cdef job_request request
     request = blank_request(OPERATION_multiply_by_noise if is_factor else OPERATION_add_noise, dtype_index(x))
     request.key = noise.key_words
     request.first = noise.first
     request.scale = noise.std
-    return run_on_arrays(&request, out, x, None, scratch)
+    return run_on_arrays(&request, out, x, None, scratch, held)
 
 
-cdef Noise new_noise(tuple shape, object std, Stream stream):
-    """Return noise of the stream's next positions; the arguments have been checked."""
-    cdef stream_key key
-    cdef uint64_t first = stream.take(checked_n_drawn(shape, ()), &key)
-    return Noise(key_number(&key), first, std, shape)
+cdef int place_noise(Noise noise, tuple shape, double std, Stream stream, uint64_t n_positions,
+                     const held_arrays *held) except -1:
+    """Make new noise that of the stream's next positions; the arguments have been checked."""
+    noise.std = std
+    noise.shape = shape
+    check_held(held)
+    noise.first = stream.take(n_positions, &noise.key_words)
+    return 0
 
 
 def draw_noise(shape, std, rng):
     """Draw noise, for cdropout.draw_noise."""
-    checked_std(std)
+    cdef double std_checked = checked_std(std)
     cdef tuple lengths = checked_shape(shape)
-    checked_n_drawn(lengths, ())
-    return new_noise(lengths, std, stream_of_rng(rng))
+    cdef uint64_t n_positions = checked_n_drawn(lengths, ())
+    cdef Noise noise = Noise.__new__(Noise)
+    place_noise(noise, lengths, std_checked, stream_of_rng(rng), n_positions, &nothing_held)
+    return noise
 
 
 def with_noise(bint is_factor, x, std, rng, out):
     """Draw noise and return (y, noise), with y = x times, or plus, the noise."""
+    cdef held_arrays held
+    begin_holding(
+        &held, not (cnp.PyArray_CheckExact(x) and is_exact(out) and PyFloat_CheckExact(std)) or runs_code(rng)
+    )
+    # Before the arrays are checked, because an allocation may run finalizers.
+    cdef Noise noise = Noise.__new__(Noise)
     cdef cnp.ndarray array = checked_array(x, "x")
-    checked_std(std)
+    cdef tuple shape = (<object>array).shape
+    hold(&held, array, "x")
+    cdef double std_checked = checked_std(std)
     cdef cnp.ndarray result = checked_out(out, array, "x")
+    hold(&held, result, "out", True, True)
     cdef Container container = container_for(result, out, x, None, None)
-    cdef Scratch scratch = scratch_for(result, array, None, False)
-    cdef Noise noise = new_noise((<object>array).shape, std, stream_of_rng(rng))
-    apply_noise(noise, is_factor, result, array, scratch)
-    return in_container(result, container), noise
+    cdef Scratch scratch = scratch_for(result, array, None, False, &held)
+    cdef uint64_t n_positions = cnp.PyArray_SIZE(array)
+    cdef Stream stream = stream_of_rng(rng)
+    place_noise(noise, shape, std_checked, stream, n_positions, &held)
+    apply_noise(noise, is_factor, result, array, scratch, &held)
+    if container is None:
+        return result, noise
+    return container.holding_drawn(result, stream, n_positions, noise.first), noise

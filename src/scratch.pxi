@@ -1,6 +1,6 @@
 """From checked arrays to jobs, which parallel_run.pxi runs. Arrays that are not plain (C-contiguous, native byte order)
 go through scratch memory. Callers allocate it with scratch_for before the stream advances, so that MemoryError leaves
-the stream unchanged, and pass it to run_on_arrays or apply_mask."""
+the stream unchanged, and pass it to run_on_arrays or apply_mask. Callers hold the arrays (held_arrays.pxi)."""
 
 # The axes of a mask for a job_request.
 ctypedef struct mask_axes:
@@ -9,11 +9,12 @@ ctypedef struct mask_axes:
     uint64_t strides[MAX_AXES]
 
 
-cdef int set_axes(mask_axes *axes, tuple shape, tuple strides) except -1:
+cdef int set_axes(mask_axes *axes, cnp.ndarray a, tuple strides) except -1:
+    """Set the lengths of an array's axes, and their strides in positions. Allocates nothing."""
     cdef int axis
-    axes.n = <int>len(shape)
+    axes.n = cnp.PyArray_NDIM(a)
     for axis in range(axes.n):
-        axes.lens[axis] = shape[axis]
+        axes.lens[axis] = cnp.PyArray_DIM(a, axis)
         axes.strides[axis] = strides[axis]
     return 0
 
@@ -28,16 +29,23 @@ cdef class Scratch:
 cdef Scratch NO_SCRATCH = Scratch()
 
 
-cdef Scratch scratch_for(cnp.ndarray out, cnp.ndarray x, cnp.ndarray residual, bint has_axes):
+cdef Scratch scratch_for(cnp.ndarray out, cnp.ndarray x, cnp.ndarray residual, bint has_axes, held_arrays *held):
     """Allocate the memory that a call on these arrays needs. residual may be None. has_axes: the mask is not one run of
     positions."""
-    warn_if_serial(cnp.PyArray_SIZE(out))
+    cdef size_t n_elems = cnp.PyArray_SIZE(out)
+    if may_use_threads(n_elems):
+        watch(held)
+        prepare_threads()
     if is_plain(x) and is_plain(out) and (residual is None or is_plain(residual)):
         return NO_SCRATCH
+    watch(held)
     cdef Scratch scratch = Scratch()
     dtype = x.dtype.newbyteorder("=")
     if has_axes:
-        scratch.plain = out if is_plain(out) else np.empty((<object>x).shape, dtype)
+        scratch.plain = out if is_plain(out) else cnp.PyArray_EMPTY(
+            cnp.PyArray_NDIM(x), cnp.PyArray_DIMS(x), cnp.PyArray_TYPE(x), 0
+        )
+        check_held(held)
         return scratch
     arrays = [out, x] if residual is None else [out, x, residual]
     scratch.chunks = np.nditer(
@@ -51,22 +59,24 @@ cdef Scratch scratch_for(cnp.ndarray out, cnp.ndarray x, cnp.ndarray residual, b
     )
     # This allocates the buffers, and leaves them empty: nditer would write their contents to out even if no job ran.
     scratch.chunks.iterrange = 0, 0
+    check_held(held)  # the iterator has the addresses and sizes of the arrays
     return scratch
 
 
-cdef int copy_elems(cnp.ndarray out, cnp.ndarray x) except -1:
+cdef int copy_elems(cnp.ndarray out, cnp.ndarray x, held_arrays *held) except -1:
     """out = x, handling signals between slices of large arrays. Slices are cut along the axis of out's largest stride,
     so that none of them touches every page of out."""
     cdef Py_ssize_t middle
     if <size_t>cnp.PyArray_SIZE(x) <= limits.max_elems_per_slice:
-        np.copyto(out, x)
+        check_held(held)
+        cnp.PyArray_CopyInto(out, x)
         return 0
     strides = [abs(stride) if n > 1 else -1 for stride, n in zip((<object>out).strides, (<object>out).shape)]
     axis = strides.index(max(strides))
     middle = cnp.PyArray_DIM(x, axis) // 2
     for half in (slice(middle), slice(middle, None)):
         index = (slice(None),) * axis + (half,)
-        copy_elems(out[index], x[index])
+        copy_elems(out[index], x[index], held)
         PyErr_CheckSignals()
     return 0
 
@@ -78,37 +88,48 @@ cdef inline void set_arrays(job_request *request, cnp.ndarray out, cnp.ndarray x
     request.n_elems = cnp.PyArray_SIZE(out)
 
 
-cdef int run_in_chunks(job_request *request, object chunks) except -1:
+cdef int run_in_chunks(job_request *request, object chunks, held_arrays *held) except -1:
     cdef size_t n_done = 0
     cdef uint64_t first = request.first
-    with chunks:
-        chunks.iterrange = 0, chunks.itersize
+    whole = (0, chunks.itersize)
+    try:
+        check_held(held)
+        chunks.iterrange = whole
         for chunk in chunks:
+            check_held(held)
             set_arrays(request, chunk[0], chunk[1], chunk[2] if len(chunk) > 2 else None)
             request.first = first + n_done
             request.bias_first = n_done
-            run_request(request)
-            PyErr_CheckSignals()
+            run_request(request, held)
             n_done += request.n_elems
+            PyErr_CheckSignals()
+            check_held(held)
+    finally:
+        if are_changed(held):
+            Py_INCREF(chunks)  # the iterator must not end: it would write its buffers to memory that out had
+        else:
+            chunks.close()
     return 0
 
 
 cdef int run_on_arrays(job_request *request, cnp.ndarray out, cnp.ndarray x, cnp.ndarray residual,
-                       Scratch scratch) except -1:
-    """Run a request on checked arrays, with the result of scratch_for for them. residual may be None."""
+                       Scratch scratch, held_arrays *held) except -1:
+    """Run a request on checked arrays, with the result of scratch_for for them, after check_held. residual may be None.
+    """
     if cnp.PyArray_SIZE(out) == 0:
         return 0
     if scratch is NO_SCRATCH:
         set_arrays(request, out, x, residual)
-        return run_request(request)
+        return run_request(request, held)
     if job_is_copy(request):
-        return 0 if out is x else copy_elems(out, x)
+        return 0 if out is x else copy_elems(out, x, held)
     if scratch.plain is None:
-        return run_in_chunks(request, scratch.chunks)
-    copy_elems(scratch.plain, x)
+        return run_in_chunks(request, scratch.chunks, held)
+    copy_elems(scratch.plain, x, held)
+    check_held(held)
     set_arrays(request, scratch.plain, scratch.plain, None)
-    run_request(request)
-    return 0 if scratch.plain is out else copy_elems(out, scratch.plain)
+    run_request(request, held)
+    return 0 if scratch.plain is out else copy_elems(out, scratch.plain, held)
 
 
 # A kept element becomes x * scale + shift, a dropped one fill.
@@ -117,8 +138,9 @@ ctypedef struct affine:
 
 
 cdef int apply_mask(const stream_key *key, uint64_t first, double p, const affine *map, tuple strides, cnp.ndarray out,
-                    cnp.ndarray x, Scratch scratch) except -1:
-    """out = x, masked and mapped. strides is None if the elements of x take one run of positions in C order."""
+                    cnp.ndarray x, Scratch scratch, held_arrays *held) except -1:
+    """out = x, masked and mapped, after check_held. strides is None if the elements of x take one run of positions in C
+    order."""
     cdef job_request request
     cdef mask_axes axes
     request = blank_request(OPERATION_apply_mask, dtype_index(x))
@@ -129,8 +151,8 @@ cdef int apply_mask(const stream_key *key, uint64_t first, double p, const affin
     request.shift = map.shift
     request.fill = map.fill
     if strides is not None:
-        set_axes(&axes, (<object>x).shape, strides)
+        set_axes(&axes, x, strides)
         request.n_axes = axes.n
         request.lens = axes.lens
         request.strides = axes.strides
-    return run_on_arrays(&request, out, x, None, scratch)
+    return run_on_arrays(&request, out, x, None, scratch, held)

@@ -21,8 +21,8 @@ if hasattr(os, "register_at_fork"):
 # ---- keys as ints ---------------------------------------------------------------------------------------------------
 
 cdef inline void set_key(stream_key *key, object number):
-    key.word[0] = number & 0xFFFFFFFFFFFFFFFF
-    key.word[1] = number >> 64
+    cdef uint64_t low = number & 0xFFFFFFFFFFFFFFFF, high = number >> 64
+    key.word[0], key.word[1] = low, high  # both or none: the lines above may lack memory
 
 
 cdef inline object key_number(const stream_key *key):
@@ -42,22 +42,31 @@ cdef class Stream:
     Parameters
     ----------
     seed : None, int, sequence of int, SeedSequence, BitGenerator, Generator or RandomState
-        None seeds from the operating system. An int (0 or greater, of any size), a sequence of such ints or a
-        `numpy.random.SeedSequence` always gives the same stream. A `numpy.random.BitGenerator`, `Generator` or
-        `RandomState` gives 128 bits, which advances it.
+        None seeds from the operating system. An int in [0, 2^128), a sequence of ints of up to four 32-bit words in
+        total, or a `numpy.random.SeedSequence` always gives the same stream. A `numpy.random.BitGenerator`, `Generator`
+        or `RandomState` gives 128 bits, which advances it.
 
     Raises
     ------
     TypeError
         For a seed of another type.
     ValueError
-        For a negative seed.
+        For a negative seed, and for one of more than 128 bits.
 
     Notes
     -----
     The key is `SeedSequence.generate_state(2, uint64)`; docs/design.md specifies the stream. Keys have 128 bits, so two
-    seeds or children get the same key with probability 2^-128. A forked child that continues to use a stream of its
-    parent draws the same masks as the parent: give each worker its own stream, made by `spawn`.
+    different seeds, or streams that `spawn` and `fold_in` make of them, get the same key with probability 2^-128.
+
+    A sequence is another way to write an int: the 32-bit words of its ints, one int after the other and the lowest word
+    first, are the words of the int. So `[5, 7]` is the seed `5 + (7 << 32)`, and `[5, 0]`, `[5]` and `5` are one seed.
+    To add a worker's number to a seed of 128 bits, use `fold_in`.
+
+    A `SeedSequence` is used as it is. If its entropy has more words than its pool (four by default), its key can be
+    that of another one's child: NumPy appends the numbers of children to the words of the entropy.
+
+    A forked child that continues to use a stream of its parent draws the same masks as the parent: give each worker its
+    own stream, made by `spawn`.
 
     """
 
@@ -101,12 +110,9 @@ cdef class Stream:
     # ---- taking positions -------------------------------------------------------------------------------------------
 
     cdef uint64_t take(self, uint64_t n_elems, stream_key *key) except? 0:
-        """Return the first of n_elems positions and set key. The stream advances by whole blocks."""
+        """Return the first of n_elems positions and set key. The stream advances by whole blocks. stream_of_rng has
+        returned the stream; unless this raises, it runs no Python code."""
         cdef uint64_t first = 0
-        cdef int process = load_int(&self.process)
-        while process != 0 and process != this_process:  # a loop, because a signal handler may fork meanwhile
-            self.renew()
-            process = load_int(&self.process)
         key[0] = self.key_words
         if n_elems == 0:
             return 0  # at its end a stream has no position left
@@ -114,8 +120,15 @@ cdef class Stream:
             raise OverflowError(f"the stream must hold what is drawn, got {n_elems} elements at {self.position}")
         return first
 
-    cdef int renew(self) except -1:
+    cdef inline int renew_if_forked(self) except -1:
         """Give the default stream a key of this process, unless it has one."""
+        cdef int process = load_int(&self.process)
+        while process != 0 and process != this_process:  # a loop, because a signal handler may fork meanwhile
+            self.renew()
+            process = load_int(&self.process)
+        return 0
+
+    cdef int renew(self) except -1:
         with process_lock():
             process = this_process  # read first: after a fork from here on, the child has to renew again
             if load_int(&self.process) != process:
@@ -123,9 +136,11 @@ cdef class Stream:
                 store_int(&self.process, process)
         return 0
 
-    def _take_back(self, Mask mask not None):
-        """Undo the drawing of a mask, unless something has been drawn since."""
-        return_blocks(&self.next_elem, n_drawn(mask.shape, mask.shared_axes), mask.first)
+    def _take_back(self, Drawn drawn not None, uint64_t n_draws=1):
+        """Undo the drawing of a mask or noise, and of the n_draws - 1 like it that followed, unless something else has
+        been drawn since."""
+        cdef uint64_t n_elems = n_drawn(drawn.shape, getattr(drawn, "shared_axes", ()))
+        return_blocks(&self.next_elem, n_draws * in_whole_blocks(n_elems), drawn.first)
 
     # ---- other streams of the same seed -----------------------------------------------------------------------------
 
@@ -135,9 +150,9 @@ cdef class Stream:
         Parameters
         ----------
         n : int
-            Number of streams, from 0 to 2^32. Successive calls never return the same stream: the children are those of
-            the stream's `SeedSequence`, which counts them, also for the code that passed the `SeedSequence`. The
-            stream's position does not change.
+            Number of streams. Successive calls never return the same stream: the children are those of the stream's
+            `SeedSequence`, which counts them, also for the code that passed the `SeedSequence`. A stream has at most
+            2^32 - 1 children. The stream's position does not change.
 
         Returns
         -------
@@ -147,13 +162,15 @@ cdef class Stream:
         Raises
         ------
         TypeError, ValueError
-            For an n that is not such an integer.
+            For an n that is not an integer, is negative, or is more than the children that the stream has left.
+
+        Notes
+        -----
+        A signal handler that raises, as for Ctrl-C, ends the call. Children that have been counted by then are not
+        returned by later calls.
 
         """
-        n = check_integer("n", n, 0, 1 << 32)  # more streams than fit into memory
-        with process_lock():
-            children = self.seeds.spawn(n)
-        return [Stream(child) for child in children]
+        return spawn_children(self.seeds, n, "n", Stream)
 
     def fold_in(self, identifier):
         """Return the stream of an identifier, for example of a request or a sample.
@@ -210,36 +227,36 @@ cdef class Stream:
 
     @state.setter
     def state(self, state):
+        # Every value is read and converted once, because an object of the caller's may give another one next time.
         keys = ("version", "entropy", "spawn_key", "pool_size", "n_children_spawned", "position")
-        if not isinstance(state, dict) or set(state) != set(keys):
-            raise ValueError(f"state must be a dict with the keys {', '.join(keys)}, got {shown(state)}")
-        check_version("state", state["version"], STATE_VERSION)
-        entropy, spawn_key = state["entropy"], state["spawn_key"]
-        for name, words in (("entropy", entropy), ("spawn_key", spawn_key)):
-            if not isinstance(words, (list, tuple)) and name == "spawn_key":
-                raise TypeError(f"state[{name!r}] must be a list of ints, got {words!r}")
-            for word in words if isinstance(words, (list, tuple)) else [words]:
-                check_count(f"state[{name!r}]", word)
-        for name in ("pool_size", "n_children_spawned", "position"):
-            check_count(f"state[{name!r}]", state[name])
-        if state["position"] % BLOCK or state["position"] > POSITION_LIMIT:
-            raise ValueError(
-                f"state['position'] must be a multiple of {BLOCK} below 2**64, got {shown(state['position'])}"
-            )
-        if max(state["n_children_spawned"], *spawn_key, 0) >= 1 << 32:
+        fields = fetch_fields("state", state, keys)
+        check_version("state", fields["version"], STATE_VERSION)
+        entropy, spawn_key = [
+            [checked_count(f"state[{name!r}]", word) for word in fields[name]]
+            if isinstance(fields[name], (list, tuple)) else fields[name]
+            for name in ("entropy", "spawn_key")
+        ]
+        if not isinstance(entropy, list):
+            entropy = checked_count("state['entropy']", entropy)
+        if not isinstance(spawn_key, list):
+            raise TypeError(f"state['spawn_key'] must be a list of ints, got {spawn_key!r}")
+        pool_size, n_children_spawned, position = [
+            checked_count(f"state[{name!r}]", fields[name]) for name in ("pool_size", "n_children_spawned", "position")
+        ]
+        if position % BLOCK or position > POSITION_LIMIT:
+            raise ValueError(f"state['position'] must be a multiple of {BLOCK} below 2**64, got {shown(position)}")
+        if max(n_children_spawned, *spawn_key, 0) >= 1 << 32:
             raise ValueError(
                 "state['n_children_spawned'] and the words of state['spawn_key'] must be below 2**32, "
-                f"got {shown(state['n_children_spawned'])} and {shown(spawn_key)}"
+                f"got {shown(n_children_spawned)} and {shown(spawn_key)}"
             )
-        if not 4 <= state["pool_size"] <= 1024:
-            raise ValueError(f"state['pool_size'] must be in [4, 1024], got {shown(state['pool_size'])}")
+        if not 4 <= pool_size <= MOST_POOL_SIZE:
+            raise ValueError(f"state['pool_size'] must be in [4, {MOST_POOL_SIZE}], got {shown(pool_size)}")
+        check_n_words(n_words(entropy) + len(spawn_key), "state")
         seeds = np.random.SeedSequence(
-            entropy,
-            spawn_key=tuple(spawn_key),
-            pool_size=state["pool_size"],
-            n_children_spawned=state["n_children_spawned"],
+            entropy, spawn_key=tuple(spawn_key), pool_size=pool_size, n_children_spawned=n_children_spawned
         )
-        self.reseed(seeds, state["position"])
+        self.reseed(seeds, position)
 
     def __reduce__(self):
         if type(self) is Stream:
@@ -255,6 +272,13 @@ cdef class Stream:
         return stream_html(self)
 
 
+cdef object checked_count(str name, object value):
+    """Return a field of a state as an int; TypeError unless it is one, ValueError if it is negative."""
+    number = exact_int(value) if isinstance(value, int) and not isinstance(value, bool) else value
+    check_count(name, number)
+    return number
+
+
 def restore_stream(state, stream_type=Stream):
     """Return a stream of a pickled state. A subclass's constructor does not run: it may have other parameters."""
     if not (isinstance(stream_type, type) and issubclass(stream_type, Stream)):
@@ -264,15 +288,50 @@ def restore_stream(state, stream_type=Stream):
     return stream
 
 
-# fold_in puts this where spawn_key has the number of a child; spawn never counts so far.
+# ---- children -------------------------------------------------------------------------------------------------------
+
+# fold_in puts this where spawn_key has the number of a child. The numbers of children are below it, and four words
+# follow it, so no two of these streams have the same spawn_key.
 FOLD_IN_WORD = (1 << 32) - 1
+
+# SeedSequence.spawn does not look for signals; it makes this many children in about 5 ms.
+CHILDREN_AT_ONCE = 1024
+
+
+def spawn_children(seeds, n, name, make):
+    """Return make(child) for each of the next n children of a SeedSequence, in a list. Errors call n `name`.
+
+    NumPy counts children in 32 bits, and a count that overflows makes an endless loop."""
+    n = check_integer(name, n, 0, FOLD_IN_WORD)
+    children = []
+    while len(children) < n:
+        with process_lock():
+            n_spawned, n_left = exact_int(seeds.n_children_spawned), n - len(children)
+            if n_spawned + n_left > FOLD_IN_WORD:
+                raise ValueError(
+                    f"{name} must be at most {FOLD_IN_WORD - n_spawned}, because {n_spawned} of {FOLD_IN_WORD} "
+                    f"children have been spawned, got {n_left}"
+                )
+            spawned = seeds.spawn(min(n_left, CHILDREN_AT_ONCE))
+        children += [make(child) for child in spawned]
+        PyErr_CheckSignals()
+    return children
+
+
+# ---- identifiers ----------------------------------------------------------------------------------------------------
+
+# hashlib.sha256, loaded by the first call: importing hashlib takes as long as NumPy's core. While the interpreter ends,
+# imports fail, also of modules that have been imported.
+cdef object sha256 = None
 
 
 def identifier_words(identifier):
     """Return the four words of 32 bits that represent an identifier in a spawn_key."""
-    import hashlib  # here, because its import takes as long as that of NumPy's core
-    import struct
+    global sha256
+    if sha256 is None:
+        import hashlib
 
+        sha256 = hashlib.sha256
     if is_integer(identifier):
         if identifier < 0:
             raise ValueError(f"identifier must be 0 or greater where it is an int, got {shown(int(identifier))}")
@@ -283,7 +342,8 @@ def identifier_words(identifier):
         named = b"b" + identifier
     else:
         raise TypeError(f"identifier must be an int, a str or bytes, got {identifier!r}")
-    return struct.unpack("<4I", hashlib.sha256(named).digest()[:16])
+    digest = sha256(named).digest()
+    return tuple([int.from_bytes(digest[first : first + 4], "little") for first in range(0, 16, 4)])
 
 
 # ---- seeds ----------------------------------------------------------------------------------------------------------
@@ -291,19 +351,60 @@ def identifier_words(identifier):
 def plain_entropy(seeds):
     """Return a SeedSequence's entropy as an int or a list of ints; TypeError if it is neither."""
     entropy = seeds.entropy
+    if type(entropy) is int:
+        return entropy
     words = [entropy] if isinstance(entropy, (int, np.integer)) else list(entropy)
     if not all([isinstance(word, (int, np.integer)) and not isinstance(word, np.timedelta64) for word in words]):
         raise TypeError(f"the entropy of a SeedSequence must be an int or a sequence of ints, got {entropy!r}")
     return int(entropy) if isinstance(entropy, (int, np.integer)) else [int(word) for word in words]
 
 
-cdef object checked_seed(object seed):
-    """Return a seed as an int; TypeError if it is not an integer, ValueError if it is negative."""
+# A seed has at most four words of 32 bits, 128 bits. SeedSequence fills the words of its entropy up to its pool's size,
+# four, and appends the numbers of children: a larger seed would be a child of a smaller one.
+SEED_WORDS = 4
+
+# Limits for the words and the pool of a SeedSequence, whose hash takes time in proportion to their product: 0.3 s for
+# both limits. NumPy takes another second to split an int of so many words.
+MOST_WORDS = 1 << 16
+MOST_POOL_SIZE = 1024
+
+
+cdef object n_words(object entropy):
+    """Return how many words of 32 bits SeedSequence makes of an int, or of a list of ints."""
+    if isinstance(entropy, list):
+        return sum([n_words(each) for each in entropy])
+    return max(1, -(-int.bit_length(entropy) // 32))
+
+
+cdef int check_n_words(object n, str name) except -1:
+    if n > MOST_WORDS:
+        raise ValueError(f"{name} must have at most {MOST_WORDS} words of 32 bits as entropy and spawn_key, got {n}")
+    return 0
+
+
+def check_seed(name, seed):
+    """Return a seed as an int. Raise TypeError unless it is an integer, ValueError unless it is in [0, 2^128)."""
     if not is_integer(seed):
-        raise TypeError(f"rng must have integers where it is a sequence of seeds, got {seed!r}")
-    if seed < 0:
-        raise ValueError(f"rng must be 0 or greater where it is a seed, got {shown(int(seed))}")
-    return int(seed)
+        raise TypeError(f"{name} must have integers where it is a sequence of seeds, got {seed!r}")
+    number = exact_int(seed)
+    if number < 0:
+        raise ValueError(f"{name} must be 0 or greater where it is a seed, got {shown(number)}")
+    if number >= 1 << 32 * SEED_WORDS:
+        raise ValueError(f"{name} must be below 2**128 where it is a seed, got {shown(number)}")
+    return number
+
+
+cdef list checked_seeds(object sequence):
+    """Return a sequence of seeds as a list of ints; ValueError for more than SEED_WORDS words."""
+    # One element beyond the limit is enough: a sequence may be endless.
+    seeds = [check_seed("rng", each) for each in itertools.islice(sequence, SEED_WORDS + 1)]
+    if n_words(seeds) > SEED_WORDS:
+        raise ValueError(
+            f"rng must have at most {SEED_WORDS} words of 32 bits where it is a sequence of seeds, got "
+            f"{', '.join(map(shown, seeds))}{', ...' if len(seeds) > SEED_WORDS else ''}; "
+            "Stream.fold_in takes any number"
+        )
+    return seeds
 
 
 def seed_sequence(seed):
@@ -312,27 +413,40 @@ def seed_sequence(seed):
     if seed is None or isinstance(seed, random.SeedSequence):
         return seed if seed is not None else random.SeedSequence()
     if is_integer(seed):
-        return random.SeedSequence(checked_seed(seed))
+        return random.SeedSequence(check_seed("rng", seed))
     if isinstance(seed, Sequence) and not isinstance(seed, (str, bytes, bytearray, memoryview)) or (
         isinstance(seed, np.ndarray) and seed.ndim == 1
     ):
-        return random.SeedSequence([checked_seed(each) for each in seed])
+        return random.SeedSequence(checked_seeds(seed))
     if isinstance(seed, random.RandomState):
-        return random.SeedSequence(int.from_bytes(seed.bytes(16), "little"))
+        return random.SeedSequence(int.from_bytes(seed.bytes(16)[:16], "little"))
     if isinstance(seed, random.BitGenerator):
         seed = random.Generator(seed)
     if isinstance(seed, random.Generator):
         low, high = [int(word) for word in seed.integers(0, 2**64 - 1, size=2, dtype=np.uint64, endpoint=True)]
-        return random.SeedSequence(low | high << 64)
+        return random.SeedSequence(check_seed("rng", low | high << 64))
     raise TypeError(
         "rng must be None, an int, a sequence of ints, a SeedSequence, a BitGenerator, a Generator, a RandomState or a "
         f"Stream, got {type(seed).__name__}"
     )
 
 
+cdef int check_seeds(object entropy, object spawn_key, object pool_size) except -1:
+    """Raise TypeError or ValueError if the state of a stream cannot hold these fields of a SeedSequence."""
+    words = 1 if type(entropy) is int and entropy >> 32 == 0 else n_words(entropy)
+    if spawn_key:
+        if not all([is_integer(word) and 0 <= word < 1 << 32 for word in spawn_key]):
+            raise ValueError(f"the spawn_key of a SeedSequence must have ints below 2**32, got {shown(spawn_key)}")
+        words += len(spawn_key)
+    check_n_words(words, "a SeedSequence")
+    if pool_size > MOST_POOL_SIZE:
+        raise ValueError(f"the pool_size of a SeedSequence must be at most {MOST_POOL_SIZE}, got {pool_size}")
+    return 0
+
+
 def key_of_seeds(seeds):
-    """Return the 128 bits of the stream that a SeedSequence seeds; TypeError for an entropy that no state can hold."""
-    plain_entropy(seeds)
+    """Return the 128 bits of the stream that a SeedSequence seeds; TypeError or ValueError if no state can hold it."""
+    check_seeds(plain_entropy(seeds), seeds.spawn_key, seeds.pool_size)
     low, high = [int(word) for word in seeds.generate_state(2, np.uint64)]
     return low | high << 64
 
@@ -346,18 +460,20 @@ store_int(&default_stream.process, -1)  # a number that no process has
 
 
 cdef Stream stream_of_rng(object rng):
-    """Return the stream that rng stands for. Call it after all checks and allocations, because a generator advances."""
+    """Return the stream that rng stands for, with a key for this process. Call it after all checks and allocations,
+    because a generator advances, and before check_held, because it may run code of the caller."""
+    cdef Stream stream
     if isinstance(rng, Stream):
-        return rng
-    return default_stream if rng is None else Stream(rng)
+        stream = rng
+    else:
+        stream = default_stream if rng is None else Stream(rng)
+    stream.renew_if_forked()
+    return stream
 
 
 def as_stream(rng):
     """Return the stream that rng stands for: the default stream for None, rng itself if it is a Stream."""
-    cdef Stream stream = stream_of_rng(rng)
-    if rng is None:
-        stream.renew()
-    return stream
+    return stream_of_rng(rng)
 
 
 # ---- raw output -----------------------------------------------------------------------------------------------------

@@ -10,11 +10,15 @@ cdef enum:
 # A forked child uses one thread: it has no OpenMP threads of its parent, and GNU's runtime would wait for them forever.
 cdef int this_process = FIRST_PROCESS
 
+# The thread in which Python runs signal handlers: in a forked child, the one that forked.
+cdef unsigned long main_thread = threading.main_thread().ident
+
 
 cdef void begin_in_child() noexcept nogil:
     """Note that this is another process. The C library calls this in every forked child, also after a fork from C."""
-    global this_process
+    global this_process, main_thread
     this_process += 1
+    main_thread = thread_ident()
     memset(&calls, 0, sizeof(active_calls))
 
 
@@ -44,24 +48,36 @@ cdef object quota = machine.CpuQuota()
 cdef size_t n_cpus_at_import = n_cpus_of_thread()
 
 
-cdef size_t allowed_threads(uint64_t now) except 0:
-    """Return OpenMP's limit for this caller, but at most the CPUs of the thread and of the quota, and at least 1."""
+cdef int read_quota(uint64_t now) except -1:
+    """Read the quota, unless it was read lately. This is Python code, which may raise and run code of the caller."""
+    if now >= load_u64(&quota_is_good_until):
+        n_cpus = quota.n_cpus()
+        store_u64(&quota_threads, max(1, int(min(n_cpus, NO_QUOTA))) if n_cpus is not None else NO_QUOTA)
+        store_u64(&quota_is_good_until, now + limits.microseconds_of_quota)
+    return 0
+
+
+cdef size_t allowed_threads() noexcept:
+    """Return OpenMP's limit for this caller, but at most the CPUs of the thread and of the quota, as it was read last,
+    and at least 1."""
     cdef size_t n_threads = max_threads() if this_process == FIRST_PROCESS else 1
     if n_threads == 1:
         return 1
     cdef size_t n_cpus_now = n_cpus_of_thread()
     if n_cpus_now < n_cpus_at_import:
         n_threads = min(n_threads, n_cpus_now)
-    if n_threads > 1 and now >= load_u64(&quota_is_good_until):
-        n_cpus = quota.n_cpus()
-        store_u64(&quota_threads, max(1, int(min(n_cpus, NO_QUOTA))) if n_cpus is not None else NO_QUOTA)
-        store_u64(&quota_is_good_until, now + limits.microseconds_of_quota)
     return min(n_threads, load_u64(&quota_threads))
+
+
+# For parallel_run.pxi, which tries threads before OpenMP starts them.
+if prepare_pools(machine.openmp_stack_bytes(os.environ)) != 0:
+    raise MemoryError("the system must have memory to note what threads there are")
 
 
 def thread_limit():
     """Return how many threads a call on a large array would use if no other call ran."""
-    return allowed_threads(steady_microseconds())
+    read_quota(steady_microseconds())
+    return allowed_threads()
 
 
 # ---- builds without OpenMP ------------------------------------------------------------------------------------------
@@ -92,10 +108,22 @@ def why_serial():
     return serial_reason
 
 
-cdef int warn_if_serial(size_t n_elems) except -1:
-    """Warn once if a call on so many elements uses one thread although the compiler had OpenMP. Callers do this before
-    the stream advances, because a filter may turn the warning into an exception."""
-    if not load_int(&has_serial_warning) or n_elems // 2 < limits.min_elems_per_thread or n_cpus_of_thread() == 1:
+cdef inline bint may_use_threads(size_t n_elems) noexcept:
+    return n_elems // 2 >= limits.min_elems_per_thread
+
+
+cdef int prepare_threads() except -1:
+    """Do all that a call on several threads needs of Python. Callers do this before the stream advances and before
+    check_held, because it may raise and may run code of the caller."""
+    if this_process == FIRST_PROCESS and max_threads() > 1:
+        read_quota(steady_microseconds())
+    return warn_if_serial() if load_int(&has_serial_warning) else 0
+
+
+cdef int warn_if_serial() except -1:
+    """Warn once that a large call uses one thread although the compiler had OpenMP. A filter may turn the warning into
+    an exception."""
+    if n_cpus_of_thread() == 1:
         return 0
     store_int(&has_serial_warning, 0)
     # The warning names the line outside of the package that made the call.
@@ -118,7 +146,7 @@ cdef int warn_if_serial(size_t n_elems) except -1:
 cdef active_calls calls
 
 
-cdef size_t share_of_threads(size_t n_wanted) except 0:
+cdef size_t share_of_threads(size_t n_wanted) noexcept:
     """Count the call as active, until leave_active_calls(&calls), and return its share of the threads."""
     cdef uint64_t now
     cdef int n_now
@@ -128,7 +156,6 @@ cdef size_t share_of_threads(size_t n_wanted) except 0:
         enter_active_calls(&calls)
         return 1
     now = steady_microseconds()
-    n_wanted = min(n_wanted, allowed_threads(now))
+    n_wanted = min(n_wanted, allowed_threads())
     n_now = enter_active_calls(&calls)
-    n_wanted = max(<size_t>1, n_wanted // <size_t>most_active_calls(&calls, n_now, now))
-    return available_team(<int>n_wanted)
+    return max(<size_t>1, n_wanted // <size_t>most_active_calls(&calls, n_now, now))

@@ -26,12 +26,7 @@ cdef class Drawn:
 
     cdef int place(self, object key, object start, object n_positions) except -1:
         """Set key and first position from a caller's arguments; the last position is start + n_positions - 1."""
-        for name, value, limit in (("key", key, 1 << 128), ("start", start, LIMIT)):
-            if not is_integer(value):
-                raise TypeError(f"{name} must be an int, got {value!r}")
-            if not 0 <= value < limit:
-                raise ValueError(f"{name} must be in [0, {limit}), got {shown(int(value))}")
-        key, start = int(key), int(start)
+        key, start = placed_int("key", key, 1 << 128), placed_int("start", start, LIMIT)
         if start + n_positions > LIMIT:
             raise OverflowError(f"the stream must hold what is drawn, got shape {shown(self.shape)} at start {start}")
         set_key(&self.key_words, key)
@@ -64,6 +59,18 @@ cdef class Drawn:
         return (restore, fields) if added is None else (restore, fields, added)
 
 
+cdef object placed_int(str name, object value, object limit):
+    try:
+        number = exact_int(value) if is_integer(value) else None
+    except TypeError:  # from __index__ of a subclass of NumPy's integers
+        number = None
+    if number is None:
+        raise TypeError(f"{name} must be an int, got {value!r}")
+    if not 0 <= number < limit:
+        raise ValueError(f"{name} must be in [0, {limit}), got {shown(number)}")
+    return number
+
+
 def restore(value_type, version, *fields):
     """Return the value of a pickle's fields; ValueError for a version that is not known."""
     versions = range(1, value_type.PICKLE_VERSION + 1)
@@ -78,4 +85,17 @@ cdef object checked_n_drawn(tuple shape, tuple shared_axes):
     n = n_drawn(shape, shared_axes)
     if n > LIMIT:
         raise OverflowError(f"the stream must hold what is drawn, got {shown(n)} elements")
+    check_lengths(shape)
     return n
+
+
+cdef object MAX_LENGTH = PY_SSIZE_T_MAX
+
+
+cdef int check_lengths(tuple shape) except -1:
+    """Raise ValueError for an axis that no array can have; the stream's limit does not refuse it if it is shared, or if
+    the shape is empty."""
+    for n in shape:
+        if n > MAX_LENGTH:
+            raise ValueError(f"shape must have axes below 2**63, as arrays have, got {shown(shape)}")
+    return 0

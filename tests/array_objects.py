@@ -127,6 +127,44 @@ class Bfloat16Dlpack(Dlpack):
         return capsule
 
 
+class Versioned(Dlpack):
+    """An object whose capsule has another DLPack version, flags or memory than NumPy's.
+
+    `poisoned` makes all members after the deleter invalid, as those of a version with other members may be.
+    """
+
+    def __init__(self, a, *, major=1, flags=0, poisoned=False):
+        super().__init__(a)
+        self.major, self.flags, self.poisoned = major, flags, poisoned
+
+    def __dlpack__(self, **keywords):
+        array, n_dims = self.a, self.a.ndim
+        self.lengths = (ctypes.c_int64 * n_dims)(*array.shape)
+        self.tensor = DlpackVersioned(
+            *(self.major, 0, None, None, self.flags, array.ctypes.data, 1, 0, n_dims, 2, 8 * array.itemsize, 1),
+            *(ctypes.addressof(self.lengths), None, 0),
+        )
+        if self.poisoned:
+            at = DlpackVersioned.flags.offset
+            ctypes.memset(ctypes.addressof(self.tensor) + at, 0xFF, ctypes.sizeof(self.tensor) - at)
+            self.tensor.code, self.tensor.n_bits = 4, 16  # bfloat16 in version 1
+        new = ctypes.pythonapi.PyCapsule_New
+        new.restype, new.argtypes = ctypes.py_object, (ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p)
+        return new(ctypes.addressof(self.tensor), b"dltensor_versioned", None)
+
+
+class DlpackVersioned(ctypes.Structure):
+    """DLManagedTensorVersioned of DLPack 1."""
+
+    _fields_ = (
+        *(("major", ctypes.c_uint32), ("minor", ctypes.c_uint32), ("context", ctypes.c_void_p)),
+        *(("deleter", ctypes.c_void_p), ("flags", ctypes.c_uint64), ("data", ctypes.c_void_p)),
+        *(("device_type", ctypes.c_int32), ("device_id", ctypes.c_int32), ("n_dims", ctypes.c_int32)),
+        *(("code", ctypes.c_uint8), ("n_bits", ctypes.c_uint8), ("n_lanes", ctypes.c_uint16)),
+        *(("shape", ctypes.c_void_p), ("strides", ctypes.c_void_p), ("byte_offset", ctypes.c_uint64)),
+    )
+
+
 class Interface:
     """An object with NumPy's array interface."""
 

@@ -34,7 +34,7 @@ def placed_at(key, position):
 # ---- the stream -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("seed", [0, 42, 2**130 + 1])
+@pytest.mark.parametrize("seed", [0, 42, 2**128 - 1, np.random.SeedSequence(2**130 + 1)])
 def test_raw_output_is_the_models_raw_stream(isa, seed):
     expected = reference.raw_bytes(reference.key_of_seed(seed), 0, 3)
     assert cd.StreamBitGenerator(seed).random_raw(3 * N_STATE_WORDS).astype("<u8").tobytes() == expected
@@ -99,10 +99,70 @@ def test_a_stream_is_no_seed():
         cd.StreamBitGenerator(cd.Stream(1))
 
 
-@pytest.mark.parametrize(("seed", "error"), [(-1, ValueError), (1.5, TypeError), ("1", TypeError), ([-1], ValueError)])
+@pytest.mark.parametrize(
+    ("seed", "error"),
+    [(-1, ValueError), (2**128, ValueError), (1.5, TypeError), ("1", TypeError), ([-1], ValueError)],
+)
 def test_what_is_no_seed_is_refused(seed, error):
     with pytest.raises(error):
         cd.StreamBitGenerator(seed)
+
+
+# Without the check, NumPy's loop does not end and takes all memory, so a program with a limit runs.
+COUNTS_CHILDREN = """
+import contextlib, pickle
+with contextlib.suppress(ImportError):
+    import resource
+    resource.setrlimit(resource.RLIMIT_AS, (4 << 30, resource.getrlimit(resource.RLIMIT_AS)[1]))
+import numpy as np
+import cdropout as cd
+
+def error_of(call, *arguments):
+    try:
+        call(*arguments)
+    except (TypeError, ValueError) as error:
+        return str(error)
+
+bit_generator = cd.StreamBitGenerator(np.random.SeedSequence(9, n_children_spawned=2**32 - 2))
+for spawn in (bit_generator.spawn, np.random.Generator(bit_generator).spawn):
+    assert error_of(spawn, 2).startswith("n_children must be at most 1, because 4294967294 of 4294967295 children")
+assert error_of(bit_generator.spawn, 10**12) == "n_children must be in [0, 4294967295], got 1000000000000"
+assert error_of(bit_generator.spawn, 1.0) == "n_children must be an integer, got 1.0"
+(last,) = bit_generator.spawn(1)
+assert last.state["state"]["key"] == cd.Stream(np.random.SeedSequence(9, spawn_key=(2**32 - 2,))).key
+loaded = pickle.loads(pickle.dumps(bit_generator))
+for spawn in (bit_generator.spawn, loaded.spawn):
+    assert error_of(spawn, 1).startswith("n_children must be at most 0, because 4294967295 of 4294967295 children")
+assert bit_generator.spawn(0) == []
+print("counted")
+"""
+
+
+def test_spawning_more_children_than_are_left_is_an_error(run_python):
+    assert run_python("-c", COUNTS_CHILDREN, timeout=60).stdout == b"counted\n"
+
+
+class Turning(dict):
+    """A dict whose values change after they have been read once."""
+
+    def __init__(self, first, then):
+        super().__init__(first)
+        self.then = then
+
+    def __getitem__(self, key):
+        value = super().__getitem__(key)
+        self[key] = self.then.get(key, value)
+        return value
+
+
+def test_every_value_of_a_state_is_read_once():
+    bit_generator, expected = cd.StreamBitGenerator(5), cd.StreamBitGenerator(6).state
+    inner = Turning(expected["state"], {"key": 2**200, "position": 2**70})
+    bit_generator.state = Turning(
+        {**expected, "state": inner},
+        {"state": {"key": -1}, "has_uint32": 7, "uinteger": 2**40, "bit_generator": "PCG64"},
+    )
+    assert bit_generator.state == expected
 
 
 # ---- state ----------------------------------------------------------------------------------------------------------

@@ -216,6 +216,38 @@ def test_numpy_mls_wrapper_lists_a_mask_for_each_retained_pass():
     assert masks_of(layer)[-1].all()
 
 
+def test_arrays_may_be_put_into_numpy_mls_list_of_masks():
+    layer = numpy_ml.Dropout(AccumulatingLayer(30, 5), 0.2, rng=7)
+    outputs = [layer.forward(x) for x in (X, X[:3])]
+    gradients = [np.ones_like(y) for y in outputs]
+    expected = layer.backward(gradients)
+    masks = masks_of(layer)
+    masks[0] = np.array(masks[0])  # a copy with the same elements
+    for dx, before in zip(layer.backward(gradients), expected, strict=True):
+        assert np.array_equal(dx, before)
+    masks[1] = np.zeros((3, 30), bool)
+    assert not layer.backward(gradients)[1].any()
+    for wrong, error, found in (
+        ("all", TypeError, "arrays of bools or numbers, got 'all'"),
+        (None, TypeError, "arrays of bools or numbers, got None"),
+        (np.array(["a"]), TypeError, "arrays of bools or numbers, got array"),
+        (np.ones(30, bool), ValueError, r"arrays of the input's shape \(3, 30\), got \(30,\)"),
+    ):
+        masks[1] = wrong
+        with pytest.raises(error, match=f"^dropout_mask must hold {found}"):
+            layer.backward(gradients)
+    layer.derived_variables["wrappers"][0]["dropout_mask"] = [np.ones((40, 30), bool), np.zeros((3, 30), np.int64)]
+    assert not layer.backward(gradients)[1].any()
+
+
+def test_the_last_pass_uses_an_array_in_numpy_mls_list():
+    layer = numpy_ml.Dropout(FullyConnected(30, 5), 0.2, rng=7)
+    layer.forward(X)
+    assert layer.backward(DY[:, :5]).any()
+    masks_of(layer)[-1] = np.zeros(X.shape, bool)
+    assert not layer.backward(DY[:, :5]).any()
+
+
 def init_wrappers(layer, wrappers):
     """Do what numpy-ml's function of this name does with a list of wrappers."""
     for wrapper in wrappers:

@@ -47,6 +47,31 @@ def in_this_thread():
         yield
 
 
+class Changing:
+    """A number that is another one each time it is converted."""
+
+    def __init__(self, *numbers):
+        self.numbers = list(numbers)
+
+    def __float__(self):
+        return self.numbers.pop(0) if len(self.numbers) > 1 else self.numbers[0]
+
+
+def test_a_factor_is_converted_once_for_all_chunks():
+    x = normals((8, 6), np.float64)
+    mask = cd.draw_mask(x.shape, 0.5, rng=1)
+    y = cdask.apply(
+        mask,
+        da.from_array(x, chunks=(2, 3)),
+        scale=Changing(3.0, np.nan),
+        shift=Changing(2.0, 7.0),
+        fill=Changing(1.0, np.inf),
+    )
+    assert bits(y.compute()) == bits(mask.apply(x, scale=3.0, shift=2.0, fill=1.0))
+    with pytest.raises(ValueError, match=r"^scale must be finite, got inf"):
+        cdask.apply(mask, da.from_array(x), scale=np.inf)
+
+
 def test_equal_values_have_equal_tokens():
     def values(seed):
         stream = cd.Stream(seed)

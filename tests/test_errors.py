@@ -100,7 +100,7 @@ OF_VALUES = [
     ),
     *each(
         [lambda v, rng: cd.Stream(1).spawn(v)],
-        (ValueError, r"^n must be in \[0, 4294967296\], got VALUE$", (-1, HUGE, -HUGE)),
+        (ValueError, r"^n must be in \[0, 4294967295\], got VALUE$", (-1, HUGE, -HUGE)),
         (TypeError, "^n must be an integer, got VALUE$", (1.0, 1.5, True, SECONDS)),
     ),
     *each(

@@ -10,7 +10,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 from argument_checks import OF_A_MATRIX, VALUES, P
-from array_objects import Bfloat16Dlpack, Dlpack, Interface, OldDlpack, OldTensor, frozen, in_ctypes
+from array_objects import Bfloat16Dlpack, Dlpack, Interface, OldDlpack, OldTensor, Versioned, frozen, in_ctypes
 from conftest import writes_what_is_shared
 
 import cdropout as cd
@@ -366,6 +366,37 @@ def test_a_foreign_device_is_named(device, name):
     assert stream.position == 0
     assert np.array_equal(out, VALUES)
     assert np.array_equal(far.a, VALUES)
+
+
+def test_of_a_capsule_of_another_major_version_only_the_version_is_read():
+    need_dlpack_1()
+    x = VALUES.copy()
+    for major in (0, 2, 2**32 - 1):
+        for poisoned in (False, True):
+            array = Versioned(x, major=major, poisoned=poisoned)
+            message = f"must be usable as an array, got Versioned: it must be of DLPack version 1, got version {major}"
+            with pytest.raises(TypeError, match=f"^x {message}"):
+                cd.dropout(array, P, rng=1)
+            with pytest.raises(TypeError, match=f"^out {message}"):
+                cd.dropout(VALUES, P, rng=1, out=array)
+            assert array.tensor.code == (4 if poisoned else 2)  # in version 1, bfloat16 is replaced by uint16
+    assert np.array_equal(x, VALUES)
+
+
+def test_the_flags_of_a_capsule_are_kept():
+    need_dlpack_1()
+    expected, out = cd.dropout(VALUES, P, rng=1), VALUES.copy()
+    for flags in (0, 1, 2, 3):
+        assert np.array_equal(cd.dropout(Versioned(VALUES.copy(), flags=flags), P, rng=1), expected)
+    stream = cd.Stream(1)
+    with pytest.raises(ValueError, match=r"^out must be writable, got a read-only Versioned"):
+        cd.dropout(VALUES, P, rng=stream, out=Versioned(out, flags=1))
+    with pytest.raises(ValueError, match=r"^out must share its memory, got a Versioned that exports a copy"):
+        cd.dropout(VALUES, P, rng=stream, out=Versioned(out, flags=2))
+    assert stream.position == 0
+    assert np.array_equal(out, VALUES)
+    assert isinstance(cd.dropout(VALUES, P, rng=stream, out=Versioned(out)), Versioned)
+    assert np.array_equal(out, expected)
 
 
 @pytest.mark.parametrize("device", [(1, 0), (3, 0), (11, 0), (13, 0)])

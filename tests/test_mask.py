@@ -134,6 +134,28 @@ def test_an_empty_mask_of_a_full_stream_is_a_mask_like_any_other():
     assert mask[:] == pickle.loads(pickle.dumps(mask)) == mask
 
 
+@pytest.mark.parametrize("shape", [(4096,), (64, 64), (2, 0, 5), (16, 16, 16)])
+@pytest.mark.parametrize("shared_axes", [(), 0, -1])
+def test_every_slice_of_a_mask_at_the_end_of_a_stream_is_a_mask(shape, shared_axes):
+    mask = cd.Mask(5, _kernels.POSITION_LIMIT - 4096, 0.5, shape, shared_axes)
+    whole = mask.keep()
+    cuts = [slice(0), slice(shape[0], None), slice(3, 3), slice(-1, None), slice(None, None, 3), slice(5000, None)]
+    for index in itertools.product(cuts, repeat=min(len(shape), 2)):
+        part = mask[index]
+        assert np.array_equal(part.keep(), whole[index])
+        assert pickle.loads(pickle.dumps(part)) == part
+        assert part.apply(np.ones(part.shape)).shape == part.shape
+        assert mask[index][0:].shape == part.shape
+    assert cd.draw_mask(0, 0.5, rng=at_the_end()).shape == (0,)
+
+
+def at_the_end():
+    """Return a stream that has no positions left."""
+    stream = cd.Stream(1)
+    stream.state = {**stream.state, "position": _kernels.POSITION_LIMIT}
+    return stream
+
+
 @pytest.mark.parametrize("integer", [np.uint64, np.int8, int])
 def test_a_mask_takes_any_integers(integer):
     assert cd.Mask(integer(3), integer(64), 0.5, 5) == cd.Mask(3, 64, 0.5, 5)

@@ -69,7 +69,7 @@ def test_every_version_of_a_pickle_is_frozen():
             f"layer {name}, version 1"
             for name in ("DropConnect", "DropBlock2d", "BiasReLUDropout", "GaussianNoise", "Zoneout")
         ),
-        "bit generator, version 1",
+        *("bit generator, version 1", "stream of a large seed, version 1"),
         # Pickles that name the modules in which the classes are now.
         *(f"mask{part} of cdropout._kernels, version 2" for part in ("", " of a part")),
         *(f"{name} of cdropout._kernels, version 1" for name in ("noise", "stream")),
@@ -85,6 +85,33 @@ def test_every_version_of_a_pickle_is_frozen():
             )
         ),
     }
+
+
+class Changing:
+    """A number that is another one after it has been converted once."""
+
+    def __init__(self, first, then):
+        self.numbers = [first, then]
+
+    def __float__(self):
+        return self.numbers.pop(0) if len(self.numbers) > 1 else self.numbers[0]
+
+
+@pytest.mark.parametrize("then", [7.0, np.nan, -1.0, 1.0 + 1e-9])
+def test_a_layer_keeps_the_rate_that_was_checked(then):
+    layer = cd.Dropout(0.5, rng=1)
+    layer.__setstate__({**layer.__getstate__(), "_p": Changing(0.5, then)})
+    assert layer.p == 0.5
+    noisy = cd.GaussianDropout(0.25, rng=1)
+    with pytest.raises(ValueError, match=r"p must be in \[0, 1\]"):
+        noisy.p = Changing(0.5, then)  # which is converted twice
+    assert noisy.p == 0.25
+    noise = cd.GaussianNoise(0.5, rng=1)
+    noise.__setstate__({**noise.__getstate__(), "_std": Changing(0.5, then)})
+    assert noise.std == 0.5
+    zoneout = cd.Zoneout(0.5, rng=1).eval()
+    zoneout.__setstate__({**zoneout.__getstate__(), "_evaluated": (Changing(0.5, then), (3,))})
+    assert np.array_equal(zoneout.backward(np.ones(3))[0], np.full(3, 0.5))
 
 
 @pytest.mark.parametrize(

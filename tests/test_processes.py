@@ -254,6 +254,97 @@ for _ in range(6):
     assert result.stdout.decode().split("\n")[0] == "at exit (3000000,)"
 
 
+# While the interpreter ends, the built-in `open` is removed and imports fail, also of modules that have been imported.
+CALLS_AT_THE_END = """
+import atexit, os, sys, threading, time, warnings
+import ml_dtypes
+import numpy as np
+import cdropout as cd
+from cdropout import _kernels
+from cdropout.machine import CpuQuota
+
+class AtTheEnd:
+    def __init__(self):
+        self.x, self.large = np.ones((4, 6), np.float32), np.ones(3_000_000, np.float32)
+        self.columns = np.ones((300, 4)).T
+        self.bfloat16 = np.ones(9, ml_dtypes.bfloat16)
+        self.stream, self.layer = cd.Stream(1), cd.Dropout(0.5, rng=1)
+        self.linear = cd.FeatureDropoutLinear(6, 3, rng=1)
+        self.mask, self.noise = cd.draw_mask((4, 6), 0.5, rng=1), cd.draw_noise((4, 6), 0.5, rng=1)
+        self.calls = {
+            "dropout": lambda: cd.dropout(self.large, 0.5, rng=self.stream),
+            "default": lambda: cd.dropout(self.x, 0.5),
+            "seed": lambda: cd.dropout(self.x, 0.5, rng=[3, 4]),
+            "generator": lambda: cd.dropout(self.x, 0.5, rng=np.random.default_rng(3)),
+            "layout": lambda: cd.dropout(self.columns, 0.5, rng=self.stream, shared_axes=0),
+            "list": lambda: cd.dropout([1.0, 2.0], 0.5, rng=self.stream),
+            "bfloat16": lambda: cd.dropout(self.bfloat16, 0.5, rng=self.stream),
+            "masked": lambda: cd.dropout(np.ma.masked_equal([1.0, 2.0], 2.0), 0.5, rng=self.stream),
+            "mask": lambda: (self.mask[1:].keep(), self.mask.scaled(), self.mask.apply(self.x)),
+            "noise": lambda: (self.noise.add(self.x), cd.gaussian_noise(self.large, 0.5, rng=self.stream)),
+            "fused": lambda: cd.bias_relu_dropout(self.x, self.x[0], 0.5, rng=self.stream),
+            "layer": lambda: (self.layer.forward(self.large), self.layer.backward(self.large)),
+            "linear": lambda: (self.linear.forward(self.x), self.linear.backward(np.ones((4, 3), np.float32))),
+            "new layer": lambda: cd.DropConnect(6, 3, rng=self.stream),
+            "repr": lambda: repr((self.mask, self.noise, self.stream, self.layer, self.linear)),
+            "streams": lambda: (self.stream.spawn(2), self.stream.fold_in("a").spawn(1)),
+            "states": lambda: [setattr(each, "state", each.state) for each in (self.stream, self.layer)],
+            "raw": lambda: cd.StreamBitGenerator(3).random_raw(5000),
+            "threads": lambda: (CpuQuota().n_cpus(), _kernels.thread_limit()),
+            "warning": lambda: (_kernels.note_serial_build("run"), cd.dropout(self.large, 0.5, rng=self.stream)),
+            "errors": lambda: [self.refused(*each) for each in ((1.5, self.stream), ("a", self.stream), (0.5, 2**200))],
+        }
+        self.write = os.write
+
+    def refused(self, p, rng):
+        try:
+            cd.dropout(self.x, p, rng=rng)
+        except (TypeError, ValueError) as error:
+            return str(error)
+        raise AssertionError(p)
+
+    def run(self):
+        for name, call in self.calls.items():
+            try:
+                call()
+            except BaseException as error:
+                self.write(1, f"{name}: {type(error).__name__}: {error}\\n".encode())
+        self.write(1, b"end\\n")
+
+    def __del__(self):
+        self.run()
+
+warnings.simplefilter("ignore")
+kept = AtTheEnd()
+kept.run()
+def run_forever(kept=kept):
+    while True:
+        kept.run()
+if sys.argv[1] == "cycle":
+    kept.self = kept
+elif sys.argv[1] == "thread":
+    local = threading.local()
+    local.kept = kept
+elif sys.argv[1] == "atexit":
+    atexit.register(kept.run)
+elif sys.argv[1] == "daemon":
+    threading.Thread(target=run_forever, daemon=True).start()
+    time.sleep(0.1)
+if sys.argv[1] != "global":
+    del run_forever
+"""
+
+
+@pytest.mark.parametrize("where", ["global", "cycle", "thread", "atexit", "daemon"])
+def test_calls_that_have_been_made_can_be_made_while_the_interpreter_ends(run_python, where):
+    result = run_python("-c", CALLS_AT_THE_END, where)
+    lines = result.stdout.decode().splitlines()
+    assert set(lines) == {"end"}
+    if where != "daemon":  # that thread ends with the process, wherever it is
+        assert len(lines) == (3 if where == "atexit" else 2)
+    assert b"Exception ignored" not in result.stderr
+
+
 def test_threads_that_draw_first_at_the_same_time_share_one_default_stream(run_python):
     code = """
 import sys, threading

@@ -4,6 +4,7 @@ import array
 import collections.abc
 import copy
 import inspect
+import itertools
 import json
 import pickle
 import sys
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 
 import cdropout as cd
+from cdropout.compat import cs231n, numpy_ml
 
 
 def test_the_same_seed_gives_the_same_masks_and_the_next_draw_differs():
@@ -55,6 +57,126 @@ def test_dropout_and_draw_mask_drop_the_same_for_every_kind_of_rng():
         y = cd.dropout(x, 0.3, rng=make())
         assert np.array_equal(y, cd.draw_mask(x.shape, 0.3, rng=make()).apply(x))
         assert np.array_equal(y, cd.Dropout(0.3, rng=make()).forward(x))
+
+
+class Endless(collections.abc.Sequence):
+    """A sequence without end."""
+
+    def __getitem__(self, index):
+        return 0
+
+    def __len__(self):
+        return 0
+
+
+# Every argument that takes a seed, except that of StreamBitGenerator, which takes longer arrays.
+TAKES_A_SEED = {
+    "Stream": cd.Stream,
+    "dropout": lambda rng: cd.dropout(np.ones(3), 0.5, rng=rng),
+    "draw_mask": lambda rng: cd.draw_mask(3, 0.5, rng=rng),
+    "gaussian_noise": lambda rng: cd.gaussian_noise(np.ones(3), 0.5, rng=rng),
+    "bias_relu_dropout": lambda rng: cd.bias_relu_dropout(np.ones((2, 3)), np.ones(3), 0.5, rng=rng),
+    "layer": lambda rng: cd.Dropout(0.5, rng=rng),
+    "rng of a layer": lambda rng: setattr(cd.Dropout(0.5), "rng", rng),
+    "DropConnect": lambda rng: cd.DropConnect(3, 3, 0.5, rng=rng),
+    "cs231n": lambda rng: cs231n.dropout_forward(np.ones(3), {"p": 0.5, "mode": "train", "seed": rng}),
+    "numpy_ml": lambda rng: numpy_ml.Dropout(object(), 0.5, rng=rng),
+}
+
+
+@pytest.mark.promise("spawned-streams")
+@pytest.mark.parametrize("name", TAKES_A_SEED)
+def test_a_seed_of_more_than_128_bits_is_refused(name):
+    take = TAKES_A_SEED[name]
+    for seed in (2**128, 5 + (7 << 128), 10**5000, [2**128], np.array([1, 2**200])):
+        with pytest.raises(ValueError, match=r"^rng must be below 2\*\*128 where it is a seed, got"):
+            take(seed)
+    for seed in ([5, 0, 0, 0, 7], (0,) * 5, [2**96, 1], np.arange(5), range(10**30), Endless()):
+        with pytest.raises(
+            ValueError, match=r"^rng must have at most 4 words of 32 bits where it is a sequence of seeds"
+        ):
+            take(seed)
+    for seed in (2**128 - 1, [2**32 - 1] * 4, [1, 2**70], []):
+        take(seed)
+
+
+def test_a_sequence_is_the_int_of_its_words():
+    for sequence, seed in (
+        ([5], 5),
+        ([5, 0], 5),
+        ([5, 7], 5 + (7 << 32)),
+        ([1, 2**70], 1 + (2**70 << 32)),
+        ([2**32, 3], 2**32 + (3 << 64)),
+        ([2**32 - 1] * 4, 2**128 - 1),
+        ([0, 0, 0, 0], 0),
+        ([], 0),
+    ):
+        assert cd.Stream(sequence).key == cd.Stream(seed).key
+        assert cd.Stream(sequence).spawn(1)[0].key == cd.Stream(seed).spawn(1)[0].key
+        assert cd.Stream(sequence).fold_in(3).key == cd.Stream(seed).fold_in(3).key
+
+
+@pytest.mark.promise("spawned-streams")
+def test_streams_of_accepted_seeds_children_and_identifiers_never_meet():
+    # All are different as NumPy's hash sees them: the words of the seed, filled up to four, and of the spawn_key.
+    words = (0, 1, 7, 2**32 - 1)
+    seeds = [sum(word << 32 * i for i, word in enumerate(each)) for each in itertools.product(words, repeat=4)]
+    streams = [cd.Stream(seed) for seed in seeds]
+    for parent in [*streams[:20], *streams[-20:]]:
+        children = [*parent.spawn(8), *(parent.fold_in(each) for each in (0, 1, 7, 2**32 - 1, "7", b"7"))]
+        children += [spawned_at(parent, 2**32 - 2)]
+        grandchildren = [each for child in children for each in (*child.spawn(2), child.fold_in(0), child.fold_in(7))]
+        streams += [*children, *grandchildren]
+    assert len({stream.key for stream in streams}) == len(streams) > 2000
+    assert len({hashed_words(stream) for stream in streams}) == len(streams)
+
+
+def spawned_at(stream, number):
+    """Return the child with this number."""
+    parent = cd.Stream(0)
+    parent.state = {**stream.state, "n_children_spawned": number}
+    return parent.spawn(1)[0]
+
+
+def hashed_words(stream):
+    """Return the words that SeedSequence hashes for a stream whose seed is an int."""
+    state = stream.state
+    entropy = [state["entropy"] >> 32 * i & 2**32 - 1 for i in range(4)]
+    return (*entropy, *state["spawn_key"])
+
+
+def test_a_seed_sequence_with_more_words_than_its_pool_can_have_the_key_of_a_child():
+    # docs/reproducibility.md says so. Its pickles and states load, and so do those of larger seeds of earlier code.
+    for entropy, spawned in (
+        (5 + (7 << 128), cd.Stream(5).spawn(8)[7]),
+        ([5, 0, 0, 0, 7], cd.Stream(5).spawn(8)[7]),
+        (5 + (7 << 128) + (1 << 160), cd.Stream(5).spawn(8)[7].spawn(2)[1]),
+    ):
+        stream = cd.Stream(np.random.SeedSequence(entropy))
+        assert stream.key == spawned.key
+        restored = cd.Stream(0)
+        restored.state = json.loads(json.dumps(stream.state))
+        assert restored.key == pickle.loads(pickle.dumps(stream)).key == spawned.key
+    words = cd.Stream(3).fold_in("a").state["spawn_key"]
+    assert cd.Stream(np.random.SeedSequence(sum(word << 128 + 32 * i for i, word in enumerate(words)) + 3)).key == (
+        cd.Stream(3).fold_in("a").key
+    )
+
+
+@pytest.mark.parametrize(
+    ("seeds", "message"),
+    [
+        (np.random.SeedSequence(5, spawn_key=(2**32,)), "spawn_key of a SeedSequence must have ints below"),
+        (np.random.SeedSequence(5, spawn_key=((1, 2),)), "spawn_key of a SeedSequence must have ints below"),
+        (np.random.SeedSequence(5, pool_size=1025), "pool_size of a SeedSequence must be at most 1024, got 1025"),
+        (np.random.SeedSequence(5, spawn_key=(0,) * 2**16), "at most 65536 words of 32 bits .* got 65537"),
+        (np.random.SeedSequence([1] * (2**16 + 1)), "at most 65536 words of 32 bits .* got 65537"),
+    ],
+    ids=["large word", "nested", "large pool", "long spawn_key", "long entropy"],
+)
+def test_a_seed_sequence_that_no_state_can_hold_is_refused(seeds, message):
+    with pytest.raises(ValueError, match=message):
+        cd.Stream(seeds)
 
 
 def test_sequences_of_ints_are_seeds_and_a_random_state_advances():
@@ -151,7 +273,7 @@ def test_a_stream_of_an_identifier_keeps_its_state_like_any_other():
     "make_seed",
     [
         lambda: 0,
-        lambda: 2**130 + 1,
+        lambda: np.random.SeedSequence(2**130 + 1),
         lambda: np.random.SeedSequence([1, 2, 3]),
         lambda: np.random.SeedSequence(1).spawn(2)[1],
     ],
@@ -207,6 +329,8 @@ BAD_STATES = {
     "a spawn key too large": lambda s: {**s, "spawn_key": [2**32]},
     "more children than there can be": lambda s: {**s, "n_children_spawned": 2**32},
     "children that are no int": lambda s: {**s, "n_children_spawned": None},
+    "an int that takes minutes to hash": lambda s: {**s, "entropy": 1 << 32 * 2**16},
+    "a list that takes minutes to hash": lambda s: {**s, "entropy": [1] * (2**16 + 1), "pool_size": 1024},
 }
 
 
@@ -219,6 +343,134 @@ def test_a_broken_state_is_refused_and_changes_nothing(spoil):
         stream.state = spoil(dict(before))
     assert stream.state == before
     assert stream.key == cd.Stream(3).key
+
+
+class Turning(dict):
+    """A dict whose values change after they have been read once."""
+
+    def __init__(self, first, then):
+        super().__init__(first)
+        self.then = then
+
+    def __getitem__(self, key):
+        value = super().__getitem__(key)
+        self[key] = self.then.get(key, value)
+        return value
+
+
+class TurningList(list):
+    """A list that is another one when it is read again."""
+
+    def __iter__(self):
+        yield from list.__iter__(self)
+        self[:] = [-1, "a"]
+
+
+def test_every_value_of_a_state_is_read_once():
+    stream, layer = cd.Stream(1), cd.Dropout(0.5, rng=1)
+    expected = {**cd.Stream(3).state, "entropy": [3, 4], "spawn_key": [7], "position": 4096}
+    turned = {
+        "version": 2,
+        "entropy": -1,
+        "spawn_key": None,
+        "pool_size": 0,
+        "n_children_spawned": 2**32,
+        "position": 5,
+    }
+    stream.state = Turning({**expected, "entropy": TurningList([3, 4]), "spawn_key": TurningList([7])}, turned)
+    assert stream.state == expected
+    layer.state = Turning(
+        {"version": 1, "p": 0.25, "training": False, "rng": Turning(expected, turned)},
+        {"version": 2, "p": 7.0, "training": None, "rng": 3},
+    )
+    assert layer.state == {"version": 1, "p": 0.25, "training": False, "rng": expected}
+
+
+class KeysWithoutValues(dict):
+    """A dict that lists keys that it does not have."""
+
+    def __iter__(self):
+        return iter(cd.Stream(1).state)
+
+
+def test_a_state_whose_keys_lie_is_refused():
+    stream = cd.Stream(1)
+    with pytest.raises(ValueError, match="state must be a dict with the keys version, entropy"):
+        stream.state = KeysWithoutValues()
+
+
+class Fits(int):
+    """An int that comparisons and remainders find valid, whatever it is."""
+
+    def __lt__(self, other):
+        return False
+
+    __gt__ = __ge__ = __lt__
+
+    def __mod__(self, other):
+        return 0
+
+
+def test_a_state_holds_the_values_of_ints_of_subclasses():
+    stream = cd.Stream(1)
+    for name, value in (("position", 4095), ("n_children_spawned", 2**32), ("entropy", -1), ("spawn_key", [-1])):
+        wrong = [Fits(value[0])] if isinstance(value, list) else Fits(value)
+        with pytest.raises(ValueError, match=name):
+            stream.state = {**stream.state, name: wrong}
+
+
+# The endless loops of NumPy's SeedSequence that this avoids take all memory, so a program with a limit runs.
+COUNTS_CHILDREN = """
+import contextlib, signal, sys
+with contextlib.suppress(ImportError):
+    import resource
+    resource.setrlimit(resource.RLIMIT_AS, (4 << 30, resource.getrlimit(resource.RLIMIT_AS)[1]))
+import numpy as np
+import cdropout as cd
+
+def error_of(call):
+    try:
+        call()
+    except ValueError as error:
+        return str(error)
+
+def with_count(count):
+    stream = cd.Stream(5)
+    stream.state = {**stream.state, "n_children_spawned": count}
+    return stream
+
+for count, n in ((2**32 - 1, 1), (2**32 - 2, 3), (1, 2**32 - 1)):
+    for stream in (with_count(count), cd.Stream(np.random.SeedSequence(5, n_children_spawned=count))):
+        message = error_of(lambda: stream.spawn(n))
+        assert message.startswith(f"n must be at most {2**32 - 1 - count}, because {count} of"), message
+        assert stream.state["n_children_spawned"] == count
+        layer = cd.Dropout(0.5, rng=stream)
+assert "n must be at most 0" in error_of(lambda: cd.DropConnect(3, 3, 0.5, rng=with_count(2**32 - 1)))
+stream = with_count(2**32 - 3)
+assert [child.state["spawn_key"] for child in stream.spawn(2)] == [[2**32 - 3], [2**32 - 2]]
+assert stream.spawn(0) == []
+assert stream.fold_in(1).spawn(1)[0].state["spawn_key"][0] == 2**32 - 1
+for n in (10**12, 2**32, 10**5000, -1):
+    assert error_of(lambda: cd.Stream(5).spawn(n)).startswith("n must be in [0, 4294967295], got")
+
+if hasattr(signal, "setitimer"):
+    def ring(number, frame):
+        raise InterruptedError
+    signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, 0.2)
+    stream = cd.Stream(5)
+    try:
+        stream.spawn(2**32 - 1)
+    except InterruptedError:
+        count = stream.state["n_children_spawned"]
+        assert 0 < count < 10**6 and stream.spawn(1)[0].state["spawn_key"] == [count]
+print("counted")
+"""
+
+
+@pytest.mark.promise("spawned-streams")
+def test_spawning_more_children_than_are_left_is_an_error_and_a_long_spawn_can_be_interrupted(run_python):
+    assert run_python("-c", COUNTS_CHILDREN, timeout=60).stdout == b"counted\n"
 
 
 @pytest.mark.promise("shared-stream")

@@ -14,7 +14,6 @@ import numpy.typing as npt
 
 from cdropout import _kernels
 from cdropout.compat.last_pass import Array, NetworkMask, as_ndarray, multiply, p_of_keep
-from cdropout.mask import draw_mask
 
 
 class DropoutCache(tuple[Any, ...]):
@@ -118,6 +117,5 @@ def _forward(x: Any, dropout_param: Mapping[str, Any], p: float) -> tuple[Array,
     x = as_ndarray(x, "x")
     if mode == "test":
         return x, (dropout_param, None)
-    mask = draw_mask(x.shape, p, rng=dropout_param.get("seed"))
-    out = mask.apply(x)
+    out, mask = _kernels.forward(x, p, dropout_param.get("seed"), None, (), _kernels.kept_scale(p), 0.0, 0.0)
     return out, DropoutCache(dropout_param, NetworkMask(mask, out.dtype))

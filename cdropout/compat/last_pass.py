@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cdropout import _kernels
-from cdropout.mask import Mask, draw_mask
+from cdropout.mask import Mask
 from cdropout.stream import Rng, Stream, as_stream
 
 Array = npt.NDArray[Any]
@@ -149,8 +149,9 @@ class LastPass:
 
         scale is the factor for kept elements, 1/(1-p) by default. dtype is that of the mask's array, x's by default.
         """
-        mask = draw_mask(_kernels.check_array(x, "x").shape, p, rng=as_stream(self._stream))
-        y = mask.apply(x, scale=scale)
+        p = _kernels.check_p(p)
+        factor = _kernels.kept_scale(p) if scale is None else scale
+        y, mask = _kernels.forward(x, p, self._stream, None, (), factor, 0.0, 0.0)
         return y, NetworkMask(mask, y.dtype if dtype is None else np.dtype(dtype), scale)
 
     def keep(self, mask: NetworkMask | None) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cdropout import _kernels
-from cdropout.compat.last_pass import Array, LastPass, MaskList, NetworkMask
+from cdropout.compat.last_pass import Array, LastPass, MaskList, NetworkMask, multiply
 from cdropout.mask import Mask
 from cdropout.stream import Rng
 
@@ -66,7 +66,8 @@ class Dropout:
         """The wrapped layer's derived variables, with {"dropout_mask": masks} added to "wrappers".
 
         masks is a list of bool arrays (True = kept), one for each forward pass since the gradients were flushed, except
-        passes with retain_derived=False. An array is made when it is first read.
+        passes with retain_derived=False. An array is made when it is first read. Other arrays may be put into the list:
+        the backward pass multiplies by them, and divides by 1 - p with the wrapper's p.
         """
         inner = dict(self._base_layer.derived_variables)
         inner["wrappers"] = [*inner.get("wrappers", ()), self._wrapper_derived_variables]
@@ -123,20 +124,34 @@ class Dropout:
         """
         if not self._base_layer.trainable:
             raise RuntimeError("backward must not be called on a frozen layer")
-        mask = self._pass.of_training()
+        mask: Any = self._pass.of_training()
+        listed = self._wrapper_derived_variables["dropout_mask"]
+        masks = [*(listed._masks if isinstance(listed, MaskList) else listed)]
+        for each in masks:
+            if not isinstance(each, NetworkMask) and not (isinstance(each, np.ndarray) and each.dtype.kind in "biuf"):
+                raise TypeError(f"dropout_mask must hold arrays of bools or numbers, got {each!r}")
         if not isinstance(dLdy, list):
-            return mask.apply(self._base_layer.backward(_scaled(dLdy, mask), *arguments, **keywords))
-        masks = [*self._wrapper_derived_variables["dropout_mask"]._masks]
+            mask = masks[-1] if masks else mask
+            return _through(mask, self._base_layer.backward(self._scaled(dLdy, mask), *arguments, **keywords))
         if len(masks) != len(dLdy):
             raise ValueError(f"dLdy must have a gradient for each of {len(masks)} retained passes, got {len(dLdy)}")
-        scaled = [_scaled(dy, each) for dy, each in zip(dLdy, masks, strict=True)]
+        scaled = [self._scaled(dy, each) for dy, each in zip(dLdy, masks, strict=True)]
         dx = self._base_layer.backward(scaled, *arguments, **keywords)
         if len(masks) == 1 and not isinstance(dx, list):  # numpy-ml returns the only gradient itself
-            return masks[0].apply(dx)
-        return [each.apply(gradient) for each, gradient in zip(masks, dx, strict=True)]
+            return _through(masks[0], dx)
+        return [_through(each, gradient) for each, gradient in zip(masks, dx, strict=True)]
+
+    def _scaled(self, dy: Any, mask: NetworkMask | Array) -> Array:
+        """Return a gradient divided by 1 - p, with the p of the mask if it has one: p may have changed since."""
+        array = np.asanyarray(dy)
+        p = mask.value.p if isinstance(mask, NetworkMask) else _kernels.check_p(self.p)
+        return np.multiply(array, array.dtype.type(_kernels.kept_scale(p)))  # type: ignore[no-any-return]
 
 
-def _scaled(dy: Any, mask: NetworkMask) -> Array:
-    """Return a gradient divided by 1 - p, with the p of a mask: the layer's may have changed since."""
-    array = np.asanyarray(dy)
-    return np.multiply(array, array.dtype.type(_kernels.kept_scale(mask.value.p)))  # type: ignore[no-any-return]
+def _through(mask: NetworkMask | Array, dy: Any) -> Array:
+    """Return a gradient through a mask, or times an array that the caller has put in place of the mask."""
+    if isinstance(mask, NetworkMask):
+        return mask.apply(dy)
+    if mask.shape != np.shape(dy):
+        raise ValueError(f"dropout_mask must hold arrays of the input's shape {np.shape(dy)}, got {mask.shape}")
+    return multiply(dy, mask)

@@ -61,7 +61,7 @@ def drop_blocks(
     x: npt.ArrayLike, p: float, block_size: int, channels: Channels, rng: Rng | None, out: Any
 ) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
     """Return the result of `drop_block2d` and a bool array of x's shape, True where an element is kept."""
-    array = check_blocks(x, block_size, channels)
+    array, block_size = check_blocks(x, block_size, channels)
     shape = array.shape
     height, width = (shape[axis] for axis in spatial_axes(2, len(shape), channels))
     p = _kernels.check_p(p)
@@ -70,7 +70,8 @@ def drop_blocks(
     n_channels = shape[-3] if channels == "first" else shape[-1]
     corners = (*shape[:-3], n_channels, height - block_size + 1, width - block_size + 1)
     gamma = min(1.0, p * height * width / (block_size**2 * corners[-2] * corners[-1]))
-    with drawing(corners, 1.0 if p == 1.0 else gamma, rng) as mask:
+    arrays = (("x", array), ("out", result))
+    with drawing(corners, 1.0 if p == 1.0 else gamma, rng, arrays=arrays) as mask:
         keep = _keep_outside_blocks(mask, block_size)
         if channels == "last":
             keep = np.moveaxis(keep, -3, -1)
@@ -78,12 +79,14 @@ def drop_blocks(
         return _kernels.handed_back(result, out, x), keep
 
 
-def check_blocks(x: npt.ArrayLike, block_size: int, channels: Channels) -> npt.NDArray[Any]:
-    """Return x as a plain array; TypeError or ValueError if it is not an array of images, or smaller than a block."""
+def check_blocks(x: npt.ArrayLike, block_size: int, channels: Channels) -> tuple[npt.NDArray[Any], int]:
+    """Return x as a plain array, and block_size as an int.
+
+    TypeError or ValueError if x is not an array of images, or smaller than a block.
+    """
     array = _kernels.check_array(x, "x")
     height, width = (array.shape[axis] for axis in spatial_axes(2, array.ndim, channels))
-    check_integer("block_size", block_size, 1, min(height, width))
-    return array
+    return array, check_integer("block_size", block_size, 1, min(height, width))
 
 
 def _keep_outside_blocks(corners: Mask, block_size: int) -> npt.NDArray[np.bool_]:

@@ -52,9 +52,9 @@ def drop_connect(
 
     """
     inputs, w, b = check_product(x, weight, bias)
-    p = _kernels.check_p(p)
-    with drawing(w.shape, p, rng) as mask:
-        y = affine(inputs, mask.apply(w, scale=None if rescale else 1.0), b)
+    p, scale = _kernels.check_p(p), None if rescale else 1.0
+    with drawing(w.shape, p, rng, arrays=named(inputs, w, b)) as mask:
+        y = affine(inputs, mask.apply(w, scale=scale), b)
         return _kernels.handed_back(y, None, x, weight, bias)
 
 
@@ -116,7 +116,7 @@ def feature_dropout_linear(
     inputs, w, b = check_product(x, weight, bias)
     check_batch(inputs)
     p = _kernels.check_p(p)
-    with drawing(inputs.shape, p, rng, shared_axes=0) as mask:
+    with drawing(inputs.shape, p, rng, shared_axes=0, arrays=named(inputs, w, b)) as mask:
         dropped, rows, _ = drop_features(mask, inputs, w)
         return _kernels.handed_back(affine(dropped, rows, b), None, x, weight, bias)
 
@@ -148,6 +148,12 @@ def check_product(x: Any, weight: Any, bias: Any) -> tuple[Array, Array, Array |
     if bias.shape != weight.shape[1:]:
         raise ValueError(f"bias must have one element for each column of weight, got {bias.shape} for {weight.shape}")
     return x, weight, bias
+
+
+def named(x: Array, weight: Array, bias: Array | None) -> tuple[tuple[str, Array], ...]:
+    """Return the arrays with their names, for `drawing`."""
+    arrays = (("x", x), ("weight", weight))
+    return arrays if bias is None else (*arrays, ("bias", bias))
 
 
 def check_gradient(dy: Any, shape: tuple[int, ...]) -> Array:

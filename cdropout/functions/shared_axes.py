@@ -128,15 +128,16 @@ def locked_dropout(
     Source: Gal & Ghahramani, "A theoretically grounded application of dropout in recurrent neural networks", NIPS 2016.
 
     """
-    check_time_axis(time_axis, _kernels.as_array(x, "x").ndim)
-    return dropout(x, p, rng=rng, out=out, shared_axes=time_axis)
+    axis = check_time_axis(time_axis, _kernels.as_array(x, "x").ndim)
+    return dropout(x, p, rng=rng, out=out, shared_axes=axis)
 
 
-def check_time_axis(time_axis: int, n_dims: int | None = None) -> None:
-    """Raise TypeError if a time axis is not an integer, ValueError if an array of n_dims dimensions lacks it."""
-    check_integer("time_axis", time_axis)
+def check_time_axis(time_axis: int, n_dims: int | None = None) -> int:
+    """Return a time axis as an int; TypeError if it is none, ValueError if an array of n_dims dimensions lacks it."""
+    time_axis = check_integer("time_axis", time_axis)
     if n_dims is not None and not -n_dims <= time_axis < n_dims:
         raise ValueError(f"time_axis must be an axis of a {n_dims}-dimensional array, got {time_axis}")
+    return time_axis
 
 
 def drop_path(

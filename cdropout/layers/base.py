@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cdropout import _kernels
-from cdropout.checks import check_version, shown
+from cdropout.checks import check_version, fetch_fields, shown
 from cdropout.mask import Mask
 from cdropout.stream import STATE_VERSION, Rng, Stream, as_stream, restore_stream
 
@@ -21,6 +21,8 @@ class Layer:
 
     # Name of the rate attribute: `p`, or `std` for GaussianNoise.
     _rate_name: ClassVar[str]
+    # Names of the fields that change when the rate is set.
+    _rate_fields: ClassVar[tuple[str, ...]]
     # Types that a field may have in a pickle. A subclass adds the fields of its constructor.
     _field_types: ClassVar[dict[str, Any]] = {
         "training": bool | int | np.bool_,
@@ -87,23 +89,23 @@ class Layer:
 
     @state.setter
     def state(self, state: dict[str, Any]) -> None:
-        keys = ("version", self._rate_name, "training", "rng")
-        if not isinstance(state, dict) or set(state) != set(keys):
-            raise ValueError(f"state must be a dict with the keys {', '.join(keys)}, got {shown(state)}")
+        state = fetch_fields("state", state, ("version", self._rate_name, "training", "rng"))
         check_version("state", state["version"], STATE_VERSION)
         if not isinstance(state["training"], bool):
             raise TypeError(f"state['training'] must be True or False, got {state['training']!r}")
-        before = getattr(self, self._rate_name)
-        setattr(self, self._rate_name, state[self._rate_name])
+        # Not through __dict__: from its first use on, Python finds a layer's attributes more slowly.
+        before = [(name, getattr(self, name)) for name in (*self._rate_fields, "training", "_rng")]
         try:
+            setattr(self, self._rate_name, state[self._rate_name])
+            self.training = state["training"]
             if state["rng"] is None or self._rng is None:
                 self.rng = None if state["rng"] is None else restore_stream(state["rng"])
             else:
-                self._rng.state = state["rng"]
-        except (TypeError, ValueError):
-            setattr(self, self._rate_name, before)
+                self._rng.state = state["rng"]  # last, because layers may share the stream
+        except BaseException:
+            for name, value in before:
+                setattr(self, name, value)
             raise
-        self.training = state["training"]
 
     def __getstate__(self) -> dict[str, Any]:
         return {"version": STATE_VERSION, **self.__dict__}
@@ -119,17 +121,40 @@ class Layer:
             self._check_fields(fields)
         except KeyError as error:
             raise ValueError(f"a pickled {type(self).__name__} must have a field {error}") from error
-        self.__dict__.update(fields)
-        self._prepare()
+        own = self.__dict__
+        before = own.copy()
+        try:
+            own.update(fields)
+            self._prepare()
+        except BaseException:
+            own.update(before)
+            raise
 
     def _check_fields(self, fields: dict[str, Any]) -> None:
-        """Raise TypeError or ValueError for a field of a pickle that is not valid, KeyError if one is missing."""
+        """Raise TypeError or ValueError for a field of a pickle that is not valid, KeyError if one is missing.
+
+        Rates are replaced by floats, because an object of another type may convert to another number next time.
+        """
         for name, types in self._field_types.items():
             if not isinstance(fields[name], types):
                 raise TypeError(f"{name} of a pickled {type(self).__name__} must not be {shown(fields[name])}")
 
+    def _set(self, name: str, value: Any) -> None:
+        """Set an attribute and the values that follow from it; if this fails, all keep their old values."""
+        before = getattr(self, name, value)
+        try:
+            setattr(self, name, value)
+            self._prepare()
+        except BaseException:
+            setattr(self, name, before)
+            raise
+
     def _prepare(self) -> None:
-        """Compute values that follow from the rate and options; called when one is set, and for a loaded pickle."""
+        """Compute values that follow from the rate and options; called when one is set, and for a loaded pickle.
+
+        A subclass computes first and then assigns once, so that a failure changes nothing. It lists what it assigns in
+        `_rate_fields`.
+        """
 
     # ---- text -------------------------------------------------------------------------------------------------------
 
@@ -142,12 +167,10 @@ class Layer:
 
         Only plain values that the layer keeps under the argument's name are included.
         """
-        import inspect  # here, because importing it takes long
-
         options: dict[str, Any] = {}
         missing = object()  # not a plain value
         for layer_type in type(self).__mro__[:-1]:
-            parameters = inspect.signature(layer_type).parameters
+            parameters = _signature_of(layer_type).parameters
             for name, parameter in parameters.items():
                 value = getattr(self, name, missing)
                 if name not in (self._rate_name, "rng") and isinstance(value, bool | int | float | str | tuple | None):
@@ -157,10 +180,24 @@ class Layer:
         return {name: value for name, (value, default) in options.items() if value != default}
 
 
+# inspect.signature, loaded by the first repr, because importing inspect takes long. While the interpreter ends, imports
+# fail, also of modules that have been imported.
+_signature: Any = None
+
+
+def _signature_of(layer_type: type[Any]) -> Any:
+    global _signature
+    if _signature is None:
+        from inspect import signature as _signature
+    return _signature(layer_type)
+
+
 class DropoutLayer(Layer):
     """A layer with a probability of dropping, p, and the mask of its last forward pass."""
 
     _rate_name = "p"
+    _rate_fields: ClassVar[tuple[str, ...]] = ("_p",)
+    _p: float
     _field_types: ClassVar[dict[str, Any]] = {**Layer._field_types, "mask": Mask | None}
 
     def __init__(self, p: float = 0.5, *, rng: Rng | None = None, inplace: bool = False) -> None:
@@ -174,15 +211,14 @@ class DropoutLayer(Layer):
 
     @p.setter
     def p(self, p: float) -> None:
-        self._p = self._checked_p(p)
-        self._prepare()
+        self._set("_p", self._checked_p(p))
 
     def _checked_p(self, p: float) -> float:
         """Return p as a float; TypeError or ValueError for a p that the layer does not allow."""
         return _kernels.check_p(p)
 
     def _check_fields(self, fields: dict[str, Any]) -> None:
-        self._checked_p(fields["_p"])
+        fields["_p"] = self._checked_p(fields["_p"])
         super()._check_fields(fields)
 
     def _through_mask(self, dy: npt.ArrayLike, out: Any, scale: float | None) -> npt.NDArray[Any] | None:

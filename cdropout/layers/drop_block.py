@@ -51,7 +51,7 @@ class DropBlock2d(DropoutLayer):
         inplace: bool = False,
     ) -> None:
         spatial_axes(2, 3, channels)
-        check_integer("block_size", block_size, 1)
+        block_size = check_integer("block_size", block_size, 1)
         super().__init__(p, rng=rng, inplace=inplace)
         self.block_size, self.channels = block_size, channels
         self._keep: npt.NDArray[np.bool_] | None = None
@@ -60,7 +60,7 @@ class DropBlock2d(DropoutLayer):
         """Return x without new squares, scaled, in training; x itself in evaluation; errors as in `drop_block2d`."""
         out = x if self.inplace else None
         if not self.training:
-            _kernels.check_forward(check_blocks(x, self.block_size, self.channels), out, ())
+            _kernels.check_forward(check_blocks(x, self.block_size, self.channels)[0], out, ())
             self._keep = None
             return x  # type: ignore[return-value]
         y, self._keep = drop_blocks(x, self._p, self.block_size, self.channels, self._rng, out)

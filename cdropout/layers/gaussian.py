@@ -39,8 +39,10 @@ class GaussianDropout(DropoutLayer):
         self.noise: Noise | None = None
 
     def _checked_p(self, p: float) -> float:
-        noise_std(p)
-        return super()._checked_p(p)
+        noise_std(p)  # its message has the narrower range
+        checked = super()._checked_p(p)
+        noise_std(checked)  # p may have been another number in the second conversion
+        return checked
 
     def forward(self, x: npt.ArrayLike) -> npt.NDArray[Any]:
         """Return x times new noise in training, x itself in evaluation; errors as in `gaussian_dropout`."""
@@ -79,6 +81,7 @@ class GaussianNoise(Layer):
     """
 
     _rate_name = "std"
+    _rate_fields = ("_std",)
     _field_types: ClassVar[dict[str, Any]] = {**Layer._field_types, "noise": Noise | None}
 
     def __init__(self, std: float, *, rng: Rng | None = None, inplace: bool = False) -> None:
@@ -97,7 +100,7 @@ class GaussianNoise(Layer):
     def _check_fields(self, fields: dict[str, Any]) -> None:
         for name in ("_p", "mask"):  # the layer had them once, without a use
             fields.pop(name, None)
-        _kernels.check_std(fields["_std"])
+        fields["_std"] = _kernels.check_std(fields["_std"])
         super()._check_fields(fields)
 
     def forward(self, x: npt.ArrayLike) -> npt.NDArray[Any]:

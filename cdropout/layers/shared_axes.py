@@ -111,13 +111,12 @@ class LockedDropout(_AxesOfShape):
     """
 
     def __init__(self, p: float = 0.5, *, time_axis: int = 0, rng: Rng | None = None, inplace: bool = False) -> None:
-        check_time_axis(time_axis)
+        time_axis = check_time_axis(time_axis)
         super().__init__(p, rng=rng, inplace=inplace)
         self.time_axis = time_axis
 
     def _axes(self, n_dims: int) -> tuple[int, ...]:
-        check_time_axis(self.time_axis, n_dims)
-        return (self.time_axis,)
+        return (check_time_axis(self.time_axis, n_dims),)
 
 
 class DropPath(_AxesOfShape):

@@ -53,7 +53,7 @@ class Zoneout(DropoutLayer):
         if evaluated is not None:
             if not (isinstance(evaluated, tuple) and len(evaluated) == 2 and isinstance(evaluated[1], tuple)):
                 raise TypeError(f"_evaluated of a pickled Zoneout must not be {shown(evaluated)}")
-            self._checked_p(evaluated[0])
+            fields["_evaluated"] = self._checked_p(evaluated[0]), evaluated[1]
 
     def backward(self, dy: npt.ArrayLike) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
         """Return the gradients with respect to new and previous; RuntimeError if there was no forward pass."""

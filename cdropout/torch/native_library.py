@@ -151,7 +151,7 @@ def _command() -> list[str]:
     return [
         *shlex.split(os.environ.get("CXX") or "c++"),
         *("-std=c++20", "-O2", "-fPIC", "-fopenmp", "-fvisibility=hidden", "-w"),
-        f"-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}",
+        f"-D_GLIBCXX_USE_CXX11_ABI={'1' if torch.compiled_with_cxx11_abi() else '0'}",
         *("-isystem", str(torch_headers), "-isystem", str(torch_headers / "torch/csrc/api/include")),
         *("-I", get_include()),
     ]

@@ -98,6 +98,7 @@ def as_array(tensor: Tensor) -> Any:
 
 def draw_mask(shape: tuple[int, ...], p: float, shared_axes: tuple[int, ...], generator: Any) -> Mask:
     """Return a mask whose key is drawn from PyTorch's generator."""
+    p = _kernels.check_p(p)  # before the generator advances
     if torch.autograd._profiler_enabled():
         with torch.profiler.record_function(PROFILED):
             return _draw_mask(shape, p, shared_axes, generator)
@@ -202,8 +203,8 @@ def _drop_in_python(
 ) -> Tensor:
     if input.numel() == 0:
         return input
-    scale, shift, fill = alpha_map(p) if alpha else (None, 0.0, 0.0)
     mask = draw_mask(tuple(input.shape), p, shared_axes, generator)
+    scale, shift, fill = alpha_map(mask.p) if alpha else (None, 0.0, 0.0)
     if torch.is_grad_enabled() and input.requires_grad:
         return ApplyMask.apply(input, mask, scale, shift, fill, inplace)  # type: ignore[no-any-return,no-untyped-call]
     y = apply(input, mask, scale, shift, fill, inplace)

@@ -63,7 +63,7 @@ def open_replacement(path: Path) -> Iterator[BinaryIO]:
             yield file
             file.flush()
             # The contents must reach the disk before the name: file systems may write the two in any order.
-            os.fsync(file.fileno())
+            _sync(file.fileno())
             # Before the file is closed, which ends the lock: another run may remove an unlocked temporary file.
             os.replace(temporary, path)
         _sync_folder(path.parent)
@@ -215,8 +215,23 @@ def _is_at(file: BinaryIO, path: Path) -> bool:
 
 def _sync_folder(folder: Path) -> None:
     """Wait until the disk has the names of the files in a folder."""
-    descriptor = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        descriptor = os.open(folder, os.O_RDONLY)
+    except PermissionError:  # files may be created, but the folder cannot be read
+        return
+    try:
+        _sync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _sync(descriptor: int) -> None:
+    """Wait until the disk has a file or folder. Some file systems cannot do this; then return at once.
+
+    An error of the disk is raised.
+    """
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP):
+            raise

@@ -1,10 +1,12 @@
 """Checkpoints: a run that is stopped at any moment and resumed ends as one that never was, bit for bit."""
 
 import dataclasses
+import errno
 import math
 import os
 import random
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -15,7 +17,15 @@ import pytest
 
 import train as program
 from digits import checkpoint, files
-from digits.checkpoint import CheckpointError, Checkpoints, digest_dataset, read_checkpoint, write_checkpoint
+from digits.checkpoint import (
+    FORMAT,
+    RUN_FIELDS,
+    CheckpointError,
+    Checkpoints,
+    digest_dataset,
+    read_checkpoint,
+    write_checkpoint,
+)
 from digits.network import Adam, DivergenceError
 from digits.training import DROPOUTS, Config, train
 from train import main
@@ -235,6 +245,48 @@ def test_failure_before_renaming_leaves_the_old_checkpoint_whole(name, path, mon
         write_checkpoint(path, {"old": False}, {"x": np.arange(4)})
     assert path.read_bytes() == old
     assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("code", [errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS])
+@pytest.mark.parametrize("refuses", ["folders", "all"])
+def test_file_systems_that_cannot_synchronize_take_checkpoints(code, refuses, path, monkeypatch):
+    fsync = os.fsync
+
+    def refuse(descriptor):
+        if refuses == "all" or stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(code, os.strerror(code))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    write_checkpoint(path, {"format": FORMAT, **dict.fromkeys(RUN_FIELDS - {"format"})}, {"x": np.arange(4)})
+    assert read_checkpoint(path)[1]["x"].tolist() == [0, 1, 2, 3]
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_folder_that_cannot_be_read_takes_checkpoints(path, monkeypatch):
+    os_open = os.open
+
+    def refuse(name, *arguments, **keywords):
+        if Path(name) == path.parent:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        return os_open(name, *arguments, **keywords)
+
+    monkeypatch.setattr(os, "open", refuse)
+    write_checkpoint(path, {}, {"x": np.arange(4)})
+    assert path.exists()
+
+
+def test_a_disk_that_fails_for_a_folder_is_an_error(path, monkeypatch):
+    fsync = os.fsync
+
+    def fail(descriptor):
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(CheckpointError, match="must be writable, got Input/output error"):
+        write_checkpoint(path, {}, {"x": np.arange(4)})
 
 
 LEFT_BY_THE_KILLED = (".run.npz.0123456789abcdef.partial", ".run.npz.fedcba9876543210.partial", ".run.npz.lock")
