@@ -1,4 +1,4 @@
-"""Measure dropout's share of training steps of PyTorch programs, with PyTorch's own dropout and with this library's.
+"""Measure dropout's share of the training steps of PyTorch programs.
 
 A step is a forward pass, a backward pass and AdamW's update, in float32. The share is 1 minus the time of a step with
 all probabilities of dropping set to 0, divided by the time of a step. Four forms of one model take turns: without
