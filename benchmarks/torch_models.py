@@ -1,11 +1,12 @@
 """Measure dropout's share of the training steps of PyTorch programs.
 
 A step is a forward pass, a backward pass and AdamW's update, in float32. The share is 1 minus the time of a step with
-all probabilities of dropping set to 0, divided by the time of a step. Four forms of one model take turns: without
-dropout, with PyTorch's own, after `replace_dropout`, and after `enable(bernoulli=True)`. The programs of --compile are
-also compiled by `torch.compile`, without dropout, with PyTorch's own and after `enable`; their share is of the compiled
-step. Sites are the calls that draw a mask in a forward pass. Each program is checked before it is timed: what drops and
-what does not, the seed, and finite gradients. Programs whose package is not installed are left out.
+all probabilities of dropping set to 0, divided by the time of a step: the median of this over the rounds. Four forms of
+one model take turns: without dropout, with PyTorch's own, after `replace_dropout`, and after `enable(bernoulli=True)`.
+The programs of --compile are also compiled by `torch.compile`, without dropout, with PyTorch's own and after `enable`;
+their share is of the compiled step. Sites are the calls that draw a mask in a forward pass. Each program is checked
+before it is timed: what drops and what does not, the seed, and finite gradients. Programs whose package is not
+installed are left out.
 """
 
 import argparse
@@ -16,7 +17,7 @@ import sys
 import time
 import types
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,6 +27,7 @@ from torch import nn
 from tqdm import tqdm
 
 import cdropout.torch as ct
+from benchmarks.options import UsageError
 from benchmarks.result_check import WrongResultError
 from benchmarks.table import Table
 from benchmarks.timing import introduce
@@ -127,8 +129,10 @@ class Contenders:
             raise WrongResultError(f"the sites of PyTorch and all sites must not be {sites}")
         return sites
 
-    def times(self, threads: int, rounds: int, *, progress: bool) -> dict[str, float]:
-        """Return the median of the seconds of a step of each form; "compiled" begins the names of compiled ones."""
+    def times(
+        self, threads: int, rounds: int, *, progress: bool, clock: Callable[[], float] = time.perf_counter
+    ) -> dict[str, list[float]]:
+        """Return the seconds of a step of each form, a number for each round; compiled forms are "compiled, FORM"."""
         names = [*FORMS, *(f"compiled, {form}" for form in self.compiled)]
         seconds: dict[str, list[float]] = {name: [] for name in names}
         torch.set_num_threads(threads)
@@ -137,13 +141,13 @@ class Contenders:
                 form = name.removeprefix("compiled, ")
                 model = self.compiled[form] if name != form else None
                 self.become(form)
-                n_steps, start = 0, time.perf_counter()
-                while n_steps == 0 or time.perf_counter() - start < SECONDS_PER_TURN:
+                n_steps, start = 0, clock()
+                while n_steps == 0 or clock() - start < SECONDS_PER_TURN:
                     self.program.step(model)
                     n_steps += 1
                 if i >= 0:  # the first round warms up
-                    seconds[name].append((time.perf_counter() - start) / n_steps)
-        return {name: statistics.median(values) for name, values in seconds.items()}
+                    seconds[name].append((clock() - start) / n_steps)
+        return seconds
 
 
 def separate(model: nn.Module) -> Callable[..., Any]:
@@ -158,13 +162,14 @@ def separate(model: nn.Module) -> Callable[..., Any]:
     return types.FunctionType(call.__code__.replace(), call.__globals__, "call", None, call.__closure__)
 
 
-def shares(times: Mapping[str, float]) -> dict[str, float]:
-    """Return dropout's share of the step of each form that drops, from the seconds of all forms."""
+def shares(times: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    """Return dropout's share of the step of each form that drops, from the seconds of all forms in each round."""
     found = {}
     for name, seconds in times.items():
         form = name.removeprefix("compiled, ")
         if form != "none":
-            found[name] = 1 - times[name.replace(form, "none")] / seconds
+            pairs = zip(times[name.replace(form, "none")], seconds, strict=True)
+            found[name] = statistics.median(1 - without / with_dropout for without, with_dropout in pairs)
     return found
 
 
@@ -196,11 +201,13 @@ def measure(name: str, args: argparse.Namespace) -> Iterator[tuple[Any, ...]]:
         if name in args.compile:
             contenders.compile()
         for threads in args.threads:
-            times = contenders.times(threads, args.rounds, progress=not args.quiet)
+            clock = time.process_time if args.cpu_time else time.perf_counter
+            times = contenders.times(threads, args.rounds, progress=not args.quiet, clock=clock)
             of = shares(times)
             compiled = [of.get(f"compiled, {form}") for form in COMPILED if form != "none"]
             left = [sites[form][0] for form in FORMS[1:]]
-            yield (name, threads, *left, 1e3 * times["none"], *(of[form] for form in FORMS[1:]), *compiled)
+            without = 1e3 * statistics.median(times["none"])
+            yield (name, threads, *left, without, *(of[form] for form in FORMS[1:]), *compiled)
     contenders.become("its own")
 
 
@@ -212,20 +219,23 @@ COLUMNS = (
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add --programs and --compile."""
+    """Add --programs, --compile and --cpu-time."""
     names = list(PROGRAMS)
+    parser.add_argument("--cpu-time", action="store_true", help="measure CPU time, on a busy machine; one thread")
     parser.add_argument("--programs", choices=names, nargs="+", default=names, help="(default: all)")
     parser.add_argument(
         "--compile",
         choices=names,
         nargs="*",
-        default=["BERT", "graph network", "MLP"],
-        help="programs that are also compiled, which takes up to a minute for each (default: %(default)s)",
+        default=["graph network", "MLP"],
+        help="programs that are also compiled, which takes minutes for large ones (default: %(default)s)",
     )
 
 
 def run(args: argparse.Namespace) -> None:
     """Check, measure and print a row for each program and number of threads."""
+    if args.cpu_time and set(args.threads) != {1}:
+        raise UsageError("argument --cpu-time: needs --threads 1, because threads that wait use CPU time")
     table = Table(*COLUMNS)
     with threadpool_limits(max(args.threads)):
         kind = "C++" if ct.native_library.load() else "Python"
