@@ -74,7 +74,6 @@ class Scene:
         self.is_changed = True
         return self.arrays[i % len(self.arrays)]
 
-
     def guarded_array(self, shape: tuple[int, ...], dtype: np.dtype[Any], n_bytes_off: int = 0) -> np.ndarray:
         """Return an array inside a larger buffer, whose other bytes no call may change."""
         n_bytes = int(np.prod(shape)) * dtype.itemsize
@@ -541,18 +540,17 @@ def at_event(scene: Scene, after: int, actions: list[list[Any]]) -> Iterator[Non
         sys.setprofile(None)
 
 
-alarmed: Callable[[], None] = lambda: None
+alarmed: list[Callable[[], None]] = []
 
 
 def handle_alarms() -> None:
-    """Let a signal handler call what `alarmed` is then; it stays, because a signal may come late."""
-    signal.signal(signal.SIGALRM, lambda *_: alarmed())
+    """Let a signal handler call the last function of `alarmed`; it stays, because a signal may come late."""
+    signal.signal(signal.SIGALRM, lambda *_: alarmed[-1]() if alarmed else None)
 
 
 @contextlib.contextmanager
 def at_signal(scene: Scene, after: int, actions: list[list[Any]], error: str = "") -> Iterator[None]:
     """Act in a signal handler, which may raise then, while the call looks for signals after each 64 elements."""
-    global alarmed
 
     def act() -> None:
         if scene.is_calling:
@@ -562,13 +560,13 @@ def at_signal(scene: Scene, after: int, actions: list[list[Any]], error: str = "
                 raise ERRORS[error]
 
     limits = _kernels.set_limits(max_elems_per_slice=64, microseconds_between_checks=0)
-    before, alarmed = alarmed, act
+    alarmed.append(act)
     signal.setitimer(signal.ITIMER_REAL, 20e-6 * (1 + after), 0 if error else 200e-6)
     try:
         yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
-        alarmed = before
+        alarmed.pop()
         _kernels.set_limits(**limits)
 
 
