@@ -35,11 +35,12 @@ COMPILE_FLAGS = [
 
 # Undo -ffast-math, its parts and similar flags in CC, CFLAGS and CPPFLAGS, which come before these on the command line:
 # they change bits and remove the checks for NaN. A compiler is given those that it knows, before COMPILE_FLAGS.
-# src/core/float_flags.h stops a build in which some are in effect nevertheless.
+# If some are in effect nevertheless, src/core/float_flags.h stops the build, or src/core/float_check.h the import.
+# -msse2 is for 32-bit x86, whose x87 instructions round twice.
 STRICT_FLOAT_FLAGS = [
     *("-fno-fast-math", "-fno-unsafe-math-optimizations", "-fno-finite-math-only", "-fsigned-zeros"),
     *("-fno-associative-math", "-fno-reciprocal-math", "-fno-single-precision-constant"),
-    *("-fexcess-precision=standard", "-ffp-eval-method=source", "-mfpmath=sse", "-fdenormal-fp-math=ieee"),
+    *("-fexcess-precision=standard", "-ffp-eval-method=source", "-msse2", "-mfpmath=sse", "-fdenormal-fp-math=ieee"),
     *("-fno-rounding-math", "-fno-signaling-nans"),
     "-ftree-parallelize-loops=1",  # threads of gcc's within a kernel
 ]

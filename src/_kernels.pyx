@@ -43,7 +43,6 @@ from c_api cimport *
 from core cimport *
 
 import itertools
-import operator
 import os
 import sys
 import threading
@@ -119,6 +118,14 @@ def use_isa(name):
     raise ValueError(f"CDROPOUT_ISA must be one of {', '.join(known_isas())}, got {name!r}")
 
 
+def check_compiler_flags():
+    """Raise ImportError if compiler flags that no macro tells have changed floating-point arithmetic."""
+    cdef const char *changed = changed_arithmetic()
+    if changed != NULL:
+        raise ImportError(f"cdropout must be compiled without {changed.decode()}")
+
+
+check_compiler_flags()
 use_isa(os.environ.get("CDROPOUT_ISA") or None)
 
 
@@ -263,6 +270,8 @@ cdef FusedCall checked_fused(str name, x, bias, residual, p, out, rng, held_arra
     hold(held, call.x, x_name)
     call.p = checked_p(p)
     if steps & WITH_BIAS:
+        if not (cnp.PyArray_CheckExact(bias) and is_plain(bias)):
+            watch(held)  # a copy is made, and an allocation may run finalizers
         call.bias = checked_bias(bias, call.x)
         hold(held, call.bias, "bias")
     if steps & READS_RESIDUAL:

@@ -120,7 +120,7 @@ cdef class StreamBitGenerator(BitGenerator):
         if set(value) - {"has_gauss", "gauss"} != set(keys):
             raise ValueError(f"state must be a dict with the keys {', '.join(keys)}, got {shown(value)}")
         # Every value is read once, because a subclass of dict may give another one next time.
-        value = {key: value[key] for key in keys}
+        value = dict([(key, value[key]) for key in keys])
         if value["bit_generator"] != name:
             raise ValueError(f"state must be of a {name}, got one of a {value['bit_generator']!r}")
         inner = fetch_fields("state['state']", value["state"], inner_keys)

@@ -44,6 +44,7 @@ cdef extern from "core/kernel_table.h" nogil:
     const kernel_table *kernels
     const kernel_table *choose_kernels(const char *name, int *is_known)
     const kernel_table *kernels_at(size_t i)
+    const char *changed_arithmetic()
 
 
 cdef extern from "core/float_mode.h" nogil:

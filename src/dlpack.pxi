@@ -162,7 +162,7 @@ cdef cnp.ndarray shared_array(object a, str name, bint must_share):
                 raise refusal(a, name, error) from error
         else:
             if must_share and source.is_copied:
-                raise ValueError(f"{name} must share its memory, got a {type(a).__name__} that exports a copy by DLPack")
+                raise ValueError(f"{name} must share its memory, got a {type(a).__name__} that exports a copy")
             if source.is_null and cnp.PyArray_SIZE(array) > 0:
                 shape = (<object>array).shape
                 raise ValueError(f"{name} must have memory, got a {type(a).__name__} without, of shape {shape}")

@@ -102,7 +102,7 @@ cdef class Mask(Drawn):
         begin_holding(&held, not (
             cnp.PyArray_CheckExact(a) and is_exact(out) and (scale is None or PyFloat_CheckExact(scale))
             and PyFloat_CheckExact(shift) and PyFloat_CheckExact(fill)
-        ))
+        ) or self.shared_axes)  # for shared axes strides are computed, and an allocation may run finalizers
         cdef cnp.ndarray x = checked_array(a, "a")
         hold(&held, x, "a")
         if not has_shape(x, self.shape):

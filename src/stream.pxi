@@ -274,7 +274,7 @@ cdef class Stream:
 
 cdef object checked_count(str name, object value):
     """Return a field of a state as an int; TypeError unless it is one, ValueError if it is negative."""
-    number = operator.index(value) if isinstance(value, int) and not isinstance(value, bool) else value
+    number = exact_int(value) if isinstance(value, int) and not isinstance(value, bool) else value
     check_count(name, number)
     return number
 
@@ -306,11 +306,11 @@ def spawn_children(seeds, n, name, make):
     children = []
     while len(children) < n:
         with process_lock():
-            n_spawned, n_left = operator.index(seeds.n_children_spawned), n - len(children)
+            n_spawned, n_left = exact_int(seeds.n_children_spawned), n - len(children)
             if n_spawned + n_left > FOLD_IN_WORD:
                 raise ValueError(
-                    f"{name} must be at most {FOLD_IN_WORD - n_spawned}, because {n_spawned} of {FOLD_IN_WORD} children "
-                    f"have been spawned, got {n_left}"
+                    f"{name} must be at most {FOLD_IN_WORD - n_spawned}, because {n_spawned} of {FOLD_IN_WORD} "
+                    f"children have been spawned, got {n_left}"
                 )
             spawned = seeds.spawn(min(n_left, CHILDREN_AT_ONCE))
         children += [make(child) for child in spawned]
@@ -351,6 +351,8 @@ def identifier_words(identifier):
 def plain_entropy(seeds):
     """Return a SeedSequence's entropy as an int or a list of ints; TypeError if it is neither."""
     entropy = seeds.entropy
+    if type(entropy) is int:
+        return entropy
     words = [entropy] if isinstance(entropy, (int, np.integer)) else list(entropy)
     if not all([isinstance(word, (int, np.integer)) and not isinstance(word, np.timedelta64) for word in words]):
         raise TypeError(f"the entropy of a SeedSequence must be an int or a sequence of ints, got {entropy!r}")
@@ -384,7 +386,7 @@ def check_seed(name, seed):
     """Return a seed as an int. Raise TypeError unless it is an integer, ValueError unless it is in [0, 2^128)."""
     if not is_integer(seed):
         raise TypeError(f"{name} must have integers where it is a sequence of seeds, got {seed!r}")
-    number = operator.index(seed)
+    number = exact_int(seed)
     if number < 0:
         raise ValueError(f"{name} must be 0 or greater where it is a seed, got {shown(number)}")
     if number >= 1 << 32 * SEED_WORDS:
@@ -399,7 +401,8 @@ cdef list checked_seeds(object sequence):
     if n_words(seeds) > SEED_WORDS:
         raise ValueError(
             f"rng must have at most {SEED_WORDS} words of 32 bits where it is a sequence of seeds, got "
-            f"{', '.join(map(shown, seeds))}{', ...' if len(seeds) > SEED_WORDS else ''}; Stream.fold_in takes any number"
+            f"{', '.join(map(shown, seeds))}{', ...' if len(seeds) > SEED_WORDS else ''}; "
+            "Stream.fold_in takes any number"
         )
     return seeds
 

@@ -2,6 +2,7 @@
 
 import ctypes
 import functools
+import os
 import subprocess
 import tempfile
 from pathlib import Path
@@ -26,6 +27,7 @@ def probe():
     folder = tempfile.TemporaryDirectory()
     library = Path(folder.name, "core_probe.so")
     flags = ["-std=c11", "-O2", "-shared", "-fPIC", "-ffp-contract=off"]
+    flags += os.environ.get("CDROPOUT_PROBE_FLAGS", "").split()  # tests/sanitizers/memory passes the sanitizers
     subprocess.run(["cc", *flags, "-o", library, SOURCE, "-lm"], check=True, timeout=120)
     loaded = ctypes.CDLL(str(library))
     loaded.folder = folder  # deleted together with the library

@@ -1,5 +1,7 @@
 /* A library whose functions give other results with -ffast-math, each of its parts, and similar flags, and with builds
  * that lose OpenMP. tests/test_build.py builds it with the flags of setup.py and with those of the environment. */
+#include "core/float_check.h"
+#include "core/float_mode.h"
 #include "core/kernel_table.h" /* with the check of the flags */
 #include "system/threads.h"
 
@@ -14,6 +16,7 @@ EXPORTED double product_of_products(double x, double y);
 EXPORTED void thirds(double *x);
 EXPORTED int has_openmp(void);
 EXPORTED int serial_reason(void);
+EXPORTED const char *changed_by_flags(void);
 
 int is_nan(double x)
 {
@@ -59,4 +62,12 @@ int has_openmp(void)
 int serial_reason(void)
 {
     return CDROPOUT_SERIAL_REASON;
+}
+
+const char *changed_by_flags(void)
+{
+    const float_mode before = enter_default_mode();
+    const char *changed = changed_arithmetic_here();
+    leave_default_mode(before);
+    return changed;
 }

@@ -145,8 +145,8 @@ static int run_job(int operation, int dtype, const frozen_case *c)
                                  .out = out_of_job,
                                  .x = x,
                                  .residual = residual,
-                                 .bias = bias,
-                                 .n_bias = c->n_columns,
+                                 .bias = steps & WITH_BIAS ? bias : NULL,
+                                 .n_bias = steps & WITH_BIAS ? c->n_columns : 0,
                                  .n_elems = c->n_rows * c->n_elems * c->n_repeats,
                                  .n_axes = steps & WITHOUT_MASK ? 0 : 4,
                                  .lens = lens,
@@ -176,7 +176,8 @@ static size_t run(const kernel_table *table, const frozen_case *c, size_t *elem_
         table->fill_raw((uint8_t *)out, &c->rule.key, c->first / ELEMS_PER_BLOCK, N_RAW_BLOCKS);
         return N_RAW_BLOCKS * RAW_BYTES_PER_BLOCK;
     }
-    if (n_elems > MAX_ELEMS || (!is_keep && (dtype < 0 || operation < 0))) {
+    const int has_bias = operation >= 0 && steps_of_operation(operation) & WITH_BIAS;
+    if (n_elems > MAX_ELEMS || (has_bias && c->n_columns > MAX_COLUMNS) || (!is_keep && (dtype < 0 || operation < 0))) {
         fprintf(stderr, "%s %s is no case for this program\n", c->operation, c->dtype);
         return 0;
     }
@@ -204,6 +205,8 @@ static void print_elements(const char *elements, size_t n_elems, size_t elem_byt
 int main(void)
 {
     frozen_case c;
+    if (!is_arithmetic_unchanged())
+        return 1;
     while (read_case(&c)) {
         const int dtype = dtype_of(&c);
         if (dtype >= 0) {

@@ -155,10 +155,15 @@ def rows_of(shape: tuple[int, ...], shared_axes: tuple[int, ...]) -> tuple[int, 
     return math.prod(lengths) * n_sharing, n_sharing, n_elems, n_repeats
 
 
+def little_endian_bytes(result: npt.NDArray[Any]) -> bytes:
+    """Return an array's elements in C order, each as little-endian bytes: the same on big-endian machines."""
+    elements = np.ascontiguousarray(result).view(f"u{result.itemsize}")
+    return elements.astype(f"<u{result.itemsize}").tobytes()
+
+
 def digest(result: npt.NDArray[Any]) -> str:
     """Return the SHA-256 of an array's elements, in C order, each as little-endian bytes."""
-    elements = np.ascontiguousarray(result).view(f"u{result.itemsize}")
-    return hashlib.sha256(elements.astype(f"<u{result.itemsize}").tobytes()).hexdigest()
+    return hashlib.sha256(little_endian_bytes(result)).hexdigest()
 
 
 def frozen_cases() -> Iterator[FrozenCase]:

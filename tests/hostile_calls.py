@@ -89,6 +89,7 @@ def forward_of(layer: Any, *inputs: Any, bias: Any = None) -> Any:
 OTHERS: dict[str, tuple[tuple[str, ...], Callable[..., Any]]] = {
     "Mask.apply": (("a", "out"), lambda a, p, rng: cd.Mask(7, 0, P, SHAPE).apply(a.a, a.out)),
     "Mask.apply, shared": (("a", "out"), lambda a, p, rng: cd.Mask(7, 0, P, SHAPE, 1).apply(a.a, a.out)),
+    "Mask.apply, part": (("a", "out"), lambda a, p, rng: cd.Mask(7, 0, P, (SHAPE[0], 16))[:, ::2].apply(a.a, a.out)),
     "Mask.apply, copy": (("a", "out"), lambda a, p, rng: cd.Mask(7, 0, 0.0, SHAPE).apply(a.a, a.out)),
     "Noise.multiply": (("a", "out"), lambda a, p, rng: cd.Noise(7, 0, P, SHAPE).multiply(a.a, a.out)),
     "Noise.add": (("a", "out"), lambda a, p, rng: cd.Noise(7, 0, P, SHAPE).add(a.a, a.out)),

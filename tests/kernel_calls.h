@@ -27,6 +27,15 @@ static inline const kernel_table *supported_at(size_t i)
     return i < N_ISAS ? supported[i] : NULL;
 }
 
+/* Prints the compiler flags that change results, and returns 0, if there are any. */
+static inline int is_arithmetic_unchanged(void)
+{
+    const char *changed = changed_arithmetic();
+    if (changed != NULL)
+        fprintf(stderr, "the core must be compiled without %s\n", changed);
+    return changed == NULL;
+}
+
 /* A kernel's number is one of these plus an operation: an operation on a range, on many elements to each position, by
  * keep words (is_kernel tells which operations have the latter two). Those from FILL_KEEP on have no operation or
  * dtype. */

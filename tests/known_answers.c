@@ -281,6 +281,8 @@ int main(int n_arguments, char **arguments)
             print_shape(&shapes[s]);
         return 0;
     }
+    if (!is_arithmetic_unchanged())
+        return 1;
     for (size_t i = 0; supported_at(i) != NULL; i++) {
         kernels = supported_at(i);
         if (!print_answers())

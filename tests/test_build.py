@@ -60,6 +60,7 @@ def call(name, *arguments):
 library.is_nan.argtypes = [double]
 x = np.arange(1, 9) / 7
 library.thirds(x.ctypes.data_as(ctypes.c_void_p))
+library.changed_by_flags.restype = ctypes.c_char_p
 print(json.dumps({
     "process": [before, state()],
     "is_nan": library.is_nan(float("nan")),
@@ -70,6 +71,7 @@ print(json.dumps({
     "product_of_products": call("product_of_products", 1e200, 1e-200),
     "thirds": x.tolist(),
     "openmp": [library.has_openmp(), library.serial_reason()],
+    "changed": (library.changed_by_flags() or b"").decode(),
 }))
 """
 
@@ -155,38 +157,46 @@ def compile_alone(tmp_path_factory):
     """Compile float_flags.c without setup.py; return what the compiler says, and the results where it compiles."""
     library = tmp_path_factory.mktemp("alone") / "library.so"
 
-    def compile_alone(*flags):
-        command = ["gcc", "-std=c11", "-O2", "-I", ROOT / "src", "-shared", "-fPIC", SOURCE, "-o", library, *flags]
+    def compile_alone(compiler, *flags):
+        command = [compiler, "-std=c11", "-O2", "-I", ROOT / "src", "-shared", "-fPIC", SOURCE, "-o", library, *flags]
         compiled = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
         return compiled.stderr, results_of(library) if compiled.returncode == 0 else None
 
     return compile_alone
 
 
-@pytest.fixture(scope="module")
-def plain(compile_alone):
-    return compile_alone()[1]
-
-
-# For these no macro tells that two roundings become one, that constants are rounded, or that the link changes a state.
-NOT_SEEN_BY_THE_SOURCES = ("-ffp-contract=fast -march=native", "-fsingle-precision-constant", "-mpc32")
+CONTRACTION = "-ffp-contract=fast -march=native"
+# The link changes the state of the process; the arithmetic stays as it is.
+ONLY_LINKED = "-mpc32"
+# clang 14 accepts it and ignores it.
+IGNORED = ("clang", "-fsingle-precision-constant")
 
 
 @pytest.mark.ci
 @pytest.mark.parametrize("flags", FLAGS)
-def test_each_flag_changes_a_result_without_setup_py_and_most_are_refused(compile_alone, plain, flags):
-    # The control of the tests above, and the check in the sources for builds without setup.py.
-    if not has_flags("gcc", flags):
-        pytest.skip(f"this gcc has no {flags}")
-    said, found = compile_alone(*flags.split())
-    if flags in NOT_SEEN_BY_THE_SOURCES:
-        assert found is not None
-    else:
+@pytest.mark.parametrize("compiler", ["gcc", "clang"])
+def test_flags_without_setup_py_change_a_result_and_are_refused_or_found_at_run_time(compile_alone, compiler, flags):
+    # The control of the tests above, and the checks in the sources for builds without setup.py.
+    if reason := reason_to_skip(compiler):
+        pytest.skip(reason)
+    if not has_flags(compiler, flags):
+        pytest.skip(f"this {compiler} has no {flags}")
+    _, plain = compile_alone(compiler)
+    assert plain["changed"] == ""
+    said, found = compile_alone(compiler, *flags.split())
+    is_refused = found is None
+    if is_refused:
         assert re.search(r"error: .*cdropout must be compiled without", said)
-        _, found = compile_alone(*flags.split(), "-DCDROPOUT_FLOAT_FLAGS_H")  # leaves the check out
-    if "-march=native" in flags and found == plain:
+        _, found = compile_alone(compiler, *flags.split(), "-DCDROPOUT_FLOAT_FLAGS_H")  # leaves the check out
+    if flags == CONTRACTION and found == plain:
         pytest.skip("this processor has no instruction for a product and a sum")
+    if (compiler, flags) == IGNORED:
+        assert found == plain
+        return
     assert found[FLAGS[flags]] != plain[FLAGS[flags]]
+    assert bool(found["changed"]) == (flags != ONLY_LINKED)
+    if compiler == "gcc":  # defines a macro for every flag except these
+        assert is_refused == (flags not in (CONTRACTION, ONLY_LINKED))
 
 
 def test_flags_that_change_results_are_refused_after_those_of_setup_py(build, tmp_path):
@@ -198,11 +208,19 @@ def test_flags_that_change_results_are_refused_after_those_of_setup_py(build, tm
         build(CC=str(wrapper))
 
 
+def test_a_build_for_32_bit_x86_asks_for_sse2(build, monkeypatch):
+    if reason := reason_to_skip("i686-linux-gnu-gcc"):
+        pytest.skip(reason)
+    monkeypatch.setitem(globals(), "results_of", lambda library: Path(library).read_bytes()[:5])
+    # The variable tells setup.py that the library is for another processor, and cannot be run.
+    assert build(CC="i686-linux-gnu-gcc", _PYTHON_HOST_PLATFORM="linux-i686") == b"\x7fELF\x01"  # 32 bits
+
+
 # Those that setup.py undoes, at once, and others.
 CORE_FLAGS = [
     *(FAST, "-mfpmath=387", "-ffp-model=fast -fdenormal-fp-math=preserve-sign", "-ftree-parallelize-loops=4"),
     *("-march=native", "-flto", "-O0", "-frounding-math", "-ftrapv", "-fno-wrapv -fno-strict-aliasing"),
-    "-fshort-enums -funsigned-char",
+    *("-fshort-enums -funsigned-char", "-fsignaling-nans"),
 ]
 
 
@@ -478,6 +496,16 @@ def test_a_package_built_with_fast_math_in_the_environment_is_the_plain_one(buil
     found, expected = build_package(**environment), facts_of(ROOT, run_python)
     assert found["digests"] == expected["digests"]
     assert found["subnormal"] == expected["subnormal"] == [1e-310, 1e-310]
+
+
+@pytest.mark.deep
+def test_a_package_that_contracts_products_and_sums_is_not_imported(build_package, make_wrapper):
+    if not has_flags("cc", CONTRACTION) or "avx2" not in _kernels.supported_isas():
+        pytest.skip("needs a processor with an instruction for a product and a sum")
+    wrapper = make_wrapper(f'set -- "$@" {CONTRACTION}')  # at the end, where setup.py cannot undo it
+    with pytest.raises(subprocess.CalledProcessError) as caught:
+        build_package(CC=wrapper)
+    assert b"ImportError: cdropout must be compiled without contraction" in caught.value.stderr
 
 
 @pytest.mark.deep

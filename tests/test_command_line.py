@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import reference
+from compilers import reason_to_skip
 
 import cdropout as cd
 from cdropout import __main__ as command_line
@@ -145,6 +146,38 @@ def test_stream_writes_exactly_the_raw_stream(run_python, n_bytes):
     written = run_python("-m", "cdropout", "stream", "--seed", "5", "--bytes", str(n_bytes)).stdout
     expected = reference.raw_bytes(reference.key_of_seed(5), 0, n_bytes // 8192 + 1)
     assert written == expected[:n_bytes]
+
+
+# TestU01's functions that tests/testu01.c calls: SmallCrush writes the 100,000 words that it takes, Rabbit BITS / 32.
+TESTU01 = """
+#include <stdio.h>
+typedef unsigned int unif01_Gen(void);
+static unif01_Gen *unif01_CreateExternGenBits(char *name, unif01_Gen *generator) { return name ? generator : NULL; }
+static void unif01_DeleteExternGenBits(unif01_Gen *generator) { (void)generator; }
+static void bbattery_Rabbit(unif01_Gen *generator, double n_bits)
+{
+    for (unsigned int word; n_bits >= 32.0; n_bits -= 32.0) {
+        word = generator();
+        fwrite(&word, sizeof word, 1, stdout);
+    }
+}
+static void bbattery_SmallCrush(unif01_Gen *generator) { bbattery_Rabbit(generator, 3200000.0); }
+"""
+
+
+@pytest.mark.skipif(reason_to_skip("cc") is not None, reason="needs a C compiler")
+def test_testu01_is_given_the_raw_stream(tmp_path):
+    (tmp_path / "TestU01.h").write_text(TESTU01)
+    source = Path(__file__).with_name("testu01.c")
+    build = ["cc", "-std=c11", "-Wall", "-Werror", "-I", tmp_path, source, "-o", tmp_path / "testu01"]
+    subprocess.run(build, check=True, timeout=60)
+    stream, n_bytes = reference.raw_bytes(reference.key_of_seed(1), 0, 70), 500_000
+    given = {"input": stream, "capture_output": True, "timeout": 60, "check": False}
+    assert subprocess.run([tmp_path / "testu01", "800000"], **given).stdout == stream[:n_bytes]
+    for arguments, said in ((["8000000"], b"standard input has ended"), ([], b"usage"), (["x"], b"usage")):
+        refused = subprocess.run([tmp_path / "testu01", *arguments], **given)
+        assert refused.returncode == 2
+        assert said in refused.stderr
 
 
 ROOT = Path(__file__).parents[1]

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import reference
 from compilers import reason_to_skip
-from frozen_cases import frozen_digests
+from frozen_cases import frozen_digests, little_endian_bytes
 
 from cdropout import _kernels
 
@@ -36,18 +36,21 @@ pytestmark = pytest.mark.skipif(not CORE, reason="the tests were taken out of th
 
 
 class Processor(NamedTuple):
-    """A processor: its compiler, its emulator, and the instruction sets that its programs must find."""
+    """A processor: its compiler with flags, its emulator, and the instruction sets that its programs must find."""
 
     compiler: tuple[str, ...]
     emulator: tuple[str, ...]
     isas: tuple[str, ...]
 
 
+SSE2 = ("-msse2", "-mfpmath=sse")
 PROCESSORS = {
     "native": Processor(("cc",), (), _kernels.supported_isas()),
     # An x86-64 of 2008, without AVX.
     "nehalem": Processor(("cc",), ("qemu-x86_64", "-cpu", "Nehalem"), ("sse2", "portable")),
     "aarch64": Processor(("aarch64-linux-gnu-gcc", "-static"), ("qemu-aarch64",), ("neon", "portable")),
+    # 32 bits; without these flags, it computes with x87 instructions.
+    "i686": Processor(("i686-linux-gnu-gcc", "-static", *SSE2), ("qemu-i386",), ("portable",)),
     # Big-endian.
     "s390x": Processor(("s390x-linux-gnu-gcc", "-static"), ("qemu-s390x",), ("portable",)),
 }
@@ -55,9 +58,10 @@ EMULATED = tuple(pytest.param(name, marks=pytest.mark.ci) for name in PROCESSORS
 BY_PROCESSOR = ("native", *EMULATED)
 
 
-def fnv1a(data):
+def fnv1a(array):
+    """Return the hash that known_answers.c prints: FNV-1a of the elements in little-endian order."""
     value = 0xCBF29CE484222325
-    for byte in bytes(data):
+    for byte in little_endian_bytes(array):
         value = (value ^ byte) * 0x100000001B3 & 0xFFFFFFFFFFFFFFFF
     return f"{value:016x}"
 
@@ -74,7 +78,8 @@ def run_program(tmp_path_factory):
             # -O1 halves the time of compiling; here the guard pages take longer to run than the core to compile.
             optimization = "-O2" if compiler == PROCESSORS["native"].compiler else "-O1"
             flags = [optimization, "-std=c11", "-ffp-contract=off", "-pthread"]
-            subprocess.run([*compiler, *flags, source, *arguments], cwd=folder, check=True, timeout=600)
+            command = [compiler[0], *flags, *compiler[1:], source, *arguments]
+            subprocess.run(command, cwd=folder, check=True, timeout=600)
 
         with ThreadPoolExecutor(2) as pool:
             list(pool.map(lambda source: run_compiler(source, "-c"), CORE))
@@ -159,11 +164,11 @@ def test_the_program_runs_every_kernel_and_every_layout(native, jobs):
 
 
 def test_the_programs_answers_are_the_models(native):
-    raw = reference.raw_bytes(KEY, 2**32 - 1, 2)
+    raw = np.frombuffer(reference.raw_bytes(KEY, 2**32 - 1, 2), np.uint8)
     kept = reference.keep(KEY, 70, 3 * 4096 + 7, 0.3)
     for kernels in native.values():
         assert kernels["fill_raw"] == fnv1a(raw)
-        assert kernels["fill_keep"] == fnv1a(kept.tobytes())
+        assert kernels["fill_keep"] == fnv1a(kept)
 
 
 def test_streaming_words_and_jobs_of_one_run_change_nothing(native):
@@ -184,11 +189,11 @@ def test_what_jobs_keep_and_apply_is_the_models(native, jobs):
         n_elems = math.prod(job["lens"])
         eighths = np.arange(n_elems) % 61 - 30
         is_kept = kept(job)
-        digests = {f"job_{name}_fill_keep": fnv1a(is_kept.tobytes())}
+        digests = {f"job_{name}_fill_keep": fnv1a(is_kept)}
         for dtype, numpy_dtype in DTYPES.items():
             x = (eighths / 8).astype(numpy_dtype)
             result = x if job["layout"] == "copy" else reference.apply(x, is_kept, 1.4287109375)
-            digests[f"job_{name}_apply_mask_{dtype}"] = fnv1a(result.tobytes())
+            digests[f"job_{name}_apply_mask_{dtype}"] = fnv1a(result)
         if job["layout"] == "copy":
             del digests[f"job_{name}_fill_keep"]
         for isa, kernels in native.items():
@@ -215,30 +220,136 @@ def results(printed):
         yield isa.decode(), hashlib.sha256(printed[end:at]).hexdigest()
 
 
-@pytest.mark.promise("bits-processors")
-@pytest.mark.parametrize("name", BY_PROCESSOR)
-def test_every_frozen_digest_holds_on_every_processor(run_program, name):
-    lines = "".join(f"{case.line()}\n" for case in FROZEN)
-    found = results(run_program("frozen_cases", PROCESSORS[name], stdin=lines.encode()))
-    isas = PROCESSORS[name].isas
+CASES = "".join(f"{case.line()}\n" for case in FROZEN).encode()
+
+
+def assert_frozen(run_program, processor):
+    found = results(run_program("frozen_cases", processor, stdin=CASES))
+    isas = processor.isas
     expected = [(isa, digest) for digest in FROZEN.values() for isa in isas]
     for (case, isa), result, wanted in zip(itertools.product(FROZEN, isas), found, expected, strict=True):
         assert result == wanted, f"{case} on {isa}"
 
 
+def assert_mode_is_kept(run_program, processor):
+    printed = run_program("float_mode", processor).decode()
+    # "changed": in the caller's mode the kernels' results differ, without which the program would show nothing.
+    assert printed.splitlines() == [f"{isa} changed same restored" for isa in processor.isas]
+
+
+def assert_threads_share(run_program, processor):
+    printed = run_program("sanitizers/positions", processor).decode()
+    assert printed.splitlines() == [f"{isa}: every position once, the bits of one thread" for isa in processor.isas]
+
+
+@pytest.mark.promise("bits-processors")
+@pytest.mark.parametrize("name", BY_PROCESSOR)
+def test_every_frozen_digest_holds_on_every_processor(run_program, name):
+    assert_frozen(run_program, PROCESSORS[name])
+
+
 @pytest.mark.parametrize("name", BY_PROCESSOR)
 def test_a_changed_floating_point_mode_is_left_and_entered_again(run_program, name):
-    printed = run_program("float_mode", PROCESSORS[name]).decode()
-    # "changed": in the caller's mode the kernels' results differ, without which the program would show nothing.
-    assert printed.splitlines() == [f"{isa} changed same restored" for isa in PROCESSORS[name].isas]
+    assert_mode_is_kept(run_program, PROCESSORS[name])
 
 
 @pytest.mark.parametrize("name", BY_PROCESSOR)
 def test_threads_take_every_position_once_and_share_jobs(run_program, name):
-    printed = run_program("sanitizers/positions", PROCESSORS[name]).decode()
-    assert printed.splitlines() == [
-        f"{isa}: every position once, the bits of one thread" for isa in PROCESSORS[name].isas
-    ]
+    assert_threads_share(run_program, PROCESSORS[name])
+
+
+# ---- compiler flags -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.promise("bits-processors")
+@pytest.mark.parametrize(
+    ("compiler", "refused", "accepted"),
+    [
+        ("i686-linux-gnu-gcc", ["", "-msse -mfpmath=sse", "-msse2", "-msse2 -mfpmath=sse,387"], "-msse2 -mfpmath=sse"),
+        # clang computes double with x87 instructions on a Pentium III, which has SSE, but reports no excess precision.
+        ("clang --target=i686-linux-gnu", ["-mno-sse", "-march=pentium3"], "-msse2"),
+    ],
+)
+def test_the_core_is_not_compiled_with_x87_arithmetic(compiler, refused, accepted):
+    def compile_check(flags):
+        source = ROOT / "src/core/float_flags.h"
+        command = [*compiler.split(), *flags.split(), "-std=c11", "-fsyntax-only", "-x", "c", source]
+        compiled = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
+        return compiled.returncode, compiled.stderr
+
+    if shutil.which(compiler.split()[0]) is None:
+        pytest.skip(f"{compiler.split()[0]} is not installed")
+    assert compile_check(accepted)[0] == 0
+    for flags in refused:
+        code, said = compile_check(flags)
+        assert code != 0, flags
+        assert "cdropout must be compiled without x87 arithmetic" in said, flags
+
+
+# Flags that change results, emulators, and what the programs say. The first leaves the check of macros out.
+CONTRACTED = ("-O2", "-ffp-contract=fast")
+CHANGED = {
+    "x87": (("i686-linux-gnu-gcc", "-static", "-DCDROPOUT_FLOAT_FLAGS_H"), ("qemu-i386",), "x87 arithmetic"),
+    "contraction": (("aarch64-linux-gnu-gcc", "-static", *CONTRACTED), ("qemu-aarch64",), "contraction"),
+    "contraction-in-avx512": (("cc", *CONTRACTED), (), "contraction"),
+}
+
+
+@pytest.mark.ci
+@pytest.mark.promise("bits-processors")
+@pytest.mark.parametrize("name", CHANGED)
+def test_flags_without_a_macro_that_change_results_are_found_at_run_time(run_program, name):
+    compiler, emulator, words = CHANGED[name]
+    if name == "contraction-in-avx512" and "avx512" not in _kernels.supported_isas():
+        pytest.skip("of the instruction sets that kernels are compiled for, AVX-512 alone contracts")
+    for program in ("known_answers", "frozen_cases"):
+        with pytest.raises(subprocess.CalledProcessError) as caught:
+            run_program(program, Processor(compiler, emulator, ()), stdin=CASES)
+        assert f"the core must be compiled without {words}" in caught.value.stderr.decode()
+
+
+# ---- memory ---------------------------------------------------------------------------------------------------------
+
+SANITIZERS = ("-O0", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined")
+ONE_TOO_FAR = """
+#include <string.h>
+static char bias[4096], out[4200];
+int main(int n_arguments, char **arguments)
+{
+    memcpy(out, bias, 4096 + (size_t)n_arguments);
+    return arguments == NULL;
+}
+"""
+
+
+@pytest.mark.ci
+@pytest.mark.promise("memory-bounds")
+@pytest.mark.parametrize("compiler", ["gcc", "clang"])
+def test_the_programs_run_without_optimization_under_the_sanitizers(run_program, native, compiler, tmp_path):
+    # Optimized, a read of a static array past its end may be left out or hit another array.
+    if reason := reason_to_skip(compiler, *SANITIZERS):
+        pytest.skip(reason)
+    source = tmp_path / "one_too_far.c"
+    source.write_text(ONE_TOO_FAR)
+    subprocess.run([compiler, *SANITIZERS, source, "-o", tmp_path / "one_too_far"], check=True, timeout=60)
+    control = subprocess.run([tmp_path / "one_too_far"], check=False, capture_output=True, timeout=60)
+    assert b"AddressSanitizer: global-buffer-overflow" in control.stderr
+
+    processor = Processor((compiler, *SANITIZERS), (), _kernels.supported_isas())
+    assert_same(answers(run_program("known_answers", processor)), native, processor.isas)
+    assert_frozen(run_program, processor)
+    assert_mode_is_kept(run_program, processor)
+    assert_threads_share(run_program, processor)
+
+
+def test_a_case_whose_bias_has_no_room_in_the_program_is_refused(run_program):
+    case = next(case for case in FROZEN if "bias" in case.operation)
+    *fields, n_columns = case.line().split()
+    assert n_columns == "200"
+    stdin = " ".join([*fields, "15001"]).encode()
+    with pytest.raises(subprocess.CalledProcessError) as caught:
+        run_program("frozen_cases", PROCESSORS["native"], stdin=stdin)
+    assert b"is no case for this program" in caught.value.stderr
 
 
 IN_BOUNDS = (

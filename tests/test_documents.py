@@ -42,6 +42,8 @@ FOREIGN = {
     ".": "activates an environment",
     "./choice": "what the compiler made in the same line",
     "dieharder": "takes hours; Debian has it",
+    "RNG_test": "PractRand's program, which no package index has",
+    "./testu01": "what the compiler made in the line before; no package index has TestU01",
     "sphinx-build": "tests/test_site.py runs it",
 }
 

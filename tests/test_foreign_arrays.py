@@ -391,7 +391,7 @@ def test_the_flags_of_a_capsule_are_kept():
     stream = cd.Stream(1)
     with pytest.raises(ValueError, match=r"^out must be writable, got a read-only Versioned"):
         cd.dropout(VALUES, P, rng=stream, out=Versioned(out, flags=1))
-    with pytest.raises(ValueError, match=r"^out must share its memory, got a Versioned that exports a copy by DLPack"):
+    with pytest.raises(ValueError, match=r"^out must share its memory, got a Versioned that exports a copy"):
         cd.dropout(VALUES, P, rng=stream, out=Versioned(out, flags=2))
     assert stream.position == 0
     assert np.array_equal(out, VALUES)

@@ -21,6 +21,7 @@ IMAGES = np.ones((2, 5, 5), np.float32)
 # ---- arrays that change ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.promise("changed-arrays")
 @pytest.mark.parametrize(
     ("attack", "change"),
     [
@@ -145,6 +146,7 @@ OF_INTS: dict[str, Callable[..., Any]] = {
 }
 
 
+@pytest.mark.promise("exact-numbers")
 @pytest.mark.parametrize("name", OF_INTS)
 def test_an_int_that_lies_counts_as_the_int_that_it_is(name):
     call = OF_INTS[name]
@@ -264,6 +266,7 @@ OF_FLOATS: dict[str, Callable[..., Any]] = {
 }
 
 
+@pytest.mark.promise("exact-numbers")
 @pytest.mark.parametrize("name", OF_FLOATS)
 def test_a_float_is_converted_once(name):
     call = OF_FLOATS[name]

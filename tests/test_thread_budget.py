@@ -113,6 +113,29 @@ def test_the_quota_is_followed_after_pythons_clocks_were_replaced(monkeypatch, f
     time.sleep(seconds)  # for so long, this quota stays valid
 
 
+@needs_openmp
+@pytest.mark.parametrize("error", [MemoryError, KeyboardInterrupt])
+def test_an_error_while_the_quota_is_read_leaves_stream_and_output_as_they_were(fixed_quota, monkeypatch, error):
+    def fail(_: object) -> None:
+        raise error
+
+    stream, x, out = cd.Stream(1), np.ones(1_000_000, np.float32), np.zeros(1_000_000, np.float32)
+    layers = [cd.Dropout(rng=stream), cd.ReLUDropout(rng=stream), cd.GaussianNoise(0.1, rng=stream)]
+    with threadpool_limits(4, user_api="openmp"), monkeypatch.context() as failing:
+        failing.setattr(machine.CpuQuota, "n_cpus", fail)
+        for call in (
+            lambda: cd.dropout(x, rng=stream, out=out),
+            lambda: cd.dropout_add(x, x, rng=stream, out=out),
+            lambda: cd.gaussian_noise(x, 0.1, rng=stream, out=out),
+            *(lambda layer=layer: layer.forward(x) for layer in layers),
+            cd.Mask(7, 0, 0.5, x.shape).keep,
+        ):
+            with pytest.raises(error):
+                call()
+    assert stream.position == 0
+    assert not out.any()
+
+
 COUNT_THREADS = """
 import hashlib, os, sys
 from pathlib import Path

@@ -135,9 +135,11 @@ import numpy as np
 import cdropout.torch as ct
 import torch
 x = torch.from_numpy(np.ones(1 << 22, np.float32))
-# As with two OpenMP runtimes, of which torch.set_num_threads changes PyTorch's alone.
 for n_threads in (1, 2):
-    torch.get_num_threads = lambda: n_threads
+    if ct.native_library.is_loaded():
+        torch.set_num_threads(n_threads)
+    else:  # as with two OpenMP runtimes, of which torch.set_num_threads changes PyTorch's alone
+        torch.get_num_threads = lambda: n_threads
     ct.dropout(x, 0.5)
     print(len(os.listdir("/proc/self/task")))
 """

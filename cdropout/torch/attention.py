@@ -183,7 +183,27 @@ def _attend(
     return out.to(dtype).view(*batch, n_rows, value.shape[-1])  # type: ignore[no-any-return]
 
 
-# torch.compile ends its graph before a call of this function.
+def _attend_recorded(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    bias: Tensor | None,
+    p: float,
+    scale: float | None,
+    generator: Any,
+) -> Tensor:
+    """Compute `_attend` with operators that a compiler records and fuses; the mask is that of `_attend`."""
+    scores = query @ key.transpose(-2, -1) * (query.shape[-1] ** -0.5 if scale is None else scale)
+    if bias is not None:
+        scores = scores + bias
+    weights = scores.softmax(-1)
+    if bias is not None:  # softmax of a row without any key would be NaN
+        weights = weights.masked_fill((bias == -torch.inf).all(-1, keepdim=True), 0.0)
+    dropped: Tensor = torch.ops.cdropout.record(weights.to(query.dtype), p, [], False)
+    return dropped @ value
+
+
+# torch.compile ends its graph before a call of this function: it does not record generators.
 _attend_between_graphs = torch.compiler.disable(_attend)
 
 
@@ -263,22 +283,66 @@ def scaled_dot_product_attention(
         From PyTorch, for shapes or dtypes that do not match.
 
     """
-    if is_ours(dropout_p, generator, query, key, value):
-        q, k, v = query, key, value
-        if torch.is_autocast_enabled("cpu"):
-            q, k, v = (t.to(torch.get_autocast_dtype("cpu")) if t.dtype is torch.float32 else t for t in (q, k, v))
-        if enable_gqa and min(q.dim(), k.dim(), v.dim()) > 2:
-            shares = {q.shape[-3] % max(t.shape[-3], 1) for t in (k, v)}
-            if shares == {0}:
-                k, v = (t.repeat_interleave(q.shape[-3] // t.shape[-3], -3) for t in (k, v))
-        if _fits(q, k, v, attn_mask, is_causal):
-            bias = attn_mask
-            if is_causal:
-                bias = torch.ones(q.shape[-2], k.shape[-2], dtype=torch.bool, device="cpu").tril()
-            if bias is not None and bias.dtype is torch.bool:
-                bias = q.new_zeros(bias.shape).masked_fill_(~bias, -torch.inf)
-            attend = _attend_between_graphs if torch.compiler.is_compiling() else _attend
-            return attend(q, k, v, bias, dropout_p, scale, generator)  # type: ignore[no-any-return]
+    out = attend_if_it_fits(query, key, value, attn_mask, dropout_p, is_causal, scale, enable_gqa, generator)
+    if out is not None:
+        return out
     return functional.scaled_dot_product_attention(  # type: ignore[no-any-return]
         query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
     )
+
+
+def attend_if_it_fits(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None,
+    dropout_p: float,
+    is_causal: bool,
+    scale: float | None,
+    enable_gqa: bool,
+    generator: Any,
+) -> Tensor | None:
+    """Return the attention of `scaled_dot_product_attention`, or None for arguments that are PyTorch's."""
+    if not is_ours(dropout_p, generator, query, key, value):
+        return None
+    q, k, v = query, key, value
+    if torch.is_autocast_enabled("cpu"):
+        q, k, v = (t.to(torch.get_autocast_dtype("cpu")) if t.dtype is torch.float32 else t for t in (q, k, v))
+    if enable_gqa and min(q.dim(), k.dim(), v.dim()) > 2:
+        shares = {q.shape[-3] % max(t.shape[-3], 1) for t in (k, v)}
+        if shares == {0}:
+            k, v = (t.repeat_interleave(q.shape[-3] // t.shape[-3], -3) for t in (k, v))
+    if not _fits(q, k, v, attn_mask, is_causal):
+        return None
+    bias = attn_mask
+    if is_causal:
+        bias = torch.ones(q.shape[-2], k.shape[-2], dtype=torch.bool, device="cpu").tril()
+    if bias is not None and bias.dtype is torch.bool:
+        bias = q.new_zeros(bias.shape).masked_fill_(~bias, -torch.inf)
+    attend = _attend
+    if torch.compiler.is_compiling():
+        attend = _attend_recorded if generator is None else _attend_between_graphs
+    return attend(q, k, v, bias, dropout_p, scale, generator)
+
+
+def _attend_for_operator(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None,
+    dropout_p: float,
+    is_causal: bool,
+    scale: float | None,
+    enable_gqa: bool,
+) -> list[Tensor]:
+    out = attend_if_it_fits(query, key, value, attn_mask, dropout_p, is_causal, scale, enable_gqa, None)
+    return [] if out is None else [out]
+
+
+# What the C++ part of this package calls for PyTorch's operator while the switch is on: one tensor, or none.
+_library = torch.library.Library("cdropout", "FRAGMENT")
+_library.define(
+    "attend(Tensor query, Tensor key, Tensor value, Tensor? attn_mask, float dropout_p, bool is_causal, float? scale, "
+    "bool enable_gqa) -> Tensor[]"
+)
+_library.impl("attend", _attend_for_operator, "CompositeImplicitAutograd")

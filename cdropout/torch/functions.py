@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from cdropout.torch.tensors import drop, is_ours
+from cdropout.torch.tensors import drop, may_be_dropped
 
 
 def dropout(
@@ -43,7 +43,7 @@ def dropout(
         For a p outside [0, 1], and for a generator if input is passed to PyTorch's function, which accepts none.
 
     """
-    if not (training and is_ours(p, generator, input)):
+    if not (training and may_be_dropped(p, generator, input)):
         return functional.dropout(input, p, training, inplace)
     return drop(input, p, (), inplace, generator)
 
@@ -57,7 +57,7 @@ def dropout1d(
     generator: torch.Generator | None = None,
 ) -> Tensor:
     """Drop channels of ([N,] C, L), as `torch.nn.functional.dropout1d` does; otherwise as `dropout`."""
-    if not (training and is_ours(p, generator, input)) or input.dim() not in (2, 3):
+    if not (training and may_be_dropped(p, generator, input)) or input.dim() not in (2, 3):
         return functional.dropout1d(input, p, training, inplace)
     return drop(input, p, (input.dim() - 1,), inplace, generator)
 
@@ -71,7 +71,7 @@ def dropout2d(
     generator: torch.Generator | None = None,
 ) -> Tensor:
     """Drop channels of (N, C, H, W), as `torch.nn.functional.dropout2d` does; otherwise as `dropout`."""
-    if not (training and is_ours(p, generator, input)) or input.dim() != 4:
+    if not (training and may_be_dropped(p, generator, input)) or input.dim() != 4:
         return functional.dropout2d(input, p, training, inplace)
     return drop(input, p, (2, 3), inplace, generator)
 
@@ -85,7 +85,7 @@ def dropout3d(
     generator: torch.Generator | None = None,
 ) -> Tensor:
     """Drop channels of ([N,] C, D, H, W), as `torch.nn.functional.dropout3d` does; otherwise as `dropout`."""
-    if not (training and is_ours(p, generator, input)) or input.dim() not in (4, 5):
+    if not (training and may_be_dropped(p, generator, input)) or input.dim() not in (4, 5):
         return functional.dropout3d(input, p, training, inplace)
     return drop(input, p, tuple(range(input.dim() - 3, input.dim())), inplace, generator)
 
@@ -99,7 +99,7 @@ def alpha_dropout(
     generator: torch.Generator | None = None,
 ) -> Tensor:
     """Drop for SELU, as `torch.nn.functional.alpha_dropout` does; otherwise as `dropout`."""
-    if not (training and is_ours(p, generator, input)):
+    if not (training and may_be_dropped(p, generator, input)):
         return functional.alpha_dropout(input, p, training, inplace)
     return drop(input, p, (), inplace, generator, alpha=True)
 
@@ -113,6 +113,6 @@ def feature_alpha_dropout(
     generator: torch.Generator | None = None,
 ) -> Tensor:
     """Drop channels for SELU, as `torch.nn.functional.feature_alpha_dropout` does; otherwise as `dropout`."""
-    if not (training and is_ours(p, generator, input)) or input.dim() < 2:
+    if not (training and may_be_dropped(p, generator, input)) or input.dim() < 2:
         return functional.feature_alpha_dropout(input, p, training, inplace)
     return drop(input, p, tuple(range(2, input.dim())), inplace, generator, alpha=True)

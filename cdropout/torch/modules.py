@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import types
+import collections
+import functools
+from collections.abc import Iterable
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 from torch.fx import Proxy
-from torch.nn import functional
 
-from cdropout.torch.attention import scaled_dot_product_attention
+from cdropout.torch import native_library
 from cdropout.torch.functions import (
     alpha_dropout,
     dropout,
@@ -18,6 +20,8 @@ from cdropout.torch.functions import (
     dropout3d,
     feature_alpha_dropout,
 )
+from cdropout.torch.sites import Site, report
+from cdropout.torch.switch import enter, leave, prepare
 
 
 class _Traceable(nn.Module):
@@ -92,41 +96,46 @@ class FeatureAlphaDropout(_DropoutModule, nn.FeatureAlphaDropout):
     _function = staticmethod(feature_alpha_dropout)
 
 
-def _rebound(function: Any, **names: Any) -> Any:
-    """Return a copy of a PyTorch function that finds these objects under the given global names."""
-    code = function.__code__
-    if not isinstance(code, types.CodeType):
-        # Documentation tools import this module with stand-ins for PyTorch, whose attributes are stand-ins too.
-        return function
-    missing = set(names) - set(code.co_names)
-    if missing:  # the copy would silently call PyTorch's own dropout
-        raise ImportError(f"cdropout.torch needs a PyTorch whose {function.__qualname__} uses {missing}")
-    copied = {**function.__globals__, **names}
-    rebound = types.FunctionType(code, copied, function.__name__, function.__defaults__, function.__closure__)
-    rebound.__kwdefaults__ = function.__kwdefaults__
-    return rebound
+def _with_masks_of_this_library(forward: Any, *args: Any, **kwargs: Any) -> Any:
+    """Run PyTorch's or another package's code with the switch on, for this thread."""
+    if not torch.compiler.is_compiling():
+        prepare()
+    enter()
+    try:
+        return forward(*args, **kwargs)
+    finally:
+        leave()
 
 
 class MultiheadAttention(_Traceable, nn.MultiheadAttention):
-    """`torch.nn.MultiheadAttention` whose weights are dropped by this library's masks.
+    """`torch.nn.MultiheadAttention` whose weights are dropped by this library's masks. The code is PyTorch's."""
 
-    Everything else is PyTorch's code: its forward pass, in which the names `scaled_dot_product_attention` and `dropout`
-    refer to the functions of `cdropout.torch`.
-    """
+    def forward(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
+        """Attend, as PyTorch's module does."""
+        return _with_masks_of_this_library(super().forward, *args, **kwargs)  # type: ignore[no-any-return]
 
-    forward = _rebound(
-        nn.MultiheadAttention.forward,
-        F=types.SimpleNamespace(
-            **{
-                **vars(functional),
-                "multi_head_attention_forward": _rebound(
-                    functional.multi_head_attention_forward,
-                    scaled_dot_product_attention=scaled_dot_product_attention,
-                    dropout=dropout,
-                ),
-            }
-        ),
-    )
+
+class _Switched(nn.Module):
+    """A module of another class whose forward pass runs with the switch on, for its thread."""
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the other class's forward pass."""
+        return _with_masks_of_this_library(super().forward, *args, **kwargs)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """Copy and pickle by the other class, because this one is made at run time and has no name to import."""
+        return _unpickle_switched, (type(self).__mro__[2],), self.__getstate__()
+
+
+def _unpickle_switched(cls: Any) -> nn.Module:
+    switched: Any = _switched(cls)
+    return switched.__new__(switched)  # type: ignore[no-any-return]
+
+
+@functools.cache
+def _switched(cls: Any) -> type[nn.Module]:
+    """Return the subclass of cls whose forward pass runs with the switch on."""
+    return type(cls.__name__, (_Switched, cls), {"__module__": cls.__module__, "__doc__": cls.__doc__})
 
 
 _OURS: dict[type[nn.Module], type[nn.Module]] = {
@@ -135,29 +144,144 @@ _OURS: dict[type[nn.Module], type[nn.Module]] = {
 }
 _THEIRS = {ours: theirs for theirs, ours in _OURS.items()}
 
+# Classes of other packages that drop whole samples by `bernoulli_`, by module and name: importing them takes seconds.
+_STOCHASTIC_DEPTH = {("timm.layers.drop", "DropPath"), ("torchvision.ops.stochastic_depth", "StochasticDepth")}
 
-def replace_dropout(model: nn.Module) -> int:
-    """Replace the dropout and attention modules of a model, itself included, by those of this library.
+
+# Packages whose modules drop in their own code, by a probability that is an attribute.
+_LEND_P = ("transformers", "peft")
+
+
+def _lends_p(module: nn.Module) -> bool:
+    """Return whether a module of a known package drops by functions, in a forward pass that it shares with no other."""
+    cls = type(module)
+    if cls.__module__.partition(".")[0] not in _LEND_P:
+        return False
+    if any("drop" in name and isinstance(p, float) and 0.0 < p <= 1.0 for name, p in vars(module).items()):
+        return True
+    # Layers that gradient checkpointing runs again, outside of the modules that contain them.
+    if any(each.__name__ == "GradientCheckpointingLayer" for each in cls.__mro__):
+        return True
+    return "Attention" in cls.__name__ and any(isinstance(child, nn.Dropout) for child in module.children())
+
+
+def _class_for(module: nn.Module, also: tuple[type[nn.Module], ...], has_bernoulli: bool) -> type[nn.Module] | None:
+    """Return the class that a module gets, or None if it stays as it is."""
+    cls: Any = type(module)
+    if cls in _OURS:
+        return _OURS[cls]
+    if isinstance(module, (_Traceable, _Switched)):
+        return None
+    drops = isinstance(module, (*_OURS, *also)) or (isinstance(module, nn.RNNBase) and module.dropout > 0.0)
+    if has_bernoulli:
+        drops |= any((each.__module__, each.__name__) in _STOCHASTIC_DEPTH for each in cls.__mro__)
+    return _switched(cls) if drops or _lends_p(module) else None
+
+
+class Replaced(int):
+    """What `replace_dropout` has done: the number of dropout modules replaced, with more to read.
+
+    Attributes
+    ----------
+    modules : dict of str to str
+        Name of each module that was changed, and the name of its class: also modules that the number does not count.
+    sites : list of Site or None
+        What `report` found; None before it was called.
+
+    """
+
+    modules: dict[str, str]
+    sites: list[Site] | None
+
+    def __new__(cls, n_replaced: int, modules: dict[str, str]) -> Replaced:
+        """Make the number."""
+        made = super().__new__(cls, n_replaced)
+        made.modules, made.sites = modules, None
+        return made
+
+    def report(self, model: nn.Module, *inputs: Any, **named_inputs: Any) -> list[Site]:
+        """Call `cdropout.torch.report`, keep its result as `sites`, and return it."""
+        self.sites = report(model, *inputs, **named_inputs)
+        return self.sites
+
+    def describe(self) -> str:
+        """Return text: a line for each class that was replaced, and for each site that is still PyTorch's."""
+        counts = collections.Counter(self.modules.values())
+        lines = [f"replaced {count} x {name}" for name, count in counts.items()] or ["nothing was replaced"]
+        if self.sites is not None:
+            theirs = [str(site) for site in self.sites if not site.is_ours]
+            lines += theirs or [f"all {sum(site.n_calls for site in self.sites)} calls of a step are cdropout's"]
+        return "\n".join(lines)
+
+
+def replace_dropout(model: nn.Module, *, also: Iterable[type[nn.Module]] = ()) -> Replaced:
+    """Replace the dropout of a model's modules, itself included, by this library's.
 
     The modules stay the same objects, with their names, flags, hooks and attributes; only their class changes.
-    Subclasses of PyTorch's modules are not replaced.
+
+    - `nn.Dropout`, its relatives, and `nn.MultiheadAttention` become the modules of this package.
+    - Subclasses of these, `nn.LSTM`, `nn.GRU` and `nn.RNN` with dropout, `DropPath` of timm and `StochasticDepth` of
+      torchvision become subclasses of their own class, whose forward pass runs with the switch of `enable` on.
+    - So do the modules of Hugging Face's transformers and peft that drop in their own code, as attention does.
+
+    `torch.nn.functional.dropout` in other models' code stays PyTorch's: `report` lists such calls, `also` takes the
+    modules that make them, and `enable` replaces them all. A module of `also` must not contain calls of
+    `torch.utils.checkpoint`, which would draw the masks again outside of its forward pass; use `enable` there, and for
+    models that are compiled.
+
+    Parameters
+    ----------
+    model : nn.Module
+        The model.
+    also : iterable of types
+        Classes of modules whose own code drops: their forward passes run with the switch on, too.
 
     Returns
     -------
-    int
-        Number of dropout modules replaced, without the attention modules.
+    Replaced
+        An int, the number of dropout modules replaced, without attention and recurrent modules; `modules` names all.
+
+    Raises
+    ------
+    TypeError
+        If also has something else than classes of modules.
+
+    See Also
+    --------
+    restore_dropout, report, enable
 
     """
-    return _exchange(model, _OURS)
+    classes = tuple(also)
+    for cls in classes:
+        if not (isinstance(cls, type) and issubclass(cls, nn.Module)):
+            raise TypeError(f"also must have subclasses of torch.nn.Module, got {cls!r}")
+    native_library.load()
+    new_classes = [_class_for(module, classes, True) for module in model.modules()]
+    is_switched = any(cls is not None and issubclass(cls, _Switched) for cls in new_classes)
+    has_bernoulli = is_switched and prepare()
+    changed = {}
+    n_replaced = 0
+    for name, module in model.named_modules():
+        new_class = _class_for(module, classes, has_bernoulli)
+        if new_class is None:
+            continue
+        changed[name] = type(module).__name__
+        n_replaced += isinstance(module, tuple(_OURS)) and not isinstance(module, nn.MultiheadAttention)
+        module.__class__ = new_class
+    return Replaced(n_replaced, changed)
 
 
 def restore_dropout(model: nn.Module) -> int:
     """Undo `replace_dropout` and return the number of dropout modules restored."""
-    return _exchange(model, _THEIRS)
-
-
-def _exchange(model: nn.Module, classes: dict[type[nn.Module], type[nn.Module]]) -> int:
-    found = [module for module in model.modules() if type(module) in classes]
-    for module in found:
-        module.__class__ = classes[type(module)]
-    return sum(not isinstance(module, nn.MultiheadAttention) for module in found)
+    n_restored = 0
+    for module in model.modules():
+        cls = type(module)
+        if cls in _THEIRS:
+            theirs = _THEIRS[cls]
+        elif isinstance(module, _Switched):
+            theirs = cls.__mro__[2]
+        else:
+            continue
+        n_restored += isinstance(module, tuple(_OURS)) and not isinstance(module, nn.MultiheadAttention)
+        module.__class__ = theirs
+    return n_restored

@@ -13,10 +13,13 @@ from torch.autograd import forward_ad
 from cdropout import _kernels
 from cdropout._kernels import alpha_map
 from cdropout.mask import Mask
+from cdropout.torch import native_library
 
 # NumPy has bfloat16 only if ml_dtypes is installed.
 HALVES = (torch.float16, torch.bfloat16) if importlib.util.find_spec("ml_dtypes") else (torch.float16,)
 DTYPES = (torch.float32, torch.float64, *HALVES)
+# The name of a drawn mask in PyTorch's profiler, as in native/dropout.cpp; cdropout.torch.report counts it.
+PROFILED = "cdropout::masked"
 PLAIN = (Tensor, nn.Parameter)
 
 
@@ -47,11 +50,21 @@ def is_recorded() -> bool:
     )
 
 
+def is_compiled(x: Tensor) -> bool:
+    """Return whether a compiler records operators now, which gets those of `cdropout.torch.recorded`."""
+    keys = torch._C._TorchDispatchModeKey
+    return (
+        torch._C._get_dispatch_mode(keys.PROXY) is not None or torch._C._get_dispatch_mode(keys.FUNCTIONAL) is not None
+    ) and (x.device.type == "cpu" and x.dtype in DTYPES)
+
+
 def is_ours(p: float, generator: Any, *tensors: Tensor) -> bool:
     """Return whether this library drops, and not PyTorch's function.
 
     TypeError for a generator of another type, ValueError for one that PyTorch's function would ignore.
     """
+    if torch.compiler.is_compiling():
+        return 0.0 < p <= 1.0 and all(each.device.type == "cpu" and each.dtype in DTYPES for each in tensors)
     if generator is not None and not isinstance(generator, torch.Generator):
         raise TypeError(f"generator must be a torch.Generator or None, got {generator!r}")
     if 0.0 < p <= 1.0 and all(map(is_plain, tensors)) and not is_transformed() and not is_recorded():
@@ -62,6 +75,16 @@ def is_ours(p: float, generator: Any, *tensors: Tensor) -> bool:
             f"torch.func, forward-mode differentiation and tracing, got {generator}"
         )
     return False
+
+
+def may_be_dropped(p: float, generator: Any, tensor: Tensor) -> bool:
+    """Return whether `drop` takes the tensor: `is_ours` without the checks that the C++ part of this package repeats.
+
+    It passes the tensors that are not ours to PyTorch's function.
+    """
+    if not native_library.is_loaded() or generator is not None or torch.compiler.is_compiling():
+        return is_ours(p, generator, tensor)
+    return 0.0 < p <= 1.0 and type(tensor) in PLAIN and not is_transformed() and not is_recorded()
 
 
 def as_array(tensor: Tensor) -> Any:
@@ -76,12 +99,24 @@ def as_array(tensor: Tensor) -> Any:
 def draw_mask(shape: tuple[int, ...], p: float, shared_axes: tuple[int, ...], generator: Any) -> Mask:
     """Return a mask whose key is drawn from PyTorch's generator."""
     p = _kernels.check_p(p)  # before the generator advances
+    if torch.autograd._profiler_enabled():
+        with torch.profiler.record_function(PROFILED):
+            return _draw_mask(shape, p, shared_axes, generator)
+    return _draw_mask(shape, p, shared_axes, generator)
+
+
+def _draw_mask(shape: tuple[int, ...], p: float, shared_axes: tuple[int, ...], generator: Any) -> Mask:
     low, high = torch.randint(-(2**63), 2**63 - 1, (2,), dtype=torch.int64, device="cpu", generator=generator).tolist()
     key = (low & 0xFFFFFFFFFFFFFFFF) | (high & 0xFFFFFFFFFFFFFFFF) << 64
     return Mask(key, 0, p, shape, shared_axes)
 
 
-def _apply(x: Tensor, mask: Mask, scale: float | None, shift: float, fill: float, inplace: bool) -> Tensor:
+def keep(shape: tuple[int, ...], p: float, generator: Any) -> Tensor:
+    """Return a bool tensor of a new mask: True where kept."""
+    return torch.from_numpy(draw_mask(tuple(shape), p, (), generator).keep())
+
+
+def apply(x: Tensor, mask: Mask, scale: float | None, shift: float, fill: float, inplace: bool) -> Tensor:
     """Apply a mask without recording it in autograd's graph."""
     plain = x.detach()
     y = plain if inplace else torch.empty_like(plain)
@@ -121,7 +156,7 @@ class ApplyMask(torch.autograd.Function):
         ctx: Any, x: Tensor, mask: Mask, scale: float | None, shift: float, fill: float, inplace: bool
     ) -> Tensor:
         ctx.mask, ctx.scale = mask, scale
-        y = _apply(x, mask, scale, shift, fill, inplace)
+        y = apply(x, mask, scale, shift, fill, inplace)
         if not inplace:
             return y
         ctx.mark_dirty(x)
@@ -133,11 +168,32 @@ class ApplyMask(torch.autograd.Function):
         if is_transformed() or is_recorded() or not is_plain(dy):
             return dy * factor_of(ctx.mask, ctx.scale, dy.dtype), None, None, None, None, None
         # Recording the step for a second derivative costs as much as applying a small mask, so only do it on demand.
-        apply = ApplyMask.apply if torch.is_grad_enabled() and dy.requires_grad else _apply
-        return apply(dy, ctx.mask, ctx.scale, 0.0, 0.0, False), None, None, None, None, None
+        step = ApplyMask.apply if torch.is_grad_enabled() and dy.requires_grad else apply
+        return step(dy, ctx.mask, ctx.scale, 0.0, 0.0, False), None, None, None, None, None
 
 
-def _drop_now(
+def drop(
+    input: Tensor,  # noqa: A002
+    p: float,
+    shared_axes: tuple[int, ...],
+    inplace: bool,
+    generator: Any,
+    *,
+    alpha: bool = False,
+) -> Tensor:
+    """Return input after dropout with a new mask; `may_be_dropped` has accepted the arguments."""
+    if torch.compiler.is_compiling():
+        if generator is not None:
+            return _drop_between_graphs(input, p, shared_axes, inplace, generator, alpha)  # type: ignore[no-any-return]
+        y: Tensor = torch.ops.cdropout.record(input, p, shared_axes, alpha)
+        return input.copy_(y) if inplace else y
+    if native_library.is_loaded():
+        op = torch.ops.cdropout.drop_ if inplace else torch.ops.cdropout.drop
+        return op.default(input, p, shared_axes, alpha, generator)  # type: ignore[no-any-return]
+    return _drop_in_python(input, p, shared_axes, inplace, generator, alpha)
+
+
+def _drop_in_python(
     input: Tensor,  # noqa: A002
     p: float,
     shared_axes: tuple[int, ...],
@@ -151,26 +207,12 @@ def _drop_now(
     scale, shift, fill = alpha_map(mask.p) if alpha else (None, 0.0, 0.0)
     if torch.is_grad_enabled() and input.requires_grad:
         return ApplyMask.apply(input, mask, scale, shift, fill, inplace)  # type: ignore[no-any-return,no-untyped-call]
-    y = _apply(input, mask, scale, shift, fill, inplace)
+    y = apply(input, mask, scale, shift, fill, inplace)
     if not inplace:
         return y
     torch.autograd.graph.increment_version(input)
     return input
 
 
-# torch.compile ends its graph before a call of this function.
-_drop_between_graphs = torch.compiler.disable(_drop_now)
-
-
-def drop(
-    input: Tensor,  # noqa: A002
-    p: float,
-    shared_axes: tuple[int, ...],
-    inplace: bool,
-    generator: Any,
-    *,
-    alpha: bool = False,
-) -> Tensor:
-    """Return input after dropout with a new mask; `is_ours` has accepted the arguments."""
-    drop = _drop_between_graphs if torch.compiler.is_compiling() else _drop_now
-    return drop(input, p, shared_axes, inplace, generator, alpha)
+# torch.compile ends its graph before a call of this function: it does not record generators.
+_drop_between_graphs = torch.compiler.disable(_drop_in_python)

@@ -1,5 +1,7 @@
 /* The catalog of kernel_table.h as arrays, and the choice of an instruction set. src/_kernels.pyx calls choose_kernels
  * at import and stores its answer in `kernels`. */
+#include "float_check.h"
+#include "float_mode.h"
 #include "kernel_table.h"
 
 #include <string.h>
@@ -41,4 +43,15 @@ const kernel_table *choose_kernels(const char *name, int *is_known)
             return tables[i];
     }
     return NULL;
+}
+
+const char *changed_arithmetic(void)
+{
+    const float_mode before = enter_default_mode();
+    const char *changed = changed_arithmetic_here();
+    for (size_t i = 0; i < N_TABLES && changed == NULL; i++)
+        if (tables[i]->is_supported())
+            changed = tables[i]->changed_arithmetic();
+    leave_default_mode(before);
+    return changed;
 }

@@ -168,7 +168,8 @@ typedef struct {
 
 typedef struct {
     const char *isa;
-    int (*is_supported)(void); /* by this processor and its operating system */
+    int (*is_supported)(void);               /* by this processor and its operating system */
+    const char *(*changed_arithmetic)(void); /* changed_arithmetic_here() of float_check.h */
     const dtype_kernels *dtype[N_DTYPES];
     fill_keep_fn *fill_keep;
     fill_words_fn *fill_words;
@@ -201,6 +202,10 @@ extern const kernel_table *kernels;
 /* Returns the table of the instruction set `name`, or the best that this machine supports if name is NULL. Returns NULL
  * if there is none of that name (then *is_known is 0) or the machine does not support it (then 1). */
 const kernel_table *choose_kernels(const char *name, int *is_known);
+/* Returns the compiler flags that have changed floating-point arithmetic in dispatch.c or in the kernels that this
+ * machine supports, to complete "cdropout must be compiled without"; NULL if there are none. Call it once, before any
+ * kernel. */
+const char *changed_arithmetic(void);
 /* Returns the i-th table, the best first; NULL after the last. */
 const kernel_table *kernels_at(size_t i);
 

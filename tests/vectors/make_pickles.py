@@ -60,7 +60,7 @@ def digest(loaded: Any) -> str:
     if isinstance(loaded, cd.Mask):
         made = loaded.keep()
     elif isinstance(loaded, cd.Noise):
-        made = loaded.add(np.zeros(loaded.shape, np.float32)).view("<u4")
+        made = loaded.add(np.zeros(loaded.shape, np.float32))
     elif isinstance(loaded, cd.Stream):
         made = np.stack([cd.draw_mask(9000, 0.3, rng=stream).keep() for stream in (loaded, *loaded.spawn(1))])
     elif isinstance(loaded, cd.StreamBitGenerator):
@@ -76,7 +76,7 @@ def digest(loaded: Any) -> str:
         before = loaded.mask.keep()
         loaded.forward(np.ones((4, 6), np.float32))
         made = np.stack([before, loaded.mask.keep()])
-    return hashlib.sha256(made.tobytes()).hexdigest()
+    return hashlib.sha256(made.astype(made.dtype.newbyteorder("<")).tobytes()).hexdigest()
 
 
 def main() -> None:

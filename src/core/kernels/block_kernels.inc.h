@@ -24,6 +24,7 @@
  * The upper 16 bits of these are the numbers of elements 0 to 31 of a group, the lower 16 bits those of elements 32 to
  * 63. So one 32-bit comparison decides the upper halves, and after a shift the lower halves, and its result selects
  * elements of a float32 vector: no instruction set has to unpack anything. */
+#include "../float_check.h"
 #include "../half.h"
 
 #include <string.h>
@@ -440,12 +441,18 @@ typedef double f64_scalar;
 
 #include "all_dtypes.inc.h"
 
+static const char *changed_arithmetic_of_table(void)
+{
+    return changed_arithmetic_here();
+}
+
 /* The initializer of the table that isa/<name>.c exports. */
 #define DTYPE_ROW(name, n_bytes, scale_bits, numpy_name) [DTYPE_##name] = &dtype_kernels_##name,
-#define KERNEL_TABLE(is_supported_fn)       \
-    {.isa = ISA_NAME,                       \
-     .is_supported = (is_supported_fn),     \
-     .dtype = {CDROPOUT_DTYPES(DTYPE_ROW)}, \
-     .fill_keep = fill_keep,                \
-     .fill_words = fill_words,              \
+#define KERNEL_TABLE(is_supported_fn)                   \
+    {.isa = ISA_NAME,                                   \
+     .is_supported = (is_supported_fn),                 \
+     .changed_arithmetic = changed_arithmetic_of_table, \
+     .dtype = {CDROPOUT_DTYPES(DTYPE_ROW)},             \
+     .fill_keep = fill_keep,                            \
+     .fill_words = fill_words,                          \
      .fill_raw = fill_raw}
