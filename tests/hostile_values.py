@@ -211,7 +211,22 @@ ACTIONS: dict[str, Callable[..., None]] = {
     )
 }
 ACTIONS["collect"] = lambda scene: gc.collect()
-ARRAY_ACTIONS = ("shrink", "grow", "free", "move", "reshape", "swap_axes", "stride", "freeze", "write", "mask")
+ARRAY_ACTIONS = (
+    "shrink",
+    "free",
+    "grow",
+    "move",
+    "shrink",
+    "free",
+    "grow",
+    "move",
+    "reshape",
+    "swap_axes",
+    "stride",
+    "freeze",
+    "write",
+    "mask",
+)
 OTHER_ACTIONS = ("rewind", "end_stream", "spawn", "fork", "repeat", "switch", "raise_warnings", "collect")
 
 # ---- classes --------------------------------------------------------------------------------------------------------
