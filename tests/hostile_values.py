@@ -403,7 +403,8 @@ PROVIDERS = {each.__name__: each for each in (Dlpack, OldDlpack, OldTensor, Copy
 def provider(scene: Scene, role: str, protocol: str, methods: dict[str, Any]) -> Any:
     """Return an object that shares the memory of an array."""
     a = owned(scene, shape_of(scene, role))
-    scene.arrays.append(a)
+    if protocol == "OnlyArray":  # the library gets the array itself; the other protocols promise that the memory stays
+        scene.arrays.append(a)
     return hostile(scene, PROVIDERS[protocol], methods)(a)
 
 
@@ -414,8 +415,6 @@ def buffer(scene: Scene, role: str, kind: str) -> Any:
         return array.array("f", values.ravel())
     if kind == "ctypes":
         return (ctypes.c_float * values.size)(*values.ravel())
-    if kind == "memoryview of an array":
-        scene.arrays.append(values)
     view = memoryview(values if kind == "memoryview of an array" else bytearray(values.tobytes()))
     scene.views.append(view if view.format == "f" else view.cast("f", values.shape))
     return scene.views[-1]
