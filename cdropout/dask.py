@@ -21,7 +21,7 @@ from dask.array.core import normalize_chunks
 from dask.layers import ArraySliceDep
 
 from cdropout import _kernels
-from cdropout.mask import Mask, draw_mask
+from cdropout.mask import Mask, drawing
 from cdropout.stream import Rng
 
 
@@ -56,7 +56,8 @@ def dropout(
 
     """
     check(array)
-    return apply(draw_mask(array.shape, p, rng=rng, shared_axes=shared_axes), array)
+    with drawing(array.shape, p, rng, shared_axes) as mask:
+        return apply(mask, array)
 
 
 def apply(

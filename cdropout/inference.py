@@ -70,12 +70,12 @@ _FOREIGN = object()
 
 
 class _Before:
-    """A layer's mode and stream before a block of `dropout_on`."""
+    """A layer, and its mode and stream before a block of `dropout_on`."""
 
-    __slots__ = ("block", "replaces_rng", "rng", "training")
+    __slots__ = ("block", "layer", "replaces_rng", "rng", "training")
 
     def __init__(self, layer: Any, block: object, replaces_rng: bool) -> None:
-        self.block, self.replaces_rng = block, replaces_rng
+        self.layer, self.block, self.replaces_rng = layer, block, replaces_rng
         self.training, self.rng = layer.training, getattr(layer, "rng", _FOREIGN)
 
 
@@ -84,9 +84,9 @@ class _Switched:
 
     __slots__ = ("before", "thread")
 
-    def __init__(self, thread: int) -> None:
+    def __init__(self, thread: int, before: _Before) -> None:
         self.thread = thread
-        self.before: list[_Before] = []
+        self.before = [before]
 
 
 # (process, id(layer)) -> its blocks. A second thread or task would take the switched state for the layer's original
@@ -99,47 +99,82 @@ _switched: dict[tuple[int, int], _Switched] = {}
 _open_blocks: ContextVar[tuple[object, ...]] = ContextVar("_open_blocks", default=())
 
 
-def _enter(layers: list[Any], block: object, replaces_rng: bool) -> None:
+# What restores one layer at the end of a block: the key and the item of _switched, and the layer's part of it.
+_Entered = tuple[tuple[int, int], _Switched, _Before]
+
+
+def _enter(layers: list[Any], block: object, replaces_rng: bool) -> list[_Entered]:
     """Note that layers are in a block, without a lock; RuntimeError if another thread or task has one of them."""
     thread = threading.get_ident()
-    for number, layer in enumerate(layers):
-        entry = _switched.setdefault((_kernels.process_number(), id(layer)), _Switched(thread))
-        who = "thread" if entry.thread != thread else "task"
-        if who == "thread" or (entry.before and entry.before[-1].block not in (block, *_open_blocks.get())):
-            for each in layers[:number]:
-                _leave(each, block)
-            raise RuntimeError(
-                f"layers must be switched by one {who} at a time, got {layer!r} of a {who} that still has them: "
-                f"give each {who} a network of its own, or give mc_predict the layers in the place of forward"
-            )
-        entry.before.append(_Before(layer, block, replaces_rng))
+    entered: list[_Entered] = []
+    try:
+        for layer in layers:
+            key, before = (_kernels.process_number(), id(layer)), _Before(layer, block, replaces_rng)
+            new = _Switched(thread, before)
+            entered.append((key, new, before))  # before the item is there, so that no error leaves it there
+            entry = _switched.setdefault(key, new)
+            if entry is new:
+                continue
+            entered.pop()
+            who = "thread" if entry.thread != thread else "task"
+            if who == "thread" or (entry.before and entry.before[-1].block not in (block, *_open_blocks.get())):
+                raise RuntimeError(
+                    f"layers must be switched by one {who} at a time, got {layer!r} of a {who} that still has them: "
+                    f"give each {who} a network of its own, or give mc_predict the layers in the place of forward"
+                )
+            entered.append((key, entry, before))
+            entry.before.append(before)
+    except BaseException:
+        _leave_all(entered)
+        raise
+    return entered
 
 
-def _leave(layer: Any, block: object) -> None:
-    """Restore a layer at the end of a block, and give it up unless other blocks still have it."""
-    key = _kernels.process_number(), id(layer)
-    entry = _switched.get(key)
-    if entry is None:
+def _leave_all(entered: list[_Entered]) -> None:
+    """Restore layers at the end of a block, the last first. An error at one layer comes when all have been restored."""
+    try:
+        while entered:
+            key, entry, before = entered[-1]
+            try:
+                _restore(entry, before)
+            except BaseException:  # out of memory, or Ctrl-C: once more
+                _restore(entry, before)
+                raise
+            finally:
+                entered.pop()
+                if before in entry.before:
+                    entry.before.remove(before)
+                if not entry.before and _switched.get(key) is entry:
+                    _switched.pop(key, None)
+    finally:
+        if entered:
+            _leave_all(entered)
+
+
+def _restore(entry: _Switched, before: _Before) -> None:
+    """Restore a layer's mode and stream, or let the block that began later restore them. Two calls do what one does."""
+    if before not in entry.before:
         return
-    places = [i for i, each in enumerate(entry.before) if each.block is block]
-    if places:
-        before = entry.before.pop(places[-1])
-        if places[-1] < len(entry.before):
-            # A block that began later is still open, as if generators take turns: it will restore what this one found.
-            later = entry.before[places[-1]]
-            later.training, later.rng = before.training, before.rng
-            later.replaces_rng |= before.replaces_rng
-        else:
-            layer.training = before.training
-            if before.replaces_rng and (before.rng is None or isinstance(before.rng, Stream)):
-                layer.rng = before.rng
-    if not entry.before:
-        _switched.pop(key, None)
+    place, layer = entry.before.index(before), before.layer
+    if place + 1 < len(entry.before):
+        # A block that began later is still open, as if generators take turns: it will restore what this one found.
+        later = entry.before[place + 1]
+        later.training, later.rng = before.training, before.rng
+        later.replaces_rng |= before.replaces_rng
+        return
+    try:
+        layer.training = before.training
+    finally:
+        if before.replaces_rng and (before.rng is None or isinstance(before.rng, Stream)):
+            layer.rng = before.rng
 
 
 @contextmanager
 def dropout_on(layers: Iterable[Any], *, rng: Rng | None = None, also: Iterable[Any] = ()) -> Iterator[None]:
     """Switch dropout on within a `with` block, and restore the layers' modes and streams at its end.
+
+    If the block raises, layers are restored as at its end. Streams keep the positions of the masks drawn within the
+    block; they do not move back.
 
     If blocks of one task overlap without being nested, as in generators that take turns, layers draw from the stream of
     the block that began last, and the block that ends last restores them.
@@ -169,7 +204,7 @@ def dropout_on(layers: Iterable[Any], *, rng: Rng | None = None, also: Iterable[
 
     """
     switched, block = _to_switch(layers, also, stacklevel=4), object()
-    _enter(switched, block, rng is not None)
+    entered = _enter(switched, block, rng is not None)
     try:
         stream = None if rng is None else as_stream(rng)
         _open_blocks.set((*_open_blocks.get(), block))
@@ -177,9 +212,10 @@ def dropout_on(layers: Iterable[Any], *, rng: Rng | None = None, also: Iterable[
             _turn_on(layer, stream)
         yield
     finally:
-        _open_blocks.set(tuple(each for each in _open_blocks.get() if each is not block))
-        for layer in reversed(switched):
-            _leave(layer, block)
+        try:
+            _leave_all(entered)
+        finally:
+            _open_blocks.set(tuple(each for each in _open_blocks.get() if each is not block))
 
 
 def mc_predict(
@@ -240,6 +276,9 @@ def mc_predict(
 
     Notes
     -----
+    If forward raises, or memory runs out between two passes, modes are restored, and streams keep the positions of the
+    masks that were drawn: passes that were made count as drawn.
+
     Source: Gal & Ghahramani, "Dropout as a Bayesian approximation", ICML 2016. Moments are updated pass by pass: Chan,
     Golub & LeVeque, "Updating formulae and a pairwise algorithm for computing sample variances", COMPSTAT 1982.
 

@@ -57,6 +57,7 @@ def dropout(inputs: Any, rate: float, noise_shape: Any = None, seed: Any = None)
         return _keras_dropout(x, rate, noise_shape, seed)  # type: ignore[no-any-return]
     if rate == 1.0:
         return np.zeros_like(x)
+    np.empty_like(x)  # if there is no memory for the result, the seed does not advance
     words = [int(word) & 0xFFFFFFFF for word in np.asarray(draw_seed(seed)).ravel()]
     return drop_elements(x, rate, rng=np.random.SeedSequence(words), shared_axes=shared_axes)
 

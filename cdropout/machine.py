@@ -2,12 +2,16 @@
 
 import io
 import os
+import sys
+from collections.abc import Mapping
 from typing import TypeAlias
 
 # os.path instead of pathlib: importing pathlib takes half as long as importing all of this library.
 Folder: TypeAlias = str | os.PathLike[str]
 
 _CPU0_CACHES = "/sys/devices/system/cpu/cpu0/cache"
+_C_SPACE = " \t\n\v\f\r"  # isspace in C
+_MAX_DIGITS = 20  # of a number below 2^64
 _UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
 
@@ -37,6 +41,31 @@ def last_level_cache_bytes(folder: Folder = _CPU0_CACHES) -> int | None:
     """Return the size in bytes of the last-level cache that a core can use; None if Linux does not report it."""
     caches = cache_bytes(folder)
     return caches[max(caches)] if caches else None
+
+
+def openmp_stack_bytes(environ: Mapping[str, str]) -> int:
+    """Return the stack size of OpenMP's threads in bytes, as the environment sets it; 0 for the system's default.
+
+    GNU's OpenMP uses the first of OMP_STACKSIZE and GOMP_STACKSIZE that it can parse. LLVM's and Intel's also know
+    KMP_STACKSIZE. Which of them runs is not known here, so the larger size is returned.
+    """
+    gnu = (_stack_bytes(environ.get(name, "x"), "k") for name in ("OMP_STACKSIZE", "GOMP_STACKSIZE"))
+    return max(next((n for n in gnu if n is not None), 0), _stack_bytes(environ.get("KMP_STACKSIZE", "x"), "b") or 0)
+
+
+def _stack_bytes(text: str, default_unit: str) -> int | None:
+    """Return a size such as "16 M" in bytes; None if OpenMP refuses the text and looks for another variable."""
+    bits_of_unit = {"b": 0, "k": 10, "m": 20, "g": 30}
+    number, unit = text.strip(_C_SPACE), default_unit
+    if number[-1:].lower() in bits_of_unit and number:
+        number, unit = number[:-1].rstrip(_C_SPACE) or "0", number[-1].lower()
+    digits = number[1:] if number[:1] in ("+", "-") else number
+    if not (digits.isascii() and digits.isdigit()) or len(digits.lstrip("0")) > _MAX_DIGITS:
+        return None
+    limit = 2 * sys.maxsize + 2  # of C's unsigned long, in which OpenMP counts
+    n = int(digits)
+    n_bytes = (-n % limit if number[0] == "-" else n) << bits_of_unit[unit]  # C reads -1 as limit - 1
+    return n_bytes if n < limit and n_bytes < limit else None
 
 
 class CpuQuota:

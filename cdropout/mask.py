@@ -1,7 +1,6 @@
 """Masks: `Mask`, the value (a class of src/mask.pxi), and the functions that draw one."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from types import TracebackType
 from typing import Any
 
 from cdropout import _kernels
@@ -41,15 +40,12 @@ def draw_mask(
     return _kernels.draw_mask(shape, p, rng, shared_axes)
 
 
-@contextmanager
-def drawing(
-    shape: tuple[int, ...],
-    p: float,
-    rng: Rng | None,
-    shared_axes: int | tuple[int, ...] = (),
-    *,
-    arrays: tuple[tuple[str, Any], ...] = (),
-) -> Iterator[Mask]:
+# Exceptions of a failed computation by NumPy: without memory (some functions of NumPy's then raise SystemError), or
+# where `np.errstate(all="raise")` or `python -W error` makes an error of a floating-point warning.
+FAILURES = (MemoryError, SystemError, FloatingPointError, Warning)
+
+
+class drawing:  # noqa: N801 - a context manager, called like a function
     """Draw a mask for a `with` block; if the block fails, move the stream back to where it was.
 
     It fails for lack of memory, with a floating-point error that `np.errstate(all="raise")` or `python -W error` makes
@@ -59,10 +55,28 @@ def drawing(
     The stream is not moved back if another thread has drawn from it meanwhile or if rng is a NumPy generator, because
     draws of other code cannot be undone.
     """
-    stream = _kernels.stream_for(rng, *arrays)
-    mask = draw_mask(shape, p, rng=stream, shared_axes=shared_axes)
-    try:
-        yield mask
-    except Exception:
-        stream._take_back(mask)
-        raise
+
+    __slots__ = ("arguments", "mask", "stream")
+
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        p: float,
+        rng: Rng | None,
+        shared_axes: int | tuple[int, ...] = (),
+        *,
+        arrays: tuple[tuple[str, Any], ...] = (),
+    ) -> None:
+        self.arguments = shape, p, shared_axes
+        self.stream = _kernels.stream_for(rng, *arrays)
+
+    def __enter__(self) -> Mask:
+        shape, p, shared_axes = self.arguments
+        self.mask = draw_mask(shape, p, rng=self.stream, shared_axes=shared_axes)
+        return self.mask
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if kind is not None and issubclass(kind, Exception):
+            self.stream._take_back(self.mask)

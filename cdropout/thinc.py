@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from thinc.api import NumpyOps, get_current_ops, registry, set_current_ops
 
+from cdropout import _kernels
 from cdropout.mask import Mask
 
 
@@ -39,8 +40,10 @@ class CDropoutOps(NumpyOps):  # type: ignore[misc]
             return np.ones(shape, np.float32)
         if drop >= 1:
             return np.zeros(shape, np.float32)
+        p = _kernels.check_p(drop)
+        np.empty(shape, np.float32)  # if there is no memory for the mask, the generator does not advance
         key = int.from_bytes(np.random.bytes(16), "little")  # noqa: NPY002 - the generator that fix_random_seed seeds
-        return Mask(key, 0, drop, shape).scaled(np.float32)
+        return Mask(key, 0, p, shape).scaled(np.float32)
 
 
 # thinc 9.1's tests compare the annotations of all operations as text, so they are those of the installed thinc.

@@ -377,11 +377,26 @@ def relu_dropout_backward(dy, y, p, out):
 
 # ---- for other modules of the package --------------------------------------------------------------------------------
 
-def apply_with_threads(Mask mask not None, a, out, scale, shift, fill, int n_threads):
-    """Apply a mask as `Mask.apply` does, on at most as many threads as another library has been told to use."""
+def fused_with_mask(str name, x, bias, residual, Mask mask not None, out):
+    """Run the fused operation of this name with a mask that has been drawn; arguments as in `fused`."""
+    if mask.shared_axes or mask.part_strides is not None:
+        raise ValueError(f"mask must take consecutive positions, one for each element, got {mask!r}")
+    cdef held_arrays held
+    cdef FusedCall call = checked_fused(name, x, bias, residual, mask.p, out, None, &held)
+    if not has_shape(call.x, mask.shape):
+        raise ValueError(f"x must have the mask's shape {mask.shape}, got {(<object>call.x).shape}")
+    cdef Scratch scratch = memory_for(call, &held)
+    cdef Container container = container_for(call.out, out, x, residual, bias)
+    check_held(&held)
+    run_fused(call, &mask.key_words, mask.first, scratch, &held)
+    return in_container(call.out, container)
+
+
+def with_threads(int n_threads, function, *args, **named):
+    """Call a function whose kernels use at most as many threads as another library has been told to use."""
     set_threads_of_host(n_threads)
     try:
-        return mask.apply(a, out, scale=scale, shift=shift, fill=fill)
+        return function(*args, **named)
     finally:
         set_threads_of_host(0)
 

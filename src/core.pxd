@@ -99,6 +99,7 @@ cdef extern from "core/job.h" nogil:
 
 cdef extern from "core/position.h" nogil:
     const uint64_t LIMIT "POSITION_LIMIT"
+    uint64_t in_whole_blocks(uint64_t n_elems)
     int take_blocks(uint64_t *next_elem, uint64_t n_elems, uint64_t *first)
     void return_blocks(uint64_t *next_elem, uint64_t n_elems, uint64_t first)
 
@@ -148,7 +149,11 @@ cdef extern from "system/threads.h" nogil:
     void set_threads_of_host(int n_threads)
     int max_threads()
     int n_cpus_of_thread()
-    int available_team(int n_threads)
+    ctypedef struct thread_pool:
+        pass
+    int prepare_pools(size_t stack_bytes)
+    int begin_region(int n_threads, thread_pool **pool)
+    void enter_region(thread_pool *pool)
     int call_in_forked_children(void (*function)() noexcept)
 
 

@@ -42,17 +42,23 @@ cdef bint run_all_until(const job *j, size_t *n_done, size_t n_slices, size_t n_
     """Run the slices of all threads up to the deadline; return whether slices remain."""
     cdef Py_ssize_t thread
     cdef uint64_t cpu_used = 0, cpu_before
-    # A signal handler may have forked since the job began: a forked child must not start OpenMP threads.
-    if n_threads == 1 or this_process != FIRST_PROCESS or is_team_paused(&pause, began):
+    cdef thread_pool *pool = NULL
+    cdef int n_granted = 1
+    # A signal handler may have forked since the job began: a forked child must not start OpenMP threads. It may also
+    # have called another library, which ended threads: each region asks anew how many there are.
+    if n_threads > 1 and this_process == FIRST_PROCESS and not is_team_paused(&pause, began):
+        n_granted = begin_region(<int>n_threads, &pool)
+    if n_granted == 1:
         for thread in range(<Py_ssize_t>n_threads):
             run_until(j, thread, n_done, n_slices, n_threads, began, until)
     else:
         cpu_before = cpu_microseconds()
         # The calling thread is thread 0. The sum is that of one number and zeros: Cython makes it a reduction.
-        for thread in prange(<Py_ssize_t>n_threads, num_threads=<int>n_threads, schedule="static"):
+        for thread in prange(<Py_ssize_t>n_threads, num_threads=n_granted, schedule="static"):
+            enter_region(pool)
             run_until(j, thread, n_done, n_slices, n_threads, began, until)
             cpu_used += cpu_microseconds() if thread == 0 else 0
-        if cpu_used > 0:  # the system tells the CPU time
+        if cpu_used > 0 and n_granted == <int>n_threads:  # the system tells the CPU time, and thread 0 ran one range
             note_region(&pause, began, clock_microseconds(), cpu_used - cpu_before, n_threads)
     for thread in range(<Py_ssize_t>n_threads):
         if n_done[thread] < n_slices:

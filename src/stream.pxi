@@ -21,10 +21,8 @@ if hasattr(os, "register_at_fork"):
 # ---- keys as ints ---------------------------------------------------------------------------------------------------
 
 cdef inline void set_key(stream_key *key, object number):
-    cdef uint64_t low = number & 0xFFFFFFFFFFFFFFFF
-    cdef uint64_t high = number >> 64
-    key.word[0] = low
-    key.word[1] = high
+    cdef uint64_t low = number & 0xFFFFFFFFFFFFFFFF, high = number >> 64
+    key.word[0], key.word[1] = low, high  # both or none: the lines above may lack memory
 
 
 cdef inline object key_number(const stream_key *key):
@@ -138,9 +136,11 @@ cdef class Stream:
                 store_int(&self.process, process)
         return 0
 
-    def _take_back(self, Mask mask not None):
-        """Undo the drawing of a mask, unless something has been drawn since."""
-        return_blocks(&self.next_elem, n_drawn(mask.shape, mask.shared_axes), mask.first)
+    def _take_back(self, Drawn drawn not None, uint64_t n_draws=1):
+        """Undo the drawing of a mask or noise, and of the n_draws - 1 like it that followed, unless something else has
+        been drawn since."""
+        cdef uint64_t n_elems = n_drawn(drawn.shape, getattr(drawn, "shared_axes", ()))
+        return_blocks(&self.next_elem, n_draws * in_whole_blocks(n_elems), drawn.first)
 
     # ---- other streams of the same seed -----------------------------------------------------------------------------
 

@@ -69,6 +69,11 @@ cdef size_t allowed_threads() noexcept:
     return min(n_threads, load_u64(&quota_threads))
 
 
+# For parallel_run.pxi, which tries threads before OpenMP starts them.
+if prepare_pools(machine.openmp_stack_bytes(os.environ)) != 0:
+    raise MemoryError("the system must have memory to note what threads there are")
+
+
 def thread_limit():
     """Return how many threads a call on a large array would use if no other call ran."""
     read_quota(steady_microseconds())
@@ -153,5 +158,4 @@ cdef size_t share_of_threads(size_t n_wanted) noexcept:
     now = steady_microseconds()
     n_wanted = min(n_wanted, allowed_threads())
     n_now = enter_active_calls(&calls)
-    n_wanted = max(<size_t>1, n_wanted // <size_t>most_active_calls(&calls, n_now, now))
-    return available_team(<int>n_wanted)
+    return max(<size_t>1, n_wanted // <size_t>most_active_calls(&calls, n_now, now))

@@ -52,6 +52,19 @@ def test_fix_random_seed_repeats_masks():
     assert np.array_equal(OPS.get_dropout_mask((50, 50), 0.5), first)
 
 
+@pytest.mark.parametrize(
+    ("shape", "drop", "error"),
+    [((1 << 23, 1 << 22), 0.5, MemoryError), ((3, -1), 0.5, ValueError), ((3,), float("nan"), ValueError)],
+)
+def test_a_mask_that_cannot_be_made_does_not_advance_numpys_generator(shape, drop, error):
+    thinc_api.fix_random_seed(3)
+    with pytest.raises(error):
+        OPS.get_dropout_mask(shape, drop)
+    first = OPS.get_dropout_mask((50, 50), 0.5)
+    thinc_api.fix_random_seed(3)
+    assert np.array_equal(OPS.get_dropout_mask((50, 50), 0.5), first)
+
+
 def test_one_line_switches_thinc_over_and_another_back(enabled):
     assert type(thinc_api.get_ops("numpy")) is cthinc.CDropoutOps
     assert type(thinc_api.get_ops("cpu")) is cthinc.CDropoutOps

@@ -48,11 +48,11 @@ class Layer_Dropout:  # noqa: N801 - the book's name
 
     def forward(self, inputs: npt.ArrayLike, training: bool = True) -> None:
         """Drop elements of inputs and scale the others, or copy inputs if training is false; the result is `output`."""
-        self.inputs = inputs
         if training:
-            self.output = self._pass.drop(inputs, p_of_keep(self.rate, "rate"))
+            output = self._pass.drop(inputs, p_of_keep(self.rate, "rate"))
         else:
-            self.output = as_ndarray(inputs, "inputs").copy()
+            output = as_ndarray(inputs, "inputs").copy()
+        self.inputs, self.output = inputs, output
 
     def backward(self, dvalues: npt.ArrayLike) -> None:
         """Set `dinputs` to the gradient through the mask of the last forward pass in training."""

@@ -21,6 +21,8 @@ class Layer:
 
     # Name of the rate attribute: `p`, or `std` for GaussianNoise.
     _rate_name: ClassVar[str]
+    # Names of the fields that change when the rate is set.
+    _rate_fields: ClassVar[tuple[str, ...]]
     # Types that a field may have in a pickle. A subclass adds the fields of its constructor.
     _field_types: ClassVar[dict[str, Any]] = {
         "training": bool | int | np.bool_,
@@ -91,17 +93,19 @@ class Layer:
         check_version("state", state["version"], STATE_VERSION)
         if not isinstance(state["training"], bool):
             raise TypeError(f"state['training'] must be True or False, got {state['training']!r}")
-        before = getattr(self, self._rate_name)
-        setattr(self, self._rate_name, state[self._rate_name])
+        # Not through __dict__: from its first use on, Python finds a layer's attributes more slowly.
+        before = [(name, getattr(self, name)) for name in (*self._rate_fields, "training", "_rng")]
         try:
+            setattr(self, self._rate_name, state[self._rate_name])
+            self.training = state["training"]
             if state["rng"] is None or self._rng is None:
                 self.rng = None if state["rng"] is None else restore_stream(state["rng"])
             else:
-                self._rng.state = state["rng"]
-        except (TypeError, ValueError):
-            setattr(self, self._rate_name, before)
+                self._rng.state = state["rng"]  # last, because layers may share the stream
+        except BaseException:
+            for name, value in before:
+                setattr(self, name, value)
             raise
-        self.training = state["training"]
 
     def __getstate__(self) -> dict[str, Any]:
         return {"version": STATE_VERSION, **self.__dict__}
@@ -117,8 +121,14 @@ class Layer:
             self._check_fields(fields)
         except KeyError as error:
             raise ValueError(f"a pickled {type(self).__name__} must have a field {error}") from error
-        self.__dict__.update(fields)
-        self._prepare()
+        own = self.__dict__
+        before = own.copy()
+        try:
+            own.update(fields)
+            self._prepare()
+        except BaseException:
+            own.update(before)
+            raise
 
     def _check_fields(self, fields: dict[str, Any]) -> None:
         """Raise TypeError or ValueError for a field of a pickle that is not valid, KeyError if one is missing.
@@ -129,8 +139,22 @@ class Layer:
             if not isinstance(fields[name], types):
                 raise TypeError(f"{name} of a pickled {type(self).__name__} must not be {shown(fields[name])}")
 
+    def _set(self, name: str, value: Any) -> None:
+        """Set an attribute and the values that follow from it; if this fails, all keep their old values."""
+        before = getattr(self, name, value)
+        try:
+            setattr(self, name, value)
+            self._prepare()
+        except BaseException:
+            setattr(self, name, before)
+            raise
+
     def _prepare(self) -> None:
-        """Compute values that follow from the rate and options; called when one is set, and for a loaded pickle."""
+        """Compute values that follow from the rate and options; called when one is set, and for a loaded pickle.
+
+        A subclass computes first and then assigns once, so that a failure changes nothing. It lists what it assigns in
+        `_rate_fields`.
+        """
 
     # ---- text -------------------------------------------------------------------------------------------------------
 
@@ -172,6 +196,8 @@ class DropoutLayer(Layer):
     """A layer with a probability of dropping, p, and the mask of its last forward pass."""
 
     _rate_name = "p"
+    _rate_fields: ClassVar[tuple[str, ...]] = ("_p",)
+    _p: float
     _field_types: ClassVar[dict[str, Any]] = {**Layer._field_types, "mask": Mask | None}
 
     def __init__(self, p: float = 0.5, *, rng: Rng | None = None, inplace: bool = False) -> None:
@@ -185,8 +211,7 @@ class DropoutLayer(Layer):
 
     @p.setter
     def p(self, p: float) -> None:
-        self._p = self._checked_p(p)
-        self._prepare()
+        self._set("_p", self._checked_p(p))
 
     def _checked_p(self, p: float) -> float:
         """Return p as a float; TypeError or ValueError for a p that the layer does not allow."""

@@ -50,6 +50,7 @@ class Dropout(DropoutLayer):
 
     """
 
+    _rate_fields = ("_p", "_train_map")
     _rescale: Rescale = "train"  # until the constructor sets it: the base class computes the map before
 
     def __init__(
@@ -77,8 +78,7 @@ class Dropout(DropoutLayer):
     @rescale.setter
     def rescale(self, rescale: Rescale) -> None:
         _check_rescale(rescale)
-        self._rescale = rescale
-        self._prepare()
+        self._set("_rescale", rescale)
 
     def forward(self, x: npt.ArrayLike) -> npt.NDArray[Any]:
         """Drop elements of x with a new mask in training; in evaluation return x itself, or (1-p) x for "eval".

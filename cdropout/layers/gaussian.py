@@ -81,6 +81,7 @@ class GaussianNoise(Layer):
     """
 
     _rate_name = "std"
+    _rate_fields = ("_std",)
     _field_types: ClassVar[dict[str, Any]] = {**Layer._field_types, "noise": Noise | None}
 
     def __init__(self, std: float, *, rng: Rng | None = None, inplace: bool = False) -> None:

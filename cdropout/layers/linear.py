@@ -17,7 +17,7 @@ from cdropout.functions.linear import (
     drop_features,
 )
 from cdropout.layers.base import DropoutLayer
-from cdropout.mask import drawing
+from cdropout.mask import FAILURES, drawing
 from cdropout.noise import draw_noise
 from cdropout.stream import Rng, Stream, as_stream
 
@@ -32,12 +32,15 @@ class _LinearLayer(DropoutLayer):
     ) -> None:
         n_in, n_out = check_integer("n_in", n_in, 1), check_integer("n_out", n_out, 1)
         dtype = _kernels.check_dtype(dtype, ("float32", "float64")).newbyteorder("=")
+        # Before rng advances or spawns, so that MemoryError leaves it unchanged.
+        params, numbers = [np.empty((n_in, n_out), dtype), np.zeros(n_out, dtype)], np.empty((n_in, n_out))
+        grads = [np.zeros_like(param) for param in params]
+        del numbers  # the memory for those of `uniform`
         super().__init__(p, rng=rng)
         generator = np.random.default_rng(_weight_seed(self._rng))
         bound = np.sqrt(6 / n_in)
-        weight = generator.uniform(-bound, bound, (n_in, n_out)).astype(dtype)
-        self.params = [weight, np.zeros(n_out, dtype)]
-        self.grads = [np.zeros_like(param) for param in self.params]
+        params[0][...] = generator.uniform(-bound, bound, (n_in, n_out))
+        self.params, self.grads = params, grads
         self._saved: tuple[Any, ...] | None = None
 
     def _options(self) -> dict[str, Any]:
@@ -118,27 +121,26 @@ class DropConnect(_LinearLayer):
         weight, bias = self.params
         inputs, _, _ = check_product(x, weight, bias)
         if not self.training and self.inference == "gaussian":
-            y = _kernels.handed_back(self._average(inputs), None, x)
+            y = self._average(x, inputs)
             self.mask = self._saved = None
             return y
         if self.training:
             with drawing(weight.shape, self._p, self._rng) as mask:
-                y = self._product(x, inputs, mask.apply(weight, scale=self._scale), bias)
-            self.mask = mask
+                y, saved = self._product(x, inputs, mask.apply(weight, scale=self._scale), bias)
+            self.mask, self._saved = mask, saved
             return y
         scale = weight.dtype.type(self._mean_scale)
-        y = self._product(x, inputs, weight * scale if scale != 1.0 else weight, bias)
-        self.mask = None
+        y, saved = self._product(x, inputs, weight * scale if scale != 1.0 else weight, bias)
+        self.mask, self._saved = None, saved
         return y
 
-    def _product(self, x: Any, inputs: Array, used: Array, bias: Array) -> Array:
-        """Return the output for the given weights, in x's class, and save what `backward` needs; inputs is plain x."""
+    def _product(self, x: Any, inputs: Array, used: Array, bias: Array) -> tuple[Array, tuple[Any, ...]]:
+        """Return the output for the given weights, in x's class, and what `backward` needs; inputs is plain x."""
         y = affine(inputs, used, bias)
         if self.relu:
             np.maximum(y, 0, out=y)
         output = _kernels.handed_back(y, None, x)
-        self._saved = inputs, used, y > 0 if self.relu else None, y.shape, self._mean_scale, self._scale
-        return output
+        return output, (inputs, used, y > 0 if self.relu else None, y.shape, self._mean_scale, self._scale)
 
     def backward(self, dy: npt.ArrayLike) -> Array:
         """Return the gradient with respect to x, and write those with respect to W and b to `grads`.
@@ -168,19 +170,30 @@ class DropConnect(_LinearLayer):
         """Factor for weights in evaluation."""
         return (1.0 - self._p) * (_kernels.kept_scale(self._p) if self.rescale else 1.0)
 
-    def _average(self, x: Array) -> Array:
-        """Return the average of relu over draws from the normal distribution with the output's moments."""
+    def _average(self, x: Any, inputs: Array) -> Array:
+        """Return the average of relu over draws from the normal distribution with the output's moments, in x's class.
+
+        If NumPy fails meanwhile, the stream moves back, unless another thread has drawn from it.
+        """
         weight, bias = self.params
-        mean, variance = drop_connect_moments(x, weight, bias, self._p, rescale=self.rescale)
+        mean, variance = drop_connect_moments(inputs, weight, bias, self._p, rescale=self.rescale)
         std, total, stream = np.sqrt(variance), np.zeros_like(mean), as_stream(self._rng)
         zeros, drawn = np.zeros_like(mean), np.empty_like(mean)
-        for _ in range(self.n_samples):
-            draw_noise(mean.shape, 1.0, rng=stream).add(zeros, out=drawn)
-            drawn *= std
-            drawn += mean
-            total += np.maximum(drawn, 0, out=drawn)
-        total /= total.dtype.type(self.n_samples)
-        return total
+        first, n_draws = None, 0
+        try:
+            while n_draws < self.n_samples:
+                noise = draw_noise(mean.shape, 1.0, rng=stream)
+                first, n_draws = first or noise, n_draws + 1
+                noise.add(zeros, out=drawn)
+                drawn *= std
+                drawn += mean
+                total += np.maximum(drawn, 0, out=drawn)
+            total /= total.dtype.type(self.n_samples)
+            return _kernels.handed_back(total, None, x)
+        except FAILURES:
+            if first is not None:
+                stream._take_back(first, n_draws)
+            raise
 
 
 class FeatureDropoutLinear(_LinearLayer):
@@ -219,7 +232,8 @@ class FeatureDropoutLinear(_LinearLayer):
         with drawing(inputs.shape, self._p, self._rng, shared_axes=0) as mask:
             dropped, rows, columns = drop_features(mask, inputs, weight)
             y = _kernels.handed_back(affine(dropped, rows, bias), None, x)
-        self.mask, self._saved = mask, (dropped, rows, columns, _kernels.kept_scale(self._p))
+            saved = dropped, rows, columns, _kernels.kept_scale(self._p)
+        self.mask, self._saved = mask, saved
         return y
 
     def backward(self, dy: npt.ArrayLike) -> Array:

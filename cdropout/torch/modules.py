@@ -9,7 +9,6 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.fx import Proxy
 
 from cdropout.torch import native_library
 from cdropout.torch.functions import (
@@ -20,23 +19,20 @@ from cdropout.torch.functions import (
     dropout3d,
     feature_alpha_dropout,
 )
+from cdropout.torch.layers import Leaf
+from cdropout.torch.shared_axes import replace_other, restore_other
 from cdropout.torch.sites import Site, report
 from cdropout.torch.switch import enter, leave, prepare
 
 
-class _Traceable(nn.Module):
+class _Traceable(Leaf):
     """A module that tracers treat as they treat PyTorch's module of the same name."""
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the module; with proxies of `torch.fx` as arguments, record a call of it."""
-        self.__dict__.pop("forward", None)  # see __prepare_scriptable__
-        for value in (*args, *kwargs.values()):
-            if isinstance(value, Proxy):
-                # FX calls modules of torch.nn as a whole, so that the mode is not recorded. It knows them by their
-                # package, to which this class does not belong.
-                tracer = value.tracer
-                return tracer.create_proxy("call_module", tracer.path_of_module(self), args, kwargs)
-        return super().__call__(*args, **kwargs)
+    def _forget_script(self) -> None:
+        """Remove the forward pass that `__prepare_scriptable__` has set; others, such as accelerate's hooks, stay."""
+        forward = self.__dict__.get("forward")
+        if forward is not None and getattr(forward, "__func__", None) is self._theirs().forward:
+            del self.__dict__["forward"]
 
     def __prepare_scriptable__(self) -> nn.Module:
         """Give `torch.jit.script` PyTorch's forward pass to compile.
@@ -45,9 +41,11 @@ class _Traceable(nn.Module):
         module into the model, so a module of another class would undo `replace_dropout`. The next call of the module
         removes the attribute again.
         """
-        theirs = next(_THEIRS[each] for each in type(self).__mro__ if each in _THEIRS)
-        self.__dict__["forward"] = theirs.forward.__get__(self)
+        self.__dict__["forward"] = self._theirs().forward.__get__(self)
         return self
+
+    def _theirs(self) -> Any:
+        return next(_THEIRS[each] for each in type(self).__mro__ if each in _THEIRS)
 
 
 class _DropoutModule(_Traceable):
@@ -144,10 +142,6 @@ _OURS: dict[type[nn.Module], type[nn.Module]] = {
 }
 _THEIRS = {ours: theirs for theirs, ours in _OURS.items()}
 
-# Classes of other packages that drop whole samples by `bernoulli_`, by module and name: importing them takes seconds.
-_STOCHASTIC_DEPTH = {("timm.layers.drop", "DropPath"), ("torchvision.ops.stochastic_depth", "StochasticDepth")}
-
-
 # Packages whose modules drop in their own code, by a probability that is an attribute.
 _LEND_P = ("transformers", "peft")
 
@@ -165,16 +159,14 @@ def _lends_p(module: nn.Module) -> bool:
     return "Attention" in cls.__name__ and any(isinstance(child, nn.Dropout) for child in module.children())
 
 
-def _class_for(module: nn.Module, also: tuple[type[nn.Module], ...], has_bernoulli: bool) -> type[nn.Module] | None:
+def _class_for(module: nn.Module, also: tuple[type[nn.Module], ...]) -> type[nn.Module] | None:
     """Return the class that a module gets, or None if it stays as it is."""
     cls: Any = type(module)
     if cls in _OURS:
         return _OURS[cls]
-    if isinstance(module, (_Traceable, _Switched)):
+    if isinstance(module, (Leaf, _Switched)):
         return None
     drops = isinstance(module, (*_OURS, *also)) or (isinstance(module, nn.RNNBase) and module.dropout > 0.0)
-    if has_bernoulli:
-        drops |= any((each.__module__, each.__name__) in _STOCHASTIC_DEPTH for each in cls.__mro__)
     return _switched(cls) if drops or _lends_p(module) else None
 
 
@@ -220,8 +212,9 @@ def replace_dropout(model: nn.Module, *, also: Iterable[type[nn.Module]] = ()) -
     The modules stay the same objects, with their names, flags, hooks and attributes; only their class changes.
 
     - `nn.Dropout`, its relatives, and `nn.MultiheadAttention` become the modules of this package.
-    - Subclasses of these, `nn.LSTM`, `nn.GRU` and `nn.RNN` with dropout, `DropPath` of timm and `StochasticDepth` of
-      torchvision become subclasses of their own class, whose forward pass runs with the switch of `enable` on.
+    - `DropPath` of timm and `StochasticDepth` of torchvision become the modules of these names of this package.
+    - Subclasses of `nn.Dropout` and its relatives, and `nn.LSTM`, `nn.GRU` and `nn.RNN` with dropout, become subclasses
+      of their own class, whose forward pass runs with the switch of `enable` on.
     - So do the modules of Hugging Face's transformers and peft that drop in their own code, as attention does.
 
     `torch.nn.functional.dropout` in other models' code stays PyTorch's: `report` lists such calls, `also` takes the
@@ -256,25 +249,34 @@ def replace_dropout(model: nn.Module, *, also: Iterable[type[nn.Module]] = ()) -
         if not (isinstance(cls, type) and issubclass(cls, nn.Module)):
             raise TypeError(f"also must have subclasses of torch.nn.Module, got {cls!r}")
     native_library.load()
-    new_classes = [_class_for(module, classes, True) for module in model.modules()]
-    is_switched = any(cls is not None and issubclass(cls, _Switched) for cls in new_classes)
-    has_bernoulli = is_switched and prepare()
     changed = {}
     n_replaced = 0
     for name, module in model.named_modules():
-        new_class = _class_for(module, classes, has_bernoulli)
-        if new_class is None:
+        old_name = type(module).__name__
+        if replace_other(module):
+            n_replaced += 1
+        elif (new_class := _class_for(module, classes)) is not None:
+            n_replaced += _is_counted(module)
+            if issubclass(new_class, (_Switched, MultiheadAttention)):
+                prepare()
+            module.__class__ = new_class
+        else:
             continue
-        changed[name] = type(module).__name__
-        n_replaced += isinstance(module, tuple(_OURS)) and not isinstance(module, nn.MultiheadAttention)
-        module.__class__ = new_class
+        changed[name] = old_name
     return Replaced(n_replaced, changed)
+
+
+def _is_counted(module: nn.Module) -> bool:
+    return isinstance(module, tuple(_OURS)) and not isinstance(module, nn.MultiheadAttention)
 
 
 def restore_dropout(model: nn.Module) -> int:
     """Undo `replace_dropout` and return the number of dropout modules restored."""
     n_restored = 0
     for module in model.modules():
+        if restore_other(module):
+            n_restored += 1
+            continue
         cls = type(module)
         if cls in _THEIRS:
             theirs = _THEIRS[cls]
@@ -282,6 +284,6 @@ def restore_dropout(model: nn.Module) -> int:
             theirs = cls.__mro__[2]
         else:
             continue
-        n_restored += isinstance(module, tuple(_OURS)) and not isinstance(module, nn.MultiheadAttention)
+        n_restored += _is_counted(module)
         module.__class__ = theirs
     return n_restored

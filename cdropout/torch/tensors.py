@@ -131,7 +131,7 @@ def write_masked(
     mask: Mask, a: Any, out: Any, scale: float | None = None, shift: float = 0.0, fill: float = 0.0
 ) -> None:
     """Apply a mask to an array, on as many threads as PyTorch uses: its OpenMP runtime may not be this library's."""
-    _kernels.apply_with_threads(mask, a, out, scale, shift, fill, torch.get_num_threads())
+    _kernels.with_threads(torch.get_num_threads(), mask.apply, a, out, scale=scale, shift=shift, fill=fill)
 
 
 def factor_of(mask: Mask, scale: float | None, dtype: torch.dtype) -> Tensor:

@@ -3,7 +3,9 @@
     python examples/mnist/compare_torch.py [--data FOLDER] [--relu] [--kinds KIND ...]
                                            [--epochs N] [--seeds N] [--tolerance T]
 
-The kind `replaced` is the PyTorch network after `cdropout.torch.replace_dropout`; the others are NumPy networks. The
+The kind `replaced` is the PyTorch network after `cdropout.torch.replace_dropout`. Those that begin with `torch-` are
+PyTorch networks with modules of `cdropout.torch`: `FeatureDropout` where PyTorch's network has `nn.Dropout`, or
+`DropConnect` or `FeatureDropoutLinear`, which drop inside the second hidden layer. The others are NumPy networks. The
 networks of a seed start from the same weights and see the same batches; only the masks differ. That still moves the
 macro F1 of one seed by up to 0.013 after two epochs on MNIST, most with feature dropout, whose one mask for a whole
 batch makes the noisiest gradient: a difference means something only as a mean over seeds.
@@ -15,6 +17,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -24,13 +27,23 @@ from digits.network import Linear, check_loss
 from digits.scores import Score, score_logits
 from digits.training import Config, build_network, draw_batches, train
 
+if TYPE_CHECKING:
+    import torch
+
 PROG = "compare_torch.py"
 KINDS = ("elementwise", "feature", "standard")
 REPLACED = "replaced"
+# Kind -> the class of `cdropout.torch` whose module drops.
+TORCH_MODULES = {
+    "torch-feature": "FeatureDropout",
+    "torch-drop-connect": "DropConnect",
+    "torch-feature-linear": "FeatureDropoutLinear",
+}
+ALL_KINDS = (*KINDS, REPLACED, *TORCH_MODULES)
 
 
-def train_torch(config: Config, data: Dataset, *, replaced: bool = False) -> Score:
-    """Train the network of a configuration in PyTorch, with `torch.nn.Dropout`.
+def train_torch(config: Config, data: Dataset, *, kind: str | None = None) -> Score:
+    """Train the network of a configuration in PyTorch.
 
     Parameters
     ----------
@@ -38,8 +51,8 @@ def train_torch(config: Config, data: Dataset, *, replaced: bool = False) -> Sco
         Its `dropout` is ignored.
     data : Dataset
         The training set is learned, the test set is scored.
-    replaced : bool
-        Whether `cdropout.torch.replace_dropout` replaces that dropout by this library's.
+    kind : str, optional
+        `REPLACED` or a key of `TORCH_MODULES`; `torch.nn.Dropout` by default.
 
     Returns
     -------
@@ -68,14 +81,8 @@ def train_torch(config: Config, data: Dataset, *, replaced: bool = False) -> Sco
             module.weight.copy_(torch.from_numpy(linear.weight.T))
             module.bias.copy_(torch.from_numpy(linear.bias))
         layers.append(module)
-    layers.insert(-1, torch.nn.Dropout(config.p))
     network = torch.nn.Sequential(*layers)
-    if replaced:
-        from cdropout.torch import replace_dropout
-
-        n_replaced = replace_dropout(network)
-        if n_replaced != 1:
-            raise AssertionError(f"one dropout module must be replaced, got {n_replaced}")
+    add_dropout(network, config.p, kind)
     weights = [param for param in network.parameters() if param.ndim > 1]
     biases = [param for param in network.parameters() if param.ndim == 1]
     optimizer = torch.optim.Adam(
@@ -99,6 +106,31 @@ def train_torch(config: Config, data: Dataset, *, replaced: bool = False) -> Sco
     return score
 
 
+def add_dropout(network: "torch.nn.Sequential", p: float, kind: str | None) -> None:
+    """Add dropout of a kind after the second hidden layer of a PyTorch network, or inside of it."""
+    import torch
+
+    if kind in (None, REPLACED):
+        network.insert(len(network) - 1, torch.nn.Dropout(p))
+    if kind is None:
+        return
+    import cdropout.torch
+
+    if kind == REPLACED:
+        n_replaced = cdropout.torch.replace_dropout(network)
+        if n_replaced != 1:
+            raise AssertionError(f"one dropout module must be replaced, got {n_replaced}")
+        return
+    make = getattr(cdropout.torch, TORCH_MODULES[kind])
+    if kind == "torch-feature":
+        network.insert(len(network) - 1, make(p))
+        return
+    index = [i for i, layer in enumerate(network) if isinstance(layer, torch.nn.Linear)][1]
+    hidden = network[index]
+    network[index] = make(hidden.in_features, hidden.out_features, p=p)
+    network[index].load_state_dict(hidden.state_dict())
+
+
 def compare(data: Dataset, configs: Sequence[Config], kinds: Sequence[str]) -> dict[str, list[float]]:
     """Train with PyTorch and with every kind.
 
@@ -109,7 +141,7 @@ def compare(data: Dataset, configs: Sequence[Config], kinds: Sequence[str]) -> d
     configs : sequence of Config
         The configurations to train; their `dropout` is ignored.
     kinds : sequence of str
-        Of `KINDS`, or `REPLACED`.
+        Of `ALL_KINDS`.
 
     Returns
     -------
@@ -119,8 +151,8 @@ def compare(data: Dataset, configs: Sequence[Config], kinds: Sequence[str]) -> d
     """
     macro_f1 = {"PyTorch": [train_torch(config, data).macro_f1 for config in configs]}
     for kind in kinds:
-        if kind == REPLACED:
-            scores = [train_torch(config, data, replaced=True) for config in configs]
+        if kind not in KINDS:
+            scores = [train_torch(config, data, kind=kind) for config in configs]
         else:
             scores = [train(replace(config, dropout=kind), data).test for config in configs]
         macro_f1[kind] = [score.macro_f1 for score in scores]
@@ -130,11 +162,11 @@ def compare(data: Dataset, configs: Sequence[Config], kinds: Sequence[str]) -> d
 def tabulate(macro_f1: dict[str, list[float]]) -> str:
     """Return a table of the mean and range of macro F1 over the seeds, and the mean's difference to PyTorch's."""
     reference = float(np.mean(macro_f1["PyTorch"]))
-    lines = [f"{'dropout':<12} {'macro F1':>8} {'lowest':>8} {'highest':>8} {'to PyTorch':>11}"]
+    lines = [f"{'dropout':<20} {'macro F1':>8} {'lowest':>8} {'highest':>8} {'to PyTorch':>11}"]
     for name, values in macro_f1.items():
         mean = float(np.mean(values))
         difference = "" if name == "PyTorch" else f"{mean - reference:+.4f}"
-        lines.append(f"{name:<12} {mean:8.4f} {min(values):8.4f} {max(values):8.4f} {difference:>11}".rstrip())
+        lines.append(f"{name:<20} {mean:8.4f} {min(values):8.4f} {max(values):8.4f} {difference:>11}".rstrip())
     return "\n".join(lines)
 
 
@@ -156,7 +188,7 @@ def main(argv: list[str] | None = None) -> int:
     add("--data", type=Path, metavar="FOLDER", help="folder of idx files (default: the sample of MNIST)")
     add("--classes", type=int, default=N_CLASSES, metavar="N", help="classes of the data (default %(default)s)")
     add("--relu", action="store_true", help="put a ReLU after each hidden layer")
-    add("--kinds", choices=(*KINDS, REPLACED), nargs="+", default=(*KINDS, REPLACED), help="(default: all)")
+    add("--kinds", choices=ALL_KINDS, nargs="+", default=ALL_KINDS, help="(default: all)")
     add("--epochs", type=int, default=2, help="passes over the training set (default %(default)s)")
     add("--seeds", type=int, default=3, help="how many seeds to average over (default %(default)s)")
     add("--tolerance", type=float, default=0.006, help="largest difference in macro F1 (default %(default)s)")
