@@ -140,8 +140,6 @@ NOT_CALLED = {
 }
 # Calls that fail with harmless arguments too.
 ALWAYS_REFUSED = ("Mask.__array__", "Mask.__mul__", "Mask.__rmul__", "cs231n.DropoutCache.__hash__")
-# Methods of arguments that a call runs when its result is there.
-CALLED_WITH_THE_RESULT = ("__array_wrap__", "__array_finalize__", "mask", "_fill_value")
 # Methods of NumPy's base class: they run no code of this library.
 OF_NUMPY = ("StreamBitGenerator._benchmark",)
 
@@ -388,7 +386,7 @@ def run_case(case: Case) -> None:
             values[key] = values[value[1]] if value[0] == "same" else build(scene, value, key)
         scene.arrays.extend(fields_of(scene.instance))
         scene.done.clear()
-        scene.is_changed = scene.is_drawn = False
+        scene.is_changed = scene.is_drawn = scene.is_late = False
     except Exception as error:  # a hostile value that cannot be made
         outcomes[f"not made, {type(error).__name__}"] += 1
         warnings.filters = filters  # type: ignore[attr-defined]
@@ -398,12 +396,11 @@ def run_case(case: Case) -> None:
     out = values.get("out")
     before = out.tobytes() if type(out) is np.ndarray and out.dtype != object else b""
     position = scene.stream.position
-    is_late = False
     with np.errstate(all="ignore"):
         try:
             with contextlib.ExitStack() as stack:
                 for moment, after, actions in case["moments"]:
-                    is_late |= moment in ("signal", "raising signal")  # may come when positions have been taken
+                    scene.is_late |= moment in ("signal", "raising signal")  # may come when positions have been taken
                     stack.enter_context(MOMENTS[moment](scene, after, actions))
                 scene.is_calling = True
                 try:
@@ -413,7 +410,7 @@ def run_case(case: Case) -> None:
         except BaseException as error:
             outcomes[type(error).__name__.replace("Hostile", "hostile ")] += 1
             check_error(error)
-            if not (is_late or getattr(error, "method", "") in CALLED_WITH_THE_RESULT):
+            if not scene.is_late:
                 if type(out) is np.ndarray and not scene.is_changed:
                     assert before == (out.tobytes() if out.dtype != object else b""), f"out has changed: {error!r}"
                 if not scene.is_drawn and inspect.isroutine(target.function) and target.name != "dropout_on":
@@ -424,6 +421,8 @@ def run_case(case: Case) -> None:
     warnings.filters = filters  # type: ignore[attr-defined]
     performed.update(scene.done)
     del values, call, out
+    if "matplotlib.pyplot" in sys.modules:
+        sys.modules["matplotlib.pyplot"].close("all")
     scene.check_guards()
     assert plain_digest() == DIGEST, "a plain call gives other bits"
 
@@ -732,7 +731,9 @@ def wild_cases(draw: Any) -> Case:
     arguments = {**harmless_out(draw, target), **{name: draw(VALUES[PARAMETERS[name][0]]) for name in sorted(hostile)}}
     moments = draw(st.lists(MOMENT, min_size=0 if hostile else 1, max_size=2))
     if "raising signal" in [moment for moment, _, _ in moments]:
-        moments = [each for each in moments if each[0] == "raising signal"][:1]  # CPython answers an error in a profiler's call with SystemError
+        moments = [each for each in moments if each[0] == "raising signal"][
+            :1
+        ]  # CPython answers an error in a profiler's call with SystemError
     return case_of(draw, target, arguments, moments)
 
 
@@ -750,6 +751,7 @@ LIMITS = _kernels.get_limits()
 def prepare(only: str | None = None) -> None:
     """Find what is called, and make memory errors visible."""
     warnings.simplefilter("ignore")
+    os.environ["MPLBACKEND"] = "Agg"  # no windows
     hostile_values.handle_alarms()
     TARGETS.update(targets(only))
     for target in TARGETS.values():  # functions and forward passes more often than attributes
@@ -865,7 +867,7 @@ def failure(case: Case) -> str:
 
 def print_smallest(case: Case) -> None:
     """Print the smallest case found that fails as well, and its error; the case itself if it does not fail alone."""
-    prepare()
+    prepare(case["call"])
     error, is_done, until = failure(case), False, time.monotonic() + 60
     while error and not is_done and time.monotonic() < until:
         is_done = True

@@ -27,6 +27,8 @@ from cdropout.compat.last_pass import NetworkMask
 GUARD_BYTE = 0xA5
 N_GUARD_BYTES = 512
 MOST_ACTIONS = 40  # in a case
+# Methods of arguments that a call runs when its result is there.
+CALLED_WITH_THE_RESULT = ("__array_wrap__", "__array_finalize__", "mask", "_fill_value")
 
 ERRORS = {
     error.__name__: type(f"Hostile{error.__name__}", (error,), {"is_hostile": True})
@@ -53,7 +55,8 @@ class Scene:
         self.again: Callable[[], Any] = lambda: None  # the same call with harmless arguments
         self.kept: list[Any] = []
         self.done: list[str] = []  # actions
-        self.is_changed = self.is_drawn = False
+        # Whether an array has changed, the stream has been drawn from, and code has run that may run after the draw.
+        self.is_changed = self.is_drawn = self.is_late = False
         self.depth = 0
         self.is_calling = False
 
@@ -248,12 +251,11 @@ def reaction_of(scene: Scene, base: type, name: str, reaction: dict[str, Any]) -
         count += 1
         if count < reaction["from"]:
             return honest()
+        scene.is_late |= name in CALLED_WITH_THE_RESULT
         scene.perform(reaction["do"])
         then, *arguments = reaction["then"]
         if then == "raise":
-            raised = ERRORS[arguments[0]](f"not today, from {name}")
-            raised.method = name
-            raise raised
+            raise ERRORS[arguments[0]](f"not today, from {name}")
         if then == "return":
             return build(scene, arguments[0], "returned")
         return self if then == "self" else honest()
