@@ -13,8 +13,8 @@ again; the same happens in __del__, weak references, profilers and signal handle
 - a plain call still gives the right bits.
 
 Each case is written to a file before it runs. After a crash the program repeats the case with less and less in it and
-prints the smallest that crashes. Half of the cases have arrays of 120 kB and more, whose memory the system takes back at
-once when it is freed: uses of freed memory crash then without AddressSanitizer too.
+prints the smallest that crashes. Half of the cases have arrays of 120 kB and more, whose memory the system takes back
+at once when it is freed: uses of freed memory crash then without AddressSanitizer too.
 """
 
 import contextlib
@@ -320,7 +320,7 @@ def exercise(scene: Scene, instance: Any) -> None:
             check_error(error)
 
 
-def call_of(target: Target, scene: Scene, values: dict[str, Any], variant: int) -> Callable[[], Any]:
+def call_of(target: Target, scene: Scene, values: dict[str, Any]) -> Callable[[], Any]:
     """Return the call of a target, without arguments."""
     if target.cls is None:
         function = target.function
@@ -355,7 +355,7 @@ def harmless_call(target: Target, scene: Scene) -> Any:
     if target.cls is not None:
         scene.instance = make_instance(target.name.rsplit(".", 1)[0], target.cls, scene, 0)
     values = {name: build(scene, value, name) for name, value in harmless(target.parameters).items()}
-    return call_of(target, scene, values, 0)()
+    return call_of(target, scene, values)()
 
 
 # ---- one case -------------------------------------------------------------------------------------------------------
@@ -375,56 +375,71 @@ def run_case(case: Case) -> None:
     target = TARGETS[case["call"]]
     shape = (250, *target.shape[1:]) if case["big"] else target.shape
     scene = Scene(shape, case["dtype"])
-    name = target.name.rsplit(".", 1)[0]
-    filters, warnings.filters = warnings.filters, list(warnings.filters)  # type: ignore[attr-defined]
-    try:
-        if target.cls is not None:
-            scene.instance = make_instance(name, target.cls, scene, case["variant"])
-            del scene.arrays[:]
-        values = {}
-        for key, value in {**harmless(target.parameters), **case["arguments"]}.items():
-            values[key] = values[value[1]] if value[0] == "same" else build(scene, value, key)
-        scene.arrays.extend(fields_of(scene.instance))
-        scene.done.clear()
-        scene.is_changed = scene.is_drawn = scene.is_late = False
-    except Exception as error:  # a hostile value that cannot be made
-        outcomes[f"not made, {type(error).__name__}"] += 1
-        warnings.filters = filters  # type: ignore[attr-defined]
-        return
-    scene.again = lambda: harmless_call(target, Scene(shape, case["dtype"]))
-    call = call_of(target, scene, values, case["variant"])
-    out = values.get("out")
-    before = out.tobytes() if type(out) is np.ndarray and out.dtype != object else b""
-    position = scene.stream.position
-    with np.errstate(all="ignore"):
+    with warnings.catch_warnings():
         try:
-            with contextlib.ExitStack() as stack:
-                for moment, after, actions in case["moments"]:
-                    scene.is_late |= moment in ("signal", "raising signal")  # may come when positions have been taken
-                    stack.enter_context(MOMENTS[moment](scene, after, actions))
-                scene.is_calling = True
-                try:
-                    call()
-                finally:
-                    scene.is_calling = False
-        except BaseException as error:
-            outcomes[type(error).__name__.replace("Hostile", "hostile ")] += 1
-            check_error(error)
-            if not scene.is_late:
-                if type(out) is np.ndarray and not scene.is_changed:
-                    assert before == (out.tobytes() if out.dtype != object else b""), f"out has changed: {error!r}"
-                if not scene.is_drawn and inspect.isroutine(target.function) and target.name != "dropout_on":
-                    assert scene.stream.position == position, f"the stream has advanced: {error!r}"
-        else:
-            outcomes["result"] += 1
-    _kernels.set_limits(**LIMITS)
-    warnings.filters = filters  # type: ignore[attr-defined]
+            values = make_values(case, target, scene)
+        except Exception as error:  # a hostile value that cannot be made
+            outcomes[f"not made, {type(error).__name__}"] += 1
+            return
+        scene.again = lambda: harmless_call(target, Scene(shape, case["dtype"]))
+        check_call(case, target, scene, values)
     performed.update(scene.done)
-    del values, call, out
     if "matplotlib.pyplot" in sys.modules:
         sys.modules["matplotlib.pyplot"].close("all")
     scene.check_guards()
     assert plain_digest() == DIGEST, "a plain call gives other bits"
+
+
+def make_values(case: Case, target: Target, scene: Scene) -> dict[str, Any]:
+    """Make the instance and the arguments of a call."""
+    if target.cls is not None:
+        scene.instance = make_instance(target.name.rsplit(".", 1)[0], target.cls, scene, case["variant"])
+        del scene.arrays[:]
+    values: dict[str, Any] = {}
+    for name, value in {**harmless(target.parameters), **case["arguments"]}.items():
+        values[name] = values[value[1]] if value[0] == "same" else build(scene, value, name)
+    scene.arrays.extend(fields_of(scene.instance))
+    scene.done.clear()
+    scene.is_changed = scene.is_drawn = scene.is_late = False
+    return values
+
+
+def check_call(case: Case, target: Target, scene: Scene, values: dict[str, Any]) -> None:
+    """Make a call; if it fails, check its error and what must be unchanged then."""
+    call, out, position = call_of(target, scene, values), values.get("out"), scene.stream.position
+    content = content_of(out)
+    error = None
+    try:
+        with np.errstate(all="ignore"), contextlib.ExitStack() as stack:
+            for moment, after, actions in case["moments"]:
+                scene.is_late |= moment in ("signal", "raising signal")  # may come when positions have been taken
+                stack.enter_context(MOMENTS[moment](scene, after, actions))
+            scene.is_calling = True
+            try:
+                call()
+            finally:
+                scene.is_calling = False
+    except BaseException as raised:
+        error = raised
+    finally:
+        _kernels.set_limits(**LIMITS)
+    if error is None:
+        outcomes["result"] += 1
+        return
+    outcomes[type(error).__name__.replace("Hostile", "hostile ")] += 1
+    check_error(error)
+    if scene.is_late:
+        return
+    if not scene.is_changed:
+        assert content_of(out) == content, f"out has changed: {error!r}"
+    is_draw = inspect.isroutine(target.function) or target.member == "forward"
+    if is_draw and not scene.is_drawn and target.name != "dropout_on":
+        assert scene.stream.position == position, f"the stream has advanced: {error!r}"
+
+
+def content_of(out: Any) -> bytes:
+    """Return the bytes of an ndarray, b"" for anything else."""
+    return out.tobytes() if type(out) is np.ndarray and out.dtype != object else b""
 
 
 def plain_digest() -> str:

@@ -96,7 +96,7 @@ def test_a_crash_is_seen_and_its_case_is_made_smaller(run_python):
 def test_what_a_call_must_not_do_is_seen(run_python, change, noticed):
     case = {**case_of("dropout", out=["array", "guarded", {}]), "big": False}
     program = f"""
-def call_of(target, scene, values, variant):
+def call_of(target, scene, values):
     def call():
         {change}
     return call
