@@ -27,6 +27,8 @@ from cdropout.compat.last_pass import NetworkMask
 GUARD_BYTE = 0xA5
 N_GUARD_BYTES = 512
 MOST_ACTIONS = 40  # in a case
+# Methods of arguments that a call runs when its result is there.
+CALLED_WITH_THE_RESULT = ("__array_wrap__", "__array_finalize__", "mask", "_fill_value")
 
 ERRORS = {
     error.__name__: type(f"Hostile{error.__name__}", (error,), {"is_hostile": True})
@@ -53,7 +55,8 @@ class Scene:
         self.again: Callable[[], Any] = lambda: None  # the same call with harmless arguments
         self.kept: list[Any] = []
         self.done: list[str] = []  # actions
-        self.is_changed = self.is_drawn = False
+        # Whether an array has changed, the stream has been drawn from, and code has run that may run after the draw.
+        self.is_changed = self.is_drawn = self.is_late = False
         self.depth = 0
         self.is_calling = False
 
@@ -73,7 +76,6 @@ class Scene:
     def any_array(self, i: int) -> np.ndarray:
         self.is_changed = True
         return self.arrays[i % len(self.arrays)]
-
 
     def guarded_array(self, shape: tuple[int, ...], dtype: np.dtype[Any], n_bytes_off: int = 0) -> np.ndarray:
         """Return an array inside a larger buffer, whose other bytes no call may change."""
@@ -212,7 +214,22 @@ ACTIONS: dict[str, Callable[..., None]] = {
     )
 }
 ACTIONS["collect"] = lambda scene: gc.collect()
-ARRAY_ACTIONS = ("shrink", "grow", "free", "move", "reshape", "swap_axes", "stride", "freeze", "write", "mask")
+ARRAY_ACTIONS = (
+    "shrink",
+    "free",
+    "grow",
+    "move",
+    "shrink",
+    "free",
+    "grow",
+    "move",
+    "reshape",
+    "swap_axes",
+    "stride",
+    "freeze",
+    "write",
+    "mask",
+)
 OTHER_ACTIONS = ("rewind", "end_stream", "spawn", "fork", "repeat", "switch", "raise_warnings", "collect")
 
 # ---- classes --------------------------------------------------------------------------------------------------------
@@ -234,12 +251,11 @@ def reaction_of(scene: Scene, base: type, name: str, reaction: dict[str, Any]) -
         count += 1
         if count < reaction["from"]:
             return honest()
+        scene.is_late |= name in CALLED_WITH_THE_RESULT
         scene.perform(reaction["do"])
         then, *arguments = reaction["then"]
         if then == "raise":
-            raised = ERRORS[arguments[0]](f"not today, from {name}")
-            raised.method = name
-            raise raised
+            raise ERRORS[arguments[0]](f"not today, from {name}")
         if then == "return":
             return build(scene, arguments[0], "returned")
         return self if then == "self" else honest()
@@ -389,7 +405,8 @@ PROVIDERS = {each.__name__: each for each in (Dlpack, OldDlpack, OldTensor, Copy
 def provider(scene: Scene, role: str, protocol: str, methods: dict[str, Any]) -> Any:
     """Return an object that shares the memory of an array."""
     a = owned(scene, shape_of(scene, role))
-    scene.arrays.append(a)
+    if protocol == "OnlyArray":  # the library gets the array itself; the other protocols promise that the memory stays
+        scene.arrays.append(a)
     return hostile(scene, PROVIDERS[protocol], methods)(a)
 
 
@@ -400,8 +417,6 @@ def buffer(scene: Scene, role: str, kind: str) -> Any:
         return array.array("f", values.ravel())
     if kind == "ctypes":
         return (ctypes.c_float * values.size)(*values.ravel())
-    if kind == "memoryview of an array":
-        scene.arrays.append(values)
     view = memoryview(values if kind == "memoryview of an array" else bytearray(values.tobytes()))
     scene.views.append(view if view.format == "f" else view.cast("f", values.shape))
     return scene.views[-1]
@@ -541,18 +556,17 @@ def at_event(scene: Scene, after: int, actions: list[list[Any]]) -> Iterator[Non
         sys.setprofile(None)
 
 
-alarmed: Callable[[], None] = lambda: None
+alarmed: list[Callable[[], None]] = []
 
 
 def handle_alarms() -> None:
-    """Let a signal handler call what `alarmed` is then; it stays, because a signal may come late."""
-    signal.signal(signal.SIGALRM, lambda *_: alarmed())
+    """Let a signal handler call the last function of `alarmed`; it stays, because a signal may come late."""
+    signal.signal(signal.SIGALRM, lambda *_: alarmed[-1]() if alarmed else None)
 
 
 @contextlib.contextmanager
 def at_signal(scene: Scene, after: int, actions: list[list[Any]], error: str = "") -> Iterator[None]:
     """Act in a signal handler, which may raise then, while the call looks for signals after each 64 elements."""
-    global alarmed
 
     def act() -> None:
         if scene.is_calling:
@@ -562,13 +576,13 @@ def at_signal(scene: Scene, after: int, actions: list[list[Any]], error: str = "
                 raise ERRORS[error]
 
     limits = _kernels.set_limits(max_elems_per_slice=64, microseconds_between_checks=0)
-    before, alarmed = alarmed, act
+    alarmed.append(act)
     signal.setitimer(signal.ITIMER_REAL, 20e-6 * (1 + after), 0 if error else 200e-6)
     try:
         yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
-        alarmed = before
+        alarmed.pop()
         _kernels.set_limits(**limits)
 
 
