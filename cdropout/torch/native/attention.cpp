@@ -11,8 +11,8 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 #include <ATen/record_function.h>
-#include <torch/csrc/autograd/saved_variable.h>
 #include <torch/csrc/autograd/VariableTypeUtils.h>
+#include <torch/csrc/autograd/saved_variable.h>
 #include <torch/library.h>
 
 #if __has_include(<torch/headeronly/version.h>)
@@ -68,8 +68,12 @@ Attention task_of(const Tensor &query, const Tensor &key, const Tensor &value, c
     task.out = rows_of(out);
     if (bias.defined()) {
         const Tensor added = bias.expand({task.n_batch, task.n_heads, task.n_rows, task.n_keys});
-        task.bias = {static_cast<const char *>(added.const_data_ptr()), added.scalar_type(), added.stride(0),
-                     added.stride(1), added.stride(2), added.stride(3)};
+        task.bias = {static_cast<const char *>(added.const_data_ptr()),
+                     added.scalar_type(),
+                     added.stride(0),
+                     added.stride(1),
+                     added.stride(2),
+                     added.stride(3)};
     }
     task.log_sum = log_sum.data_ptr();
     return task;
@@ -279,9 +283,10 @@ std::optional<Tensor> attend(const Tensor &query, const Tensor &key, const Tenso
 
 TORCH_LIBRARY_FRAGMENT(cdropout, library)
 {
-    library.def("attention(Tensor query, Tensor key, Tensor value, Tensor? bias, float p, bool is_causal, float? scale, "
-                "bool enable_gqa, Generator? generator) -> Tensor",
-                attention);
+    library.def(
+        "attention(Tensor query, Tensor key, Tensor value, Tensor? bias, float p, bool is_causal, float? scale, "
+        "bool enable_gqa, Generator? generator) -> Tensor",
+        attention);
     library.def("attention_fits(Tensor query, Tensor key, Tensor value, Tensor? bias, bool is_causal, bool enable_gqa) "
                 "-> bool",
                 fits);

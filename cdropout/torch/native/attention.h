@@ -20,9 +20,9 @@ struct Bias {
     int64_t batch, head, row, key;
 };
 
-/* out = drop(softmax(scale query key^T + bias)) value. Heads of query share a head of key and value in turn: head h uses
- * head h / (n_heads / n_key_heads). Element (batch, head, row, key) of the weights takes a position of the mask, in C
- * order. */
+/* out = drop(softmax(scale query key^T + bias)) value. Heads of query share a head of key and value in turn: head h
+ * uses head h / (n_heads / n_key_heads). Element (batch, head, row, key) of the weights takes a position of the mask,
+ * in C order. */
 struct Attention {
     int64_t n_batch, n_heads, n_key_heads, n_rows, n_keys, width, value_width;
     bool is_causal; /* row i uses keys 0 to i */

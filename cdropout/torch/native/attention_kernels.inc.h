@@ -225,7 +225,8 @@ INLINE char *row_of(const Rows &rows, int64_t batch, int64_t head, int64_t row, 
     return rows.data + (batch * rows.batch + head * rows.head + row * rows.row) * static_cast<int64_t>(n_bytes);
 }
 
-/* Heads of a row are often neighbours, so that the rows of a head are far apart: processors do not expect the next one. */
+/* Heads of a row are often neighbours, so that the rows of a head are far apart: processors do not expect the next one.
+ */
 INLINE void expect_row(const Rows &rows, int64_t batch, int64_t head, int64_t row, int64_t width, size_t n_bytes)
 {
     const char *at = row_of(rows, batch, head, row, n_bytes);
@@ -359,16 +360,16 @@ INLINE void multiply_tile(const int n_rows, const bool by_columns, int64_t n_k, 
     }
 }
 
-#define TILE(n_rows)                                                                                                \
-    static OUT_OF_LINE void rows_##n_rows(int64_t n_k, const REAL *a, const REAL *b, REAL *c, int64_t c_stride,     \
-                                          bool adds)                                                                \
-    {                                                                                                               \
-        multiply_tile(n_rows, false, n_k, a, b, c, c_stride, adds);                                                 \
-    }                                                                                                               \
-    static OUT_OF_LINE void columns_##n_rows(int64_t n_k, const REAL *a, const REAL *b, REAL *c, int64_t c_stride,  \
-                                             bool adds)                                                             \
-    {                                                                                                               \
-        multiply_tile(n_rows, true, n_k, a, b, c, c_stride, adds);                                                  \
+#define TILE(n_rows)                                                                                               \
+    static OUT_OF_LINE void rows_##n_rows(int64_t n_k, const REAL *a, const REAL *b, REAL *c, int64_t c_stride,    \
+                                          bool adds)                                                               \
+    {                                                                                                              \
+        multiply_tile(n_rows, false, n_k, a, b, c, c_stride, adds);                                                \
+    }                                                                                                              \
+    static OUT_OF_LINE void columns_##n_rows(int64_t n_k, const REAL *a, const REAL *b, REAL *c, int64_t c_stride, \
+                                             bool adds)                                                            \
+    {                                                                                                              \
+        multiply_tile(n_rows, true, n_k, a, b, c, c_stride, adds);                                                 \
     }
 TILE(1)
 TILE(2)
@@ -402,8 +403,8 @@ INLINE int64_t next_rows(int64_t n_left)
 INLINE void multiply_rows(int64_t n_rows, bool by_columns, int64_t n_k, const REAL *a, const REAL *b, REAL *c,
                           int64_t c_stride, bool adds)
 {
-#define CASE(n)                                                                                                     \
-    case n:                                                                                                         \
+#define CASE(n) \
+    case n:     \
         return by_columns ? columns_##n(n_k, a, b, c, c_stride, adds) : rows_##n(n_k, a, b, c, c_stride, adds);
     switch (n_rows) {
         CASE(1)
@@ -590,8 +591,12 @@ static void forward(const Attention &task, int64_t first_task, int64_t end_task)
     const int64_t n_blocks = (task.n_rows + kRows - 1) / kRows, n_keys = keys_of_row(task, task.n_rows - 1);
     const int64_t out_columns = in_panels(task.value_width), n_chunks = (task.width + kKeys - 1) / kKeys;
     const REAL score_scale = REAL(task.scale * 1.4426950408889634), none = -std::numeric_limits<REAL>::infinity();
-    const int64_t sizes[] = {in_panels(n_keys) * task.width, n_keys * out_columns, n_chunks * kRows * kStride,
-                             kRows * kStride, kRows * out_columns, 4 * std::max(task.width, out_columns)};
+    const int64_t sizes[] = {in_panels(n_keys) * task.width,
+                             n_keys * out_columns,
+                             n_chunks * kRows * kStride,
+                             kRows * kStride,
+                             kRows * out_columns,
+                             4 * std::max(task.width, out_columns)};
     int64_t total = 0;
     for (const int64_t size : sizes)
         total += Scratch::padded(size);
@@ -666,8 +671,9 @@ static void forward(const Attention &task, int64_t first_task, int64_t end_task)
         for (int64_t i = 0; i < n_rows; i++) {
             const bool has_keys = total_weight[i] != 0; /* also if it is NaN */
             log_sum[i] = has_keys ? top[i] + std::log2(total_weight[i]) : -none;
-            store_row(row_of(task.out, batch, head, first_row + i, c10::elementSize(task.dtype)), sums + i * out_columns,
-                      task.dtype, task.value_width, has_keys ? scale_of_kept(task) / total_weight[i] : 0);
+            store_row(row_of(task.out, batch, head, first_row + i, c10::elementSize(task.dtype)),
+                      sums + i * out_columns, task.dtype, task.value_width,
+                      has_keys ? scale_of_kept(task) / total_weight[i] : 0);
         }
     }
 }
@@ -700,11 +706,18 @@ static void backward(const Attention &task, int64_t first_task, int64_t end_task
     const int64_t n_grouped = task.n_heads / task.n_key_heads, n_sums = n_sum_elems(task);
     const REAL score_scale = REAL(task.scale * 1.4426950408889634), kept_scale = scale_of_kept(task);
     const size_t n_bytes = c10::elementSize(task.dtype);
-    const int64_t sizes[] = {
-        in_panels(n_keys) * task.width, in_panels(n_keys) * task.value_width, n_keys * columns,
-        n_chunks * kRows * kStride,     n_value_chunks * kRows * kStride,     kRows * columns,
-        kRows * value_columns,          kRows * columns,                      kRows * kStride,
-        kRows * kStride,                4 * std::max(columns, value_columns), task.n_parts > 1 ? 0 : n_sums};
+    const int64_t sizes[] = {in_panels(n_keys) * task.width,
+                             in_panels(n_keys) * task.value_width,
+                             n_keys * columns,
+                             n_chunks * kRows * kStride,
+                             n_value_chunks * kRows * kStride,
+                             kRows * columns,
+                             kRows * value_columns,
+                             kRows * columns,
+                             kRows * kStride,
+                             kRows * kStride,
+                             4 * std::max(columns, value_columns),
+                             task.n_parts > 1 ? 0 : n_sums};
     int64_t total = 0;
     for (const int64_t size : sizes)
         total += Scratch::padded(size);
@@ -767,7 +780,8 @@ static void backward(const Attention &task, int64_t first_task, int64_t end_task
                 const Block block{n_rows, std::min<int64_t>(kKeys, end_key - key),
                                   task.is_causal ? key - first_row : -task.n_rows - kKeys};
                 multiply_for_scores(block, task.width, query, keys_transposed + key * task.width, weights);
-                multiply_for_scores(block, task.value_width, dout, values_transposed + key * task.value_width, dweights);
+                multiply_for_scores(block, task.value_width, dout, values_transposed + key * task.value_width,
+                                    dweights);
                 keep.make(task, static_cast<uint64_t>(mask_row), n_rows, key, end_key);
                 for (int64_t i = 0; i < n_rows; i++) {
                     REAL *row = weights + i * kStride, *drow = dweights + i * kStride;
