@@ -1,5 +1,6 @@
 """Fixtures that several test files use."""
 
+import importlib
 import json
 import os
 import signal
@@ -100,6 +101,13 @@ class FixedQuota:
     """A replacement for this machine's CPU quota; None means no quota."""
 
     value: float | None = None
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _cpp_part_of_torch(request: pytest.FixtureRequest) -> None:
+    """Compile the C++ part of cdropout.torch before its tests, so that they do not depend on which test does."""
+    if request.module.__name__.rpartition(".")[2].startswith("test_torch"):
+        importlib.import_module("cdropout.torch.native_library").load()
 
 
 @pytest.fixture

@@ -33,7 +33,7 @@ def test_help_lists_every_question_without_importing_it(run_python):
         assert re.search(rf"^ +{question} +{re.escape(summary)}$", shown, re.MULTILINE)
 
 
-@pytest.mark.parametrize("question", [name for name in QUESTIONS if name not in ("attention", "dask")])
+@pytest.mark.parametrize("question", [name for name in QUESTIONS if name not in ("attention", "dask", "torch-models")])
 def test_question_has_options_with_help(question, capsys):
     with pytest.raises(SystemExit) as exit_:
         main([question, "--help"])
@@ -207,3 +207,21 @@ def test_framework_that_is_missing_or_wrong_is_not_timed(monkeypatch, capsys):
     assert out[-1].startswith("torch, training steps not measured: ")
     assert main(["frameworks", "--frameworks", "thinc", "--rounds", "1"]) == 1
     assert "thinc      refused: thinc: " in capsys.readouterr().out
+
+
+def test_programs_of_torch_are_checked_and_timed_and_those_without_their_package_left_out(monkeypatch, capsys):
+    pytest.importorskip("torch")
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    options = ("--rounds", "1", "--threads", "1", "--quiet", "--compile")
+    assert main(["torch-models", "--programs", "BERT", "MLP", *options]) == 0
+    out = capsys.readouterr().out.splitlines()
+    assert out[-2].startswith("BERT           not measured: ")
+    assert re.match(r"MLP +1 +2 +2 +0 ", out[-1])
+
+
+def test_programs_of_torch_that_drop_differently_are_refused(monkeypatch):
+    torch_models = pytest.importorskip("benchmarks.torch_models", exc_type=ImportError)
+    program = torch_models.PROGRAMS["MLP"]()
+    monkeypatch.setattr(program, "drop", lambda does: None)
+    with pytest.raises(WrongResultError, match="none: "):
+        torch_models.Contenders(program).check()

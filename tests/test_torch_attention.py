@@ -1,5 +1,6 @@
 """PyTorch's attention with its weights dropped by this library: values, gradients, pieces, modules, memory."""
 
+import ast
 import copy
 
 import numpy as np
@@ -10,7 +11,8 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::F
 torch = pytest.importorskip("torch")
 
 import cdropout.torch as ct  # noqa: E402
-from cdropout.torch import attention  # noqa: E402
+from cdropout import _kernels  # noqa: E402
+from cdropout.torch import attention, native_library  # noqa: E402
 
 F = torch.nn.functional
 # A p that drops nothing in these tests but still runs this library's code; 1/(1-p) is 1.
@@ -71,10 +73,32 @@ def pieces(request, monkeypatch):
 
 @pytest.fixture
 def attended(monkeypatch):
-    """A list with one item for each call of this library's attention."""
+    """A function that returns how often this library's attention was called since it was called last."""
     calls, attend = [], attention._attend
     monkeypatch.setattr(attention, "_attend", lambda *arguments: calls.append(1) or attend(*arguments))
-    return calls
+    profilers = [torch.autograd.profiler.profile().__enter__()]
+
+    def count():
+        profilers[0].__exit__(None, None, None)
+        n_calls = len(calls) + sum(event.name == "cdropout::attention" for event in profilers[0].function_events)
+        calls.clear()
+        profilers[0] = torch.autograd.profiler.profile().__enter__()
+        return n_calls
+
+    yield count
+    profilers[0].__exit__(None, None, None)
+
+
+@pytest.fixture(params=["Python", "C++"])
+def implementation(request, monkeypatch):
+    """Which implementation the functions of `cdropout.torch` call."""
+    if request.param == "C++" and not native_library.load():
+        pytest.skip("the C++ part of cdropout.torch cannot be built here")
+    monkeypatch.setattr(native_library._State, "is_loaded", request.param == "C++")
+    return request.param
+
+
+in_both = pytest.mark.usefixtures("implementation")
 
 
 def grads(y, inputs):
@@ -99,25 +123,28 @@ def check_without_drops(inputs, *bias, **options):
 # ---- values and gradients -------------------------------------------------------------------------------------------
 
 
+@in_both
 @pytest.mark.parametrize("pieces", PIECES, indirect=True)
 @pytest.mark.parametrize("bias", BIASES)
 def test_without_drops_values_and_gradients_are_pytorchs(pieces, bias, attended):
     check_without_drops(qkv(), BIASES[bias])
-    assert attended == [1]
+    assert attended() == 1
 
 
+@in_both
 @pytest.mark.parametrize("pieces", PIECES, indirect=True)
 @pytest.mark.parametrize(
     "options", [{"is_causal": True}, {"scale": 0.3}, {"scale": -2.0}, {"is_causal": True, "scale": 0.9}], ids=str
 )
 def test_options_are_pytorchs(pieces, options, attended):
     check_without_drops(qkv(), **options)
-    assert attended == [1]
+    assert attended() == 1
 
 
+@in_both
 def test_heads_of_keys_may_be_shared(attended):
     check_without_drops(qkv(key_heads=1), enable_gqa=True)
-    assert attended == [1]
+    assert attended() == 1
 
 
 SHAPES = {
@@ -128,13 +155,15 @@ SHAPES = {
 }
 
 
+@in_both
 @pytest.mark.parametrize("pieces", PIECES, indirect=True)
 @pytest.mark.parametrize("name", SHAPES)
 def test_shapes_are_pytorchs(pieces, name, attended):
     check_without_drops(tensors(*SHAPES[name]), torch.linspace(-1, 1, 7, dtype=torch.float64))
-    assert attended == [1]
+    assert attended() == 1
 
 
+@in_both
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float16, 3e-3), (torch.bfloat16, 3e-2)])
 def test_lower_precisions_are_rounded_from_float32(dtype, tolerance, attended):
     inputs = qkv(dtype)
@@ -143,9 +172,10 @@ def test_lower_precisions_are_rounded_from_float32(dtype, tolerance, attended):
     expected = F.scaled_dot_product_attention(*exact, kept_rows())
     expected_grads = [g.to(dtype) for g in grads(expected, exact)]
     assert_close([y, *grads(y, inputs)], [expected.to(dtype), *expected_grads], tolerance)
-    assert attended == [1]
+    assert attended() == 1
 
 
+@in_both
 @pytest.mark.parametrize("pieces", PIECES, indirect=True)
 def test_dropped_weights_are_those_of_one_mask_over_all_scores(pieces):
     query, key, value = inputs = qkv()
@@ -158,6 +188,7 @@ def test_dropped_weights_are_those_of_one_mask_over_all_scores(pieces):
     assert 0.1 < (scaled == 0).double().mean() < 0.5
 
 
+@in_both
 @pytest.mark.parametrize("pieces", [150, 700], indirect=True)
 @pytest.mark.parametrize("bias", ["none", "bool with a dead row", "padding"])
 def test_gradients_and_their_gradients_are_right(pieces, bias):
@@ -175,6 +206,7 @@ def test_gradients_and_their_gradients_are_right(pieces, bias):
     )
 
 
+@in_both
 def test_a_bias_that_learns_gets_its_gradient(attended):
     inputs = [*qkv(), torch.randn(HEADS, ROWS, KEYS, dtype=torch.float64, requires_grad=True)]
 
@@ -183,24 +215,28 @@ def test_a_bias_that_learns_gets_its_gradient(attended):
 
     assert torch.autograd.gradcheck(attend, inputs)
     assert torch.autograd.gradgradcheck(attend, inputs, fast_mode=True)
-    assert attended
+    assert attended() > 1
 
 
+@in_both
 def test_a_p_of_1_drops_every_weight(attended):
     inputs = qkv()
     y = ct.scaled_dot_product_attention(*inputs, dropout_p=1.0)
     assert torch.equal(y, F.scaled_dot_product_attention(*inputs, dropout_p=1.0))
     assert not torch.cat([g.flatten() for g in grads(y, inputs)]).any()
-    assert attended == [1]
+    assert attended() == 1
 
 
-def test_scores_are_never_in_memory_as_a_whole(run_python):
+@pytest.mark.parametrize("setting", ["0", ""])
+def test_scores_are_never_in_memory_as_a_whole(setting, run_python, monkeypatch):
+    monkeypatch.setenv("CDROPOUT_TORCH_NATIVE", setting)
     # 16 heads of 2048 x 2048 scores are 256 MiB; inputs, output and gradients are 8 of 2 MiB.
     code = """
 import resource, torch, cdropout.torch as ct
+ct.native_library.load()
 torch.set_num_threads(1)
-inputs = [torch.randn(16, 2048, 16, requires_grad=True) for _ in range(3)]
-small = [t[:, :64].detach().requires_grad_() for t in inputs]
+inputs = [torch.randn(1, 16, 2048, 16, requires_grad=True) for _ in range(3)]
+small = [t[:, :, :64].detach().requires_grad_() for t in inputs]
 ct.scaled_dot_product_attention(*small, dropout_p=0.1).sum().backward()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 ct.scaled_dot_product_attention(*inputs, dropout_p=0.1).sum().backward()
@@ -209,6 +245,7 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
     assert int(run_python("-c", code).stdout) < 128
 
 
+@in_both
 def test_masks_follow_the_seed_or_a_generator():
     inputs = qkv()
     call = lambda **options: ct.scaled_dot_product_attention(*inputs, dropout_p=0.5, **options)  # noqa: E731
@@ -219,6 +256,7 @@ def test_masks_follow_the_seed_or_a_generator():
     assert not torch.equal(call(), call())
 
 
+@in_both
 def test_autocast_computes_in_its_dtype(attended):
     inputs = qkv(torch.float32)
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -226,9 +264,10 @@ def test_autocast_computes_in_its_dtype(attended):
         expected = F.scaled_dot_product_attention(*inputs)
         loss_grads = grads(y, inputs)
     assert_close([y, *loss_grads], [expected, *grads(expected, inputs)], 3e-2)
-    assert attended == [1]
+    assert attended() == 1
 
 
+@in_both
 @pytest.mark.parametrize(
     ("change", "options"),
     [
@@ -254,6 +293,7 @@ def test_what_pytorch_refuses_is_refused_in_its_words(change, options):
     assert str(caught.value) == str(expected.value)
 
 
+@in_both
 def test_other_tensors_and_no_dropout_go_to_pytorch(attended):
     meta = [t.to("meta") for t in qkv()]
     assert ct.scaled_dot_product_attention(*meta, dropout_p=0.5).device.type == "meta"
@@ -261,9 +301,128 @@ def test_other_tensors_and_no_dropout_go_to_pytorch(attended):
     assert torch.equal(ct.scaled_dot_product_attention(*inputs), F.scaled_dot_product_attention(*inputs))
     mapped = torch.func.vmap(lambda q: ct.scaled_dot_product_attention(q, q, q, dropout_p=0.5), randomness="different")
     assert mapped(inputs[0]).shape == inputs[0].shape
-    assert attended == []
+    assert attended() == 0
     with pytest.raises(ValueError, match="generator must be None unless"):
         ct.scaled_dot_product_attention(*meta, dropout_p=0.5, generator=torch.Generator())
+
+
+# ---- the C++ part ---------------------------------------------------------------------------------------------------
+
+# batch, heads, heads of key, queries, keys, features, features of a value. The C++ part works on blocks of 64 queries,
+# 256 keys, panels of 4 to 32 features or keys, chunks of 256 features, and makes masks of at most 4096 keys at once.
+CPP_SHAPES = (
+    (1, 1, 1, 1, 1, 1, 1),
+    (2, 3, 3, 5, 7, 4, 5),
+    (1, 2, 2, 64, 64, 64, 64),
+    (1, 4, 2, 130, 131, 64, 64),
+    (2, 4, 1, 100, 300, 33, 70),
+    (1, 1, 1, 70, 600, 8, 8),
+    (1, 1, 1, 300, 40, 300, 270),
+    (1, 2, 2, 3, 9000, 16, 16),
+    (1, 1, 1, 9, 4096, 5, 6),
+)
+TOLERANCES = {torch.float32: 2e-5, torch.float64: 1e-13, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
+
+
+def drop_in(is_cpp, inputs, monkeypatch, **options):
+    """Return output and gradients of attention with the mask of a fixed seed."""
+    monkeypatch.setattr(native_library._State, "is_loaded", is_cpp)
+    y = seeded(lambda: ct.scaled_dot_product_attention(*inputs, **options))
+    return [y, *grads(y, inputs)]
+
+
+@pytest.fixture
+def cpp():
+    if not native_library.load():
+        pytest.skip("the C++ part of cdropout.torch cannot be built here")
+
+
+@pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
+@pytest.mark.parametrize("shape", CPP_SHAPES, ids=str)
+def test_cpp_computes_what_python_computes(shape, dtype, cpp, monkeypatch):
+    n_batch, n_heads, n_key_heads, n_rows, n_keys, width, value_width = shape
+    if n_keys == 1 and dtype.itemsize == 2:
+        pytest.skip("dquery is 0 but for the rounding of the output, which is relative to nothing")
+    # Heads beside heads, as networks have them, and heads one after the other.
+    query, key, value = tensors(
+        (n_batch, n_rows, n_heads, width),
+        (n_batch, n_keys, n_key_heads, width),
+        (n_batch, n_key_heads, n_keys, value_width),
+        dtype=dtype,
+    )
+    inputs = [query.transpose(1, 2), key.transpose(1, 2), value]
+    generator = torch.Generator().manual_seed(3)
+    used = torch.rand(n_batch, 1, n_rows, n_keys, generator=generator) > 0.3
+    used[:, :, -1] = False
+    for n_threads, options in (
+        (1, {}),
+        (2, {"is_causal": True}),
+        (3, {"scale": -0.7, "attn_mask": used}),
+        (1, {"attn_mask": torch.randn(n_heads, n_rows, 1, generator=generator).to(dtype)}),
+        (2, {"attn_mask": torch.randn(n_keys, generator=generator).expand(n_rows, n_keys)}),
+    ):
+        torch.set_num_threads(n_threads)
+        options = {"dropout_p": 0.3, "enable_gqa": n_heads != n_key_heads, **options}
+        ours, expected = (drop_in(is_cpp, inputs, monkeypatch, **options) for is_cpp in (True, False))
+        for a, b in zip(ours, expected, strict=True):
+            assert (a.dtype, a.shape) == (b.dtype, b.shape)
+            assert (a - b).abs().max() <= TOLERANCES[dtype] * (b.abs().max() + 1e-3)
+
+
+def test_cpp_drops_the_same_weights_on_every_number_of_threads(cpp, monkeypatch):
+    # With values that are unit vectors, the output is the dropped weights.
+    query, key = (t.detach() for t in tensors((1, 3, 150, 8), (1, 3, 270, 8), dtype=torch.float32))
+    value = torch.eye(270).expand(1, 3, 270, 270)
+    dropped = []
+    for n_threads in (1, 2, 3):
+        torch.set_num_threads(n_threads)
+        dropped.append(seeded(lambda: ct.scaled_dot_product_attention(query, key, value, dropout_p=0.4)) == 0)
+    mask = seeded(lambda: ct.tensors.draw_mask((3 * 150, 270), 0.4, (), None))
+    for each in dropped:
+        assert np.array_equal(~each.numpy().reshape(mask.shape), mask.keep())
+
+
+@pytest.mark.parametrize("isa", ["sse2", "avx2", "avx512"])
+def test_cpp_computes_the_same_on_every_instruction_set(isa, cpp, run_python, monkeypatch):
+    code = """
+import sys, torch, cdropout.torch as ct
+assert ct.native_library.load()
+inputs = [torch.linspace(-1, 1, 2 * 70 * 40).sin().view(1, 2, 70, 40).requires_grad_() for _ in range(3)]
+torch.manual_seed(1)
+y = ct.scaled_dot_product_attention(*inputs, dropout_p=0.3, is_causal=True)
+print([t.square().sum().item() for t in (y, *torch.autograd.grad(y.square().sum(), inputs))])
+"""
+    printed = []
+    for limit in ("sse2", isa):
+        monkeypatch.setenv("CDROPOUT_ISA", limit if limit in _kernels.supported_isas() else "")
+        printed.append(ast.literal_eval(run_python("-c", code).stdout.decode()))
+    assert np.allclose(*printed, rtol=1e-5)
+
+
+def test_cpp_reads_inputs_once_they_are_dense_along_features(cpp, attended):
+    inputs = [t.transpose(-1, -2) for t in tensors(*[(1, 2, 8, 30)] * 3)]
+    check_without_drops(inputs)
+    dout = torch.ones(()).expand(1, 2, 30, 8).double()  # a gradient without memory for each element, as sum() makes it
+    y = ct.scaled_dot_product_attention(*inputs, dropout_p=TINY)
+    expected = F.scaled_dot_product_attention(*inputs)
+    assert_close(torch.autograd.grad(y, inputs, dout), torch.autograd.grad(expected, inputs, dout), 1e-12)
+    assert attended() == 2
+
+
+def test_cpp_takes_batched_gradients_and_refuses_changed_or_freed_tensors(cpp):
+    inputs = qkv()
+    y = seeded(lambda: ct.scaled_dot_product_attention(*inputs, dropout_p=0.4))
+    douts = torch.randn(3, *y.shape, dtype=y.dtype)
+    batched = torch.autograd.grad(y, inputs, douts, is_grads_batched=True, retain_graph=True)
+    single = [torch.autograd.grad(y, inputs, dout, retain_graph=True) for dout in douts]
+    assert_close(batched, [torch.stack(each) for each in zip(*single, strict=True)], 1e-12)
+    torch.autograd.grad(y, inputs, douts[0])
+    with pytest.raises(RuntimeError, match="backward through the graph a second time"):
+        torch.autograd.grad(y, inputs, douts[0])
+    y = ct.scaled_dot_product_attention(*inputs, dropout_p=0.4)
+    y.detach().zero_()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        torch.autograd.grad(y, inputs, douts[0])
 
 
 # ---- modules --------------------------------------------------------------------------------------------------------
@@ -293,7 +452,7 @@ def test_multihead_attention_without_drops_is_pytorchs(name, need_weights, atten
     assert torch.allclose(y, expected, rtol=1e-12, atol=1e-12)
     assert (weights is None) == (not need_weights)
     assert weights is None or torch.allclose(weights, expected_weights, rtol=1e-12)
-    assert attended == ([] if need_weights else [1])
+    assert attended() == (0 if need_weights else 1)
     unbatched, _ = module(x[0], key[0], value[0], need_weights=need_weights)
     assert unbatched.shape == (4, 8)
 
@@ -322,22 +481,22 @@ def test_a_transformer_uses_it_and_pytorch_elsewhere_does_not(attended):
     assert ct.replace_dropout(ours) == 6
     x = torch.randn(3, 7, 16)
     theirs(x)
-    assert attended == []
+    assert attended() == 0
     y = seeded(lambda: ours(x))
-    assert attended == [1, 1]
+    assert attended() == 2
     assert torch.equal(seeded(lambda: ours(x)), y)
     assert torch.equal(seeded(lambda: copy.deepcopy(ours)(x)), y)
     y.sum().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in ours.parameters())
     with torch.no_grad():
         evaluated = ours.eval()(x)
-    del attended[:]
+    attended()
     assert ct.restore_dropout(ours) == 6
     assert type(ours.layers[0].self_attn) is torch.nn.MultiheadAttention
     with torch.no_grad():
         assert torch.equal(ours(x), evaluated)
     ours.train()(x)
-    assert attended == []
+    assert attended() == 0
 
 
 def test_a_decoder_attends_to_memory_under_a_causal_mask(attended):
@@ -346,7 +505,7 @@ def test_a_decoder_attends_to_memory_under_a_causal_mask(attended):
     causal = torch.nn.Transformer.generate_square_subsequent_mask(6)
     x = torch.randn(2, 6, 16, requires_grad=True)
     y = layer(x, torch.randn(2, 9, 16), tgt_mask=causal, tgt_is_causal=True)
-    assert attended == [1, 1]
+    assert attended() == 2
     (gradient,) = torch.autograd.grad(y[:, 2, 3].sum(), x)
     assert not gradient[:, 3:].any()
     assert gradient[:, :3].any()

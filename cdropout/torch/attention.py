@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from cdropout.mask import Mask
+from cdropout.torch import native_library
 from cdropout.torch.tensors import (
     PLAIN,
     ApplyMask,
@@ -161,26 +162,36 @@ def _attend(
     generator: Any,
 ) -> Tensor:
     """Return the attention of arguments whose shapes and dtypes match; bias is added to the scores."""
+    q, k, v, bias, is_dead = _flattened(query, key, value, bias)
+    n_heads, n_rows = q.shape[:2]
+    mask = draw_mask((n_heads * n_rows, key.shape[-2]), p, (), generator)
+    attend: Any = _Attention.apply if bias is None or not bias.requires_grad else _attend_by_operators
+    with torch.autocast("cpu", enabled=False):
+        out = attend(q, k, v, bias, is_dead, mask, query.shape[-1] ** -0.5 if scale is None else scale)
+    batch = torch.broadcast_shapes(query.shape[:-2], key.shape[:-2], value.shape[:-2])
+    return out.to(query.dtype).view(*batch, n_rows, value.shape[-1])  # type: ignore[no-any-return]
+
+
+def _flattened(
+    query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None]:
+    """Return query, key, value, bias and is_dead as `_Attention` takes them."""
     batch = torch.broadcast_shapes(query.shape[:-2], key.shape[:-2], value.shape[:-2])
     n_rows, n_keys, dtype = query.shape[-2], key.shape[-2], query.dtype
     exact = dtype if dtype is torch.float64 else torch.float32
     n_heads = batch.numel()
-    flat = [t.expand(*batch, *t.shape[-2:]).reshape(n_heads, *t.shape[-2:]).to(exact) for t in (query, key, value)]
+    q, k, v = (t.expand(*batch, *t.shape[-2:]).reshape(n_heads, *t.shape[-2:]).to(exact) for t in (query, key, value))
     is_dead = None
     if bias is not None:
         closed = (bias == -torch.inf).all(-1, keepdim=True)
         n_grouped = n_heads
-        if n_heads * n_rows * n_keys * flat[0].element_size() > _BYTES_AT_ONCE and len(batch) > 1 and bias.dim() > 2:
+        if n_heads * n_rows * n_keys * q.element_size() > _BYTES_AT_ONCE and len(batch) > 1 and bias.dim() > 2:
             n_grouped = batch[-1]  # heads of one group share the bias without copies
         groups = (n_heads // max(n_grouped, 1), n_grouped, n_rows)
         if closed.any():
             is_dead = closed.expand(*batch, n_rows, 1).reshape(*groups, 1)
         bias = bias.to(exact).expand(*batch, n_rows, n_keys).reshape(*groups, n_keys)
-    mask = draw_mask((n_heads * n_rows, n_keys), p, (), generator)
-    attend: Any = _Attention.apply if bias is None or not bias.requires_grad else _attend_by_operators
-    with torch.autocast("cpu", enabled=False):
-        out = attend(*flat, bias, is_dead, mask, query.shape[-1] ** -0.5 if scale is None else scale)
-    return out.to(dtype).view(*batch, n_rows, value.shape[-1])  # type: ignore[no-any-return]
+    return q, k, v, bias, is_dead
 
 
 def _attend_recorded(
@@ -308,21 +319,73 @@ def attend_if_it_fits(
     q, k, v = query, key, value
     if torch.is_autocast_enabled("cpu"):
         q, k, v = (t.to(torch.get_autocast_dtype("cpu")) if t.dtype is torch.float32 else t for t in (q, k, v))
-    if enable_gqa and min(q.dim(), k.dim(), v.dim()) > 2:
-        shares = {q.shape[-3] % max(t.shape[-3], 1) for t in (k, v)}
-        if shares == {0}:
-            k, v = (t.repeat_interleave(q.shape[-3] // t.shape[-3], -3) for t in (k, v))
+    if native_library.is_loaded() and not torch.compiler.is_compiling():
+        ops = torch.ops.cdropout
+        if ops.attention_fits.default(q, k, v, attn_mask, is_causal, enable_gqa):
+            return ops.attention.default(  # type: ignore[no-any-return]
+                q, k, v, attn_mask, dropout_p, is_causal, scale, enable_gqa, generator
+            )
+    if enable_gqa:
+        k, v = _repeated(q, k, v)
     if not _fits(q, k, v, attn_mask, is_causal):
         return None
-    bias = attn_mask
-    if is_causal:
-        bias = torch.ones(q.shape[-2], k.shape[-2], dtype=torch.bool, device="cpu").tril()
-    if bias is not None and bias.dtype is torch.bool:
-        bias = q.new_zeros(bias.shape).masked_fill_(~bias, -torch.inf)
+    bias = _bias_of(q, k, attn_mask, is_causal)
     attend = _attend
     if torch.compiler.is_compiling():
         attend = _attend_recorded if generator is None else _attend_between_graphs
     return attend(q, k, v, bias, dropout_p, scale, generator)
+
+
+def _repeated(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+    """Return key and value with as many heads as query, where its number is a multiple of theirs."""
+    if min(query.dim(), key.dim(), value.dim()) > 2:
+        shares = {query.shape[-3] % max(t.shape[-3], 1) for t in (key, value)}
+        if shares == {0}:
+            key, value = (t.repeat_interleave(query.shape[-3] // t.shape[-3], -3) for t in (key, value))
+    return key, value
+
+
+def _bias_of(query: Tensor, key: Tensor, attn_mask: Tensor | None, is_causal: bool) -> Tensor | None:
+    """Return what is added to the scores."""
+    bias = attn_mask
+    if is_causal:
+        bias = torch.ones(query.shape[-2], key.shape[-2], dtype=torch.bool, device="cpu").tril()
+    if bias is not None and bias.dtype is torch.bool:
+        bias = query.new_zeros(bias.shape).masked_fill_(~bias, -torch.inf)
+    return bias
+
+
+def _attention_backward(
+    dout: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None,
+    low: int,
+    high: int,
+    p: float,
+    is_causal: bool,
+    scale: float,
+) -> list[Tensor]:
+    """Return the gradients of query, key and value by PyTorch's operators, which have every derivative.
+
+    low and high are the words of the mask's key, signed.
+    """
+    has_second_derivative = torch.is_grad_enabled()
+    inputs = [query, key, value]
+    if not has_second_derivative:
+        inputs = [t.detach().requires_grad_(t.requires_grad) for t in inputs]
+    wanted = [t for t in inputs if t.requires_grad]
+    with torch.enable_grad(), torch.autocast("cpu", enabled=False):
+        q, k, v = inputs
+        k, v = _repeated(q, k, v)
+        flat_q, flat_k, flat_v, bias, is_dead = _flattened(q, k, v, _bias_of(q, k, attn_mask, is_causal))
+        words = (low & (1 << 64) - 1) | (high & (1 << 64) - 1) << 64
+        mask = Mask(words, 0, p, (flat_q.shape[0] * flat_q.shape[1], flat_k.shape[1]), ())
+        out = _attend_by_operators(flat_q, flat_k, flat_v, bias, is_dead, mask, scale)
+        out = out.to(q.dtype).view(*q.shape[:-1], v.shape[-1])
+        found = iter(torch.autograd.grad(out, wanted, dout, create_graph=has_second_derivative))
+    return [next(found) if t.requires_grad else torch.zeros_like(t) for t in inputs]
 
 
 def _attend_for_operator(
@@ -346,3 +409,10 @@ _library.define(
     "bool enable_gqa) -> Tensor[]"
 )
 _library.impl("attend", _attend_for_operator, "CompositeImplicitAutograd")
+# What it calls for derivatives that its kernels do not have.
+_library.define(
+    "attention_backward(Tensor dout, Tensor query, Tensor key, Tensor value, Tensor? attn_mask, int low, int high, "
+    "float p, bool is_causal, float scale) -> Tensor[]"
+)
+for _key in ("CompositeImplicitAutograd", "Batched", "FuncTorchBatched"):
+    _library.impl("attention_backward", _attention_backward, _key)

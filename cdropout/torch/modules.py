@@ -143,7 +143,7 @@ _OURS: dict[type[nn.Module], type[nn.Module]] = {
 _THEIRS = {ours: theirs for theirs, ours in _OURS.items()}
 
 # Packages whose modules drop in their own code, by a probability that is an attribute.
-_LEND_P = ("transformers", "peft")
+_LEND_P = ("transformers", "peft", "timm")
 
 
 def _lends_p(module: nn.Module) -> bool:

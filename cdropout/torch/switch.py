@@ -18,6 +18,7 @@ from cdropout.torch.attention import attend_if_it_fits
 from cdropout.torch.tensors import drop, is_compiled, is_ours, keep
 
 _lock = threading.RLock()
+_CACHE_TAG = " cdropout-1-"  # the number changes with the operators of recorded.py
 
 
 class _Switch:
@@ -176,6 +177,7 @@ def _set(dropout: bool, bernoulli: bool) -> None:
         _register(dropout, bernoulli)
     _Switch.dropout, _Switch.bernoulli = dropout, bernoulli
     _forget_choices()
+    _tag_caches(dropout, bernoulli)
 
 
 def _forget_choices() -> None:
@@ -184,6 +186,17 @@ def _forget_choices() -> None:
         packet = getattr(torch.ops.aten, name)
         for overload in packet.overloads():
             getattr(packet, overload)._dispatch_cache.clear()
+
+
+def _tag_caches(dropout: bool, bernoulli: bool) -> None:
+    """Keep compiled programs with the switch on and off apart in the caches of `torch.compile`, which are on disk.
+
+    Their keys do not contain what operators are replaced by, so a program could get the graph of another process.
+    """
+    config: Any = getattr(torch.compiler, "config", None)
+    if hasattr(config, "cache_key_tag"):  # not before PyTorch 2.7
+        before = config.cache_key_tag.partition(_CACHE_TAG)[0]
+        config.cache_key_tag = f"{before}{_CACHE_TAG}{int(bernoulli)}" if dropout else before
 
 
 # ---- without the C++ part ----

@@ -16,9 +16,14 @@ enum { SLOW_MICROSECONDS = 500 };
  * is short for an idle machine, the last makes trying again rare on a busy one. docs/design.md has measurements. */
 enum { FIRST_PAUSE_MICROSECONDS = 8000, PAUSE_FACTOR_BITS = 3, MOST_PAUSES = 4 };
 
+/* The time in fast regions that makes up for a slow one: longer than a busy machine leaves a team undisturbed. If a
+ * few fast regions made up for it, the pauses of a busy machine would become short again, and its slow regions many. */
+enum { FORGIVING_MICROSECONDS = 50000 };
+
 typedef struct {
     uint64_t until; /* the end of the pause, in the microseconds of system/clock.h */
-    int n_slow;     /* slow regions without as many fast ones since, at most MOST_PAUSES */
+    uint64_t fast;  /* microseconds in fast regions since the last slow one */
+    int n_slow;     /* slow regions that fast ones have not made up for, at most MOST_PAUSES */
 } team_pause;
 
 static inline int is_team_paused(const team_pause *pause, uint64_t now)
@@ -36,10 +41,15 @@ static inline void note_region(team_pause *pause, uint64_t began, uint64_t end, 
         return;
     if (end - began > n_threads * own_cpu + SLOW_MICROSECONDS) {
         ATOMIC_STORE(&pause->until, end + ((uint64_t)FIRST_PAUSE_MICROSECONDS << (n_slow * PAUSE_FACTOR_BITS)));
+        ATOMIC_STORE(&pause->fast, (uint64_t)0);
         if (n_slow < MOST_PAUSES - 1)
             ATOMIC_STORE(&pause->n_slow, n_slow + 1);
     } else if (n_slow > 0) {
-        ATOMIC_STORE(&pause->n_slow, n_slow - 1);
+        const uint64_t fast = ATOMIC_LOAD(&pause->fast) + (end - began);
+        const int is_forgiven = fast >= FORGIVING_MICROSECONDS;
+        ATOMIC_STORE(&pause->fast, is_forgiven ? (uint64_t)0 : fast);
+        if (is_forgiven)
+            ATOMIC_STORE(&pause->n_slow, n_slow - 1);
     }
 }
 

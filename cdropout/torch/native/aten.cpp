@@ -1,6 +1,7 @@
 /* This library's dropout behind PyTorch's own operators, for cdropout/torch/switch.py. While the switch is on, these
  * functions are the kernels of aten::dropout and its relatives for tensors on the CPU, with and without autograd; what
  * they do not take, they pass to PyTorch's implementation. */
+#include "attention.h"
 #include "dropout.h"
 
 #include <atomic>
@@ -105,6 +106,9 @@ Tensor attention(const Tensor &query, const Tensor &key, const Tensor &value, co
                  double dropout_p, bool is_causal, std::optional<double> scale, bool enable_gqa)
 {
     if (is_dropout_ours() && dropout_p > 0.0 && is_ours(query, dropout_p) && is_plain(key) && is_plain(value)) {
+        if (const std::optional<Tensor> out =
+                attend(query, key, value, attn_mask, dropout_p, is_causal, scale, enable_gqa))
+            return *out;
         static const auto op =
             c10::Dispatcher::singleton()
                 .findSchemaOrThrow("cdropout::attend", "")
