@@ -61,7 +61,7 @@ cdef class StreamBitGenerator(BitGenerator):
     def __init__(self, seed=None):
         if isinstance(seed, Stream):
             raise TypeError("seed must not be a Stream: pass what seeded it, or one of its own")
-        if isinstance(seed, (BitGenerator, np.random.Generator)):
+        if isinstance(seed, BitGenerator) or isinstance(seed, np.random.Generator):
             seed = seed_sequence(seed)
         elif is_integer(seed):
             seed = check_seed("seed", seed)

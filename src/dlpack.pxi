@@ -143,7 +143,7 @@ cdef cnp.ndarray shared_array(object a, str name, bint must_share):
     """Return an array on the memory of an object that is not an ndarray, or None if no protocol shares it."""
     cdef Dlpack source
     cdef cnp.ndarray array
-    if isinstance(a, (np.generic, type)):
+    if isinstance(a, np.generic) or isinstance(a, type):
         return None
     if PyObject_CheckBuffer(a):
         try:
@@ -178,7 +178,8 @@ cdef cnp.ndarray readable_array(object a, str name):
     """Return an array_like as a plain array, on the object's memory if it shares it."""
     if isinstance(a, np.ndarray):
         check_arithmetic(a, name)
-    cdef cnp.ndarray array = None if isinstance(a, (np.ndarray, list, tuple)) else shared_array(a, name, False)
+    is_for_numpy = isinstance(a, np.ndarray) or isinstance(a, (list, tuple))
+    cdef cnp.ndarray array = None if is_for_numpy else shared_array(a, name, False)
     if array is not None:
         return array
     try:

@@ -348,15 +348,20 @@ def identifier_words(identifier):
 
 # ---- seeds ----------------------------------------------------------------------------------------------------------
 
+# A name, because Cython does not check PyObject_IsInstance for errors where a tuple of types has builtin types and
+# others: an error of an argument's __class__ would remain set.
+cdef tuple INTEGERS = (int, np.integer)
+
+
 def plain_entropy(seeds):
     """Return a SeedSequence's entropy as an int or a list of ints; TypeError if it is neither."""
     entropy = seeds.entropy
     if type(entropy) is int:
         return entropy
-    words = [entropy] if isinstance(entropy, (int, np.integer)) else list(entropy)
-    if not all([isinstance(word, (int, np.integer)) and not isinstance(word, np.timedelta64) for word in words]):
+    words = [entropy] if isinstance(entropy, INTEGERS) else list(entropy)
+    if not all([isinstance(word, INTEGERS) and not isinstance(word, np.timedelta64) for word in words]):
         raise TypeError(f"the entropy of a SeedSequence must be an int or a sequence of ints, got {entropy!r}")
-    return int(entropy) if isinstance(entropy, (int, np.integer)) else [int(word) for word in words]
+    return int(entropy) if isinstance(entropy, INTEGERS) else [int(word) for word in words]
 
 
 # A seed has at most four words of 32 bits, 128 bits. SeedSequence fills the words of its entropy up to its pool's size,

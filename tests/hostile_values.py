@@ -58,7 +58,9 @@ class Scene:
         # Whether an array has changed, the stream has been drawn from, and code has run that may run after the draw.
         self.is_changed = self.is_drawn = self.is_late = False
         self.depth = 0
-        self.is_calling = False
+        self.is_calling = self.is_interrupting = False
+        # Whether Python computes the call's result by several operations, between which no view of an array is safe.
+        self.is_composed = False
 
     def perform(self, actions: list[list[Any]]) -> None:
         """Perform actions, whatever NumPy says about them; not within an action, and not without end."""
@@ -73,9 +75,20 @@ class Scene:
         finally:
             self.depth -= 1
 
+    def interrupt(self, actions: list[list[Any]]) -> None:
+        """Perform actions between the instructions of a call."""
+        before, self.is_interrupting = self.is_interrupting, True
+        try:
+            self.perform(actions)
+        finally:
+            self.is_interrupting = before
+
     def any_array(self, i: int) -> np.ndarray:
+        """Return one of the arrays; not of a subclass, of which the library has a view, where a view is not safe."""
         self.is_changed = True
-        return self.arrays[i % len(self.arrays)]
+        is_unsafe = self.is_interrupting and self.is_composed
+        arrays = [a for a in self.arrays if type(a) is np.ndarray] if is_unsafe else self.arrays
+        return arrays[i % len(arrays)]
 
     def guarded_array(self, shape: tuple[int, ...], dtype: np.dtype[Any], n_bytes_off: int = 0) -> np.ndarray:
         """Return an array inside a larger buffer, whose other bytes no call may change."""
@@ -507,7 +520,7 @@ class Garbage:
         self.scene, self.actions, self.n_left, self.me = scene, actions, n_left, self
 
     def __del__(self) -> None:
-        self.scene.perform(self.actions)
+        self.scene.interrupt(self.actions)
         if self.n_left > 0:
             Garbage(self.scene, self.actions, self.n_left - 1)
 
@@ -529,7 +542,7 @@ def at_weak_reference(scene: Scene, after: int, actions: list[list[Any]]) -> Ite
     """Act in the callback of a weak reference, when the collector runs."""
     before = gc.get_threshold()
     garbage = Garbage(scene, [], 0)
-    scene.kept.append(weakref.ref(garbage, lambda _: scene.perform(actions)))
+    scene.kept.append(weakref.ref(garbage, lambda _: scene.interrupt(actions)))
     del garbage
     gc.set_threshold(1 + after, 10_000, 10_000)
     try:
@@ -547,7 +560,7 @@ def at_event(scene: Scene, after: int, actions: list[list[Any]]) -> Iterator[Non
         nonlocal n
         n += 1
         if n > after:
-            scene.perform(actions)
+            scene.interrupt(actions)
 
     sys.setprofile(count)
     try:
@@ -570,7 +583,7 @@ def at_signal(scene: Scene, after: int, actions: list[list[Any]], error: str = "
 
     def act() -> None:
         if scene.is_calling:
-            scene.perform(actions)
+            scene.interrupt(actions)
             if error:
                 signal.setitimer(signal.ITIMER_REAL, 0)
                 raise ERRORS[error]
@@ -593,7 +606,7 @@ def at_raising_signal(scene: Scene, after: int, actions: list[list[Any]]) -> Any
 @contextlib.contextmanager
 def at_float_error(scene: Scene, after: int, actions: list[list[Any]]) -> Iterator[None]:
     """Act where NumPy calls a function for floating-point errors."""
-    with np.errstate(all="call", call=lambda *_: scene.perform(actions)):
+    with np.errstate(all="call", call=lambda *_: scene.interrupt(actions)):
         yield
 
 

@@ -284,3 +284,39 @@ def test_a_mask_subclass_with_other_strides_applies_as_the_mask_does():
         mask, other = cd.Mask(7, 0, P, (4, 6), axes), Other(7, 0, P, (4, 6), axes)
         np.testing.assert_array_equal(other.apply(x), mask.apply(x))
         np.testing.assert_array_equal(other[1:, ::2].keep(), mask[1:, ::2].keep())
+
+
+# ---- classes that raise ----------------------------------------------------------------------------------------------
+
+
+class _NoClass:
+    @property
+    def __class__(self) -> Any:
+        raise BufferError("no class")
+
+
+class _SeedsWithoutClass(np.random.SeedSequence):
+    entropy = property(lambda self: _NoClass())
+
+
+class _WordsWithoutClass(np.random.SeedSequence):
+    entropy = property(lambda self: [_NoClass()])
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: cd.dropout(_NoClass(), P, rng=1),
+        lambda: cd.dropout(VALUES, P, rng=1, out=_NoClass()),
+        lambda: cd.dropout(VALUES, _NoClass(), rng=1),
+        lambda: cd.dropout(VALUES, P, rng=_NoClass()),
+        lambda: cd.dropout(VALUES, P, rng=1, shared_axes=_NoClass()),
+        lambda: cd.Stream(_SeedsWithoutClass(5)),
+        lambda: cd.Stream(_WordsWithoutClass(5)),
+        lambda: cd.Stream(1).fold_in(_NoClass()),
+        lambda: cd.StreamBitGenerator(_NoClass()),
+    ],
+)
+def test_an_error_of_an_arguments_class_is_the_calls_error(call):
+    with pytest.raises((BufferError, TypeError)):
+        call()
