@@ -385,7 +385,7 @@ def run_case(case: Case) -> None:
     with warnings.catch_warnings():
         try:
             values = make_values(case, target, scene)
-        except Exception as error:  # a hostile value that cannot be made
+        except (Exception, ERRORS["KeyboardInterrupt"]) as error:  # a hostile value that cannot be made
             outcomes[f"not made, {type(error).__name__}"] += 1
             return
         scene.again = lambda: harmless_call(target, Scene(shape, case["dtype"]))
