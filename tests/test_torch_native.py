@@ -31,7 +31,7 @@ print(loaded, [y.double().sum().item() for y in ys], x.grad.double().sum().item(
 
 def run(code, **environment):
     return subprocess.run(
-        [sys.executable, "-c", code],
+        [sys.executable, "-P", "-c", code],
         env={**os.environ, **environment},
         capture_output=True,
         text=True,
@@ -84,7 +84,7 @@ print(torch.nn.functional.dropout(torch.ones(99), 0.5).unique().tolist())
 def test_a_compiler_that_fails_is_quoted(tmp_path):
     code = "import cdropout.torch as ct; ct.build_native()"
     done = subprocess.run(
-        [sys.executable, "-c", code],
+        [sys.executable, "-P", "-c", code],
         env={**os.environ, "CDROPOUT_CACHE": str(tmp_path), "CXX": "false"},
         capture_output=True,
         text=True,
@@ -121,7 +121,7 @@ def test_of_processes_that_start_together_one_compiles(is_built, tmp_path):
     code = "import cdropout.torch as ct; print(ct.build_native())"
     processes = [
         subprocess.Popen(
-            [sys.executable, "-c", code],
+            [sys.executable, "-P", "-c", code],
             env={**os.environ, "CDROPOUT_CACHE": str(tmp_path)},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
