@@ -1,7 +1,7 @@
 """The C++ part of `cdropout.torch`: it is compiled on the user's machine, for the PyTorch that is installed.
 
 PyTorch's C++ interface for autograd changes with each version, so no wheel could contain this library. One command of
-a C++ compiler builds it from the files in `native/` against PyTorch's own headers, in about 10 seconds, and the result
+a C++ compiler builds it from the files in `native/` against PyTorch's own headers, in less than a minute, and the result
 is kept in a folder of the user's cache. Without a compiler, everything runs in Python: with the same masks, and with
 more time for each call.
 
@@ -109,7 +109,7 @@ def build_native() -> Path:
         with _lock(path.parent):  # of several processes that start together, one compiles
             if not path.exists():
                 print(
-                    f"cdropout.torch: compiling for PyTorch {torch.__version__}, once, about 10 seconds "
+                    f"cdropout.torch: compiling for PyTorch {torch.__version__}, once, in about a minute "
                     "(CDROPOUT_TORCH_NATIVE=0 skips this)",
                     file=sys.stderr,
                     flush=True,
