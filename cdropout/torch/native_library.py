@@ -1,8 +1,8 @@
 """The C++ part of `cdropout.torch`: it is compiled on the user's machine, for the PyTorch that is installed.
 
 PyTorch's C++ interface for autograd changes with each version, so no wheel could contain this library. One command of
-a C++ compiler builds it from the files in `native/` against PyTorch's own headers, in less than a minute, and the result
-is kept in a folder of the user's cache. Without a compiler, everything runs in Python: with the same masks, and with
+a C++ compiler builds it from the files in `native/` against PyTorch's own headers, in less than a minute, and the
+result is kept in a folder of the user's cache. Without a compiler, everything runs in Python: with the same masks, and with
 more time for each call.
 
 `CDROPOUT_TORCH_NATIVE=0` in the environment selects Python; with `CDROPOUT_TORCH_NATIVE=1` a failure is an error.
