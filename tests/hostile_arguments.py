@@ -875,7 +875,7 @@ def failure(case: Case) -> str:
             child = os.fork()
             if child == 0:
                 os.dup2(file.fileno(), 2)
-                faulthandler.enable()
+                show_crashes()
                 faulthandler.dump_traceback_later(SECONDS_OF_A_CASE, exit=True)
                 try:
                     run_case(case)
@@ -891,6 +891,17 @@ def failure(case: Case) -> str:
     return ""
 
 
+def ends_of(error: str) -> str:
+    """Return the beginning and the end of a long error: AddressSanitizer has the cause first, Python last."""
+    return error if len(error) < 9000 else f"{error[:6000]}\n...\n{error[-3000:]}"
+
+
+def show_crashes() -> None:
+    """Show Python's stack in a crash. AddressSanitizer shows the stack of C, unless Python takes the signal first."""
+    if "libasan" not in os.environ.get("LD_PRELOAD", ""):
+        faulthandler.enable()
+
+
 def print_smallest(case: Case) -> None:
     """Print the smallest case found that fails as well, and its error; the case itself if it does not fail alone."""
     prepare(case["call"])
@@ -902,7 +913,7 @@ def print_smallest(case: Case) -> None:
             if found:
                 case, error, is_done = tried, found, False
                 break
-    print(error[-3000:] or "not repeated by this case alone", "smallest case:", sep="\n")
+    print(ends_of(error) or "not repeated by this case alone", "smallest case:", sep="\n")
     print("    python tests/hostile_arguments.py --case '" + json.dumps(case).replace("'", "'\\''") + "'")
 
 
@@ -929,7 +940,7 @@ def main(n_seconds: float, first_seed: int = 0, n_failures: int = 1) -> int:
                 if not last_case.exists():
                     print(done.stderr, file=sys.stderr)
                     return 1
-                print(f"FAILED, exit code {done.returncode}:\n{done.stderr[-3000:]}")
+                print(f"FAILED, exit code {done.returncode}:\n{ends_of(done.stderr)}")
                 print(run_program("--smallest", last_case.read_text()).stdout, flush=True)
                 last_case.unlink()
     n_calls = sum(n for name, n in counts["outcomes"].items() if not name.startswith("not made"))
@@ -940,7 +951,7 @@ def main(n_seconds: float, first_seed: int = 0, n_failures: int = 1) -> int:
 
 
 if __name__ == "__main__":
-    faulthandler.enable()
+    show_crashes()
     match sys.argv[1:]:
         case ["--case", text]:
             faulthandler.dump_traceback_later(SECONDS_OF_A_BATCH, exit=True)
