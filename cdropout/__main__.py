@@ -1,4 +1,4 @@
-"""The command `python -m cdropout`: describe the environment, time dropout (`bench`), write raw output (`stream`)."""
+"""The command `python -m cdropout`: describe the environment, or run one of the commands that its help lists."""
 
 import argparse
 import json
@@ -7,8 +7,9 @@ import sys
 from typing import BinaryIO
 
 import cdropout
-from cdropout import _kernels, environment, optional
+from cdropout import _kernels, demo, environment, optional
 from cdropout.command import run_command
+from cdropout.digits import program
 
 PROG = "python -m cdropout"
 
@@ -60,6 +61,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--version", action="version", version=cdropout.__version__)
     parser.add_argument("--json", action="store_true", help="print what runs here as JSON")
     commands = parser.add_subparsers(dest="command")
+    commands.add_parser("demo", help="show in ten seconds what the library does, and how fast it is here")
+    train = commands.add_parser("train", help="train a small network with dropout, on digits that it draws itself")
+    program.add_options(train, data=None, data_name="digits that are drawn")
     bench = commands.add_parser("bench", help="compare dropout with NumPy on this machine")
     bench.add_argument(
         "--p", type=probability, default=0.1, metavar="P", help="the probability of dropping (default: %(default)s)"
@@ -91,6 +95,12 @@ def main(argv: list[str] | None = None) -> int:
         from cdropout.bench import report
 
         report.run(arguments.p, arguments.seconds, as_json=arguments.json or arguments.bench_json)
+    elif arguments.command == "demo":
+        demo.show()
+    elif arguments.command == "train":
+        options = vars(arguments)
+        del options["command"], options["json"]
+        return program.run(train, options)
     else:
         facts = environment.facts()
         print(json.dumps(facts, indent=1) if arguments.json else environment.describe(facts))

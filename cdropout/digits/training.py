@@ -5,7 +5,6 @@ from its checkpoint ends with the same weights, bit for bit.
 """
 
 import math
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -15,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from tqdm import tqdm
 
 import cdropout as cd
 
@@ -35,6 +33,7 @@ from .network import (
     softmax_cross_entropy,
     train_step,
 )
+from .progress import progress_bar
 from .scores import Evaluation, Score, score_logits
 
 
@@ -346,7 +345,7 @@ def _train(
         evaluations = state.evaluations
 
     network.train()
-    with tqdm(total=n_steps, initial=n_done, unit="step", disable=not progress, file=sys.stderr) as bar:
+    with progress_bar(n_steps, n_done, shown=progress) as bar:
         for i, batch in islice(enumerate(draw_batches(config, len(data.train))), n_done, None):
             x, labels = pixels(data.train.images[batch]), data.train.labels[batch]
             dropout_before = dropout.seconds if dropout else 0.0
