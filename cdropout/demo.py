@@ -21,23 +21,23 @@ from cdropout.bench.timing import interleaved_times
 SEED = 42
 MASK_ROWS, MASK_COLUMNS = 8, 60
 N_TIMED = 1 << 20
-TIMED_SECONDS = 3.0
 N_HASHED = 1 << 22
 LEAST_WIDTH, MOST_WIDTH = 48, 80
 BAR_COLUMNS = 24
 
 
-def show() -> None:
-    """Print the demonstration."""
+def show(seconds: float) -> None:
+    """Print the demonstration, and measure times for about that many seconds, above 0."""
     width = min(MOST_WIDTH, max(LEAST_WIDTH, shutil.get_terminal_size().columns))
-    for section in (_greeting, _mask, _gradient, _times, _bits, _next_steps):
-        for line in section(width):
+    sections = (_greeting(), _mask(width), _gradient(), _times(width, seconds), _bits(), _next_steps())
+    for section in sections:
+        for line in section:
             # Indented lines are code and tables; the others are text.
             print(line if line.startswith(" ") else textwrap.fill(line, width), flush=True)
         print()
 
 
-def _greeting(width: int) -> Iterator[str]:
+def _greeting() -> Iterator[str]:
     yield f"cdropout {cd.__version__}: dropout for NumPy ({_kernels.active_isa()}, {_threads(_kernels.thread_limit())})"
 
 
@@ -53,7 +53,7 @@ def _mask(width: int) -> Iterator[str]:
     )
 
 
-def _gradient(width: int) -> Iterator[str]:
+def _gradient() -> Iterator[str]:
     x = np.arange(1, 9, dtype=np.float32)
     layer = cd.Dropout(0.5, rng=SEED)
     y, dx = layer.forward(x), layer.backward(np.ones_like(x))
@@ -63,15 +63,15 @@ def _gradient(width: int) -> Iterator[str]:
     yield "Both passes drop the same elements, and scale the others by 1/(1-p)."
 
 
-def _times(width: int) -> Iterator[str]:
+def _times(width: int, seconds: float) -> Iterator[str]:
     p = 0.5
     x = np.random.default_rng(SEED).standard_normal(N_TIMED, np.float32)
     yield f"Milliseconds for {N_TIMED:,} float32, p = {p:g}, measured now:"
-    times = measure(x, p, TIMED_SECONDS)
+    times = measure(x, p, seconds)
     slowest = max(times.values())
-    for name, seconds in times.items():
-        bar = "=" * round(min(BAR_COLUMNS, width - 48) * seconds / slowest)
-        yield f"  {name:<34}{seconds * 1e3:>9.3f}  {bar}".rstrip()
+    for name, median in times.items():
+        bar = "=" * round(min(BAR_COLUMNS, width - 48) * median / slowest)
+        yield f"  {name:<34}{median * 1e3:>9.3f}  {bar}".rstrip()
     tutorial, best, ours = (times[name] for name in (TUTORIAL, BEST, OURS))
     yield (
         f"On one thread, cdropout is {tutorial / ours:.0f} times as fast as the last line, which tutorials show, and "
@@ -112,7 +112,7 @@ def measure(x: Array, p: float, seconds: float) -> dict[str, float]:
     return {name: statistics.median(values) for name, values in times.items()}
 
 
-def _bits(width: int) -> Iterator[str]:
+def _bits() -> Iterator[str]:
     most = _kernels.thread_limit()
     yield f"SHA-256 of dropout of {N_HASHED:,} ones, rng={SEED}:"
     for n_threads, label in ((1, _threads(1)), (most, _threads(most))):
@@ -137,10 +137,10 @@ def n_elems_per_thread(least: int) -> Iterator[None]:
         _kernels.set_limits(**before)
 
 
-def _next_steps(width: int) -> Iterator[str]:
+def _next_steps() -> Iterator[str]:
     yield "Next:"
     for command, purpose in (
-        ("python -m cdropout train", "trains a small network"),
+        ("python -m cdropout train", "trains a network"),
         ("python -m cdropout bench", "compares with NumPy"),
         ("python -m cdropout", "tells what runs here"),
     ):

@@ -138,8 +138,8 @@ def load_dataset(source: str | Path | None = None, n_classes: int = N_CLASSES) -
     check_n_classes(n_classes)
     if source is None:
         train_seed, test_seed = np.random.SeedSequence(SEED).spawn(2)
-        sets = [LabelledImages(*draw_digits(n, seed)) for n, seed in ((N_TRAIN, train_seed), (N_TEST, test_seed))]
-        return Dataset(*sets, n_classes)
+        train, test = (LabelledImages(*draw_digits(n, s)) for n, s in ((N_TRAIN, train_seed), (N_TEST, test_seed)))
+        return Dataset(train, test, n_classes)
     folder = Path(source)
     if folder.suffix == ".npz" and not folder.is_dir():
         return load_sample(folder, n_classes)
@@ -168,7 +168,9 @@ def load_sample(path: str | Path, n_classes: int = N_CLASSES) -> Dataset:
     try:
         # np.load does not close a damaged file that it has opened itself.
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            sets = [LabelledImages(arrays[f"{name}_images"], arrays[f"{name}_labels"]) for name in ("train", "test")]
+            train, test = (
+                LabelledImages(arrays[f"{name}_images"], arrays[f"{name}_labels"]) for name in ("train", "test")
+            )
     except FileNotFoundError:
         raise DataError(f"{path}: file must exist, got none (examples/mnist/make_sample.py makes it)") from None
     except DataError as error:
@@ -176,7 +178,7 @@ def load_sample(path: str | Path, n_classes: int = N_CLASSES) -> Dataset:
     except (OSError, EOFError, ValueError, KeyError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"{path}: must be a sample written by make_sample.py, got {error}") from error
     try:
-        return Dataset(*sets, n_classes)
+        return Dataset(train, test, n_classes)
     except DataError as error:
         raise DataError(f"{path}: {error}") from None
 

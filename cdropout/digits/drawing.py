@@ -85,4 +85,5 @@ def _draw(digit: int, n_images: int, rng: np.random.Generator) -> npt.NDArray[np
         np.minimum(nearest, from_x, out=nearest)
     half_width = rng.uniform(*_PEN_PIXELS, (n_images, 1)).astype(np.float32)
     ink = np.clip(half_width + np.float32(0.5) - np.sqrt(nearest), 0, 1)  # the edge is one pixel wide
-    return (ink * np.float32(255)).astype(np.uint8).reshape(n_images, SIDE, SIDE)
+    images: npt.NDArray[np.uint8] = (ink * np.float32(255)).astype(np.uint8)
+    return images.reshape(n_images, SIDE, SIDE)

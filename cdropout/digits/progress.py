@@ -19,7 +19,7 @@ def progress_bar(n_steps: int, n_done: int, *, shown: bool) -> Any:
 
     """
     try:
-        from tqdm import tqdm
+        from tqdm import tqdm  # type: ignore[import-untyped]
     except ImportError:
         return _Line(n_steps, n_done, shown=shown and sys.stderr.isatty())
     return tqdm(total=n_steps, initial=n_done, unit="step", disable=not shown, file=sys.stderr)

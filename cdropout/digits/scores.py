@@ -73,7 +73,7 @@ def from_saved(saved: Any, n_steps: int) -> list[Evaluation]:
     """
     if not isinstance(saved, list):
         raise ValueError(f"evaluations {saved!r}")
-    evaluations = []
+    evaluations: list[Evaluation] = []
     for each in saved:
         _check_names(each, Evaluation)
         least = evaluations[-1].n_steps + 1 if evaluations else 1
