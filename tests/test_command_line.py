@@ -195,7 +195,7 @@ PROGRAMS = {
     "train": [TRAIN, "--help"],
     "bench": ["-m", "cdropout", "bench", "--seconds", "0.1"],
     "demo": ["-m", "cdropout", "demo", "--seconds", "0.1"],
-    "train command": ["-m", "cdropout", "train", "--epochs", "1", "--hidden", "8", "--batch", "1000"],
+    "train command": ["-m", "cdropout", "train", "--quiet", "--epochs", "1", "--hidden", "8", "--batch", "1000"],
 }
 MESSAGE = "error: standard output must be writable, got No space left on device\n"
 
