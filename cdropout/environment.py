@@ -17,6 +17,9 @@ from cdropout.advice import advice, instruction_sets
 def facts() -> dict[str, Any]:
     """Return the environment as a dict of plain values, which JSON can hold; None for what is unknown or absent.
 
+    `advice` : sentences on what could be better here. `openmp_runtimes`, in `threads` : the paths of all that the
+    process has loaded. `of_processor`, in `instruction_set` : those that the system reports for the processor. Others:
+
     `cdropout`, `numpy`, `python` : versions. `processor` : its name. `instruction_set` : `active`, `forced_by` (the
     name of an environment variable), `available` on this machine and `built`, best first. `threads` : `limit`, the
     number of threads for a large array; `cpus`, the number of CPUs that the process may run on; `quota`, the CPU quota
@@ -25,9 +28,6 @@ def facts() -> dict[str, Any]:
     "compiler" (it has none), "link" or "run" (the build's test library did not), or "unknown". `cache_bytes` : sizes of
     a core's data caches. `streaming_above_bytes` : number of bytes read and written above which a call stores past the
     caches. `packages` : versions of the optional packages.
-
-    Also, in `instruction_set`: `of_processor`, those that the system reports for the processor. In `threads`:
-    `openmp_runtimes`, the paths of all that the process has loaded. `advice` : sentences on what could be better here.
     """
     known: dict[str, Any] = {
         "cdropout": cdropout.__version__,
