@@ -14,10 +14,17 @@ import numpy as np
 
 from .checkpoint import CheckpointError, Checkpoints, check_checkpoint_path
 from .curves import check_plot_path, plot_curves
-from .data import N_CLASSES, DataError, check_n_classes, load_dataset
+from .data import N_CLASSES, DataError, Dataset, check_n_classes, load_dataset
 from .training import DROPOUTS, Config, Result, train
 
 _PLOT_EVALUATIONS_PER_EPOCH = 10
+
+
+def name_run(config: Config, data: Dataset) -> str:
+    """Return the network, the dropout and the seed of a run as one line."""
+    widths = f"{data.n_pixels}-{config.hidden}-{config.hidden}-{data.n_classes}"
+    kind = "no dropout" if config.dropout == "none" else f"{config.dropout} dropout, p = {config.p:g}"
+    return f"{widths}, {'ReLU, ' if config.relu else ''}{kind}, seed {config.seed}"
 
 
 def describe(result: Result) -> str:
@@ -108,6 +115,9 @@ def run(parser: argparse.ArgumentParser, options: dict[str, Any]) -> int:
     evaluations_per_epoch = 0 if plot is None else _PLOT_EVALUATIONS_PER_EPOCH
     try:
         data = load_dataset(source, n_classes)
+        name = name_run(config, data)
+        if not quiet:
+            print(f"{name}; {len(data.train):,} training and {len(data.test):,} test images", file=sys.stderr)
         result = train(
             config,
             data,
@@ -121,9 +131,7 @@ def run(parser: argparse.ArgumentParser, options: dict[str, Any]) -> int:
     # A reader that closes standard output does not keep the plot from being drawn, nor a full disk the scores.
     try:
         if plot is not None:
-            widths = f"{data.n_pixels}-{config.hidden}-{config.hidden}-{data.n_classes}"
-            kind = "no dropout" if config.dropout == "none" else f"{config.dropout} dropout, p = {config.p:g}"
-            plot_curves(result, f"{widths}, {'ReLU, ' if config.relu else ''}{kind}, seed {config.seed}", plot)
+            plot_curves(result, name, plot)
     finally:
         print(describe(result))
     return 0
