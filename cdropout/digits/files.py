@@ -50,8 +50,8 @@ def open_replacement(path: Path) -> Iterator[BinaryIO]:
 
     """
     if path.exists() and not path.is_file():
-        with path.open("wb") as file:
-            yield file
+        with path.open("wb") as device:
+            yield device
         return
     path = Path(os.path.realpath(path))
     file, temporary = _create_partial(path)
