@@ -242,7 +242,7 @@ def test_gradient_applies_the_same_mask(key):
 def test_derivatives_of_all_orders(key, function):
     with with_float64():
         x = random_array((4, 3), np.float64)
-        check_grads(lambda x: jnp.sin(function(key, jnp.sin(x), P)), (x,), order=3)
+        check_grads(lambda x: jnp.sin(function(key, jnp.sin(x), P)), (x,), order=2)
         mask = mask_of(key, (6,))
         point = jnp.arange(1.0, 7.0)
         hessian = jax.hessian(lambda x: (function(key, x, P) ** 3).sum())(point)
