@@ -9,10 +9,15 @@ and the same as `cdropout.Mask` with this key (`stream_key`). For the backward p
 
 On other devices than CPUs the functions run JAX's own operations, which drop other elements for the same key.
 
-Needs jax 0.6.2 or later; `import cdropout` does not import it.
+Needs jax 0.5 or later; `import cdropout` does not import it.
 """
 
-from cdropout.jax.functions import bernoulli, dropout, relu_dropout
-from cdropout.jax.packed_mask import stream_key
+import jax
+
+if not hasattr(jax, "ffi"):
+    raise ImportError(f"cdropout.jax needs jax 0.5 or later, got {jax.__version__}")
+
+from cdropout.jax.functions import bernoulli, dropout, relu_dropout  # noqa: E402
+from cdropout.jax.packed_mask import stream_key  # noqa: E402
 
 __all__ = ["bernoulli", "dropout", "relu_dropout", "stream_key"]
