@@ -17,7 +17,7 @@ import jax
 if not hasattr(jax, "ffi"):
     raise ImportError(f"cdropout.jax needs jax 0.5 or later, got {jax.__version__}")
 
-from cdropout.jax.functions import bernoulli, dropout, relu_dropout  # noqa: E402
-from cdropout.jax.packed_mask import stream_key  # noqa: E402
+from cdropout.jax.functions import bernoulli, dropout, relu_dropout
+from cdropout.jax.packed_mask import stream_key
 
 __all__ = ["bernoulli", "dropout", "relu_dropout", "stream_key"]
