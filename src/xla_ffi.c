@@ -21,8 +21,8 @@
 
 enum { MASK_WORDS = 8 };
 
-/* With fewer elements for each thread, handing work to XLA's threads costs more than it saves. XLA's threads spin for a
- * while before they sleep, so the limit is lower than limits.min_elems_per_thread, which is for OpenMP. */
+/* So many elements take about 15 us, a few times what it takes to wake a thread. The limit is lower than
+ * limits.min_elems_per_thread, which is for OpenMP: the caller does not wait for threads that have not begun. */
 enum { MIN_ELEMS_PER_THREAD = 65536 };
 
 /* A thread takes this many parts of a call, so that one that begins late leaves its share to the others. */
