@@ -105,7 +105,7 @@ static XLA_FFI_Error *mask_at(const xla_call *call, size_t i, job_request *reque
     return NULL;
 }
 
-/* Computes part `i` of n_parts of a call, whose masks mask_at has checked. A part is some masks, or a range of one. */
+/* Computes part `i` of n_parts of a call whose masks can be planned. A part is some masks, or a range of one. */
 static void run_part(const xla_call *call, size_t i, size_t n_parts)
 {
     const size_t ranges_per_mask = n_parts > call->n_masks ? (n_parts + call->n_masks - 1) / call->n_masks : 1;
@@ -356,7 +356,10 @@ static XLA_FFI_Error *handle(const char *name, int operation, XLA_FFI_CallFrame 
         return error;
     for (size_t i = 0; i < call.n_masks; i++) { /* before anything is written */
         job_request request;
+        job j;
         error = mask_at(&call, i, &request);
+        if (error == NULL && job_plan(&j, &request) != 0)
+            error = error_of(call.api, "%s: the lengths, strides or arrays of mask %zu cannot be planned", name, i);
         if (error != NULL)
             return error;
     }

@@ -308,6 +308,8 @@ WRONG = {
     "another dtype": ({"y": X.astype(np.float64)}, None, "the result has the wrong type, 12 of XLA's"),
     "another shape": ({"y": X[:2].copy()}, None, "x and the result must have the same shape"),
     "another rank": ({"y": X.ravel().copy()}, None, "x and the result must have the same shape"),
+    "no memory for x": ({}, lambda _, buffers: setattr(buffers[2], "data", None), "of mask 0 cannot be planned"),
+    "no memory for y": ({}, lambda _, buffers: setattr(buffers[3], "data", None), "of mask 0 cannot be planned"),
     "p above 1": ({"masks": packed(p=1.5)}, None, "must be in [0, 1], got 1.5"),
     "p below 0": ({"masks": packed(p=-0.5)}, None, "must be in [0, 1], got -0.5"),
     "p not a number": ({"masks": packed(p=np.nan)}, None, "must be in [0, 1], got nan"),
