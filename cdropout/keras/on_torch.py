@@ -6,6 +6,7 @@ NumPy backend. Autograd keeps it as a value.
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from cdropout.mask import draw_mask
 from cdropout.noise import Noise, draw_noise
 from cdropout.torch import functions
 from cdropout.torch.gaussian import MultiplyByNoise
-from cdropout.torch.tensors import DTYPES, ApplyMask, as_array, is_plain, is_recorded, is_transformed
+from cdropout.torch.tensors import DTYPES, PROFILED, ApplyMask, as_array, is_plain, is_recorded, is_transformed
 
 
 def takes(inputs: Any) -> bool:
@@ -60,22 +61,32 @@ def _drop(x: Tensor, rate: float, noise_shape: Any, seed: Any, is_alpha: bool) -
     shape = tuple(x.shape)
     shared_axes = axes_of(noise_shape, shape)
     scale, shift, fill = _kernels.alpha_map(rate) if is_alpha else (None, 0.0, 0.0)
-    mask = draw_mask(shape, rate, rng=sequence_of(seed), shared_axes=shared_axes)
+    with _marked():
+        mask = draw_mask(shape, rate, rng=sequence_of(seed), shared_axes=shared_axes)
     return ApplyMask.apply(x, mask, scale, shift, fill, False)  # type: ignore[no-any-return,no-untyped-call]
 
 
 @torch.compiler.disable
 def gaussian_dropout(x: Tensor, rate: float, seed: Any) -> Tensor:
     """Multiply by normal noise of mean 1 and variance rate / (1 - rate)."""
-    noise = draw_noise(tuple(x.shape), noise_std(rate), rng=sequence_of(seed))
+    with _marked():
+        noise = draw_noise(tuple(x.shape), noise_std(rate), rng=sequence_of(seed))
     return MultiplyByNoise.apply(x, noise)  # type: ignore[no-any-return,no-untyped-call]
 
 
 @torch.compiler.disable
 def gaussian_noise(x: Tensor, stddev: float, seed: Any) -> Tensor:
     """Add normal noise of mean 0."""
-    noise = draw_noise(tuple(x.shape), stddev, rng=sequence_of(seed))
+    with _marked():
+        noise = draw_noise(tuple(x.shape), stddev, rng=sequence_of(seed))
     return _Add.apply(x, noise)  # type: ignore[no-any-return,no-untyped-call]
+
+
+def _marked() -> contextlib.AbstractContextManager[Any]:
+    """Return a block that PyTorch's profiler and `cdropout.torch.report` see as a drawn mask."""
+    if torch.autograd._profiler_enabled():
+        return torch.profiler.record_function(PROFILED)
+    return contextlib.nullcontext()
 
 
 class _Add(torch.autograd.Function):

@@ -71,7 +71,7 @@ class MultiplyByNoise(torch.autograd.Function):
     """y = x * noise; autograd saves the noise as a value."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, noise: Noise) -> Tensor:
+    def forward(ctx: Any, x: Tensor, noise: Noise) -> Tensor:  # noqa: D102 - the class says it
         ctx.noise = noise
         x = x.detach()
         y = torch.empty_like(x)
@@ -79,7 +79,7 @@ class MultiplyByNoise(torch.autograd.Function):
         return y
 
     @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> Any:
+    def backward(ctx: Any, *grad_outputs: Tensor) -> Any:  # noqa: D102
         (dy,) = grad_outputs
         if is_transformed() or is_recorded() or not is_plain(dy):
             dtype = dy.dtype
