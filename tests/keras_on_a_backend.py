@@ -180,7 +180,9 @@ def test_every_layer_is_reached():
     ckeras.disable()
     assert all(site.is_ours for site in ours)
     assert [(site.layer, site.n_calls) for site in ours] == [(site.layer, site.n_calls) for site in theirs]
-    assert all(site.function.startswith(kinds.get(other.function, "dropout")) for site, other in zip(ours, theirs))
+    assert all(
+        site.function.startswith(kinds.get(other.function, "dropout")) for site, other in zip(ours, theirs, strict=True)
+    )
     assert str(ours[0]).startswith("cdropout: 1 x dropout in dropout")
 
 

@@ -82,11 +82,10 @@ def gaussian_noise(x: Tensor, stddev: float, seed: Any) -> Tensor:
     return _Add.apply(x, noise)  # type: ignore[no-any-return,no-untyped-call]
 
 
-def _marked() -> contextlib.AbstractContextManager[Any]:
+def _marked() -> Any:
     """Return a block that PyTorch's profiler and `cdropout.torch.report` see as a drawn mask."""
-    if torch.autograd._profiler_enabled():
-        return torch.profiler.record_function(PROFILED)
-    return contextlib.nullcontext()
+    is_profiled = torch.autograd._profiler_enabled()
+    return torch.profiler.record_function(PROFILED) if is_profiled else contextlib.nullcontext()
 
 
 class _Add(torch.autograd.Function):
