@@ -17,7 +17,7 @@ from setuptools.command.build_ext import build_ext
 from setuptools.errors import CompileError, OptionError
 
 HERE = Path(__file__).parent
-C_SOURCES = ["src/c_api.c", *sorted(str(p.relative_to(HERE)) for p in HERE.glob("src/core/**/*.c"))]
+C_SOURCES = ["src/c_api.c", "src/xla_ffi.c", *sorted(str(p.relative_to(HERE)) for p in HERE.glob("src/core/**/*.c"))]
 HEADERS = sorted(
     str(p.relative_to(HERE))
     for pattern in ("src/**/*.h", "src/**/*.pxi", "src/**/*.pxd", "cdropout/include/*.h")

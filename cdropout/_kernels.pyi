@@ -15,6 +15,7 @@ SERIAL_REASONS: tuple[str, ...]
 OPERATIONS: dict[str, int]
 KERNEL_TABLE: object
 C_API: object
+XLA_HANDLERS: dict[str, object]
 
 # The index of a mask.
 _Index: TypeAlias = slice | EllipsisType | tuple[slice | EllipsisType, ...]

@@ -21,6 +21,7 @@ This module is one compilation unit. Its subjects are in .pxi files, which are i
     mask.pxi           the class Mask
     noise.pxi          the class Noise
     c_api.pxi          the part of the C interface that handles Python objects
+    xla_ffi.pxi        the handlers that JAX calls
 
 This file holds the operations on arrays that `cdropout.functions` and `cdropout.layers` call. Python composes
 operations and holds state, Cython checks arguments and owns the parallel loop, and C plans and computes.
@@ -41,6 +42,7 @@ cimport numpy as cnp
 
 from c_api cimport *
 from core cimport *
+from xla_ffi cimport *
 
 import itertools
 import os
@@ -72,6 +74,7 @@ include "stream.pxi"
 include "mask.pxi"
 include "noise.pxi"
 include "c_api.pxi"
+include "xla_ffi.pxi"
 
 
 # ---- which kernels run ----------------------------------------------------------------------------------------------

@@ -1,0 +1,18 @@
+"""JAX: dropout that is computed by this library's kernels on the CPU.
+
+    import cdropout.jax
+    y = cdropout.jax.dropout(key, x, 0.1)
+
+The functions take JAX's keys, and work under `jit`, `grad`, `vmap`, `scan` and JAX's other transformations, and on
+arrays that are sharded over several devices. A key gives the same mask compiled or not, for every number of devices,
+and the same as `cdropout.Mask` with this key (`stream_key`). For the backward pass the mask is generated again.
+
+On other devices than CPUs the functions run JAX's own operations, which drop other elements for the same key.
+
+Needs jax 0.6.2 or later; `import cdropout` does not import it.
+"""
+
+from cdropout.jax.functions import bernoulli, dropout, relu_dropout
+from cdropout.jax.packed_mask import stream_key
+
+__all__ = ["bernoulli", "dropout", "relu_dropout", "stream_key"]
