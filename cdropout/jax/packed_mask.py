@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 N_WORDS = 8
-KEY, START, P = slice(0, 4), slice(4, 6), slice(6, 8)
+KEY, P = slice(0, 4), slice(6, 8)
 
 
 def key_words(key: Any, name: str = "key") -> jax.Array:
@@ -81,9 +81,9 @@ def _words_of_double(number: jax.Array) -> jax.Array:
 
 def advanced(mask: jax.Array, distance: jax.Array) -> jax.Array:
     """Return packed masks whose first element is a distance further on: two words, the lower one first."""
-    lower = mask[..., 4] + distance[0]
-    upper = mask[..., 5] + distance[1] + (lower < distance[0]).astype(np.uint32)
-    return mask.at[..., 4].set(lower).at[..., 5].set(upper)
+    lower = mask[..., 4:5] + distance[0]
+    upper = mask[..., 5:6] + distance[1] + (lower < distance[0]).astype(np.uint32)
+    return jnp.concatenate([mask[..., KEY], lower, upper, mask[..., P]], axis=-1)
 
 
 def run_strides(shape: tuple[int, ...], shared_axes: tuple[int, ...] = ()) -> tuple[int, ...]:

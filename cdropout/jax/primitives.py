@@ -176,8 +176,14 @@ def _lower(primitive: Primitive, on_cpu: Callable[..., Any], elsewhere: Callable
 
     def lower_on_cpu(ctx: Any, *operands: Any, **parameters: Any) -> Any:
         # Within shard_map along some axes of the mesh, JAX cannot tell custom_partitioning the shards along the others.
-        is_divisible = not getattr(ctx.module_context.axis_context, "manual_axes", ())
-        call = functools.partial(on_cpu, is_divisible=is_divisible)
+        context = ctx.module_context.axis_context
+        manual_axes = getattr(context, "manual_axes", frozenset())
+        if manual_axes and manual_axes != set(context.mesh.axis_names) and not jax.config.jax_use_shardy_partitioner:
+            raise NotImplementedError(  # XLA would end the process
+                "cdropout.jax within shard_map along some axes of the mesh needs JAX's option "
+                "jax_use_shardy_partitioner to be True"
+            )
+        call = functools.partial(on_cpu, is_divisible=not manual_axes)
         return mlir.lower_fun(call, multiple_results=False)(ctx, *operands, **parameters)
 
     mlir.register_lowering(primitive, lower_on_cpu, platform="cpu")
