@@ -13,6 +13,7 @@ Needs jax 0.6.2 or later; `import cdropout` does not import it.
 """
 
 from cdropout.jax.functions import bernoulli, dropout, relu_dropout
+from cdropout.jax.key_implementation import prng
 from cdropout.jax.packed_mask import stream_key
 
-__all__ = ["bernoulli", "dropout", "relu_dropout", "stream_key"]
+__all__ = ["bernoulli", "dropout", "prng", "relu_dropout", "stream_key"]
