@@ -1,0 +1,115 @@
+"""Measure dropout in JAX on the CPU: one jitted call, and the share of a jitted training step.
+
+A call is compared with `x * 1.1`, on arrays of --sizes elements. The share is 1 minus the time of a step without
+dropout, divided by the time of a step with it: the median of this over the rounds. Steps are those of a perceptron and
+of Transformer encoders of two layers on 8 x 128 tokens, in float32. The ways of dropping take turns, and compilation is
+left out. Everything is checked before it is timed: how much is dropped, and that the same key gives the same loss.
+"""
+
+import argparse
+import statistics
+from collections.abc import Callable
+from typing import Any
+
+from benchmarks.options import parse_size
+from benchmarks.result_check import WrongResultError
+from benchmarks.table import Table
+from benchmarks.timing import interleaved_times, introduce
+
+SHARED_OPTIONS = {"p": 0.1, "rounds": 21, "quiet": False}
+SIZES = (1 << 16, 1 << 18, 1 << 20, 1 << 22, 1 << 24)
+SECONDS_PER_TURN = 0.02
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add --sizes and --programs."""
+    parser.add_argument("--sizes", type=parse_size, nargs="*", default=SIZES, help="numbers of elements of one call")
+    parser.add_argument("--programs", nargs="*", metavar="NAME", help="programs whose name has NAME in it")
+
+
+def medians(calls: dict[str, Callable[[], object]], args: argparse.Namespace) -> dict[str, list[float]]:
+    """Return the seconds of each call, a number for each round."""
+    return interleaved_times(calls, rounds=args.rounds, seconds_per_turn=SECONDS_PER_TURN, progress=not args.quiet)
+
+
+def measure_calls(n_elems: int, args: argparse.Namespace) -> dict[str, float]:
+    """Return the median seconds of one jitted call of each way, and of `x * 1.1`.
+
+    Raises
+    ------
+    WrongResultError
+        If a way does not drop about p of the elements.
+
+    """
+    import jax
+    import jax.numpy as jnp
+
+    from benchmarks.jax_programs import NONE, WAYS
+
+    x = jnp.ones(n_elems)
+    calls: dict[str, Callable[[], object]] = {}
+
+    def call_of(function: Callable[..., Any], *operands: Any) -> Callable[[], object]:
+        compiled = jax.jit(function).lower(*operands).compile()
+        return lambda: compiled(*operands).block_until_ready()
+
+    calls["x * 1.1"] = call_of(lambda x: x * 1.1, x)
+    for name, way in WAYS.items():
+        if name == NONE:
+            continue
+        with way.within():
+            calls[name] = call_of(lambda key, x, way=way: way.dropout(key, x, args.p), way.key(1), x)
+        dropped = float((calls[name]() == 0).mean())
+        if abs(dropped - args.p) > 6 * (args.p * (1 - args.p) / n_elems) ** 0.5:
+            raise WrongResultError(f"{name} must drop {args.p:g} of {n_elems} elements, dropped {dropped}")
+    return {name: statistics.median(times) for name, times in medians(calls, args).items()}
+
+
+def measure_steps(program: Any, args: argparse.Namespace) -> dict[str, tuple[float, float, float]]:
+    """Return for each way of dropping the median milliseconds of a step, the share, and the quotient of both steps.
+
+    Raises
+    ------
+    WrongResultError
+        If the first step's loss differs between two runs of a way, or is that without dropout.
+
+    """
+    from benchmarks.jax_programs import NONE, WAYS, training_step
+
+    steps, first_losses = {}, {}
+    for name, way in WAYS.items():
+        again, steps[name] = training_step(program, way), training_step(program, way)
+        losses = float(again()), float(steps[name]())
+        if losses[0] != losses[1] or losses[0] in first_losses.values():
+            raise WrongResultError(f"{name}: the first losses must be the same and those of this way, got {losses}")
+        first_losses[name] = losses[0]
+    times = medians(steps, args)
+    shares = {}
+    for name, of_way in times.items():
+        quotients = [way / none for way, none in zip(of_way, times[NONE], strict=True)]
+        share = statistics.median(1 - 1 / quotient for quotient in quotients)
+        shares[name] = 1e3 * statistics.median(of_way), share, statistics.median(quotients)
+    return shares
+
+
+def run(args: argparse.Namespace) -> None:
+    """Measure, and print the tables."""
+    import jax
+
+    from benchmarks.jax_programs import NONE, PROGRAMS, WAYS
+
+    introduce(f"JAX {jax.__version__}, float32, one call at p = {args.p:g} and training steps", args.rounds)
+    if args.sizes:
+        contenders = ("x * 1.1", *(name for name in WAYS if name != NONE))
+        table = Table(("elements", ">12"), *((f"{name}, us", "10.1f") for name in contenders))
+        rows = ((n_elems, measure_calls(n_elems, args)) for n_elems in args.sizes)
+        table.show((f"{n_elems:,}", *(1e6 * times[name] for name in contenders)) for n_elems, times in rows)
+        print()
+    table = Table(("program", "<20"), ("dropout", "<22"), ("step, ms", "10.3f"), ("share", "8.2%"), ("ratio", "8.3f"))
+    chosen = args.programs if args.programs is not None else [""]
+    table.show(
+        (title, name, *figures)
+        for title, program in PROGRAMS.items()
+        if any(part in title for part in chosen)
+        for name, figures in measure_steps(program, args).items()
+    )
