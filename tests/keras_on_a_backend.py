@@ -264,22 +264,27 @@ def test_gradients_of_noise_and_of_alpha_dropout(enabled):
 
 
 @trains
-@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16", "mixed_float16"], indirect=True)
+@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16", pytest.param("mixed_float16", marks=pytest.mark.ci)], indirect=True)
 def test_models_learn_predict_and_are_saved(enabled, policy, tmp_path):
     keras.utils.set_random_seed(1)
     x = X[:, 0]
     y = x.sum(axis=1, keepdims=True)
     model = small_model()
     model.compile(keras.optimizers.Adam(0.02), "mse", jit_compile="auto")
-    before = model.evaluate(x, y, verbose=0)
+    before = np.square(model.predict(x, verbose=0) - y).mean()
     model.fit(x, y, batch_size=16, epochs=15, verbose=0)
-    assert model.evaluate(x, y, verbose=0) < 0.3 * before
-    assert np.array_equal(model.predict(x, verbose=0), model.predict(x, verbose=0))
+    predicted = model.predict(x, verbose=0)
+    assert np.square(predicted - y).mean() < 0.3 * before
+    assert np.array_equal(model.predict(x, verbose=0), predicted)
+    assert not np.array_equal(array(model(x, training=True)), array(model(x, training=True)))
+    if policy != "float32":
+        return
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
-    assert np.array_equal(loaded.predict(x, verbose=0), model.predict(x, verbose=0))
-    assert not np.array_equal(array(loaded(x, training=True)), array(loaded(x, training=True)))
-    assert all(site.is_ours for site in ckeras.report(loaded, tensor(x)))
+    assert np.array_equal(array(loaded(x)), array(model(x)))
+    sites = ckeras.report(loaded, tensor(x))
+    assert [site.function for site in sites if site.is_ours] == ["dropout", "gaussian_noise"]
+    assert len(sites) == 2
 
 
 def drawn_by_the_backend(model, x, y):
@@ -287,6 +292,7 @@ def drawn_by_the_backend(model, x, y):
     if BACKEND == "torch":
         from torch.profiler import ProfilerActivity, profile
 
+        model.train_on_batch(x, y)
         with profile(activities=[ProfilerActivity.CPU]) as profiler:
             model.train_on_batch(x, y)
         names = [event.name for event in profiler.events()]
@@ -294,14 +300,11 @@ def drawn_by_the_backend(model, x, y):
         return sum(map(names.count, theirs)), names.count("cdropout::masked")
     import jax
 
-    state = (
-        [variable.value for variable in model.trainable_variables],
-        [variable.value for variable in model.non_trainable_variables],
-        [variable.value for variable in model.optimizer.variables],
-        [variable.value for variable in model.metrics_variables],
-    )
-    jaxpr = str(jax.make_jaxpr(model.train_step)(state, (x, y)))
-    return jaxpr.count("threefry") + jaxpr.count("random_bits"), jaxpr.count("cdropout")
+    model._symbolic_build(data_batch=(x, y))
+    kinds = (model.trainable_variables, model.non_trainable_variables, model.optimizer.variables)
+    state = [[variable.value for variable in variables] for variables in (*kinds, model.metrics_variables)]
+    jaxpr = str(jax.make_jaxpr(model.train_step)(tuple(state), (x, y)))
+    return jaxpr.count("random_bits[") - jaxpr.count("<cd>"), jaxpr.count("cdropout_")
 
 
 @trains
@@ -309,9 +312,8 @@ def test_nothing_is_drawn_by_the_backend():
     model = every_layer()
     x, y = tensor(X[:4, :6]), tensor(np.zeros((4, 1)))
     model.compile("sgd", "mse")
-    model.train_on_batch(x, y)
     theirs, ours = drawn_by_the_backend(model, x, y)
-    assert theirs > 20
+    assert theirs > 7  # JAX writes a function that is called several times once
     assert ours == 0
     ckeras.enable()
     theirs, ours = drawn_by_the_backend(model, x, y)
@@ -363,8 +365,6 @@ def test_torch_compiles(monkeypatch):
     x, y = tensor(X[:, 0]), tensor(X[:, 0, :1])
     model.compile(keras.optimizers.SGD(0.0), "mse", jit_compile=True)
     ckeras.enable()
-    model.train_on_batch(x, y)
     assert drawn_by_the_backend(model, x, y) == (0, 2)
     ckeras.disable()
-    model.train_on_batch(x, y)
     assert drawn_by_the_backend(model, x, y)[1] == 0

@@ -32,8 +32,9 @@ def test_on(backend, run_python):
 
 
 @pytest.mark.ci
-def test_compiled_by_torch(run_python):
-    run_tests(run_python, "torch", "ci")
+@pytest.mark.parametrize("backend", ["torch", "jax"])
+def test_more_on(backend, run_python):
+    run_tests(run_python, backend, "ci")
 
 
 @pytest.mark.ci

@@ -15,5 +15,15 @@ Needs jax 0.6.2 or later; `import cdropout` does not import it.
 from cdropout.jax.functions import bernoulli, dropout, relu_dropout
 from cdropout.jax.key_implementation import prng
 from cdropout.jax.packed_mask import stream_key
+from cdropout.jax.switch import disable, enable, is_enabled
 
-__all__ = ["bernoulli", "dropout", "prng", "relu_dropout", "stream_key"]
+__all__ = [
+    "bernoulli",
+    "disable",
+    "dropout",
+    "enable",
+    "is_enabled",
+    "prng",
+    "relu_dropout",
+    "stream_key",
+]

@@ -63,7 +63,7 @@ def report(model: Any, *inputs: Any, **named_inputs: Any) -> list[Site]:
     model : keras.Layer
         A model or layer that has been built.
     *inputs, **named_inputs
-        Arguments of the call, without `training`. On the JAX backend the call is not compiled.
+        Arguments of the call, without `training`. On the JAX backend the call is traced and not run.
 
     Returns
     -------
@@ -81,9 +81,16 @@ def report(model: Any, *inputs: Any, **named_inputs: Any) -> list[Site]:
         raise ValueError(f"model must be built, got {model!r}: call it once")
     counts: collections.Counter[tuple[str, str, str, bool]] = collections.Counter()
     with _torch_state_kept(), _counted(counts), keras.StatelessScope():
-        model(*inputs, training=True, **named_inputs)
+        _run(functools.partial(model, *inputs, training=True, **named_inputs))
     sites = [Site(*place, n_calls) for place, n_calls in counts.items()]
     return sorted(sites, key=lambda site: site.is_ours)
+
+
+def _run(call: Callable[[], Any]) -> None:
+    if keras.backend.backend() == "jax":
+        sys.modules["jax"].eval_shape(call)
+    else:
+        call()
 
 
 @contextlib.contextmanager
