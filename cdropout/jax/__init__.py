@@ -15,9 +15,11 @@ Needs jax 0.6.2 or later; `import cdropout` does not import it.
 from cdropout.jax.functions import bernoulli, dropout, relu_dropout
 from cdropout.jax.key_implementation import prng
 from cdropout.jax.packed_mask import stream_key
+from cdropout.jax.sites import Site, report
 from cdropout.jax.switch import disable, enable, is_enabled
 
 __all__ = [
+    "Site",
     "bernoulli",
     "disable",
     "dropout",
@@ -25,5 +27,6 @@ __all__ = [
     "is_enabled",
     "prng",
     "relu_dropout",
+    "report",
     "stream_key",
 ]

@@ -61,7 +61,8 @@ def _set(is_on: bool) -> None:
     if _of_jax is None:
         if is_on:
             raise RuntimeError(
-                f"jax.random.bernoulli of jax {jax.__version__} does not call a function {_INNER}, which enable replaces"
+                f"jax.random.bernoulli must call a function {_INNER}, which enable replaces, and that of jax "
+                f"{jax.__version__} does not"
             )
         return
     with _lock:
