@@ -7,29 +7,45 @@ left out. Everything is checked before it is timed: how much is dropped, and tha
 """
 
 import argparse
+import os
 import statistics
+import sys
+import time
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks.options import parse_size
+from tqdm import tqdm
+
+from benchmarks.options import UsageError, parse_size
 from benchmarks.result_check import WrongResultError
 from benchmarks.table import Table
-from benchmarks.timing import interleaved_times, introduce
+from benchmarks.timing import introduce
 
-SHARED_OPTIONS = {"p": 0.1, "rounds": 21, "quiet": False}
+SHARED_OPTIONS = {"p": 0.1, "rounds": 21, "threads": 2, "quiet": False}
 SIZES = (1 << 16, 1 << 18, 1 << 20, 1 << 22, 1 << 24)
 SECONDS_PER_TURN = 0.02
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add --sizes and --programs."""
+    """Add --sizes, --programs and --cpu-time."""
+    parser.add_argument("--cpu-time", action="store_true", help="measure CPU time, on a busy machine; one thread")
     parser.add_argument("--sizes", type=parse_size, nargs="*", default=SIZES, help="numbers of elements of one call")
     parser.add_argument("--programs", nargs="*", metavar="NAME", help="programs whose name has NAME in it")
 
 
-def medians(calls: dict[str, Callable[[], object]], args: argparse.Namespace) -> dict[str, list[float]]:
-    """Return the seconds of each call, a number for each round."""
-    return interleaved_times(calls, rounds=args.rounds, seconds_per_turn=SECONDS_PER_TURN, progress=not args.quiet)
+def seconds_of(calls: dict[str, Callable[[], object]], args: argparse.Namespace) -> dict[str, list[float]]:
+    """Return the seconds of each call, which take turns: a number for each round. The first round warms up."""
+    clock = time.process_time if args.cpu_time else time.perf_counter
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    for i in tqdm(range(-1, args.rounds), unit="round", leave=False, disable=args.quiet, file=sys.stderr):
+        for name, call in calls.items():
+            n_calls, start = 0, clock()
+            while n_calls == 0 or clock() - start < SECONDS_PER_TURN:
+                call()
+                n_calls += 1
+            if i >= 0:
+                seconds[name].append((clock() - start) / n_calls)
+    return seconds
 
 
 def measure_calls(n_elems: int, args: argparse.Namespace) -> dict[str, float]:
@@ -62,7 +78,7 @@ def measure_calls(n_elems: int, args: argparse.Namespace) -> dict[str, float]:
         dropped = float((calls[name]() == 0).mean())
         if abs(dropped - args.p) > 6 * (args.p * (1 - args.p) / n_elems) ** 0.5:
             raise WrongResultError(f"{name} must drop {args.p:g} of {n_elems} elements, dropped {dropped}")
-    return {name: statistics.median(times) for name, times in medians(calls, args).items()}
+    return {name: statistics.median(times) for name, times in seconds_of(calls, args).items()}
 
 
 def measure_steps(program: Any, args: argparse.Namespace) -> dict[str, tuple[float, float, float]]:
@@ -83,7 +99,7 @@ def measure_steps(program: Any, args: argparse.Namespace) -> dict[str, tuple[flo
         if losses[0] != losses[1] or losses[0] in first_losses.values():
             raise WrongResultError(f"{name}: the first losses must be the same and those of this way, got {losses}")
         first_losses[name] = losses[0]
-    times = medians(steps, args)
+    times = seconds_of(steps, args)
     shares = {}
     for name, of_way in times.items():
         quotients = [way / none for way, none in zip(of_way, times[NONE], strict=True)]
@@ -94,11 +110,17 @@ def measure_steps(program: Any, args: argparse.Namespace) -> dict[str, tuple[flo
 
 def run(args: argparse.Namespace) -> None:
     """Measure, and print the tables."""
+    if args.cpu_time and args.threads != 1:
+        raise UsageError("argument --cpu-time: needs --threads 1, because threads that wait use CPU time")
+    if "jax" not in sys.modules and hasattr(os, "sched_setaffinity"):
+        # XLA has as many threads as the process has CPUs when JAX starts, and no other setting.
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: args.threads])
     import jax
 
     from benchmarks.jax_programs import NONE, PROGRAMS, WAYS
 
-    introduce(f"JAX {jax.__version__}, float32, one call at p = {args.p:g} and training steps", args.rounds)
+    clock = "CPU time" if args.cpu_time else "wall time"
+    introduce(f"JAX {jax.__version__}, float32, one call at p = {args.p:g} and training steps, {clock}", args.rounds)
     if args.sizes:
         contenders = ("x * 1.1", *(name for name in WAYS if name != NONE))
         table = Table(("elements", ">12"), *((f"{name}, us", "10.1f") for name in contenders))
