@@ -16,7 +16,7 @@ from cdropout.jax.functions import bernoulli, dropout, relu_dropout
 from cdropout.jax.key_implementation import prng
 from cdropout.jax.packed_mask import stream_key
 from cdropout.jax.sites import Site, report
-from cdropout.jax.switch import disable, enable, is_enabled
+from cdropout.jax.switch import disable, enable, enabled, is_enabled
 
 __all__ = [
     "Site",
@@ -24,6 +24,7 @@ __all__ = [
     "disable",
     "dropout",
     "enable",
+    "enabled",
     "is_enabled",
     "prng",
     "relu_dropout",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -41,7 +43,7 @@ def enable() -> None:
 
     See Also
     --------
-    disable, dropout, prng
+    disable, enabled, dropout, prng
 
     """
     _set(True)
@@ -50,6 +52,17 @@ def enable() -> None:
 def disable() -> None:
     """Give `jax.random.bernoulli` back what it draws. Without an earlier `enable`, nothing happens."""
     _set(False)
+
+
+@contextlib.contextmanager
+def enabled() -> Iterator[None]:
+    """Run a block with the switch on, for all threads, and set it back after it."""
+    before = is_enabled()
+    enable()
+    try:
+        yield
+    finally:
+        _set(before)
 
 
 def is_enabled() -> bool:
