@@ -15,6 +15,11 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from cdropout.jax.packed_mask import advanced
 
+# Results of at least this size are written over x, of which XLA makes a copy first if x is used again. Memory of this
+# size is always new to the process (malloc's largest threshold for mmap), and page faults cost more than the copy:
+# docs/design.md, "JAX".
+IN_PLACE_FROM_BYTES = 1 << 25
+
 Strides = tuple[int, ...]
 Shape = tuple[int, ...]
 
@@ -34,7 +39,9 @@ def keep(mask: jax.Array, *, shape: Shape, strides: Strides, is_divisible: bool,
 
 
 def _call_with_x(mask: jax.Array, stride_words: Any, x: jax.Array, target: str, strides: Strides) -> Any:
-    return jax.ffi.ffi_call(target, jax.ShapeDtypeStruct(x.shape, x.dtype))(mask, stride_words, x)
+    aliases = {2: 0} if x.size * x.dtype.itemsize >= IN_PLACE_FROM_BYTES else None
+    call = jax.ffi.ffi_call(target, jax.ShapeDtypeStruct(x.shape, x.dtype), input_output_aliases=aliases)
+    return call(mask, stride_words, x)
 
 
 def _call_keep(mask: jax.Array, stride_words: Any, shape: Shape, strides: Strides, dtype: str) -> Any:
