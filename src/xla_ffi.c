@@ -18,6 +18,7 @@
 #endif
 
 #include "core/job.h"
+#include "system/pages.h"
 
 enum { MASK_WORDS = 8 };
 
@@ -35,6 +36,9 @@ enum { MIN_ELEMS_PER_THREAD = 65536 };
 
 /* A thread takes this many parts of a call, so that one that begins late leaves its share to the others. */
 enum { PARTS_PER_THREAD = 4, MAX_THREADS = 1024 };
+
+/* Bits of this size are written to huge pages, if the system has any: they take four times the memory of a mask. */
+enum { HUGE_PAGES_FROM_BYTES = 1 << 20 };
 
 /* ---- errors ---- */
 
@@ -443,6 +447,9 @@ static XLA_FFI_Error *handle(const char *name, int operation, XLA_FFI_CallFrame 
         if (error != NULL)
             return error;
     }
+    /* XLA takes new memory for each execution of a program. */
+    if (call.operation == OPERATION_raw_bits && call.n_elems * call.n_masks * call.elem_bytes >= HUGE_PAGES_FROM_BYTES)
+        ask_for_huge_pages(call.out, call.n_elems * call.n_masks * call.elem_bytes);
     run(&call);
     return NULL;
 }
