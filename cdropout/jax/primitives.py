@@ -179,7 +179,7 @@ def lower(primitive: Primitive, on_cpu: Callable[..., Any], elsewhere: Callable[
     def lower_on_cpu(ctx: Any, *operands: Any, **parameters: Any) -> Any:
         # Within shard_map along some axes of the mesh, JAX cannot tell custom_partitioning the shards along the others.
         context = ctx.module_context.axis_context
-        manual_axes = getattr(context, "manual_axes", frozenset())
+        manual_axes: frozenset[Any] = getattr(context, "manual_axes", frozenset())
         if manual_axes and manual_axes != set(context.mesh.axis_names) and not jax.config.jax_use_shardy_partitioner:
             raise NotImplementedError(  # XLA would end the process
                 "cdropout.jax within shard_map along some axes of the mesh needs JAX's option "
