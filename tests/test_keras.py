@@ -44,3 +44,18 @@ def test_keras_own_tests_of_dropout_pass(backend, run_shipped_tests):
     outcomes = run_shipped_tests("keras", KERAS_BACKEND=backend)
     assert outcomes["failed"] == []
     assert len(set(outcomes["ours"]) & set(outcomes["passed"])) > 20, outcomes
+
+
+@pytest.mark.ci
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_the_benchmark_measures_each_backend(capfd):
+    pytest.importorskip("tqdm")
+    need("torch")
+    from benchmarks.command_line import main
+
+    assert main(["keras", "--rounds=1", "--width=32", "--quiet"]) == 0
+    rows = [line.split() for line in capfd.readouterr().out.splitlines()[-6:]]
+    assert [row[:2] for row in rows] == [
+        [each, name] for each in ("torch", "jax") for name in ("none", "Keras", "cdropout")
+    ]
+    assert all(float(row[2]) > 0 for row in rows)
