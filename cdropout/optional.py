@@ -8,6 +8,7 @@ from typing import Any
 # Package -> the part of this library that uses it.
 PURPOSES = {
     "torch": "cdropout.torch",
+    "jax": "cdropout.jax",
     "thinc": "cdropout.thinc",
     "spacy": "cdropout.thinc",
     "keras": "cdropout.keras",
