@@ -51,7 +51,7 @@ def report(function: Callable[..., Any], *args: Any, **named_args: Any) -> list[
     function : callable
         A function that `jax.make_jaxpr` takes, such as a training step, compiled or not.
     *args, **named_args
-        Its arguments, or `jax.ShapeDtypeStruct`s of these.
+        Its arguments, or a `jax.ShapeDtypeStruct` for each array.
 
     Returns
     -------
