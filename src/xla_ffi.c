@@ -30,8 +30,8 @@ static int has_x(int operation)
     return operation != OPERATION_fill_keep && operation != OPERATION_raw_bits;
 }
 
-/* With fewer elements for each thread, handing work to XLA's threads costs more than it saves. XLA's threads spin for a
- * while before they sleep, so the limit is lower than limits.min_elems_per_thread, which is for OpenMP. */
+/* So many elements take about 15 us, a few times what it takes to wake a thread. The limit is lower than
+ * limits.min_elems_per_thread, which is for OpenMP: the caller does not wait for threads that have not begun. */
 enum { MIN_ELEMS_PER_THREAD = 65536 };
 
 /* A thread takes this many parts of a call, so that one that begins late leaves its share to the others. */
@@ -228,8 +228,8 @@ static void run_task(void *data)
 static size_t n_threads_for(const xla_call *call)
 {
     const size_t most = call->n_elems * call->n_masks / MIN_ELEMS_PER_THREAD;
-    if (most < 2)
-        return 1;
+    if (most < 2 || call->api->struct_size < XLA_FFI_STRUCT_SIZE(XLA_FFI_Api, XLA_FFI_ThreadPool_NumThreads))
+        return 1; /* jaxlib before 0.5.1 does not tell the number */
     int64_t n_threads = 0;
     XLA_FFI_ThreadPool_NumThreads_Args args = {
         .struct_size = XLA_FFI_ThreadPool_NumThreads_Args_STRUCT_SIZE,
@@ -371,7 +371,7 @@ static XLA_FFI_Error *read_frame(xla_call *call, const XLA_FFI_CallFrame *frame)
     const int n_args = has_x(call->operation) ? 3 : 2;
     call->context = frame->ctx;
     if (!HAS_FIELDS(&frame->args, XLA_FFI_Args) || !HAS_FIELDS(&frame->rets, XLA_FFI_Rets) ||
-        api->struct_size < XLA_FFI_STRUCT_SIZE(XLA_FFI_Api, XLA_FFI_ThreadPool_NumThreads))
+        api->struct_size < XLA_FFI_STRUCT_SIZE(XLA_FFI_Api, XLA_FFI_Error_Destroy))
         return too_old(api, name);
     if (frame->args.size != n_args || frame->rets.size != 1)
         return error_of(api, "%s: must have %d arguments and 1 result, got %" PRId64 " and %" PRId64, name, n_args,

@@ -226,6 +226,16 @@ def test_call_works_with_any_number_of_threads(xla):
     xla.run_tasks()
 
 
+def test_an_interface_without_the_number_of_threads_uses_one():
+    xla = Xla()
+    xla.api.struct_size = Api.num_threads.offset
+    x = np.ones(LARGE, np.float32)
+    y = np.zeros_like(x)
+    assert xla.call("cdropout_apply", [packed(), strides_of(1), x], [y]) is None
+    np.testing.assert_array_equal(y, cd.Mask(5, 0, 0.25, x.shape).apply(x))
+    assert not xla.tasks
+
+
 def test_a_pool_that_refuses_tasks_is_not_waited_for():
     xla = Xla()
     x = np.ones(LARGE, np.float32)
@@ -268,7 +278,9 @@ def too_small(part):
     def change(frame, buffers):
         parts = {"frame": frame, "args": frame.args, "rets": frame.rets, "api": frame.api[0]}
         target = parts[part] if part in parts else buffers[part]
-        target.struct_size -= 8 if part != "frame" else 24
+        target.struct_size = (
+            Api.destroy.offset if part == "api" else target.struct_size - (24 if part == "frame" else 8)
+        )
 
     return change
 

@@ -9,8 +9,13 @@ and the same as `cdropout.Mask` with this key (`stream_key`). For the backward p
 
 On other devices than CPUs the functions run JAX's own operations, which drop other elements for the same key.
 
-Needs jax 0.6.2 or later; `import cdropout` does not import it.
+Needs jax 0.5 or later; `import cdropout` does not import it.
 """
+
+import jax
+
+if not hasattr(jax, "ffi"):
+    raise ImportError(f"cdropout.jax needs jax 0.5 or later, got {jax.__version__}")
 
 from cdropout.jax.functions import bernoulli, dropout, relu_dropout
 from cdropout.jax.key_implementation import prng

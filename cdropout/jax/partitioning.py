@@ -17,7 +17,7 @@ from cdropout.jax.packed_mask import advanced
 
 # Results of at least this size are written over x, of which XLA makes a copy first if x is used again. Memory of this
 # size is always new to the process (malloc's largest threshold for mmap), and page faults cost more than the copy:
-# docs/design.md, "JAX".
+# docs/design.md, "Calls from JAX".
 IN_PLACE_FROM_BYTES = 1 << 25
 
 Strides = tuple[int, ...]

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -58,8 +58,10 @@ def keep_mask(mask: jax.Array, *, shape: tuple[int, ...], strides: tuple[int, ..
     return keep_mask_p.bind(mask, shape=shape, strides=strides)  # type: ignore[no-any-return]
 
 
-def _varying_alike(*arrays: jax.Array) -> list[jax.Array]:
+def _varying_alike(*arrays: jax.Array) -> Sequence[jax.Array]:
     """Inside `shard_map`, mark arrays as varying along the mesh axes along which any of them varies."""
+    if not hasattr(jax, "typeof"):  # JAX 0.5, which has no such marks
+        return arrays
     axes: list[frozenset[Any]] = [getattr(jax.typeof(array), "vma", frozenset()) for array in arrays]
     missing = [tuple(sorted(frozenset().union(*axes) - each, key=str)) for each in axes]
     return [_varying(array, names) if names else array for array, names in zip(arrays, missing, strict=True)]
