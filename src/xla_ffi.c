@@ -191,7 +191,7 @@ static void run_part(const xla_call *call, size_t i, size_t n_parts)
  * The calling thread computes parts as well, and waits only for those that other threads have begun. So a call ends
  * even if XLA never runs the tasks that it was given, as it may if every thread of the pool waits in such a call. */
 
-#if defined(__GNUC__)
+#if defined(__GNUC__) || defined(__clang__)
 
 typedef struct {
     xla_call call;
@@ -282,7 +282,7 @@ static void run(const xla_call *call)
     release(shared, 1);
 }
 
-#else /* MSVC: core/atomic.h says what is missing */
+#else /* MSVC has no __atomic builtins */
 
 static void run(const xla_call *call)
 {
@@ -415,7 +415,7 @@ static XLA_FFI_Error *read_frame(xla_call *call, const XLA_FFI_CallFrame *frame)
         return error_of(api, "%s: the result has too many elements", name);
     for (int axis = 0; axis < call->n_axes; axis++) {
         uint32_t words[2];
-        memcpy(words, (const char *)strides->data + axis * sizeof words, sizeof words);
+        memcpy(words, (const char *)strides->data + (size_t)axis * sizeof words, sizeof words);
         call->lens[axis] = (size_t)out->dims[n_leading + axis];
         call->strides[axis] = (uint64_t)words[1] << 32 | words[0];
     }

@@ -65,6 +65,19 @@ def test_question_refuses_bad_arguments(question, arguments, capsys):
     assert f"argument {arguments.split()[0]}: " in capsys.readouterr().err
 
 
+@pytest.mark.ci
+def test_jax_checks_and_measures(run_python):
+    pytest.importorskip("jax")
+    pytest.importorskip("tqdm")
+    options = ("--sizes", "4096", "--programs", "MLP", "--rounds", "1", "--threads", "1", "--cpu-time", "--quiet")
+    # A separate process, whose CPUs the question limits; `-m benchmarks` needs the checkout on the path.
+    run = run_python("-m", "benchmarks", "jax", *options, env={"PYTHONPATH": str(ROOT)})
+    lines = run.stdout.decode().splitlines()
+    assert any(line.split()[0] == "4,096" for line in lines if line)
+    names = [line.removeprefix("MLP 784-512-512-10").split()[0] for line in lines if line.startswith("MLP")]
+    assert names == ["none", "threefry", "rbg", "cdropout.jax.dropout"]
+
+
 def test_floor_runs(capsys):
     assert main(["floor", "--sizes", "4096", "--rounds", "2", "--offset", "0"]) == 0
     assert "mask.apply(x, out=y)" in capsys.readouterr().out

@@ -14,7 +14,7 @@ from jax.test_util import check_grads  # noqa: E402
 
 import cdropout as cd  # noqa: E402
 import cdropout.jax as cj  # noqa: E402
-from cdropout.jax import partitioning, stock  # noqa: E402
+from cdropout.jax import partitioning, primitives, stock  # noqa: E402
 from cdropout.jax.packed_mask import advanced, key_words, pack, run_strides  # noqa: E402
 from cdropout.jax.primitives import apply_mask, keep_mask  # noqa: E402
 
@@ -130,6 +130,26 @@ def test_callers_in_several_threads_get_the_same(key):
     for thread in threads:
         thread.join()
     assert all(same_bits(y, expected) for of_thread in results for y in of_thread)
+
+
+def test_primitives_are_evaluated_where_nothing_is_compiled(key):
+    x = random_array((40, 30))
+
+    def loss(x):
+        return ((cj.relu_dropout(key, cj.dropout(key, x, P), P) + cj.bernoulli(key, P, x.shape)) ** 2).sum()
+
+    expected = jax.grad(loss)(x)
+    with jax.disable_jit():
+        assert same_bits(jax.grad(loss)(x), expected)
+
+
+def test_backward_passes_without_jit_are_compiled_once(key):
+    x = random_array((40, 31))
+    for seed in range(3):
+        jax.grad(lambda x, seed=seed: (cj.dropout(jax.random.key(seed), x, P) ** 2).sum())(x)
+        if seed == 0:
+            compiled = primitives._compiled.cache_info().misses
+    assert primitives._compiled.cache_info().misses == compiled
 
 
 def test_large_results_are_written_in_place_and_leave_x(key, monkeypatch):

@@ -77,8 +77,14 @@ def _varying(array: jax.Array, names: tuple[Any, ...]) -> Any:
 
 
 def evaluate(primitive: Primitive, *operands: Any, **parameters: Any) -> Any:
-    """Run a primitive outside of `jit`."""
-    return jax.jit(functools.partial(primitive.bind, **parameters))(*operands)
+    """Compile a primitive that is called outside of a compiled program, as in a backward pass without `jit`."""
+    with jax.disable_jit(False):  # it is compiled where JAX compiles nothing else, as JAX's own primitives are
+        return _compiled(primitive, tuple(sorted(parameters.items())))(*operands)
+
+
+@functools.lru_cache(maxsize=4096)
+def _compiled(primitive: Primitive, parameters: tuple[tuple[str, Any], ...]) -> Any:
+    return jax.jit(functools.partial(primitive.bind, **dict(parameters)))
 
 
 def _result_like_x(x: Any, mask: Any, *, strides: tuple[int, ...], **_: Any) -> Any:
