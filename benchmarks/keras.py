@@ -1,11 +1,11 @@
-"""Measure dropout's share of a Keras model's training step, before and after `cdropout.keras.enable`.
+"""Measure dropout's share of the training steps of a Keras model, before and after `enable`.
 
-The model is a Transformer block: attention with 4 heads and two dense layers, on 8 x 128 tokens in float32, with dropout
-on the weights of attention, inside the dense part and after each part. A step is `train_on_batch` with Adam: compiled by
-XLA on JAX, eager on PyTorch. The share is 1 minus the time of a step without dropout, divided by the time of a step with
-it: the median of this over the rounds. The three models take turns, and compilation is left out. Each backend runs in a
-separate process. It is checked first that Keras's backend draws every mask of one model, and this library every mask of
-the other.
+The model is a Transformer block: attention with 4 heads and two dense layers, on 8 x 128 tokens in float32, with
+dropout on the weights of attention, inside the dense part and after each part. A step is `train_on_batch` with Adam:
+compiled by XLA on JAX, eager on PyTorch. The share is 1 minus the time of a step without dropout, divided by the time
+of a step with it: the median of this over the rounds. The three models take turns, and compilation is left out. Each
+backend runs in a separate process. It is checked first that Keras's backend draws every mask of one model, and this
+library every mask of the other.
 """
 
 import argparse
