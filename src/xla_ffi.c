@@ -181,7 +181,8 @@ static void run_part(const xla_call *call, size_t i, size_t n_parts)
         if (mask_at(call, range / ranges_per_mask, &request) != NULL)
             continue;
         if (call->operation == OPERATION_raw_bits)
-            fill_bits(call, &request, cut_of_bits(call, at, ranges_per_mask), cut_of_bits(call, at + 1, ranges_per_mask));
+            fill_bits(call, &request, cut_of_bits(call, at, ranges_per_mask),
+                      cut_of_bits(call, at + 1, ranges_per_mask));
         else if (job_plan(&j, &request) == 0)
             job_run(&j, job_cut(&j, at, ranges_per_mask), job_cut(&j, at + 1, ranges_per_mask));
     }

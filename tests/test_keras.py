@@ -20,7 +20,8 @@ def need(backend):
 def run_tests(run_python, backend, marked):
     need(backend)
     options = ["-q", "-n", "0", "-p", "no:cacheprovider", "-m", marked, str(TESTS)]
-    run = run_python("-m", "pytest", *options, check=False, env={"KERAS_BACKEND": backend, "PYTEST_ADDOPTS": ""})
+    env = {"KERAS_BACKEND": backend, "PYTEST_ADDOPTS": ""}
+    run = run_python("-m", "pytest", *options, check=False, env=env, timeout=600)
     print(run.stdout.decode(), run.stderr.decode(), file=sys.stderr)
     assert run.returncode == 0
     assert " passed" in run.stdout.decode()
