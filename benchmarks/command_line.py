@@ -19,7 +19,7 @@ from benchmarks.options import UsageError, add_shared
 PROG = "python -m benchmarks"
 ROOT = Path(__file__).resolve().parents[1]
 QUESTIONS = (
-    *("compare", "floor", "family", "threads", "training-share", "frameworks", "jax", "attention", "serving"),
+    *("compare", "floor", "family", "threads", "training-share", "frameworks", "jax", "keras", "attention", "serving"),
     *("feature-linear", "parts", "memmap", "dask", "interrupts", "stores", "import-time", "c-api", "instructions"),
     *("busy-machine", "torch-calls", "torch-models", "monte-carlo"),
 )

@@ -56,6 +56,8 @@ WAYS: dict[str, Way] = {
     "threefry": Way(stock_dropout),
     "rbg": Way(stock_dropout, impl="rbg"),
     "cdropout.jax.dropout": Way(cdropout.jax.dropout),
+    "cdropout.jax.enable": Way(stock_dropout, within=cdropout.jax.enabled),
+    "cdropout.jax.prng": Way(stock_dropout, impl=cdropout.jax.prng),
 }
 
 

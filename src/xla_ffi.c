@@ -18,8 +18,17 @@
 #endif
 
 #include "core/job.h"
+#include "system/pages.h"
 
 enum { MASK_WORDS = 8 };
+
+/* An operation besides those of jobs: the raw output of the stream. */
+enum { OPERATION_raw_bits = N_JOB_OPERATIONS };
+
+static int has_x(int operation)
+{
+    return operation != OPERATION_fill_keep && operation != OPERATION_raw_bits;
+}
 
 /* So many elements take about 15 us, a few times what it takes to wake a thread. The limit is lower than
  * limits.min_elems_per_thread, which is for OpenMP: the caller does not wait for threads that have not begun. */
@@ -27,6 +36,9 @@ enum { MIN_ELEMS_PER_THREAD = 65536 };
 
 /* A thread takes this many parts of a call, so that one that begins late leaves its share to the others. */
 enum { PARTS_PER_THREAD = 4, MAX_THREADS = 1024 };
+
+/* Bits of this size are written to huge pages, if the system has any: they take four times the memory of a mask. */
+enum { HUGE_PAGES_FROM_BYTES = 1 << 20 };
 
 /* ---- errors ---- */
 
@@ -69,11 +81,12 @@ typedef struct {
     const XLA_FFI_Api *api;
     XLA_FFI_ExecutionContext *context;
     int dtype;
-    const char *x; /* NULL for OPERATION_fill_keep */
+    const char *x; /* NULL for OPERATION_fill_keep and OPERATION_raw_bits */
     char *out;
     const char *masks;
     size_t n_masks;
-    size_t n_elems; /* of each mask */
+    size_t n_elems;    /* of each mask */
+    size_t elem_bytes; /* of the result */
     int n_axes;
     size_t lens[MAX_AXES];
     uint64_t strides[MAX_AXES];
@@ -94,15 +107,64 @@ static XLA_FFI_Error *mask_at(const xla_call *call, size_t i, job_request *reque
     request->key = (stream_key){{pairs[0], pairs[1]}};
     request->first = pairs[2];
     request->p = p;
-    request->scale = call->operation == OPERATION_fill_keep ? 1.0 : kept_scale(p);
-    const size_t elem_bytes = call->operation == OPERATION_fill_keep ? 1 : dtype_table[call->dtype].n_bytes;
-    request->out = call->out + i * call->n_elems * elem_bytes;
-    request->x = call->x == NULL ? NULL : call->x + i * call->n_elems * elem_bytes;
+    request->scale = has_x(call->operation) ? kept_scale(p) : 1.0;
+    request->out = call->out + i * call->n_elems * call->elem_bytes;
+    request->x = call->x == NULL ? NULL : call->x + i * call->n_elems * call->elem_bytes;
     request->n_elems = call->n_elems;
     request->n_axes = call->n_axes;
     request->lens = call->lens;
     request->strides = call->strides;
     return NULL;
+}
+
+/* Writes the bytes of a stream from `first` on. Blocks that are not wanted whole are made apart, and copied. */
+static void fill_bytes(uint8_t *out, const stream_key *key, uint64_t first, size_t n_bytes)
+{
+    uint8_t block[RAW_BYTES_PER_BLOCK];
+    while (n_bytes > 0) {
+        const size_t skipped = first % RAW_BYTES_PER_BLOCK;
+        size_t n = n_bytes - n_bytes % RAW_BYTES_PER_BLOCK;
+        if (skipped == 0 && n > 0) {
+            kernels->fill_raw(out, key, first / RAW_BYTES_PER_BLOCK, n / RAW_BYTES_PER_BLOCK);
+        } else {
+            n = RAW_BYTES_PER_BLOCK - skipped < n_bytes ? RAW_BYTES_PER_BLOCK - skipped : n_bytes;
+            kernels->fill_raw(block, key, first / RAW_BYTES_PER_BLOCK, 1);
+            memcpy(out, block + skipped, n);
+        }
+        out += n;
+        first += n;
+        n_bytes -= n;
+    }
+}
+
+/* Fills elements begin to end of the result of a request with raw output: element i has the bytes of its position. */
+static void fill_bits(const xla_call *call, const job_request *request, size_t begin, size_t end)
+{
+    /* The last axes that take one run of positions make a row. */
+    int axis = call->n_axes;
+    size_t row = 1;
+    while (axis > 0 && (call->lens[axis - 1] == 1 || call->strides[axis - 1] == row))
+        row *= call->lens[--axis];
+    while (begin < end) {
+        const size_t within = begin % row;
+        const size_t n = row - within < end - begin ? row - within : end - begin;
+        uint64_t position = request->first + within;
+        size_t index = begin / row;
+        for (int i = axis - 1; i >= 0; i--) {
+            position += index % call->lens[i] * call->strides[i];
+            index /= call->lens[i];
+        }
+        fill_bytes((uint8_t *)request->out + begin * call->elem_bytes, &request->key, position * call->elem_bytes,
+                   n * call->elem_bytes);
+        begin += n;
+    }
+}
+
+/* Returns the first element of range `i` of n_ranges, at the beginning of a block where there are enough of them. */
+static size_t cut_of_bits(const xla_call *call, size_t i, size_t n_ranges)
+{
+    const size_t at = call->n_elems / n_ranges * i + call->n_elems % n_ranges * i / n_ranges;
+    return i == n_ranges ? call->n_elems : at - at % (RAW_BYTES_PER_BLOCK / call->elem_bytes);
 }
 
 /* Computes part `i` of n_parts of a call whose masks can be planned. A part is some masks, or a range of one. */
@@ -116,7 +178,12 @@ static void run_part(const xla_call *call, size_t i, size_t n_parts)
         job_request request;
         job j;
         const size_t at = range % ranges_per_mask;
-        if (mask_at(call, range / ranges_per_mask, &request) == NULL && job_plan(&j, &request) == 0)
+        if (mask_at(call, range / ranges_per_mask, &request) != NULL)
+            continue;
+        if (call->operation == OPERATION_raw_bits)
+            fill_bits(call, &request, cut_of_bits(call, at, ranges_per_mask),
+                      cut_of_bits(call, at + 1, ranges_per_mask));
+        else if (job_plan(&j, &request) == 0)
             job_run(&j, job_cut(&j, at, ranges_per_mask), job_cut(&j, at + 1, ranges_per_mask));
     }
 }
@@ -258,6 +325,23 @@ static int dtype_of(XLA_FFI_DataType dtype)
     }
 }
 
+/* Returns the bytes of an unsigned type, 0 for other types. */
+static size_t bytes_of_unsigned(XLA_FFI_DataType dtype)
+{
+    switch (dtype) {
+    case XLA_FFI_DataType_U8:
+        return 1;
+    case XLA_FFI_DataType_U16:
+        return 2;
+    case XLA_FFI_DataType_U32:
+        return 4;
+    case XLA_FFI_DataType_U64:
+        return 8;
+    default:
+        return 0;
+    }
+}
+
 static int has_dims(const XLA_FFI_Buffer *buffer, const int64_t *dims, int64_t rank)
 {
     if (buffer->rank != rank)
@@ -285,7 +369,7 @@ static XLA_FFI_Error *read_frame(xla_call *call, const XLA_FFI_CallFrame *frame)
 {
     const XLA_FFI_Api *api = call->api = frame->api;
     const char *name = call->name;
-    const int n_args = call->operation == OPERATION_fill_keep ? 2 : 3;
+    const int n_args = has_x(call->operation) ? 3 : 2;
     call->context = frame->ctx;
     if (!HAS_FIELDS(&frame->args, XLA_FFI_Args) || !HAS_FIELDS(&frame->rets, XLA_FFI_Rets) ||
         api->struct_size < XLA_FFI_STRUCT_SIZE(XLA_FFI_Api, XLA_FFI_Error_Destroy))
@@ -309,7 +393,11 @@ static XLA_FFI_Error *read_frame(xla_call *call, const XLA_FFI_CallFrame *frame)
     if (call->dtype < 0)
         return error_of(api, "%s: x must be float16, bfloat16, float32 or float64, got XLA's type %d", name,
                         (int)x->dtype);
-    if (out->dtype != (x == NULL ? XLA_FFI_DataType_PRED : x->dtype))
+    call->elem_bytes = call->operation == OPERATION_raw_bits ? bytes_of_unsigned(out->dtype)
+                       : x == NULL                           ? 1
+                                                             : dtype_table[call->dtype].n_bytes;
+    if (call->operation == OPERATION_raw_bits ? call->elem_bytes == 0
+                                              : out->dtype != (x == NULL ? XLA_FFI_DataType_PRED : x->dtype))
         return error_of(api, "%s: the result has the wrong type, %d of XLA's", name, (int)out->dtype);
     if (x != NULL && !has_dims(x, out->dims, out->rank))
         return error_of(api, "%s: x and the result must have the same shape", name);
@@ -358,11 +446,15 @@ static XLA_FFI_Error *handle(const char *name, int operation, XLA_FFI_CallFrame 
         job_request request;
         job j;
         error = mask_at(&call, i, &request);
-        if (error == NULL && job_plan(&j, &request) != 0)
+        const int is_bits = call.operation == OPERATION_raw_bits; /* which are no job */
+        if (error == NULL && (is_bits ? call.out == NULL : job_plan(&j, &request) != 0))
             error = error_of(call.api, "%s: the lengths, strides or arrays of mask %zu cannot be planned", name, i);
         if (error != NULL)
             return error;
     }
+    /* XLA takes new memory for each execution of a program. */
+    if (call.operation == OPERATION_raw_bits && call.n_elems * call.n_masks * call.elem_bytes >= HUGE_PAGES_FROM_BYTES)
+        ask_for_huge_pages(call.out, call.n_elems * call.n_masks * call.elem_bytes);
     run(&call);
     return NULL;
 }
@@ -380,4 +472,9 @@ XLA_FFI_Error *xla_relu(XLA_FFI_CallFrame *frame)
 XLA_FFI_Error *xla_keep(XLA_FFI_CallFrame *frame)
 {
     return handle("cdropout_keep", OPERATION_fill_keep, frame);
+}
+
+XLA_FFI_Error *xla_bits(XLA_FFI_CallFrame *frame)
+{
+    return handle("cdropout_bits", OPERATION_raw_bits, frame);
 }

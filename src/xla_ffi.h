@@ -12,6 +12,7 @@
  *   cdropout_apply   (masks, strides, x) -> y      Mask.apply: x * scale where kept, 0 where dropped
  *   cdropout_relu    (masks, strides, x) -> y      relu_dropout: max(x, 0) * scale where kept, 0 where dropped
  *   cdropout_keep    (masks, strides) -> keep      Mask.keep: a byte for each element, 1 where kept
+ *   cdropout_bits    (masks, strides) -> bits      the stream's raw output: unsigned numbers of 8, 16, 32 or 64 bits
  *
  * scale is 1/(1-p). The leading axes of x, y and keep are those of the masks. strides, of shape [n, 2], has a number of
  * 64 bits for each of the n further axes: the distance in positions between neighbours along it, 0 where they share a
@@ -19,5 +20,6 @@
 XLA_FFI_Error *xla_apply(XLA_FFI_CallFrame *frame);
 XLA_FFI_Error *xla_relu(XLA_FFI_CallFrame *frame);
 XLA_FFI_Error *xla_keep(XLA_FFI_CallFrame *frame);
+XLA_FFI_Error *xla_bits(XLA_FFI_CallFrame *frame);
 
 #endif

@@ -11,3 +11,4 @@ cdef extern from "xla_ffi.h" nogil:
     XLA_FFI_Error *xla_apply(XLA_FFI_CallFrame *frame)
     XLA_FFI_Error *xla_relu(XLA_FFI_CallFrame *frame)
     XLA_FFI_Error *xla_keep(XLA_FFI_CallFrame *frame)
+    XLA_FFI_Error *xla_bits(XLA_FFI_CallFrame *frame)

@@ -5,4 +5,5 @@ XLA_HANDLERS = {
     "cdropout_apply": PyCapsule_New(<void *>xla_apply, "xla._CUSTOM_CALL_TARGET", NULL),
     "cdropout_relu": PyCapsule_New(<void *>xla_relu, "xla._CUSTOM_CALL_TARGET", NULL),
     "cdropout_keep": PyCapsule_New(<void *>xla_keep, "xla._CUSTOM_CALL_TARGET", NULL),
+    "cdropout_bits": PyCapsule_New(<void *>xla_bits, "xla._CUSTOM_CALL_TARGET", NULL),
 }

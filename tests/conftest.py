@@ -171,12 +171,13 @@ def start_python(tmp_path: Path) -> Iterator[Callable[..., "subprocess.Popen[byt
 
 
 @pytest.fixture
-def run_shipped_tests(run_python: Callable[..., subprocess.CompletedProcess[bytes]]) -> Callable[[str], dict[str, Any]]:
+def run_shipped_tests(run_python: Callable[..., subprocess.CompletedProcess[bytes]]) -> Callable[..., dict[str, Any]]:
     """Run the dropout tests that a package ships with this library switched on; return what shipped_tests.py prints."""
 
-    def run(package: str) -> dict[str, Any]:
+    def run(package: str, *options: str, **env: str) -> dict[str, Any]:
         program = Path(__file__).with_name("shipped_tests.py")
-        lines = run_python(str(program), package, env={"PYTEST_ADDOPTS": ""}).stdout.decode().splitlines()
+        env = {"PYTEST_ADDOPTS": "", **env}
+        lines = run_python(str(program), package, *options, env=env, timeout=600).stdout.decode().splitlines()
         print(*lines[:-1], sep="\n")  # pytest's report, which shows failures
         outcomes: dict[str, Any] = json.loads(lines[-1])
         if not outcomes["n_files"]:

@@ -25,7 +25,7 @@ from markdown_it import MarkdownIt
 ROOT = Path(__file__).parents[1]
 # Packages that a page may need and that may be missing. A block fails if it needs any other missing package.
 OPTIONAL_PACKAGES = {
-    *("torch", "thinc", "spacy", "keras", "jax", "dask", "distributed", "mpi4py", "ray", "joblib"),
+    *("torch", "thinc", "spacy", "keras", "jax", "flax", "equinox", "dask", "distributed", "mpi4py", "ray", "joblib"),
     *("matplotlib", "ml_dtypes", "rich", "threadpoolctl", "tqdm"),
 }
 

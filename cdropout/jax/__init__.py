@@ -18,6 +18,21 @@ if not hasattr(jax, "ffi"):
     raise ImportError(f"cdropout.jax needs jax 0.5 or later, got {jax.__version__}")
 
 from cdropout.jax.functions import bernoulli, dropout, relu_dropout
+from cdropout.jax.key_implementation import prng
 from cdropout.jax.packed_mask import stream_key
+from cdropout.jax.sites import Site, report
+from cdropout.jax.switch import disable, enable, enabled, is_enabled
 
-__all__ = ["bernoulli", "dropout", "relu_dropout", "stream_key"]
+__all__ = [
+    "Site",
+    "bernoulli",
+    "disable",
+    "dropout",
+    "enable",
+    "enabled",
+    "is_enabled",
+    "prng",
+    "relu_dropout",
+    "report",
+    "stream_key",
+]

@@ -67,6 +67,25 @@ def pack(words: jax.Array, p: float | jax.Array, start: int = 0) -> jax.Array:
     return jnp.concatenate([words, np.concatenate([zeros, start_words]), _words_of_double(p)])
 
 
+def pack_complement(words: jax.Array, p_keep: jax.Array) -> jax.Array:
+    """Return a packed mask whose p is 1 - p_keep, for a floating scalar array in [0, 1], traced or not.
+
+    The difference has the bits of float64 also where JAX has no float64 and for every dtype of p_keep, except that
+    those below 2^-53 are cut off.
+    """
+    if p_keep.dtype == np.float64:
+        return pack(words, 1 - p_keep)
+    p_keep = p_keep.astype(np.float32)
+    # From 1/2 on, the difference is exact in float32. Below, it is (2^53 - n) 2^-53 with n = 2^53 p_keep, and the bits
+    # of this double are those of 1.0 minus n.
+    n_upper = jnp.floor(p_keep * np.float32(1 << 21))
+    n_lower = (p_keep * np.float32(1 << 21) - n_upper) * np.float32(1 << 16) * np.float32(1 << 16)
+    lower, upper = -n_lower.astype(np.uint32), np.uint32(0x3FF00000) - n_upper.astype(np.uint32)
+    upper = upper - (lower != 0).astype(np.uint32)
+    of_double = jnp.where(p_keep < 0.5, jnp.stack([lower, upper]), _words_of_double(1 - p_keep))
+    return jnp.concatenate([words, np.zeros(P.start - words.shape[0], np.uint32), of_double])
+
+
 def _words_of_double(number: jax.Array) -> jax.Array:
     """Return the two words of a float converted to float64, also where JAX has no float64. Subnormals become 0."""
     if number.dtype == np.float64:

@@ -32,10 +32,10 @@ def with_x(
     return call(mask, _words(strides), x, target, strides)
 
 
-def keep(mask: jax.Array, *, shape: Shape, strides: Strides, is_divisible: bool) -> Any:
-    """Call the handler that writes a bool array, for each shard of it if the call is divisible."""
+def keep(mask: jax.Array, *, shape: Shape, strides: Strides, is_divisible: bool, dtype: str = "bool") -> Any:
+    """Call the handler that writes a bool array, or raw output of an unsigned dtype; as with_x."""
     call = _partitioned_keep if is_divisible and mask.ndim + len(shape) > 1 else _call_keep
-    return call(mask, _words(strides), shape, strides)
+    return call(mask, _words(strides), shape, strides, dtype)
 
 
 def _call_with_x(mask: jax.Array, stride_words: Any, x: jax.Array, target: str, strides: Strides) -> Any:
@@ -44,9 +44,9 @@ def _call_with_x(mask: jax.Array, stride_words: Any, x: jax.Array, target: str, 
     return call(mask, stride_words, x)
 
 
-def _call_keep(mask: jax.Array, stride_words: Any, shape: Shape, strides: Strides) -> Any:
-    result = jax.ShapeDtypeStruct((*mask.shape[:-1], *shape), np.bool_)
-    return jax.ffi.ffi_call("cdropout_keep", result)(mask, stride_words)
+def _call_keep(mask: jax.Array, stride_words: Any, shape: Shape, strides: Strides, dtype: str) -> Any:
+    result = jax.ShapeDtypeStruct((*mask.shape[:-1], *shape), np.dtype(dtype))
+    return jax.ffi.ffi_call("cdropout_keep" if dtype == "bool" else "cdropout_bits", result)(mask, stride_words)
 
 
 def _words(numbers: Any) -> Any:
@@ -126,12 +126,12 @@ _partitioned_with_x.def_partition(
 )
 
 
-# ---- the handler that writes a bool array ---------------------------------------------------------------------------
+# ---- handlers without x ---------------------------------------------------------------------------------------------
 
-_partitioned_keep = custom_partitioning(_call_keep, static_argnums=(2, 3))
+_partitioned_keep = custom_partitioning(_call_keep, static_argnums=(2, 3, 4))
 
 
-def _partition_keep(shape: Shape, strides: Strides, mesh: Any, operands: Any, result: Any) -> Any:
+def _partition_keep(shape: Shape, strides: Strides, dtype: str, mesh: Any, operands: Any, result: Any) -> Any:
     n_leading = len(operands[0].shape) - 1
     sharding = _named(result.sharding)
     spec = _spec(sharding, len(result.shape))
@@ -139,21 +139,21 @@ def _partition_keep(shape: Shape, strides: Strides, mesh: Any, operands: Any, re
 
     def call_on_shard(mask: jax.Array, stride_words: jax.Array) -> Any:
         distance = _distance(mesh, spec[n_leading:], local_shape, strides)
-        return _call_keep(advanced(mask, distance), stride_words, local_shape, strides)
+        return _call_keep(advanced(mask, distance), stride_words, local_shape, strides, dtype)
 
     return mesh, call_on_shard, sharding, _sharding_of_masks(mesh, spec[:n_leading])
 
 
-def _infer_keep(shape: Shape, strides: Strides, mesh: Any, operands: Any, result: Any) -> Any:
+def _infer_keep(shape: Shape, strides: Strides, dtype: str, mesh: Any, operands: Any, result: Any) -> Any:
     sharding = _named(operands[0].sharding)
     return NamedSharding(sharding.mesh, PartitionSpec(*_spec(sharding, len(operands[0].shape))[:-1]))
 
 
-def _propagate_keep(shape: Shape, strides: Strides, mesh: Any, user: Any) -> Any:
+def _propagate_keep(shape: Shape, strides: Strides, dtype: str, mesh: Any, user: Any) -> Any:
     return user.sharding
 
 
-def _rule_keep(shape: Shape, strides: Strides, mesh: Any, operands: Any, results: Any) -> str:
+def _rule_keep(shape: Shape, strides: Strides, dtype: str, mesh: Any, operands: Any, results: Any) -> str:
     n_leading = len(operands[0].shape) - 1
     return f"{_axis_names(n_leading)} word, stride part -> {_axis_names(n_leading + len(shape))}"
 

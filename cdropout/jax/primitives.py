@@ -76,7 +76,7 @@ def _varying(array: jax.Array, names: tuple[Any, ...]) -> Any:
 # ---- evaluation -----------------------------------------------------------------------------------------------------
 
 
-def _evaluate(primitive: Primitive, *operands: Any, **parameters: Any) -> Any:
+def evaluate(primitive: Primitive, *operands: Any, **parameters: Any) -> Any:
     """Compile a primitive that is called outside of a compiled program, as in a backward pass without `jit`."""
     with jax.disable_jit(False):  # it is compiled where JAX compiles nothing else, as JAX's own primitives are
         return _compiled(primitive, tuple(sorted(parameters.items())))(*operands)
@@ -99,7 +99,7 @@ def _result_of_keep(mask: Any, *, shape: tuple[int, ...], **_: Any) -> Any:
 
 
 for _primitive in (apply_mask_p, relu_mask_p, keep_mask_p):
-    _primitive.def_impl(functools.partial(_evaluate, _primitive))
+    _primitive.def_impl(functools.partial(evaluate, _primitive))
     _primitive.def_abstract_eval(_result_of_keep if _primitive is keep_mask_p else _result_like_x)
 
 
@@ -179,7 +179,8 @@ batching.primitive_batchers[keep_mask_p] = _batch_keep
 # ---- lowering -------------------------------------------------------------------------------------------------------
 
 
-def _lower(primitive: Primitive, on_cpu: Callable[..., Any], elsewhere: Callable[..., Any]) -> None:
+def lower(primitive: Primitive, on_cpu: Callable[..., Any], elsewhere: Callable[..., Any]) -> None:
+    """Lower a primitive to a call of a handler on the CPU, and to JAX's operations on other platforms."""
     # custom_partitioning asks for the devices, which JAX gives to the lowering of these primitives only.
     prim_requires_devices_during_lowering.add(primitive)
 
@@ -199,6 +200,6 @@ def _lower(primitive: Primitive, on_cpu: Callable[..., Any], elsewhere: Callable
     mlir.register_lowering(primitive, mlir.lower_fun(elsewhere, multiple_results=False))
 
 
-_lower(apply_mask_p, functools.partial(partitioning.with_x, "cdropout_apply"), stock.apply_mask)
-_lower(relu_mask_p, functools.partial(partitioning.with_x, "cdropout_relu"), stock.relu_mask)
-_lower(keep_mask_p, partitioning.keep, stock.keep_mask)
+lower(apply_mask_p, functools.partial(partitioning.with_x, "cdropout_apply"), stock.apply_mask)
+lower(relu_mask_p, functools.partial(partitioning.with_x, "cdropout_relu"), stock.relu_mask)
+lower(keep_mask_p, partitioning.keep, stock.keep_mask)

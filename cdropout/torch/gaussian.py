@@ -64,14 +64,14 @@ def gaussian_dropout(
         return input
     key = draw_mask((), p, (), generator).key
     noise = Noise(key, 0, noise_std(p), tuple(input.shape))
-    return _Multiply.apply(input, noise)  # type: ignore[no-any-return,no-untyped-call]
+    return MultiplyByNoise.apply(input, noise)  # type: ignore[no-any-return,no-untyped-call]
 
 
-class _Multiply(torch.autograd.Function):
+class MultiplyByNoise(torch.autograd.Function):
     """y = x * noise; autograd saves the noise as a value."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, noise: Noise) -> Tensor:
+    def forward(ctx: Any, x: Tensor, noise: Noise) -> Tensor:  # noqa: D102 - the class says it
         ctx.noise = noise
         x = x.detach()
         y = torch.empty_like(x)
@@ -79,13 +79,13 @@ class _Multiply(torch.autograd.Function):
         return y
 
     @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> Any:
+    def backward(ctx: Any, *grad_outputs: Tensor) -> Any:  # noqa: D102
         (dy,) = grad_outputs
         if is_transformed() or is_recorded() or not is_plain(dy):
             dtype = dy.dtype
-            factor = _Multiply.apply(torch.ones(ctx.noise.shape, dtype=dtype), ctx.noise)  # type: ignore[no-untyped-call]
+            factor = MultiplyByNoise.apply(torch.ones(ctx.noise.shape, dtype=dtype), ctx.noise)  # type: ignore[no-untyped-call]
             return dy * factor, None
-        return _Multiply.apply(dy, ctx.noise), None  # type: ignore[no-untyped-call]
+        return MultiplyByNoise.apply(dy, ctx.noise), None  # type: ignore[no-untyped-call]
 
 
 class GaussianDropout(DropoutLeaf):

@@ -1,0 +1,170 @@
+"""Train one Flax network with Flax's dropout and with each of cdropout's for JAX, and compare their macro F1.
+
+    python examples/mnist/compare_jax.py [--data FOLDER] [--kinds KIND ...] [--epochs N] [--seeds N] [--tolerance T]
+
+The kind `layer` has `cdropout.jax.nnx.Dropout` where Flax's network has `flax.nnx.Dropout`, `enable` is Flax's network
+after `cdropout.jax.enable`, and `prng` is Flax's network with keys of `cdropout.jax.prng`. The networks of a seed start
+from the same weights and see the same batches; only the masks differ.
+"""
+
+import argparse
+import contextlib
+import math
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from cdropout.command import run_command
+from digits.data import DataError, Dataset, load_dataset, pixels
+from digits.network import Linear, check_loss
+from digits.scores import Score, score_logits
+from digits.training import Config, build_network, draw_batches
+
+if TYPE_CHECKING:
+    from flax import nnx
+
+PROG = "compare_jax.py"
+FLAX = "Flax"
+KINDS = ("layer", "enable", "prng")
+
+
+def build_flax(config: Config, data: Dataset, kind: str) -> "nnx.Sequential":
+    """Return the network of a configuration in Flax, with dropout after the second hidden layer."""
+    import jax
+    from flax import nnx
+
+    import cdropout.jax
+    from cdropout.jax.nnx import Dropout
+
+    impl = cdropout.jax.prng if kind == "prng" else None
+    rngs = nnx.Rngs(jax.random.key(config.seed, impl=impl))
+    layers: list[object] = []
+    for linear in build_network(config, data.n_pixels, data.n_classes, None).layers:
+        if not isinstance(linear, Linear):
+            layers.append(nnx.relu)
+            continue
+        module = nnx.Linear(*linear.weight.shape, rngs=rngs)
+        module.kernel[...], module.bias[...] = linear.weight, linear.bias
+        layers.append(module)
+    layers.insert(len(layers) - 1, (Dropout if kind == "layer" else nnx.Dropout)(config.p, rngs=rngs))
+    return nnx.Sequential(*layers)
+
+
+def train_flax(config: Config, data: Dataset, kind: str = FLAX) -> Score:
+    """Train the network of a configuration in Flax.
+
+    Parameters
+    ----------
+    config : Config
+        Its `dropout` is ignored.
+    data : Dataset
+        The training set is learned, the test set is scored.
+    kind : str
+        `FLAX` or one of `KINDS`.
+
+    Returns
+    -------
+    Score
+        On the test set, after the last step.
+
+    Raises
+    ------
+    ImportError
+        Without Flax.
+    DivergenceError
+        If a loss is not finite.
+
+    """
+    import optax
+    from flax import nnx
+
+    import cdropout.jax
+
+    network = build_flax(config, data, kind)
+    optimizer = nnx.Optimizer(network, optax.adam(config.lr), wrt=nnx.Param)
+
+    def loss_of(network: nnx.Sequential, images: np.ndarray, labels: np.ndarray) -> object:
+        loss = optax.softmax_cross_entropy_with_integer_labels(network(images), labels).mean()
+        weights = [layer.kernel[...] for layer in network.layers if isinstance(layer, nnx.Linear)]
+        return loss + config.l2 / 2 * sum((weight**2).sum() for weight in weights), loss
+
+    @nnx.jit
+    def step(network: nnx.Sequential, optimizer: nnx.Optimizer, images: np.ndarray, labels: np.ndarray) -> object:
+        (_, loss), slopes = nnx.value_and_grad(loss_of, has_aux=True)(network, images, labels)
+        optimizer.update(network, slopes)
+        return loss
+
+    network.train()
+    with cdropout.jax.enabled() if kind == "enable" else contextlib.nullcontext():
+        for i, batch in enumerate(draw_batches(config, len(data.train))):
+            images, labels = pixels(data.train.images[batch]), data.train.labels[batch].astype(np.int32)
+            check_loss(float(step(network, optimizer, images, labels)), i + 1, config.lr)
+    network.eval()
+    score = score_logits(np.asarray(network(pixels(data.test.images))), data.test.labels)
+    check_loss(score.loss, i + 1, config.lr)
+    return score
+
+
+def compare(data: Dataset, configs: Sequence[Config], kinds: Sequence[str]) -> dict[str, list[float]]:
+    """Return the macro F1 of each configuration, for `FLAX` and each kind."""
+    return {kind: [train_flax(config, data, kind).macro_f1 for config in configs] for kind in (FLAX, *kinds)}
+
+
+def tabulate(macro_f1: dict[str, list[float]]) -> str:
+    """Return a table of the mean and range of macro F1 over the seeds."""
+    lines = [f"{'dropout':<8} {'macro F1':>8} {'lowest':>8} {'highest':>8}"]
+    for name, values in macro_f1.items():
+        lines.append(f"{name:<8} {np.mean(values):8.4f} {min(values):8.4f} {max(values):8.4f}")
+    return "\n".join(lines)
+
+
+def find_strays(macro_f1: dict[str, list[float]], tolerance: float) -> list[str]:
+    """Return a sentence for each kind whose mean differs from Flax's by more than the tolerance."""
+    differences = {kind: float(np.mean(values) - np.mean(macro_f1[FLAX])) for kind, values in macro_f1.items()}
+    return [
+        f"{kind}: macro F1 must be within {tolerance:g} of Flax's, got a difference of {difference:+.4f}"
+        for kind, difference in differences.items()
+        if not abs(difference) <= tolerance
+    ]
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Print the comparison; 0, or 1 where a kind is outside the tolerance, or 2 for a bad data file."""
+    parser = argparse.ArgumentParser(prog=PROG, description="Compare the macro F1 of cdropout's and Flax's dropout.")
+    add = parser.add_argument
+    add("--data", type=Path, metavar="FOLDER", help="folder of idx files (default: the sample of MNIST)")
+    add("--kinds", choices=KINDS, nargs="+", default=KINDS, help="(default: all)")
+    add("--epochs", type=int, default=2, help="passes over the training set (default %(default)s)")
+    add("--seeds", type=int, default=3, help="how many seeds to average over (default %(default)s)")
+    add("--tolerance", type=float, default=0.006, help="largest difference in macro F1 (default %(default)s)")
+    args = parser.parse_args(argv)
+    for name in ("epochs", "seeds"):
+        if getattr(args, name) < 1:
+            parser.error(f"argument --{name}: {name} must be at least 1, got {getattr(args, name)}")
+    if not 0 <= args.tolerance < math.inf:
+        parser.error(f"argument --tolerance: tolerance must be at least 0 and finite, got {args.tolerance}")
+    try:
+        import flax
+    except ImportError:
+        print("skipped: Flax is not installed")
+        return 0
+    try:
+        data = load_dataset(args.data)
+    except DataError as error:
+        print(f"{PROG}: error: {error}", file=sys.stderr)
+        return 2
+    configs = [Config(epochs=args.epochs, relu=True, seed=seed) for seed in range(args.seeds)]
+    macro_f1 = compare(data, configs, args.kinds)
+    print(f"Flax {flax.__version__}, {args.epochs} epochs, mean of {args.seeds} seeds")
+    print(tabulate(macro_f1))
+    strays = find_strays(macro_f1, args.tolerance)
+    for stray in strays:
+        print(f"{PROG}: {stray}", file=sys.stderr)
+    return 1 if strays else 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main, PROG))
