@@ -157,8 +157,9 @@ LEAST_LIMITS = {"min_elems_per_thread": 1, "max_elems_per_slice": 1}
 
 
 def set_limits(**changes):
-    """Change some of the numbers of get_limits, for benchmarks and tests; return their old values. The CPU quota is read
-    anew.
+    """Change some of the numbers of get_limits, for benchmarks and tests; return their old values.
+
+    The CPU quota is read anew afterwards.
 
     Raises TypeError for a name that is not among them or a number that is no integer, ValueError for one that is too
     small; then nothing changes."""

@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cdropout.command import run_command
-from digits.data import DataError, Dataset, load_dataset, pixels
-from digits.network import Linear, check_loss
-from digits.scores import Score, score_logits
-from digits.training import Config, build_network, draw_batches
+from cdropout.digits.data import DataError, Dataset, load_dataset, pixels
+from cdropout.digits.network import Linear, check_loss
+from cdropout.digits.scores import Score, score_logits
+from cdropout.digits.training import Config, build_network, draw_batches
+from sample import SAMPLE
 
 if TYPE_CHECKING:
     from flax import nnx
@@ -135,7 +136,7 @@ def main(argv: list[str] | None = None) -> int:
     """Print the comparison; 0, or 1 where a kind is outside the tolerance, or 2 for a bad data file."""
     parser = argparse.ArgumentParser(prog=PROG, description="Compare the macro F1 of cdropout's and Flax's dropout.")
     add = parser.add_argument
-    add("--data", type=Path, metavar="FOLDER", help="folder of idx files (default: the sample of MNIST)")
+    add("--data", type=Path, default=SAMPLE, metavar="FOLDER", help="folder of idx files (default: the sample of MNIST)")
     add("--kinds", choices=KINDS, nargs="+", default=KINDS, help="(default: all)")
     add("--epochs", type=int, default=2, help="passes over the training set (default %(default)s)")
     add("--seeds", type=int, default=3, help="how many seeds to average over (default %(default)s)")

@@ -6,8 +6,8 @@ import sys
 import pytest
 
 import compare_jax
-from digits.data import load_dataset
-from digits.training import Config
+from cdropout.digits.data import load_dataset
+from cdropout.digits.training import Config
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning")
 
