@@ -136,7 +136,9 @@ def main(argv: list[str] | None = None) -> int:
     """Print the comparison; 0, or 1 where a kind is outside the tolerance, or 2 for a bad data file."""
     parser = argparse.ArgumentParser(prog=PROG, description="Compare the macro F1 of cdropout's and Flax's dropout.")
     add = parser.add_argument
-    add("--data", type=Path, default=SAMPLE, metavar="FOLDER", help="folder of idx files (default: the sample of MNIST)")
+    add(
+        "--data", type=Path, default=SAMPLE, metavar="FOLDER", help="folder of idx files (default: the sample of MNIST)"
+    )
     add("--kinds", choices=KINDS, nargs="+", default=KINDS, help="(default: all)")
     add("--epochs", type=int, default=2, help="passes over the training set (default %(default)s)")
     add("--seeds", type=int, default=3, help="how many seeds to average over (default %(default)s)")
