@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 import cdropout
-from cdropout import _kernels, machine, optional
+from cdropout import _kernels, optional
 
 
 def facts() -> dict[str, Any]:
@@ -38,11 +38,11 @@ def facts() -> dict[str, Any]:
         "threads": {
             "limit": _kernels.thread_limit(),
             "cpus": _n_cpus(),
-            "quota": machine.CpuQuota().n_cpus(),
+            "quota": _kernels.cpu_quota(),
             "openmp": _openmp() if _kernels.has_openmp() else None,
             "serial_because": _kernels.why_serial(),
         },
-        "cache_bytes": {f"L{level}": n_bytes for level, n_bytes in machine.cache_bytes().items()},
+        "cache_bytes": {f"L{level}": n_bytes for level, n_bytes in _kernels.cache_bytes().items()},
         "streaming_above_bytes": _kernels.get_limits()["max_cached_bytes"],
         "packages": optional.installed_versions(),
     }
@@ -83,6 +83,7 @@ _SERIAL_BECAUSE = {
     "asked": ": CDROPOUT_OPENMP was 0",
     "compiler": ": the compiler had no OpenMP",
     "link": ", although the compiler had OpenMP: the build's test library did not link",
+    "system": ": on this system",
     "run": ", although the compiler had OpenMP: the build's test library did not run",
 }
 

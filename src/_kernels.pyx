@@ -141,7 +141,15 @@ def has_openmp():
 
 # ---- limits ---------------------------------------------------------------------------------------------------------
 
-limits.max_cached_bytes = machine.last_level_cache_bytes() or cache_bytes_by_sysconf() or limits.max_cached_bytes
+def cache_bytes():
+    """Return the size in bytes of each data cache of a core, a dict by level; empty if the system does not tell."""
+    known = machine.cache_bytes()
+    if not known:
+        known = {level: cache_bytes_of_level(level) for level in (1, 2, 3) if cache_bytes_of_level(level) > 0}
+    return known
+
+
+limits.max_cached_bytes = max(cache_bytes().items(), default=(0, limits.max_cached_bytes))[1]
 
 
 def get_limits():

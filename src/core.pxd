@@ -129,7 +129,7 @@ cdef extern from "core/active_calls.h" nogil:
 
 
 cdef extern from "system/cache.h" nogil:
-    size_t cache_bytes_by_sysconf()
+    size_t cache_bytes_of_level(int level)
 
 
 cdef extern from "system/clock.h" nogil:
@@ -149,6 +149,7 @@ cdef extern from "system/threads.h" nogil:
     void set_threads_of_host(int n_threads)
     int max_threads()
     int n_cpus_of_thread()
+    double cpu_quota_of_system()
     ctypedef struct thread_pool:
         pass
     int prepare_pools(size_t stack_bytes)

@@ -51,11 +51,17 @@ cdef object quota = machine.CpuQuota()
 cdef size_t n_cpus_at_import = n_cpus_of_thread()
 
 
+def cpu_quota():
+    """Return the CPU quota of the process as a number of CPUs; None if there is none."""
+    n_cpus = quota.n_cpus()
+    return cpu_quota_of_system() or None if n_cpus is None else n_cpus
+
+
 cdef int read_quota(uint64_t now) except -1:
     """Read the quota, unless it was read lately. This is Python code, which may raise and run code of the caller."""
     cdef uint64_t took, valid = limits.microseconds_of_quota
     if now >= load_u64(&quota_is_good_until):
-        n_cpus = quota.n_cpus()
+        n_cpus = cpu_quota()
         # Where reading is slow, as on a busy machine, it must not be what every hundredth call waits for.
         took = min(steady_microseconds() - now, <uint64_t>MOST_READING_MICROSECONDS)
         valid *= 1 + took // FAST_READING_MICROSECONDS
@@ -90,7 +96,7 @@ def thread_limit():
 # ---- builds without OpenMP ------------------------------------------------------------------------------------------
 
 # Why a build is serial, by the numbers of system/threads.h.
-SERIAL_REASONS = ("unknown", "asked", "compiler", "link", "run")
+SERIAL_REASONS = ("unknown", "asked", "compiler", "link", "run", "system")
 
 # Whether the next call that would use several threads has to warn.
 cdef int has_serial_warning = 0

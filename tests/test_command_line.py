@@ -93,7 +93,7 @@ def test_a_quota_is_named(monkeypatch, quota, text):
 
 
 def test_a_machine_that_says_nothing_of_its_caches_is_described(monkeypatch):
-    monkeypatch.setattr(machine, "cache_bytes", dict)
+    monkeypatch.setattr(_kernels, "cache_bytes", dict)
     assert "not known" in environment.describe(environment.facts())
 
 
