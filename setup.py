@@ -167,8 +167,8 @@ class BuildInParallel(build_ext):
         asked = choice_of("CDROPOUT_OPENMP", "without OpenMP", "only with OpenMP")
         if asked == "0":
             return "SERIAL_ASKED"
-        if asked == "" and not IS_FOR_LINUX and TARGET.startswith(("win", "macosx")):
-            return "SERIAL_BY_SYSTEM"
+        if asked == "" and TARGET.startswith(("win", "macosx")):
+            return "SYSTEM_THREADS"
         failed, error = self.failed_step(openmp)
         if failed is None:
             return None

@@ -19,10 +19,11 @@ def facts() -> dict[str, Any]:
     name of an environment variable), `available` on this machine and `built`, best first. `threads` : `limit`, the
     number of threads for a large array; `cpus`, the number of CPUs that the process may run on; `quota`, the CPU quota
     of its control group; `openmp`, with the file name of the `library`, its `path`, the `max_threads` it allows, and
-    the environment's `OMP_NUM_THREADS`; `serial_because`, why the build has no OpenMP: "asked" (`CDROPOUT_OPENMP=0`),
-    "compiler" (it has none), "link" or "run" (the build's test library did not), or "unknown". `cache_bytes` : sizes of
-    a core's data caches. `streaming_above_bytes` : number of bytes read and written above which a call stores past the
-    caches. `packages` : versions of the optional packages.
+    the environment's `OMP_NUM_THREADS`; `serial_because`, why the build has no threads: "asked" (`CDROPOUT_OPENMP=0`),
+    "compiler" (it has none), "link" or "run" (the build's test library did not), or "unknown"; None with OpenMP, and
+    with threads of the system (Windows, macOS). `cache_bytes` : sizes of a core's data caches. `streaming_above_bytes` :
+    number of bytes read and written above which a call stores past the caches. `packages` : versions of the optional
+    packages.
     """
     return {
         "cdropout": cdropout.__version__,
@@ -83,22 +84,22 @@ _SERIAL_BECAUSE = {
     "asked": ": CDROPOUT_OPENMP was 0",
     "compiler": ": the compiler had no OpenMP",
     "link": ", although the compiler had OpenMP: the build's test library did not link",
-    "system": ": on this system",
     "run": ", although the compiler had OpenMP: the build's test library did not run",
 }
 
 
 def _describe_threads(threads: dict[str, Any]) -> str:
+    quota = threads["quota"]
+    granted = f"{threads['cpus']} CPUs; {'no CPU quota' if quota is None else f'a quota of {quota:g} CPUs'}"
+    if threads["openmp"] is None and threads["serial_because"] is None:
+        return f"up to {threads['limit']} (threads of the operating system; {granted})"
     if threads["openmp"] is None:
         return f"1 (serial build{_SERIAL_BECAUSE[threads['serial_because'] or 'unknown']})"
-    openmp, quota = threads["openmp"], threads["quota"]
+    openmp = threads["openmp"]
     forced = openmp["OMP_NUM_THREADS"]
     allows = f"{openmp['library'] or 'a library of unknown name'} allows {openmp['max_threads'] or 'an unknown number'}"
     because = f" by OMP_NUM_THREADS={forced}" if forced else ""
-    return (
-        f"up to {threads['limit']} (OpenMP: {allows}{because}; {threads['cpus']} CPUs; "
-        f"{'no CPU quota' if quota is None else f'a quota of {quota:g} CPUs'})"
-    )
+    return f"up to {threads['limit']} (OpenMP: {allows}{because}; {granted})"
 
 
 def _in_units(n_bytes: int) -> str:

@@ -135,8 +135,13 @@ def active_isa():
 
 
 def has_openmp():
-    """Return whether this build has OpenMP, and so the parallel loop."""
+    """Return whether the parallel loop of this build uses OpenMP."""
     return bool(HAS_OPENMP)
+
+
+def has_system_threads():
+    """Return whether the parallel loop of this build uses threads of the operating system (Windows, macOS)."""
+    return bool(HAS_SYSTEM_TEAM)
 
 
 # ---- limits ---------------------------------------------------------------------------------------------------------

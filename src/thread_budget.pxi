@@ -82,6 +82,11 @@ cdef size_t allowed_threads() noexcept:
     return min(n_threads, load_u64(&quota_threads))
 
 
+# Without OpenMP, the number of threads of the system (system/team.h). OpenMP reads the variable itself.
+if HAS_SYSTEM_TEAM:
+    set_team_limit(machine.threads_of_environment(os.environ) or n_cpus_of_team())
+
+
 # For parallel_run.pxi, which tries threads before OpenMP starts them.
 if prepare_pools(machine.openmp_stack_bytes(os.environ)) != 0:
     raise MemoryError("the system must have memory to note what threads there are")
@@ -96,7 +101,7 @@ def thread_limit():
 # ---- builds without OpenMP ------------------------------------------------------------------------------------------
 
 # Why a build is serial, by the numbers of system/threads.h.
-SERIAL_REASONS = ("unknown", "asked", "compiler", "link", "run", "system")
+SERIAL_REASONS = ("unknown", "asked", "compiler", "link", "run")
 
 # Whether the next call that would use several threads has to warn.
 cdef int has_serial_warning = 0
@@ -104,7 +109,7 @@ cdef object serial_reason = None
 
 
 def note_serial_build(reason):
-    """Note why the build is serial, one of SERIAL_REASONS; None if it has OpenMP.
+    """Note why the build is serial, one of SERIAL_REASONS; None if it has threads.
 
     This is called at import. Only tests call this later, in one thread."""
     global serial_reason
@@ -112,12 +117,12 @@ def note_serial_build(reason):
     store_int(&has_serial_warning, reason in ("link", "run"))
 
 
-note_serial_build(None if HAS_OPENMP else SERIAL_REASONS[SERIAL_REASON])
+note_serial_build(None if HAS_OPENMP or HAS_SYSTEM_TEAM else SERIAL_REASONS[SERIAL_REASON])
 
 
 def why_serial():
     """Return why the build is serial: "asked" (CDROPOUT_OPENMP=0), "compiler" (it has no OpenMP), "link" or "run" (it
-    has, but the build's test library did not link or run) or "unknown"; None if the build has OpenMP."""
+    has, but the build's test library did not link or run) or "unknown"; None if the build has threads."""
     return serial_reason
 
 

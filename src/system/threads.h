@@ -46,11 +46,6 @@ static inline int max_threads(void)
 }
 #else
 enum { HAS_OPENMP = 0 };
-
-static inline int max_threads(void)
-{
-    return 1;
-}
 #endif
 
 /* Why a build has no OpenMP. setup.py defines CDROPOUT_SERIAL_REASON as one of these names. */
@@ -60,10 +55,34 @@ enum {
     SERIAL_NO_OPENMP,  /* the compiler has no OpenMP */
     SERIAL_NOT_LINKED, /* the compiler has it, but setup.py's test library could not be linked */
     SERIAL_NOT_RUN,    /* or did not run */
-    SERIAL_BY_SYSTEM,  /* Windows and macOS: a second OpenMP runtime of LLVM's ends the process */
+    SYSTEM_THREADS,    /* it has other threads, those of Windows or macOS (team.h) */
 };
 #ifndef CDROPOUT_SERIAL_REASON
 #define CDROPOUT_SERIAL_REASON SERIAL_UNKNOWN
+#endif
+
+#ifndef _OPENMP
+enum { HAS_SYSTEM_TEAM = (int)CDROPOUT_SERIAL_REASON == (int)SYSTEM_THREADS };
+
+/* The number of threads for large arrays; 1 in a serial build. */
+static int team_limit = 1;
+
+static inline void set_team_limit(int n_threads)
+{
+    team_limit = n_threads;
+}
+
+static inline int max_threads(void)
+{
+    return HAS_SYSTEM_TEAM && n_threads_of_host > 0 ? n_threads_of_host : team_limit;
+}
+#else
+enum { HAS_SYSTEM_TEAM = 0 };
+
+static inline void set_team_limit(int n_threads)
+{
+    (void)n_threads;
+}
 #endif
 
 /* How many CPUs the calling thread may run on now; a large number if the system does not tell. */

@@ -24,10 +24,11 @@ uint64_t win32_microseconds(void)
 int win32_n_cpus(void)
 {
     DWORD_PTR process_mask, system_mask;
-    /* The masks are 0 in a process on more than one group of 64 processors. */
     if (!GetProcessAffinityMask(GetCurrentProcess(), &process_mask, &system_mask))
         return 0;
-    return __builtin_popcountll((unsigned long long)process_mask);
+    /* The masks are 0 in a process on more than one group of 64 processors. */
+    return process_mask != 0 ? __builtin_popcountll((unsigned long long)process_mask)
+                             : (int)GetActiveProcessorCount(ALL_PROCESSOR_GROUPS);
 }
 
 size_t win32_cache_bytes(int level)
@@ -54,6 +55,41 @@ double win32_cpu_quota(void)
     if (!QueryInformationJobObject(NULL, JobObjectCpuRateControlInformation, &control, sizeof control, NULL))
         return 0;
     return cpu_quota_of_rate(control.ControlFlags, control.CpuRate, GetActiveProcessorCount(ALL_PROCESSOR_GROUPS));
+}
+
+typedef struct {
+    void (*function)(void *argument, size_t i);
+    void *argument;
+    size_t n, n_taken;
+} team_work;
+
+static void run_next(team_work *work)
+{
+    size_t i;
+    while ((i = __atomic_fetch_add(&work->n_taken, 1, __ATOMIC_RELAXED)) < work->n)
+        work->function(work->argument, i);
+}
+
+static void CALLBACK run_in_pool(PTP_CALLBACK_INSTANCE instance, void *work, PTP_WORK handle)
+{
+    (void)instance;
+    (void)handle;
+    run_next(work);
+}
+
+/* The calling thread works, too. It takes what no other thread has taken yet, so it waits for nothing but the ranges
+ * that others are computing: on a busy machine it computes most of them itself. */
+void win32_run_team(size_t n, void (*function)(void *argument, size_t i), void *argument)
+{
+    team_work work = {function, argument, n, 0};
+    PTP_WORK handle = n > 1 ? CreateThreadpoolWork(run_in_pool, &work, NULL) : NULL;
+    for (size_t i = 1; handle != NULL && i < n; i++)
+        SubmitThreadpoolWork(handle);
+    run_next(&work);
+    if (handle != NULL) {
+        WaitForThreadpoolWorkCallbacks(handle, TRUE); /* TRUE: those that have not begun never will */
+        CloseThreadpoolWork(handle);
+    }
 }
 
 #else
