@@ -36,6 +36,16 @@ def detect(tmp_path_factory):
     return detect
 
 
+@pytest.mark.ci
+def test_zig_finds_the_same_although_its_builtin_does_not(detect, tmp_path):
+    if reason := reason_to_skip("python-zig", "cc"):
+        pytest.skip(reason)
+    program, source = tmp_path / "processor", ROOT / "tests/processor.c"
+    subprocess.run(["python-zig", "cc", "-mcpu=baseline", "-O1", source, "-o", program], check=True, timeout=120)
+    printed = subprocess.run([program], check=True, timeout=60, capture_output=True, text=True).stdout
+    assert tuple(bool(int(word)) for word in printed.split()[:2]) == detect()[0]
+
+
 def test_the_instruction_sets_are_those_that_the_compiler_and_the_system_find(detect):
     found, by_builtin = detect()
     assert found == by_builtin
