@@ -229,26 +229,27 @@ def use_clang_cl(compiler: Any, platform_name: str) -> None:
     if clang_cl is None or "clang-cl" not in os.path.basename(clang_cl):
         raise CompileError(
             f"cdropout must be compiled by clang-cl on Windows, and {name!r} is not that or not found: cl.exe does not "
-            "compile its kernels. LLVM has clang-cl (winget install LLVM.LLVM), and so has Visual Studio (the component "
-            '"C++ Clang Compiler for Windows"); the variable CC may have its path'
+            "compile its kernels. LLVM has clang-cl (winget install LLVM.LLVM), Visual Studio has it as the component "
+            '"C++ Clang Compiler for Windows", and the variable CC may have its path'
         )
     compiler.cc = clang_cl
     target = {"win-arm64": "arm64", "win32": "i686"}.get(platform_name, "x86_64")
-    # cl.exe's optimization between sources, which link.exe would do, is the only option that clang-cl does not have.
-    compiler.compile_options = [f"--target={target}-pc-windows-msvc", *without(compiler.compile_options, "/GL")]
-    for name in [n for n in vars(compiler) if n.startswith("ldflags")]:
-        setattr(compiler, name, without(getattr(compiler, name), "/LTCG"))
-    spawn = compiler.spawn
-
-    def spawn_optimizing(command: list[str], *arguments: Any, **named: Any) -> None:
-        is_vector = any(os.path.basename(part) in VECTOR_SOURCES for part in command)
-        spawn([*command, "/clang:-O3"] if is_vector else command, *arguments, **named)
-
-    compiler.spawn = spawn_optimizing
+    # clang-cl does not have cl.exe's optimization between sources, which link.exe would do. The lists are changed in
+    # place, because the class has them under several names.
+    options = [value for name, value in vars(compiler).items() if name.startswith(("compile_options", "ldflags"))]
+    for listed in options:
+        listed[:] = [option for option in listed if option not in ("/GL", "/LTCG")]
+    compiler.compile_options.insert(0, f"--target={target}-pc-windows-msvc")
+    # The method that runs the compiler is `spawn`, in newer versions of setuptools `call`.
+    for method in [name for name in ("spawn", "call") if hasattr(compiler, name)]:
+        setattr(compiler, method, partial(run_optimizing, getattr(compiler, method)))
 
 
-def without(options: list[str], unwanted: str) -> list[str]:
-    return [option for option in options if option != unwanted]
+def run_optimizing(run: Any, command: list[str], *arguments: Any, **named: Any) -> Any:
+    """Run a command of clang-cl, with more optimization for the sources that gain from it."""
+    is_vector = any(os.path.basename(part) in VECTOR_SOURCES for part in command)
+    flags = ["/clang:-O3"] if is_vector and "/clang:-O3" not in command else []
+    return run([*command, *flags], *arguments, **named)
 
 
 def known_flags(compiler: Any, flags: list[str]) -> list[str]:
