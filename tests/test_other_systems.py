@@ -33,7 +33,7 @@ WITH_TEAM = "-DCDROPOUT_SERIAL_REASON=SYSTEM_THREADS"
 def compile_for(target, source, *arguments):
     command = ["python-zig", "cc", *(("-target", target) if target else ("-mcpu=baseline",))]
     flags = ["-std=c11", "-O1", "-Wall", "-Wextra", "-Werror", "-Wno-unused-function", WITH_TEAM]
-    subprocess.run([*command, *flags, *source, *arguments], check=True, timeout=120)
+    subprocess.run([*command, *flags, *source, *arguments], check=True, timeout=900)
 
 
 @pytest.mark.skipif(reason_to_skip("cc") is not None, reason="needs a C compiler")
@@ -68,7 +68,7 @@ def test_the_core_compiles_and_links_for_other_systems(target, tmp_path):
         pytest.skip(reason)
     sources = [*sorted((ROOT / "src/core").rglob("*.c")), ROOT / "tests/known_answers.c"]
     compile_for(target, sources, "-o", tmp_path / "known_answers")
-    assert (tmp_path / "known_answers").stat().st_size > 1 << 20
+    assert (tmp_path / "known_answers").stat().st_size > 1 << 18
 
 
 # ---- Windows under Wine ---------------------------------------------------------------------------------------------
