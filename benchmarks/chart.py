@@ -7,7 +7,7 @@ from typing import Any
 
 from benchmarks.report import title
 from benchmarks.sweep import Row
-from examples.mnist.digits.files import write_figure
+from cdropout.digits.files import write_figure
 
 # cdropout and the floor stand out; other contenders have a colour for each family and a dash for each member.
 _STYLES: dict[str, tuple[str, str]] = {

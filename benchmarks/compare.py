@@ -18,7 +18,7 @@ from benchmarks.options import UsageError
 from benchmarks.report import header, remarks, summary, tables
 from benchmarks.sweep import Plan, Results, as_json, describe_machine, run_sweep
 from cdropout import _kernels
-from examples.mnist.digits.files import check_writable, write_file
+from cdropout.digits.files import check_writable, write_file
 
 RESULTS = Path(__file__).parent / "results"
 SIZES = (128, 1 << 10, 1 << 12, 1 << 14, 1 << 16, 1 << 18, 1 << 20, 1 << 22, 1 << 24, 1 << 26)

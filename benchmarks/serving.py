@@ -35,9 +35,10 @@ from benchmarks.result_check import WrongResultError
 from benchmarks.table import Table
 from benchmarks.timing import introduce
 from cdropout import _kernels
-from examples.mnist.digits.data import Dataset, load_dataset, pixels
-from examples.mnist.digits.network import Adam, Array, Linear, Network, softmax, train_step
-from examples.mnist.digits.training import Config, draw_batches, evaluate
+from cdropout.digits.data import Dataset, load_dataset, pixels
+from cdropout.digits.network import Adam, Array, Linear, Network, softmax, train_step
+from cdropout.digits.training import Config, draw_batches, evaluate
+from examples.mnist.sample import SAMPLE
 
 THREAD_COUNTS = (1, 2, 8)
 PERCENTILES = (50, 90, 99)
@@ -319,7 +320,7 @@ def run(args: argparse.Namespace) -> None:
     if args.without_gil_from is not None:
         _kernels.set_limits(min_elems_without_gil=args.without_gil_from)
     with threadpool_limits(1):
-        data = load_dataset()
+        data = load_dataset(SAMPLE)
         network = train_network(data, args.p, Config(epochs=1, seed=args.seed))
         accuracy = evaluate(network, data.test).accuracy
         trained = f"784-512-512-10, accuracy {accuracy:.3f} with dropout off"

@@ -345,6 +345,13 @@ def perceptron() -> Program:
     return Program(Classifier(Perceptron(0.5)), {"x": torch.randn(128, 784), "labels": torch.randint(10, (128,))})
 
 
+def sequential() -> Program:
+    """Return the same network as an `nn.Sequential` with `nn.Dropout`."""
+    layers = [nn.Linear(784, 512), nn.ReLU(), nn.Dropout(0.5), nn.Linear(512, 512), nn.ReLU(), nn.Dropout(0.5)]
+    model = Classifier(nn.Sequential(*layers, nn.Linear(512, 10)))
+    return Program(model, {"x": torch.randn(128, 784), "labels": torch.randint(10, (128,))})
+
+
 PROGRAMS: dict[str, Callable[[], Program]] = {
     "BERT": bert,
     "GPT-2": gpt2,
@@ -357,4 +364,5 @@ PROGRAMS: dict[str, Callable[[], Program]] = {
     "LSTM": lstm,
     "graph network": graph_network,
     "MLP": perceptron,
+    "MLP of modules": sequential,
 }

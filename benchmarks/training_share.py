@@ -22,9 +22,10 @@ from benchmarks.options import UsageError, parse_positive
 from benchmarks.table import Table
 from benchmarks.timing import introduce
 from cdropout.bench.numpy_code import WRITE_UPS
-from examples.mnist.digits.data import Dataset, load_dataset, pixels
-from examples.mnist.digits.network import Adam, Array, Layer, Linear, Network, ReLU, train_step
-from examples.mnist.digits.training import Timed
+from cdropout.digits.data import Dataset, load_dataset, pixels
+from cdropout.digits.network import Adam, Array, Layer, Linear, Network, ReLU, train_step
+from cdropout.digits.training import Timed
+from examples.mnist.sample import SAMPLE
 
 HIDDEN = 512
 SHARED_OPTIONS = {"threads": 1, "rounds": 200, "p": 0.5, "quiet": False}
@@ -222,7 +223,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Print the table of shares."""
-    data = load_dataset()
+    data = load_dataset(SAMPLE)
     if args.batch > len(data.train):
         raise UsageError(f"argument --batch: batch must be at most {len(data.train)}, got {args.batch}")
     widths = f"{data.n_pixels}-{HIDDEN}-{HIDDEN}-{data.n_classes}"

@@ -1,14 +1,16 @@
-"""The command `python -m cdropout`: describe the environment, time dropout (`bench`), write raw output (`stream`)."""
+"""The command `python -m cdropout`: describe the environment, or run one of the commands that its help lists."""
 
 import argparse
+import importlib
 import json
 import math
 import sys
 from typing import BinaryIO
 
 import cdropout
-from cdropout import _kernels, environment, optional
+from cdropout import _kernels, demo, environment, optional
 from cdropout.command import run_command
+from cdropout.digits import program
 
 PROG = "python -m cdropout"
 
@@ -59,7 +61,15 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog=PROG, description="Without a command: what runs here.")
     parser.add_argument("--version", action="version", version=cdropout.__version__)
     parser.add_argument("--json", action="store_true", help="print what runs here as JSON")
+    help_of_import = "import a module first, as a program does: it may bring a second OpenMP runtime"
+    parser.add_argument("--import", action="append", default=[], metavar="MODULE", dest="modules", help=help_of_import)
     commands = parser.add_subparsers(dest="command")
+    shown = commands.add_parser("demo", help="show in ten seconds what the library does, and how fast it is here")
+    shown.add_argument(
+        "--seconds", type=duration, default=3.0, metavar="S", help="how long to measure, about (default: %(default)g)"
+    )
+    train = commands.add_parser("train", help="train a small network with dropout, on digits that it draws itself")
+    program.add_options(train, data=None, data_name="digits that are drawn")
     bench = commands.add_parser("bench", help="compare dropout with NumPy on this machine")
     bench.add_argument(
         "--p", type=probability, default=0.1, metavar="P", help="the probability of dropping (default: %(default)s)"
@@ -91,7 +101,18 @@ def main(argv: list[str] | None = None) -> int:
         from cdropout.bench import report
 
         report.run(arguments.p, arguments.seconds, as_json=arguments.json or arguments.bench_json)
+    elif arguments.command == "demo":
+        demo.show(arguments.seconds)
+    elif arguments.command == "train":
+        options = vars(arguments)
+        del options["command"], options["json"], options["modules"]
+        return program.run(train, options)
     else:
+        for name in arguments.modules:
+            try:
+                importlib.import_module(name)
+            except ImportError as error:
+                parser.error(f"argument --import: {error}")
         facts = environment.facts()
         print(json.dumps(facts, indent=1) if arguments.json else environment.describe(facts))
     return 0

@@ -3,6 +3,7 @@
 import ctypes
 import os
 import platform
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,14 @@ import numpy as np
 
 import cdropout
 from cdropout import _kernels, optional
+from cdropout.advice import advice, instruction_sets
 
 
 def facts() -> dict[str, Any]:
     """Return the environment as a dict of plain values, which JSON can hold; None for what is unknown or absent.
+
+    `advice` : sentences on what could be better here. `openmp_runtimes`, in `threads` : the paths of all that the
+    process has loaded. `of_processor`, in `instruction_set` : those that the system reports for the processor. Others:
 
     `cdropout`, `numpy`, `python` : versions. `processor` : its name. `instruction_set` : `active`, `forced_by` (the
     name of an environment variable), `available` on this machine and `built`, best first. `threads` : `limit`, the
@@ -21,11 +26,11 @@ def facts() -> dict[str, Any]:
     of its control group; `openmp`, with the file name of the `library`, its `path`, the `max_threads` it allows, and
     the environment's `OMP_NUM_THREADS`; `serial_because`, why the build has no threads: "asked" (`CDROPOUT_OPENMP=0`),
     "compiler" (it has none), "link" or "run" (the build's test library did not), or "unknown"; None with OpenMP, and
-    with threads of the system (Windows, macOS). `cache_bytes` : sizes of a core's data caches. `streaming_above_bytes` :
-    number of bytes read and written above which a call stores past the caches. `packages` : versions of the optional
+    with threads of the system (Windows, macOS). `cache_bytes` : sizes of a core's data caches.
+    `streaming_above_bytes` : number of bytes read and written above which a call stores past the caches. `packages` : versions of the optional
     packages.
     """
-    return {
+    known: dict[str, Any] = {
         "cdropout": cdropout.__version__,
         "numpy": np.__version__,
         "python": platform.python_version(),
@@ -35,18 +40,22 @@ def facts() -> dict[str, Any]:
             "forced_by": "CDROPOUT_ISA" if os.environ.get("CDROPOUT_ISA") else None,
             "available": list(_kernels.supported_isas()),
             "built": list(_kernels.known_isas()),
+            "of_processor": instruction_sets(),
         },
         "threads": {
             "limit": _kernels.thread_limit(),
             "cpus": _n_cpus(),
             "quota": _kernels.cpu_quota(),
             "openmp": _openmp() if _kernels.has_openmp() else None,
+            "openmp_runtimes": _openmp_runtimes(),
             "serial_because": _kernels.why_serial(),
         },
         "cache_bytes": {f"L{level}": n_bytes for level, n_bytes in _kernels.cache_bytes().items()},
         "streaming_above_bytes": _kernels.get_limits()["max_cached_bytes"],
         "packages": optional.installed_versions(),
     }
+    known["advice"] = advice(known)
+    return known
 
 
 def describe(known: dict[str, Any]) -> str:
@@ -65,6 +74,7 @@ def describe(known: dict[str, Any]) -> str:
         ("NumPy", known["numpy"]),
         *_in_column("found", [f"{name} {version}" for name, version in packages.items() if version]),
         *_in_column("not found", [name for name, version in packages.items() if not version]),
+        *zip(["advice", *[""] * len(known["advice"])], known["advice"], strict=False),
     ]
     width = max(len(name) for name, _ in lines)
     return "\n".join(f"{name:<{width}}  {value}" for name, value in lines)
@@ -116,6 +126,16 @@ def processor(cpu_info: Path = Path("/proc/cpuinfo")) -> str:
 def _n_cpus() -> int:
     """Return the number of CPUs that the process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _openmp_runtimes(maps: Path = Path("/proc/self/maps")) -> list[str] | None:
+    """Return the paths of the OpenMP runtimes that the process has loaded; None if the system does not list them."""
+    try:
+        lines = maps.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+    except OSError:
+        return None
+    paths = dict.fromkeys(fields[5] for line in lines if len(fields := line.split(maxsplit=5)) == 6)
+    return [path for path in paths if re.match(r"lib(gomp|iomp5|omp)[-.\d]", os.path.basename(path))]
 
 
 class _SymbolOrigin(ctypes.Structure):

@@ -238,7 +238,8 @@ def mc_predict(
         `forward`) and functions, through which x is passed in order; a dropout layer counts as a sequence of one. The
         call runs copies of the layers, which share the originals' arrays, and switches the layers of this library on.
         The originals do not change, so many threads may predict with the same layers at the same time. Layers that hold
-        layers are refused: the inner ones would be neither copied nor switched on.
+        layers are refused: the inner ones would be neither copied nor switched on. What comes before the first layer
+        that is switched on is computed for all samples together, if a second call gives the same bytes.
     x : object
         The input of forward.
     n_samples : int
@@ -298,9 +299,14 @@ def mc_predict(
         stream = None if rng is None else as_stream(rng)
         for layer in switched:
             _turn_on(layer, stream)
-        return _moments(partial(_go_through, copies), x, n_samples, samples_per_pass, copies, progress)
+            if isinstance(layer, Layer):
+                layer.inplace = False  # every sample needs the layer's input
+        x, rest = _without_prefix(copies, switched, x, n_samples, samples_per_pass)
+        return _moments(partial(_go_through, rest), x, n_samples, samples_per_pass, copies, progress)
     if rng is not None and not layers:
         forward = partial(forward, rng=as_stream(rng))
+    if any(isinstance(layer, Layer) and layer.inplace for layer in layers):
+        forward = partial(_on_a_copy, forward)
     with dropout_on(layers, rng=rng, also=also):
         return _moments(forward, x, n_samples, samples_per_pass, layers, progress)
 
@@ -343,6 +349,47 @@ def _holds_layers(step: Any, known: set[int]) -> bool:
                 seen.add(id(each))
                 left.append(each)
     return False
+
+
+def _without_prefix(
+    steps: list[Any], drawing: list[Any], x: Any, n_samples: int, samples_per_pass: int
+) -> tuple[Any, list[Any]]:
+    """Return the input of the first step that draws, computed once, and the steps from there on.
+
+    All steps remain if those before the first that draws give another result the second time, change their input, or
+    return another number of rows where a pass computes several samples.
+    """
+    known = set(map(id, drawing))
+    n_before = next((i for i, step in enumerate(steps) if id(step) in known), 0)
+    if n_samples == 1 or n_before == 0:
+        return x, steps
+    before = copy.copy(x)
+    found, again = (_go_through(steps[:n_before], x) for _ in range(2))
+    if not (_is_same(x, before) and _is_same(found, again)):
+        return x, steps
+    if samples_per_pass > 1 and np.shape(found)[:1] != np.shape(x)[:1]:
+        return x, steps
+    return found, [partial(_protected, steps[n_before]), *steps[n_before + 1 :]]
+
+
+def _is_same(a: Any, b: Any) -> bool:
+    """Return whether two results are arrays of one kind with the same bytes."""
+    if _kernels.is_masked(a) or _kernels.is_masked(b) or type(a) is not type(b):
+        return False
+    a, b = np.asarray(a), np.asarray(b)
+    return bool(a.dtype == b.dtype and not a.dtype.hasobject and a.shape == b.shape and a.tobytes() == b.tobytes())
+
+
+def _protected(step: Any, x: Any) -> Any:
+    """Return the output of a step in memory other than x's: the steps after it may write to their input."""
+    y = _go_through([step], x)
+    shares = isinstance(x, np.ndarray) and isinstance(y, np.ndarray) and np.may_share_memory(x, y)
+    return y.copy() if shares else y
+
+
+def _on_a_copy(forward: Callable[..., npt.ArrayLike], x: Any, **arguments: Any) -> npt.ArrayLike:
+    """Call forward with a copy of x: a layer that works in place would overwrite what the next sample needs."""
+    return forward(x.copy() if isinstance(x, np.ndarray) else x, **arguments)
 
 
 def _go_through(steps: list[Any], x: Any) -> Any:

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 
 import cdropout as cd
-from mnist.digits.data import N_CLASSES, Dataset, LabelledImages, check_n_classes, pixels
-from mnist.digits.files import check_writable, write_figure, write_file
-from mnist.digits.network import Adam, Linear, Network, ReLU, check_loss, ignore_overflow, train_step
+from cdropout.digits.data import N_CLASSES, Dataset, LabelledImages, check_n_classes, pixels
+from cdropout.digits.files import check_writable, write_figure, write_file
+from cdropout.digits.network import Adam, Linear, Network, ReLU, check_loss, ignore_overflow, train_step
+from mnist.sample import SAMPLE
 
 HERE = Path(__file__).resolve().parent
 BATCH = 100
@@ -187,7 +188,8 @@ def add_common_arguments(parser: argparse.ArgumentParser, name: str) -> None:
     """Add --hidden, --data, --classes, --plot, --table and --quiet; plot and table go by default beside the example."""
     add_option(parser, "hidden", parse_positive, 512, "N", "width of the hidden layers")
     add = parser.add_argument
-    add("--data", type=Path, metavar="FOLDER", help="folder of MNIST's idx files (default: the sample of MNIST)")
+    help_of_data = "folder of MNIST's idx files (default: the sample of MNIST)"
+    add("--data", type=Path, default=SAMPLE, metavar="FOLDER", help=help_of_data)
     add_option(parser, "classes", parse_n_classes, N_CLASSES, "N", "number of classes of the data")
     for option, parse, suffix, what in (
         ("--plot", parse_image, ".png", "the plot: PNG, PDF or SVG"),

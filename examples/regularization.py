@@ -21,9 +21,9 @@ from tqdm import tqdm
 
 import digit_network as common
 from cdropout.command import run_command
-from mnist.digits.data import DataError, Dataset, LabelledImages, load_dataset
-from mnist.digits.files import write_file
-from mnist.digits.training import evaluate
+from cdropout.digits.data import DataError, Dataset, LabelledImages, load_dataset
+from cdropout.digits.files import write_file
+from cdropout.digits.training import evaluate
 
 PROG = "regularization.py"
 TITLE = "Test error with and without dropout"

@@ -24,8 +24,8 @@ from tqdm import tqdm
 import cdropout as cd
 import digit_network as common
 from cdropout.command import run_command
-from mnist.digits.data import DataError, Dataset, load_dataset, pixels
-from mnist.digits.network import Array, Network, softmax
+from cdropout.digits.data import DataError, Dataset, load_dataset, pixels
+from cdropout.digits.network import Array, Network, softmax
 
 PROG = "uncertainty.py"
 TITLE = "Predictive uncertainty on rotated digits"

@@ -167,7 +167,8 @@ LEAST_LIMITS = {"min_elems_per_thread": 1, "max_elems_per_slice": 1}
 
 
 def set_limits(**changes):
-    """Change some of the numbers of get_limits, for benchmarks and tests; return their old values.
+    """Change some of the numbers of get_limits, for benchmarks and tests; return their old values. The CPU quota is read
+    anew.
 
     Raises TypeError for a name that is not among them or a number that is no integer, ValueError for one that is too
     small; then nothing changes."""
@@ -178,6 +179,7 @@ def set_limits(**changes):
             raise TypeError(f"limits must be among {', '.join(before)}, got {name!r}")
         changes[name] = check_integer(name, number, LEAST_LIMITS.get(name, 0), (1 << 64) - 1)
     limits = {**before, **changes}
+    store_u64(&quota_is_good_until, 0)
     return before
 
 

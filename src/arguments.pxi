@@ -270,7 +270,7 @@ cdef object index_of(object value):
     """Return an axis or a length as an int. TypeError for a bool, which is meant as a flag, not as 0 or 1."""
     if PyLong_CheckExact(value):
         return value
-    if isinstance(value, bool):
+    if isinstance(value, bool) or isinstance(value, np.bool_):  # the second has __index__ before NumPy 2.3
         raise TypeError
     return exact_int(value)
 

@@ -32,6 +32,7 @@ ctypedef struct dlpack_versioned:
 
 cdef enum:
     DLPACK_MAJOR = 1
+    DLPACK_IS_READ_ONLY = 1  # a flag
     DLPACK_IS_COPIED = 2  # a flag
     DLPACK_UINT = 1
     DLPACK_BFLOAT = 4
@@ -49,6 +50,7 @@ cdef class Dlpack:
 
     cdef object source
     cdef bint is_bfloat16, is_null, is_copied
+    cdef bint is_writable  # False for a capsule from before DLPack 1.0, which does not tell
 
     def __cinit__(self, source):
         self.source = source
@@ -62,6 +64,7 @@ cdef class Dlpack:
             if versioned.major != DLPACK_MAJOR:
                 raise BufferError(f"it must be of DLPack version {DLPACK_MAJOR}, got version {versioned.major}")
             self.is_copied = versioned.flags & DLPACK_IS_COPIED
+            self.is_writable = not versioned.flags & DLPACK_IS_READ_ONLY
             tensor = &versioned.tensor
         else:
             tensor = <dlpack_tensor *>PyCapsule_GetPointer(capsule, "dltensor")
@@ -105,7 +108,10 @@ cdef cnp.ndarray array_from_dlpack(Dlpack source, bint must_share):
     if not must_share:
         return np.from_dlpack(source)
     try:
-        return np.from_dlpack(source, copy=False)
+        array = np.from_dlpack(source, copy=False)
+        if source.is_writable:
+            cnp.PyArray_ENABLEFLAGS(array, cnp.NPY_ARRAY_WRITEABLE)  # NumPy 2.1 makes every such array read-only
+        return array
     except TypeError:  # NumPy 2.0 and older libraries do not have the argument `copy`
         array = np.from_dlpack(source)
         array.setflags(write=False)

@@ -48,6 +48,8 @@ cdef Scratch scratch_for(cnp.ndarray out, cnp.ndarray x, cnp.ndarray residual, b
         check_held(held)
         return scratch
     arrays = [out, x] if residual is None else [out, x, residual]
+    if cnp.PyArray_NDIM(out) == 0:
+        arrays = [array.reshape(1) for array in arrays]  # before NumPy 2.2, nditer leaves buffers of no axes unfilled
     scratch.chunks = np.nditer(
         arrays,
         flags=["external_loop", "buffered", "delay_bufalloc", "ranged", "zerosize_ok"],

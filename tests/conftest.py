@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -116,7 +115,6 @@ def fixed_quota(monkeypatch: pytest.MonkeyPatch) -> Iterator[FixedQuota]:
     fixed = FixedQuota()
     monkeypatch.setattr(machine.CpuQuota, "n_cpus", lambda self: fixed.value)
     before = _kernels.set_limits(microseconds_of_quota=0)
-    time.sleep(before["microseconds_of_quota"] * 1.2e-6)  # an earlier reading stays valid for this time
     yield fixed
     _kernels.set_limits(**before)
 

@@ -53,7 +53,7 @@ from cdropout.layers.base import Layer
 
 Case = dict[str, Any]
 
-SECONDS_OF_A_BATCH = 60  # of N_CASES_OF_A_BATCH cases; a hang takes longer
+SECONDS_OF_A_BATCH = 300  # of N_CASES_OF_A_BATCH cases, which take some seconds; forks take long under AddressSanitizer
 N_CASES_OF_A_BATCH = 100
 SECONDS_OF_A_CASE = 10
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3  # options of mallopt, from malloc.h

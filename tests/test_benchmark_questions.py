@@ -15,7 +15,8 @@ from benchmarks.cases import OPERATIONS, Case
 from benchmarks.command_line import QUESTIONS, docstring_of, main
 from benchmarks.result_check import Expectation, WrongResultError, check_result
 from cdropout import _kernels
-from examples.mnist.digits.data import LabelledImages, load_dataset
+from cdropout.digits.data import LabelledImages, load_dataset
+from examples.mnist.sample import SAMPLE
 
 P = 0.1
 ROOT = Path(command_line.__file__).parents[1]
@@ -92,7 +93,7 @@ def test_parts_runs_and_leaves_the_library_as_it_was(monkeypatch, capsys):
 
 @pytest.fixture(scope="module")
 def few():
-    data = load_dataset()
+    data = load_dataset(SAMPLE)
     return replace(data, train=LabelledImages(data.train.images[:64], data.train.labels[:64]))
 
 

@@ -18,6 +18,7 @@ from compilers import reason_to_skip
 import cdropout as cd
 from cdropout import __main__ as command_line
 from cdropout import _kernels, environment, machine, optional
+from cdropout.advice import instruction_sets
 
 
 def test_without_a_command_it_says_what_runs_here(run_python):
@@ -61,6 +62,7 @@ def test_json_has_the_facts_that_the_text_has(run_python):
         "forced_by": "CDROPOUT_ISA",
         "available": list(_kernels.supported_isas()),
         "built": list(_kernels.known_isas()),
+        "of_processor": instruction_sets(),
     }
     assert facts["cache_bytes"] == {f"L{level}": n_bytes for level, n_bytes in machine.cache_bytes().items()}
     assert facts["packages"] == optional.installed_versions()
@@ -192,6 +194,8 @@ PROGRAMS = {
     "benchmarks": ["-m", "benchmarks", "--help"],
     "train": [TRAIN, "--help"],
     "bench": ["-m", "cdropout", "bench", "--seconds", "0.1"],
+    "demo": ["-m", "cdropout", "demo", "--seconds", "0.1"],
+    "train command": ["-m", "cdropout", "train", "--quiet", "--epochs", "1", "--hidden", "8", "--batch", "1000"],
 }
 MESSAGE = "error: standard output must be writable, got No space left on device\n"
 
@@ -208,11 +212,10 @@ def start(tmp_path):
             pytest.importorskip("rich")
             pytest.importorskip("threadpoolctl")
         if name in ("benchmarks", "train"):
-            pytest.importorskip("tqdm")
+            if name == "benchmarks":
+                pytest.importorskip("tqdm")
             if not (ROOT / "examples").exists():
                 pytest.skip("the tests were taken out of the checkout")
-        if name == "train":
-            pytest.importorskip("sklearn")
         env = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
         folder = ROOT if name == "benchmarks" else tmp_path
         command = [sys.executable, *PROGRAMS[name]]
@@ -248,7 +251,7 @@ def test_closed_reader_of_both_streams_ends_a_program(start, name):
 
 
 @needs_posix
-@pytest.mark.parametrize("name", [name for name in PROGRAMS if name not in ("train", "bench")])
+@pytest.mark.parametrize("name", [name for name in PROGRAMS if name not in ("train", "bench", "demo", "train command")])
 def test_slow_reader_of_a_non_blocking_pipe_receives_everything(start, name):
     """Standard output is non-blocking below ssh, node and some terminals: they share its open file."""
     with start(name, subprocess.PIPE) as process:
@@ -432,6 +435,8 @@ def test_stream_with_a_closed_standard_output_says_so(tmp_path):
         (("stream", "--seed", "x"), "invalid count value: 'x'"),
         (("stream", "--seed", "1", "--bytes", "-5"), "must be 0 or greater, got -5"),
         (("juggle",), "invalid choice: 'juggle'"),
+        (("demo", "--seconds", "0"), "must be above 0 and finite, got 0"),
+        (("train", "--p", "1.5"), "cdropout train: error: argument --p must be in [0, 1], got 1.5"),
         (("bench", "--p", "1"), "must be in (0, 1), got 1"),
         (("bench", "--p", "nan"), "must be in (0, 1), got nan"),
         (("bench", "--p", "half"), "invalid probability value: 'half'"),

@@ -13,7 +13,8 @@ import pytest
 from threadpoolctl import threadpool_limits
 
 from cdropout.command import CommandError
-from mnist.digits.data import Dataset, LabelledImages, load_dataset
+from cdropout.digits.data import Dataset, LabelledImages, load_dataset
+from mnist.sample import SAMPLE
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 NAMES = ("uncertainty", "regularization")
@@ -31,7 +32,7 @@ TINY = {
 @pytest.fixture(scope="module")
 def few():
     """So little data that training takes no time."""
-    sample = load_dataset()
+    sample = load_dataset(SAMPLE)
     sets = (LabelledImages(images.images[::50], images.labels[::50]) for images in (sample.train, sample.test))
     return Dataset(*sets)
 

@@ -176,6 +176,59 @@ def test_a_sequence_of_layers_predicts_as_a_callable_does_and_stays_as_it_was():
     assert layers[1].rng.position == 0
 
 
+def test_what_comes_before_the_first_dropout_is_computed_once():
+    calls = []
+
+    def noted(name, function):
+        return lambda x: calls.append(name) or function(x)
+
+    layers = [noted("before", np.tanh), cd.Dropout(0.5), noted("between", np.square), cd.Dropout(0.2), np.sin]
+    for per_pass in (1, 4):
+        expected = cd.mc_predict([lambda x: x, *layers], X, 10, rng=3, samples_per_pass=per_pass)
+        calls.clear()
+        found = cd.mc_predict(layers, X, 10, rng=3, samples_per_pass=per_pass)
+        assert calls.count("before") == 2  # the second call shows that it is the same
+        assert calls.count("between") == -(-10 // per_pass)
+        assert all(map(np.array_equal, found, expected))
+
+
+def test_steps_before_the_first_dropout_that_are_random_or_in_place_are_computed_for_each_sample():
+    generator = np.random.default_rng(1)
+    _, std = cd.mc_predict([lambda x: x + generator.standard_normal(x.shape), cd.Dropout(0.0)], X, 400)
+    assert std == pytest.approx(np.ones(X.shape), abs=0.25)  # 7 standard errors
+
+    def add_in_place(x):
+        x += 1
+        return x
+
+    x = X.copy()
+    cd.mc_predict([add_in_place, cd.Dropout(0.5)], x, 10)
+    assert x == pytest.approx(X + 12)
+
+
+@pytest.mark.parametrize("p", [0.0, 0.5])
+def test_steps_after_the_first_dropout_may_write_to_their_input(p):
+    def double_in_place(x):
+        x *= 2
+        return x
+
+    layers = [np.tanh, cd.Dropout(p), double_in_place]
+    expected = cd.mc_predict([np.tanh, cd.Dropout(p), lambda x: 2 * x], X, 10, rng=1)
+    assert all(map(np.array_equal, cd.mc_predict(layers, X, 10, rng=1), expected))
+
+
+@pytest.mark.parametrize("per_pass", [1, 4])
+def test_layers_that_work_in_place_give_every_sample_the_same_input(per_pass):
+    in_place, other = cd.Dropout(0.5, inplace=True), cd.Dropout(0.5)
+    x = X.copy()
+    expected = cd.mc_predict([other], x, 12, rng=1, samples_per_pass=per_pass)
+    for forward, layers in (([in_place], ()), (lambda x: in_place.forward(x), [in_place])):
+        found = cd.mc_predict(forward, x, 12, rng=1, layers=layers, samples_per_pass=per_pass)
+        assert all(map(np.array_equal, found, expected))
+        assert np.array_equal(x, X)
+    assert in_place.inplace
+
+
 def test_layers_without_an_rng_draw_from_their_own_streams():
     layer = cd.Dropout(0.5, rng=1).eval()
     mean, _ = cd.mc_predict([layer], X, 10)

@@ -9,9 +9,10 @@ import cdropout as cd
 from benchmarks import serving
 from benchmarks.command_line import main
 from benchmarks.result_check import WrongResultError
-from examples.mnist.digits.data import Dataset, LabelledImages, load_dataset
-from examples.mnist.digits.network import Linear, softmax
-from examples.mnist.digits.training import Config, evaluate
+from cdropout.digits.data import Dataset, LabelledImages, load_dataset
+from cdropout.digits.network import Linear, softmax
+from cdropout.digits.training import Config, evaluate
+from examples.mnist.sample import SAMPLE
 
 N_REQUESTS = 60
 DIGITS = np.random.default_rng(0).random((10, 20), dtype=np.float32)
@@ -103,7 +104,7 @@ def test_a_function_that_takes_a_stream_serves_many_threads_too():
 
 
 def test_the_network_is_trained():
-    data = load_dataset()
+    data = load_dataset(SAMPLE)
     few = Dataset(LabelledImages(data.train.images[:2000], data.train.labels[:2000]), data.test)
     network = serving.train_network(few, 0.5, Config(epochs=1, hidden=64, batch=32))
     assert evaluate(network, data.test).accuracy > 0.5

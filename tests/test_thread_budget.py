@@ -100,18 +100,34 @@ def test_the_quota_limits_the_threads_of_every_call(fixed_quota):
 @needs_openmp
 @pytest.mark.parametrize("frozen_at", [-3e8, 0.0, 2.5e9])
 def test_the_quota_is_followed_after_pythons_clocks_were_replaced(monkeypatch, frozen_at):
-    # The longest that a quota is valid, after a reading that took a millisecond.
-    seconds = _kernels.get_limits()["microseconds_of_quota"] * 51e-6
+    # With a limit of 1 microsecond, a quota is valid for 51 at the longest, after a reading that took a millisecond.
+    before = _kernels.set_limits(microseconds_of_quota=1)
     with threadpool_limits(8, user_api="openmp"):
         with monkeypatch.context() as replaced:  # as programs do to test code with dates
             for clock in ("monotonic", "time", "perf_counter"):
                 replaced.setattr(time, clock, lambda: frozen_at)
             _kernels.thread_limit()
-        time.sleep(seconds)
+        time.sleep(100e-6)
         with monkeypatch.context() as limited:
             limited.setattr(machine.CpuQuota, "n_cpus", lambda self: 3.0)
             assert _kernels.thread_limit() == 3
-    time.sleep(seconds)  # for so long, this quota stays valid
+    _kernels.set_limits(**before)
+
+
+def test_a_quota_stays_valid_for_longer_where_reading_it_is_slow(fixed_quota, monkeypatch):
+    n_read = []
+
+    def read_slowly(_: object) -> float:
+        n_read.append(1)
+        time.sleep(1e-3)
+        return 2.0
+
+    monkeypatch.setattr(machine.CpuQuota, "n_cpus", read_slowly)
+    _kernels.set_limits(microseconds_of_quota=20_000)
+    for _ in range(30):
+        _kernels.thread_limit()
+        time.sleep(2e-3)  # 60 ms in all, and on a busy machine no more than a second
+    assert len(n_read) == 1
 
 
 @needs_openmp

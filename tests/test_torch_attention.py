@@ -213,7 +213,11 @@ def test_a_bias_that_learns_gets_its_gradient(attended):
     def attend(*inputs):
         return seeded(lambda: ct.scaled_dot_product_attention(*inputs, 0.4))
 
-    assert torch.autograd.gradcheck(attend, inputs)
+    # By every element of the bias for one head and two rows, along random directions for all: a tenth of the time.
+    query, key, value, bias = (t.detach()[..., :1, :, :] for t in inputs)
+    few = bias[..., :2, :].clone().requires_grad_()
+    assert torch.autograd.gradcheck(lambda bias: attend(query[..., :2, :], key, value, bias), (few,))
+    assert torch.autograd.gradcheck(attend, inputs, fast_mode=True)
     assert torch.autograd.gradgradcheck(attend, inputs, fast_mode=True)
     assert attended() > 1
 

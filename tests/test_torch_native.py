@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -142,3 +143,55 @@ def test_a_library_that_pytorch_cannot_load_is_refused(is_built, tmp_path, monke
     path.parent.mkdir()
     path.write_bytes(b"not a library")
     assert "cannot load" in run("import cdropout.torch as ct; ct.enable()").stderr
+
+
+def last_uses():
+    """Return gradients that the backward pass must not overwrite: who else refers to them, and how to see it."""
+    held = {}
+
+    def hold(name):
+        return lambda gradient: held.update({name: (gradient, gradient.clone())})
+
+    x = torch.randn(64, requires_grad=True)
+    y = torch.nn.functional.dropout(x, 0.5)
+    y.register_hook(hold("a hook's"))
+    (3 * y).sum().backward()
+    y = torch.nn.functional.dropout(x, 0.5)
+    y.retain_grad()
+    (y * torch.arange(64)).sum().backward()
+    held["a retained one"] = (y.grad, torch.arange(64.0))
+    given = torch.arange(64.0)
+    torch.nn.functional.dropout(x, 0.5).backward(given)
+    held["the caller's"] = (given, torch.arange(64.0))
+    memory = np.arange(64, dtype=np.float32)
+    torch.nn.functional.dropout(x, 0.5).backward(torch.from_numpy(memory)[:])
+    held["a view of an array"] = (torch.from_numpy(memory), torch.arange(64.0))
+    # Addition gives one gradient to both branches, and the other one is used after dropout's.
+    other = torch.randn(64, requires_grad=True)
+    ((torch.nn.functional.dropout(x, 0.5) + other) * torch.arange(64)).sum().backward()
+    held["one of two branches"] = (other.grad, torch.arange(64.0))
+    return held
+
+
+def test_the_backward_pass_overwrites_no_gradient_that_others_refer_to():
+    with ct.enabled():
+        for name, (gradient, expected) in last_uses().items():
+            assert torch.equal(gradient, expected), name
+
+
+def test_a_gradient_without_another_use_is_overwritten(is_built):
+    def n_allocated(use):
+        x = torch.randn(64, requires_grad=True)
+        y = torch.nn.functional.dropout(x, 0.5)
+        loss = use(y).sum()
+        one = torch.ones([])
+        with torch.profiler.profile() as profiled:
+            loss.backward(one)
+        assert set(x.grad.tolist()) == {0.0, 6.0}
+        return sum(event.count for event in profiled.key_averages() if event.key == "aten::empty_like")
+
+    with ct.enabled():
+        assert n_allocated(lambda y: y * 3) == 0
+        # The branch of an older operation is computed after dropout's, and addition gives both the same gradient.
+        older = torch.zeros(64, requires_grad=True) * 2
+        assert n_allocated(lambda y: (y + older) * 3) == 1

@@ -34,6 +34,7 @@ from cdropout.torch.functions import (
 )
 from cdropout.torch.fused import DropoutAdd, ReLUDropout, bias_dropout_add, bias_relu_dropout, dropout_add, relu_dropout
 from cdropout.torch.gaussian import GaussianDropout, gaussian_dropout
+from cdropout.torch.inference import Prediction, mc_predict
 from cdropout.torch.linear import DropConnect, FeatureDropoutLinear, drop_connect, feature_dropout_linear
 from cdropout.torch.modules import (
     AlphaDropout,
@@ -81,6 +82,7 @@ __all__ = [
     "LockedDropout",
     "MultiheadAttention",
     "NativeBuildError",
+    "Prediction",
     "ReLUDropout",
     "Replaced",
     "Site",
@@ -110,6 +112,7 @@ __all__ = [
     "gaussian_dropout",
     "is_enabled",
     "locked_dropout",
+    "mc_predict",
     "relu_dropout",
     "replace_dropout",
     "report",

@@ -2,8 +2,8 @@
 
 PyTorch's C++ interface for autograd changes with each version, so no wheel could contain this library. One command of
 a C++ compiler builds it from the files in `native/` against PyTorch's own headers, in less than a minute, and the
-result is kept in a folder of the user's cache. Without a compiler, everything runs in Python: with the same masks, and with
-more time for each call.
+result is kept in a folder of the user's cache. Without a compiler, everything runs in Python: with the same masks, and
+with more time for each call.
 
 `CDROPOUT_TORCH_NATIVE=0` in the environment selects Python; with `CDROPOUT_TORCH_NATIVE=1` a failure is an error.
 `CDROPOUT_CACHE` is the folder, `~/.cache/cdropout` by default; `CXX` is the compiler, `c++` by default.

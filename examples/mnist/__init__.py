@@ -1,1 +1,1 @@
-"""A NumPy network that learns handwritten digits: the package `digits`, and the programs beside it."""
+"""A NumPy network that learns handwritten digits: programs on the package `cdropout.digits`."""

@@ -22,10 +22,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cdropout.command import run_command
-from digits.data import N_CLASSES, DataError, Dataset, check_n_classes, load_dataset, pixels
-from digits.network import Linear, check_loss
-from digits.scores import Score, score_logits
-from digits.training import Config, build_network, draw_batches, train
+from cdropout.digits.data import N_CLASSES, DataError, Dataset, check_n_classes, load_dataset, pixels
+from cdropout.digits.network import Linear, check_loss
+from cdropout.digits.scores import Score, score_logits
+from cdropout.digits.training import Config, build_network, draw_batches, train
+from sample import SAMPLE
 
 if TYPE_CHECKING:
     import torch
@@ -185,7 +186,9 @@ def main(argv: list[str] | None = None) -> int:
     """Print the comparison; 0, or 1 where a kind is outside the tolerance, or 2 for a bad data file."""
     parser = argparse.ArgumentParser(prog=PROG, description="Compare the macro F1 of cdropout's and PyTorch's dropout.")
     add = parser.add_argument
-    add("--data", type=Path, metavar="FOLDER", help="folder of idx files (default: the sample of MNIST)")
+    add(
+        "--data", type=Path, default=SAMPLE, metavar="FOLDER", help="folder of idx files (default: the sample of MNIST)"
+    )
     add("--classes", type=int, default=N_CLASSES, metavar="N", help="classes of the data (default %(default)s)")
     add("--relu", action="store_true", help="put a ReLU after each hidden layer")
     add("--kinds", choices=ALL_KINDS, nargs="+", default=ALL_KINDS, help="(default: all)")

@@ -13,8 +13,9 @@ from pathlib import Path
 import numpy as np
 
 from cdropout.command import run_command
-from digits.data import SAMPLE, DataError, LabelledImages, load_dataset
-from digits.files import check_writable, write_file
+from cdropout.digits.data import DataError, LabelledImages, load_dataset
+from cdropout.digits.files import check_writable, write_file
+from sample import SAMPLE
 
 PROG = "make_sample.py"
 SEED = 20240229

@@ -164,6 +164,8 @@ class Wine:
         with zipfile.ZipFile(wheel) as files:
             wanted = [name for name in files.namelist() if not name.endswith((".pdb", ".lib"))]
             files.extractall(self.site, wanted)
+        # Not by PYTHONPATH, which tests remove.
+        (self.python / "Lib/site-packages/cdropout_tests.pth").write_text(windows_path(self.site) + "\n")
 
     def run(self, *arguments: str, **named: Any) -> subprocess.CompletedProcess[str]:
         """Run Python for Windows with arguments; parameters and result as in `start`."""
@@ -178,7 +180,7 @@ class Wine:
         variables: Mapping[str, str] | None = None,
     ) -> subprocess.CompletedProcess[str]:
         """Run a program for Windows in a folder, with variables of the environment; return what it printed."""
-        quiet = {"WINEPREFIX": str(self.prefix), "WINEDEBUG": "-all", "PYTHONPATH": windows_path(self.site)}
+        quiet = {"WINEPREFIX": str(self.prefix), "WINEDEBUG": "-all"}
         hidden = ("CDROPOUT_", "OMP_", "PYTEST_", "PYTHON")
         clean = {name: value for name, value in os.environ.items() if not name.startswith(hidden)}
         return subprocess.run(

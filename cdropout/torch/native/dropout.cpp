@@ -26,6 +26,14 @@ namespace
 
 namespace autograd = torch::autograd;
 
+/* Whether a gradient may be overwritten: nothing else refers to it or to its memory. The engine adds gradients in place
+ * under the same conditions. A new tensor of some megabytes costs more page faults than its computation takes. */
+bool is_last_use(const Tensor &dy)
+{
+    return !at::GradMode::is_enabled() && dy.use_count() == 1 && dy.storage().use_count() == 1 &&
+           dy.is_non_overlapping_and_dense() && !dy.is_inference();
+}
+
 /* dx = dy * scale where kept, 0 where dropped. The node keeps the mask as a value and saves no tensor. */
 struct CdropoutBackward : autograd::Node {
     MaskMap map;
@@ -33,14 +41,17 @@ struct CdropoutBackward : autograd::Node {
 
     autograd::variable_list apply(autograd::variable_list &&grads) override
     {
-        const Tensor &dy = grads[0];
+        Tensor dy = std::move(grads[0]);
         if (!dy.defined())
             return {Tensor()};
         /* Batched, sparse and recorded gradients take PyTorch's operators. A tracer records the factor as a constant.
          */
         if (is_intercepted() || !is_plain(dy))
             return {at::mul(dy, factor_of(map, shape, dy.scalar_type()))};
-        return {with_mask(dy, map)};
+        if (!is_last_use(dy))
+            return {with_mask(dy, map)};
+        mask_in_place(dy, map);
+        return {std::move(dy)};
     }
 
     std::string name() const override

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from threadpoolctl import threadpool_limits
 
-from digits.data import Dataset, LabelledImages, load_dataset
+from cdropout.digits.data import Dataset, LabelledImages, load_dataset
+from sample import SAMPLE
 
 # As in tests/conftest.py: a program that a test interrupts must not inherit that SIGINT is ignored.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -26,7 +27,7 @@ def one_blas_thread():
 @pytest.fixture(scope="session")
 def sample() -> Dataset:
     """The sample of MNIST in the repository."""
-    return load_dataset()
+    return load_dataset(SAMPLE)
 
 
 @pytest.fixture(scope="session")

@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import train as program
-from digits import checkpoint, files
-from digits.checkpoint import (
+import train as script
+from cdropout.digits import checkpoint, files, program
+from cdropout.digits.checkpoint import (
     FORMAT,
     RUN_FIELDS,
     CheckpointError,
@@ -26,8 +26,8 @@ from digits.checkpoint import (
     read_checkpoint,
     write_checkpoint,
 )
-from digits.network import Adam, DivergenceError
-from digits.training import DROPOUTS, Config, train
+from cdropout.digits.network import Adam, DivergenceError
+from cdropout.digits.training import DROPOUTS, Config, train
 from train import main
 
 KINDS = sorted(DROPOUTS)
@@ -156,7 +156,7 @@ KILLED = "--batch 16 --hidden 16 --relu --quiet --checkpoint-every 1"
 
 def start_program(path, *arguments):
     return subprocess.Popen(
-        [sys.executable, program.__file__, *KILLED.split(), "--checkpoint", str(path), *arguments],
+        [sys.executable, script.__file__, *KILLED.split(), "--checkpoint", str(path), *arguments],
         env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -383,7 +383,7 @@ WRITER = """
 import sys
 from pathlib import Path
 import numpy as np
-from digits.files import open_replacement
+from cdropout.digits.files import open_replacement
 number = int(sys.argv[2])
 while True:
     with open_replacement(Path(sys.argv[1])) as file:
@@ -394,7 +394,7 @@ while True:
 @pytest.mark.parametrize("rounds", [1, pytest.param(12, marks=pytest.mark.deep)])
 def test_file_is_whole_at_every_moment_with_two_writers_that_are_killed(rounds, path):
     """The writers share no lock; the reader also cleans up, as a run does that begins now."""
-    env = {**os.environ, "PYTHONPATH": str(Path(program.__file__).parent)}
+    env = {**os.environ, "PYTHONPATH": str(Path(script.__file__).parent)}
     rng = random.Random(5)
     for _ in range(rounds):
         path.unlink(missing_ok=True)
@@ -494,7 +494,7 @@ def test_diverged_run_keeps_the_last_good_checkpoint(every, few, path, monkeypat
     def step_too_far(self):
         step(self)
         if self.n_steps == 3:
-            for _, param, *_ in self._blocks:
+            for _, (param, *_) in self._blocks:
                 param *= 1e30
 
     monkeypatch.setattr(Adam, "step", step_too_far)

@@ -14,9 +14,9 @@ import pytest
 from threadpoolctl import threadpool_limits
 
 import compare_torch
-from digits.data import load_dataset
-from digits.network import DivergenceError
-from digits.training import Config, train
+from cdropout.digits.data import load_dataset
+from cdropout.digits.network import DivergenceError
+from cdropout.digits.training import Config, train
 
 pytestmark = pytest.mark.usefixtures("one_blas_thread")
 

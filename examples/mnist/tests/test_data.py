@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 import make_sample
-from digits.data import SAMPLE, DataError, Dataset, LabelledImages, load_dataset, load_idx, load_sample, pixels
+from cdropout.digits.data import DataError, Dataset, LabelledImages, load_dataset, load_idx, load_sample, pixels
+from sample import SAMPLE
 
 N_TRAIN, N_TEST, N_ROWS, N_COLS = 7, 5, 4, 3
 IMAGES_MAGIC, LABELS_MAGIC = 0x0803, 0x0801
@@ -53,7 +54,7 @@ def error_of(folder: Path) -> str:
 
 
 def test_sample_is_ten_thousand_and_two_thousand_balanced_digits():
-    data = load_dataset()
+    data = load_dataset(SAMPLE)
     assert data.train.images.shape == (10_000, 28, 28)
     assert data.test.images.shape == (2_000, 28, 28)
     assert data.train.images.dtype == data.train.labels.dtype == np.uint8
@@ -64,7 +65,7 @@ def test_sample_is_ten_thousand_and_two_thousand_balanced_digits():
 
 
 def test_sample_training_and_test_digits_are_distinct():
-    data = load_dataset()
+    data = load_dataset(SAMPLE)
     digests = {image.tobytes() for images in (data.train.images, data.test.images) for image in images}
     assert len(digests) == 12_000
 
@@ -338,12 +339,12 @@ def test_data_error_is_a_value_error():
 def test_sample_is_what_make_sample_makes_of_mnist(mnist_folder, tmp_path):
     out = tmp_path / "sample.npz"
     assert make_sample.main([mnist_folder, "--out", str(out)]) == 0
-    assert_same(load_sample(out), load_sample())
+    assert_same(load_sample(out), load_sample(SAMPLE))
 
 
 def test_label_of_the_sample_that_is_no_class_is_told_with_its_file():
     with pytest.raises(DataError, match=r"mnist_sample\.npz: training set: labels must be in \[0, 9\), .*, got 9 for"):
-        load_dataset(n_classes=9)
+        load_dataset(SAMPLE, 9)
 
 
 def test_make_sample_refuses_too_few_images(folder, tmp_path, capsys):
@@ -358,7 +359,7 @@ def test_make_sample_writes_the_name_it_is_given_and_tells_a_path_that_cannot_be
 ):
     monkeypatch.setattr(make_sample, "load_dataset", lambda folder: sample)
     assert make_sample.main(["folder", "--out", str(tmp_path / "sample")]) == 0
-    assert_same(load_sample(tmp_path / "sample"), load_sample())
+    assert_same(load_sample(tmp_path / "sample"), load_sample(SAMPLE))
     assert [path.name for path in tmp_path.iterdir()] == ["sample"]
     with pytest.raises(SystemExit):
         make_sample.main(["folder", "--out", str(tmp_path / "no" / "sample")])

@@ -15,12 +15,13 @@ import pytest
 from reference import numeric_gradient
 
 import cdropout as cd
-import train as program
+import train as script
 from cdropout.command import CommandError
-from digits.data import pixels
-from digits.network import Adam, Linear, Network, NumPyDropout, ReLU, softmax_cross_entropy
-from digits.scores import score_logits
-from digits.training import DROPOUTS, Config, build_network, draw_batches, drop_in_product, train
+from cdropout.digits import program
+from cdropout.digits.data import pixels
+from cdropout.digits.network import Adam, Linear, Network, NumPyDropout, ReLU, softmax_cross_entropy
+from cdropout.digits.scores import score_logits
+from cdropout.digits.training import DROPOUTS, Config, build_network, draw_batches, drop_in_product, train
 from train import main
 
 KINDS = sorted(DROPOUTS)
@@ -428,7 +429,7 @@ def test_checking_a_plot_path_leaves_an_existing_file_alone(tmp_path, capsys):
 def test_bad_data_file_ends_the_command_with_one_line_and_status_2(few_folder):
     path = few_folder / "train-images-idx3-ubyte.gz"
     path.write_bytes(path.read_bytes()[:-20])
-    command = [sys.executable, program.__file__, "--data", str(few_folder)]
+    command = [sys.executable, script.__file__, "--data", str(few_folder)]
     run = subprocess.run(command, capture_output=True, text=True, check=False)
     assert run.returncode == 2
     assert run.stdout == ""
@@ -440,7 +441,7 @@ writes_what_is_shared = pytest.mark.thread_unsafe(reason="writes files that a fi
 
 
 def run_program(*arguments, **options):
-    command = [sys.executable, program.__file__, "--quiet", *map(str, arguments)]
+    command = [sys.executable, script.__file__, "--quiet", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, check=False, **options)
 
 
@@ -496,7 +497,7 @@ def test_plot_is_drawn_where_the_reader_has_closed_standard_output(few_folder, t
     reader, writer = os.pipe()
     os.close(reader)
     plot = tmp_path / "curves.png"
-    command = [sys.executable, "-u", program.__file__, "--data", few_folder, "--hidden", "8", "--epochs", "1"]
+    command = [sys.executable, "-u", script.__file__, "--data", few_folder, "--hidden", "8", "--epochs", "1"]
     run = subprocess.run([*command, "--plot", plot], stdout=writer, stderr=writer, check=False)
     os.close(writer)
     assert run.returncode == 0

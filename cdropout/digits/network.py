@@ -36,6 +36,16 @@ class Layer(Protocol):
         """Map the gradient of the loss with respect to the outputs to that with respect to the inputs."""
 
 
+class SwitchedLayer(Layer, Protocol):
+    """Declare the methods of a layer that behaves differently in evaluation."""
+
+    def train(self) -> object:
+        """Switch to training."""
+
+    def eval(self) -> object:
+        """Switch to evaluation."""
+
+
 class Linear:
     """Apply the affine map x W + b.
 
@@ -73,7 +83,7 @@ class Linear:
     def forward(self, x: Array) -> Array:
         """Map (n_samples, n_in) to (n_samples, n_out)."""
         self._x = x
-        y = x @ self.weight
+        y: Array = x @ self.weight
         y += self.bias
         return y
 
@@ -192,7 +202,7 @@ class Network:
         """Pass the gradient of the outputs back through all layers, filling `grads`."""
         gradient: Array | None = dy
         for layer in reversed(self.layers):
-            gradient = layer.backward(gradient)
+            gradient = layer.backward(gradient)  # type: ignore[arg-type] # None comes from the first layer alone
         return gradient
 
     def train(self) -> None:
@@ -206,8 +216,9 @@ class Network:
 
 def softmax(logits: Array) -> npt.NDArray[np.float64]:
     """Turn logits (n_samples, n_classes) into probabilities, in float64, so that rows add up to 1 closely."""
-    exponentials = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
-    return exponentials / exponentials.sum(axis=1, keepdims=True)
+    exponentials: npt.NDArray[np.float64] = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
+    exponentials /= exponentials.sum(axis=1, keepdims=True)
+    return exponentials
 
 
 def softmax_cross_entropy(logits: Array, labels: npt.NDArray[np.integer]) -> tuple[float, Array]:
@@ -291,7 +302,7 @@ class Adam:
         self.first_sums = [np.zeros_like(param) for param in params]
         self.second_sums = [np.zeros_like(param) for param in params]
         self._blocks = [
-            (param.ndim > 1, *(array.reshape(-1)[start : start + self.BLOCK_ELEMS] for array in (param, *others)))
+            (param.ndim > 1, [array.reshape(-1)[start : start + self.BLOCK_ELEMS] for array in (param, *others)])
             for param, *others in zip(params, grads, self.first_sums, self.second_sums, strict=True)
             for start in range(0, param.size, self.BLOCK_ELEMS)
         ]
@@ -305,7 +316,7 @@ class Adam:
         root = math.sqrt((1 - self.beta2) / (1 - self.beta2**self.n_steps))
         step_size = self.lr * (1 - self.beta1) / (1 - self.beta1**self.n_steps) / root
         eps = self.eps / root
-        for is_weight, param, grad, first_sum, second_sum in self._blocks:
+        for is_weight, (param, grad, first_sum, second_sum) in self._blocks:
             scratch = self._scratch[param.dtype][: param.size]
             if self.l2 and is_weight:
                 np.multiply(param, self.l2, out=scratch)

@@ -222,7 +222,7 @@ def write_checkpoint(path: Path, run: Mapping[str, Any], arrays: Mapping[str, Ar
     """
     try:
         with open_replacement(path) as file:
-            np.savez(file, run=np.array(json.dumps(run)), **arrays)
+            np.savez(file, run=np.array(json.dumps(run)), **arrays)  # type: ignore[arg-type] # no array is allow_pickle
     except OSError as error:
         raise CheckpointError(f"{path}: must be writable, got {error.strerror or error}") from error
 

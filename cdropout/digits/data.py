@@ -1,4 +1,4 @@
-"""Load labelled images: the sample of MNIST in this repository, or any folder of idx files.
+"""Load labelled images: a folder of idx files, a sample in an npz file, or digits that are drawn without any file.
 
 The idx format (Yann LeCun, "The MNIST database of handwritten digits") is a big-endian magic number, whose third byte
 gives the element type and fourth the number of dimensions, one uint32 for each dimension, and the elements in C order.
@@ -16,8 +16,9 @@ from typing import IO
 import numpy as np
 import numpy.typing as npt
 
+from .drawing import N_TEST, N_TRAIN, SEED, draw_digits
+
 N_CLASSES = 10  # of MNIST, Fashion-MNIST, KMNIST and QMNIST, whose files have the same names
-SAMPLE = Path(__file__).parents[1] / "data" / "mnist_sample.npz"
 
 _UINT8 = 0x08  # the idx format's code for the element type
 _CHUNK_BYTES = 1 << 20
@@ -110,15 +111,17 @@ def check_n_classes(n_classes: int) -> None:
         raise ValueError(f"classes must be in [1, 256], got {n_classes}")
 
 
-def load_dataset(folder: str | Path | None = None, n_classes: int = N_CLASSES) -> Dataset:
-    """Load the idx files of a folder, or the committed sample of MNIST.
+def load_dataset(source: str | Path | None = None, n_classes: int = N_CLASSES) -> Dataset:
+    """Load images from files, or draw them.
 
     Parameters
     ----------
-    folder : str, Path or None
+    source : str, Path or None
+        None: the 10,000 training and 2,000 test digits that `draw_digits` draws.
+        A file with the suffix `.npz`: read by `load_sample`.
         A folder with the four files `train-images-idx3-ubyte`, `train-labels-idx1-ubyte`, `t10k-images-idx3-ubyte` and
         `t10k-labels-idx1-ubyte`, each also as `train-images.idx3-ubyte` and so on, and each also gzipped with `.gz`
-        after its name; where a file is there more than once, the first of these spellings counts. None is the sample.
+        after its name; where a file is there more than once, the first of these spellings counts.
     n_classes : int
         The number of classes, in [1, 256]. The files do not give it, and the largest label is no substitute: one
         damaged label would add classes.
@@ -133,9 +136,13 @@ def load_dataset(folder: str | Path | None = None, n_classes: int = N_CLASSES) -
 
     """
     check_n_classes(n_classes)
-    if folder is None:
-        return load_sample(n_classes=n_classes)
-    folder = Path(folder)
+    if source is None:
+        train_seed, test_seed = np.random.SeedSequence(SEED).spawn(2)
+        train, test = (LabelledImages(*draw_digits(n, s)) for n, s in ((N_TRAIN, train_seed), (N_TEST, test_seed)))
+        return Dataset(train, test, n_classes)
+    folder = Path(source)
+    if folder.suffix == ".npz" and not folder.is_dir():
+        return load_sample(folder, n_classes)
     if not folder.is_dir():
         raise DataError(f"{folder}: must be a folder of idx files, got {'a file' if folder.exists() else 'nothing'}")
     train, train_path = _load_pair(folder, "train", n_classes)
@@ -148,8 +155,8 @@ def load_dataset(folder: str | Path | None = None, n_classes: int = N_CLASSES) -
     return Dataset(train, test, n_classes)
 
 
-def load_sample(path: str | Path = SAMPLE, n_classes: int = N_CLASSES) -> Dataset:
-    """Load a file written by `make_sample.py`: by default the committed 10,000 training and 2,000 test digits.
+def load_sample(path: str | Path, n_classes: int = N_CLASSES) -> Dataset:
+    """Load a file written by `examples/mnist/make_sample.py`.
 
     Raises
     ------
@@ -161,7 +168,9 @@ def load_sample(path: str | Path = SAMPLE, n_classes: int = N_CLASSES) -> Datase
     try:
         # np.load does not close a damaged file that it has opened itself.
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            sets = [LabelledImages(arrays[f"{name}_images"], arrays[f"{name}_labels"]) for name in ("train", "test")]
+            train, test = (
+                LabelledImages(arrays[f"{name}_images"], arrays[f"{name}_labels"]) for name in ("train", "test")
+            )
     except FileNotFoundError:
         raise DataError(f"{path}: file must exist, got none (examples/mnist/make_sample.py makes it)") from None
     except DataError as error:
@@ -169,7 +178,7 @@ def load_sample(path: str | Path = SAMPLE, n_classes: int = N_CLASSES) -> Datase
     except (OSError, EOFError, ValueError, KeyError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"{path}: must be a sample written by make_sample.py, got {error}") from error
     try:
-        return Dataset(*sets, n_classes)
+        return Dataset(train, test, n_classes)
     except DataError as error:
         raise DataError(f"{path}: {error}") from None
 

@@ -5,17 +5,15 @@ from its checkpoint ends with the same weights, bit for bit.
 """
 
 import math
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from itertools import islice
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-from tqdm import tqdm
 
 import cdropout as cd
 
@@ -30,12 +28,16 @@ from .network import (
     Network,
     NumPyDropout,
     ReLU,
+    SwitchedLayer,
     check_loss,
     ignore_overflow,
     softmax_cross_entropy,
     train_step,
 )
+from .progress import progress_bar
 from .scores import Evaluation, Score, score_logits
+
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ class Kind:
 
     """
 
-    layer: Callable[[float, Any], Layer] | None = None
+    layer: Callable[[float, Any], SwitchedLayer] | None = None
     linear: type[cd.DropConnect | cd.FeatureDropoutLinear] | None = None
     make_rng: Callable[[np.random.SeedSequence], Rng] = cd.Stream
 
@@ -173,7 +175,7 @@ class Result:
 class Timed:
     """Wrap a layer, and add the wall time of `forward` and `backward` to `seconds`."""
 
-    def __init__(self, layer: Layer) -> None:
+    def __init__(self, layer: SwitchedLayer) -> None:
         self.layer = layer
         self.params, self.grads = layer.params, layer.grads
         self.seconds = 0.0
@@ -182,7 +184,7 @@ class Timed:
         """Call the layer's `forward`."""
         return self._timed(self.layer.forward, x)
 
-    def backward(self, dy: Array) -> Array:
+    def backward(self, dy: Array) -> Array | None:
         """Call the layer's `backward`."""
         return self._timed(self.layer.backward, dy)
 
@@ -194,7 +196,7 @@ class Timed:
         """Switch the layer to evaluation."""
         self.layer.eval()
 
-    def _timed(self, function: Callable[[Array], Array], argument: Array) -> Array:
+    def _timed(self, function: Callable[[Array], Value], argument: Array) -> Value:
         start = time.perf_counter()
         value = function(argument)
         self.seconds += time.perf_counter() - start
@@ -346,7 +348,7 @@ def _train(
         evaluations = state.evaluations
 
     network.train()
-    with tqdm(total=n_steps, initial=n_done, unit="step", disable=not progress, file=sys.stderr) as bar:
+    with progress_bar(n_steps, n_done, shown=progress) as bar:
         for i, batch in islice(enumerate(draw_batches(config, len(data.train))), n_done, None):
             x, labels = pixels(data.train.images[batch]), data.train.labels[batch]
             dropout_before = dropout.seconds if dropout else 0.0
