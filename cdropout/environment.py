@@ -27,8 +27,8 @@ def facts() -> dict[str, Any]:
     the environment's `OMP_NUM_THREADS`; `serial_because`, why the build has no threads: "asked" (`CDROPOUT_OPENMP=0`),
     "compiler" (it has none), "link" or "run" (the build's test library did not), or "unknown"; None with OpenMP, and
     with threads of the system (Windows, macOS). `cache_bytes` : sizes of a core's data caches.
-    `streaming_above_bytes` : number of bytes read and written above which a call stores past the caches. `packages` : versions of the optional
-    packages.
+    `streaming_above_bytes` : number of bytes read and written above which a call stores past the caches. `packages` :
+    versions of the optional packages.
     """
     known: dict[str, Any] = {
         "cdropout": cdropout.__version__,

@@ -133,7 +133,8 @@ def check_writable(path: Path) -> None:
             with file:
                 if not _IS_WINDOWS:
                     temporary.unlink()
-            temporary.unlink(missing_ok=True)
+            if _IS_WINDOWS:
+                temporary.unlink()
     except OSError as error:
         raise ValueError(f"{path}: must be writable, got {error.strerror or error}") from None
 
