@@ -246,18 +246,14 @@ def copy_tests(folder: Path) -> None:
     """Copy what the tests need beside an installed package: all but the package."""
     shutil.rmtree(folder, ignore_errors=True)
     ignored = shutil.ignore_patterns("__pycache__", "_build", "*.so")
-    for name in ("tests", "benchmarks", "docs", "examples", "src"):
+    for name in ("tests", "benchmarks", "docs", "examples", "src", "recipe"):
         shutil.copytree(ROOT / name, folder / name, ignore=ignored)
-    for name in (
-        "README.md",
-        "CHANGELOG.md",
-        "CONTRIBUTING.md",
-        "pyproject.toml",
-        "setup.py",
-        "LICENSE",
-        "MANIFEST.in",
-    ):
-        shutil.copy(ROOT / name, folder / name)
+    shutil.copytree(ROOT / ".ci", folder / ".ci")
+    for path in [
+        *ROOT.glob("*.md"),
+        *(ROOT / name for name in ("pyproject.toml", "setup.py", "LICENSE", "MANIFEST.in")),
+    ]:
+        shutil.copy(path, folder / path.name)
 
 
 def main() -> int:
