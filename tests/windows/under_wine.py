@@ -246,13 +246,10 @@ def copy_tests(folder: Path) -> None:
     """Copy what the tests need beside an installed package: all but the package."""
     shutil.rmtree(folder, ignore_errors=True)
     ignored = shutil.ignore_patterns("__pycache__", "_build", "*.so")
-    for name in ("tests", "benchmarks", "docs", "examples", "src", "recipe"):
+    for name in ("tests", "benchmarks", "docs", "examples", "src"):
         shutil.copytree(ROOT / name, folder / name, ignore=ignored)
-    shutil.copytree(ROOT / ".ci", folder / ".ci")
-    for path in [
-        *ROOT.glob("*.md"),
-        *(ROOT / name for name in ("pyproject.toml", "setup.py", "LICENSE", "MANIFEST.in")),
-    ]:
+    others = ("pyproject.toml", "setup.py", "LICENSE", "MANIFEST.in")
+    for path in [*ROOT.glob("*.md"), *(ROOT / name for name in others)]:
         shutil.copy(path, folder / path.name)
 
 
