@@ -40,7 +40,7 @@ def facts() -> dict[str, Any]:
             "forced_by": "CDROPOUT_ISA" if os.environ.get("CDROPOUT_ISA") else None,
             "available": list(_kernels.supported_isas()),
             "built": list(_kernels.known_isas()),
-            "of_processor": instruction_sets(),
+            "of_processor": None if os.name == "nt" else instruction_sets(),
         },
         "threads": {
             "limit": _kernels.thread_limit(),
