@@ -371,7 +371,8 @@ def test_way_a_command_ends_is_its_status_and_message(run_python, statement, sta
         f"def main():\n    print('shown')\n    {statement}\nsys.exit(run_command(main, 'prog'))"
     )
     run = run_python("-c", code, check=False)
-    assert (run.returncode, run.stderr.decode(), run.stdout) == (status, message, b"shown\n")
+    said, shown = (output.decode().replace(os.linesep, "\n") for output in (run.stderr, run.stdout))
+    assert (run.returncode, said, shown) == (status, message, "shown\n")
 
 
 def test_fault_of_a_program_keeps_its_traceback(run_python):
