@@ -36,8 +36,8 @@ NUMPY = "2.4.6"
 MATH_NAMES = """
 acos acosh asin asinh atan atan2 atanh cabs cacos cacosh carg casin casinh catan catanh cbrt ccos ccosh ceil cexp clog
 conj copysign cos cosh cpow cproj csin csinh csqrt ctan ctanh erf erfc exp exp2 expm1 fabs fdim floor fma fmax fmin fmod
-frexp hypot ilogb ldexp lgamma llrint llround log log10 log1p log2 logb lrint lround modf nan nearbyint nextafter nexttoward
-pow remainder remquo rint round scalbln scalbn sin sinh sqrt tan tanh tgamma trunc
+frexp hypot ilogb ldexp lgamma llrint llround log log10 log1p log2 logb lrint lround modf nan nearbyint nextafter
+nexttoward pow remainder remquo rint round scalbln scalbn sin sinh sqrt tan tanh tgamma trunc
 """
 MICROSOFT_NAMES = """
 __setusermatherr _cabs _chgsign _chgsignf _copysign _copysignf _dclass _dpcomp _dsign _dtest _except1 _fdclass _fdopen
