@@ -2,8 +2,10 @@
 
 import os
 import platform
+import shutil
 import subprocess
 import sys
+import sysconfig
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -17,9 +19,13 @@ from setuptools.command.build_ext import build_ext
 from setuptools.errors import CompileError, OptionError
 
 HERE = Path(__file__).parent
-C_SOURCES = ["src/c_api.c", "src/xla_ffi.c", *sorted(str(p.relative_to(HERE)) for p in HERE.glob("src/core/**/*.c"))]
+C_SOURCES = [
+    "src/c_api.c",
+    "src/xla_ffi.c",
+    *sorted(p.relative_to(HERE).as_posix() for folder in ("core", "system") for p in HERE.glob(f"src/{folder}/**/*.c")),
+]
 HEADERS = sorted(
-    str(p.relative_to(HERE))
+    p.relative_to(HERE).as_posix()
     for pattern in ("src/**/*.h", "src/**/*.pxi", "src/**/*.pxd", "cdropout/include/*.h")
     for p in HERE.glob(pattern)
 )
@@ -58,7 +64,20 @@ VECTOR_SOURCES = {path.name for path in HERE.glob("src/core/isa/*.c")} - {"porta
 # What tests/test_binary.py finds again in the binary: canaries behind arrays on the stack, checked lengths where the C
 # library has checking functions, tables that are read-only once they are linked, and no stack that can be executed.
 HARDENING_FLAGS = ["-fstack-protector-strong", "-U_FORTIFY_SOURCE", "-D_FORTIFY_SOURCE=3"]
-HARDENING_LINK_FLAGS = ["-Wl,-z,relro", "-Wl,-z,now", "-Wl,-z,noexecstack"] if sys.platform.startswith("linux") else []
+HARDENING_LINK_FLAGS = ["-Wl,-z,relro", "-Wl,-z,now", "-Wl,-z,noexecstack"]
+
+# The system and processor that the modules are for: "linux-x86_64", "win-amd64", "macosx-11.0-arm64". A build for
+# another one sets _PYTHON_HOST_PLATFORM, as tests/windows and cibuildwheel do.
+TARGET = sysconfig.get_platform()
+IS_FOR_LINUX, IS_FOR_WINDOWS = TARGET.startswith("linux"), TARGET.startswith("win")
+
+# zig compiles for the processor that it runs on unless it is told not to. gcc keeps a vector of 32 or 64 bytes on
+# Windows' stack, which is aligned to 16, and moves it with instructions that need its alignment (gcc's bug 54412).
+PORTABLE_FLAGS = ["-mcpu=baseline"]
+UNALIGNED_FLAGS = ["-Wa,-muse-unaligned-vector-move"]
+
+# clang-cl has gcc's flags behind a prefix.
+CLANG_CL_FLAGS = ["/std:c11", "/fp:precise", *(f"/clang:{flag}" for flag in ("-ffp-contract=off", "-fwrapv"))]
 
 # A library that is right only if OpenMP compiles, links and runs. Without OpenMP it shows whether any library runs.
 OPENMP_PROBE = """
@@ -85,25 +104,36 @@ SERIAL_REASONS = {"compile": "SERIAL_NO_OPENMP", "link": "SERIAL_NOT_LINKED", "r
 class BuildInParallel(build_ext):
     """build_ext that compiles as many sources at a time as there are processors, each with the optimization that it
     gains from, without the environment's flags that change results, and with OpenMP where a probe shows that it works.
-    CDROPOUT_OPENMP=0 leaves OpenMP out; with CDROPOUT_OPENMP=1 the build fails where OpenMP does not work."""
+    CDROPOUT_OPENMP=0 leaves OpenMP out; with CDROPOUT_OPENMP=1 the build fails where OpenMP does not work.
+    CDROPOUT_PORTABLE=1 leaves the vector kernels out, without which a build for x86-64 or AArch64 fails otherwise."""
 
     def build_extensions(self) -> None:
         # distutils compares times of files only: a module built with other flags would count as up to date.
         self.force = True
+        is_portable = choice_of("CDROPOUT_PORTABLE", "with vector kernels", "without") == "1"
         is_msvc = self.compiler.compiler_type == "msvc"
         if is_msvc:
-            compile_flags, link_flags = ["/std:c11", "/O2", "/fp:precise"], []
+            use_clang_cl(self.compiler, self.plat_name)
+            compile_flags, link_flags = CLANG_CL_FLAGS, []
             openmp, no_openmp = ["/openmp"], []
         else:
             self.compiler.linker_so = [f for f in self.compiler.linker_so if f not in PROCESS_STATE_FLAGS]
-            compile_flags = [*known_flags(self.compiler, STRICT_FLOAT_FLAGS), *COMPILE_FLAGS, *HARDENING_FLAGS]
-            link_flags = [*known_flags(self.compiler, STRICT_FLOAT_LINK_FLAGS), *HARDENING_LINK_FLAGS]
+            compile_flags = [*known_flags(self.compiler, [*STRICT_FLOAT_FLAGS, *PORTABLE_FLAGS]), *COMPILE_FLAGS]
+            link_flags = known_flags(self.compiler, STRICT_FLOAT_LINK_FLAGS)
+            if IS_FOR_WINDOWS:
+                compile_flags += [] if defines(self.compiler, "__clang__") else UNALIGNED_FLAGS
+            else:
+                compile_flags += HARDENING_FLAGS
+            if IS_FOR_LINUX:
+                link_flags += HARDENING_LINK_FLAGS
             openmp, no_openmp = ["-fopenmp"], known_flags(self.compiler, ["-fno-openmp"])  # undoes it in CFLAGS
         serial_reason = self.serial_reason(openmp, no_openmp)
         for extension in self.extensions:
             is_parallel = extension.name == "cdropout._kernels" and serial_reason is None
             extension.extra_compile_args = [*compile_flags, *(openmp if is_parallel else no_openmp)]
             extension.extra_link_args = [*link_flags, *(no_openmp if not is_parallel else [] if is_msvc else openmp)]
+            if is_portable:
+                extension.define_macros = [*extension.define_macros, ("CDROPOUT_PORTABLE_ONLY", "1")]
             if serial_reason is not None:
                 extension.define_macros = [*extension.define_macros, ("CDROPOUT_SERIAL_REASON", serial_reason)]
         if is_msvc:
@@ -135,11 +165,11 @@ class BuildInParallel(build_ext):
 
     def serial_reason(self, openmp: list[str], no_openmp: list[str]) -> str | None:
         """The reason to build without OpenMP, a name of src/system/threads.h; None where OpenMP works."""
-        asked = os.environ.get("CDROPOUT_OPENMP", "")
-        if asked not in ("", "0", "1"):
-            raise OptionError(f"CDROPOUT_OPENMP must be 0 (without OpenMP) or 1 (only with OpenMP), got {asked!r}")
+        asked = choice_of("CDROPOUT_OPENMP", "without OpenMP", "only with OpenMP")
         if asked == "0":
             return "SERIAL_ASKED"
+        if asked == "" and TARGET.startswith(("win", "macosx")):
+            return "SYSTEM_THREADS"
         failed, error = self.failed_step(openmp)
         if failed is None:
             return None
@@ -180,6 +210,49 @@ class BuildInParallel(build_ext):
         return None, None
 
 
+def choice_of(variable: str, meaning_of_0: str, meaning_of_1: str) -> str:
+    """The value of a variable of the environment: "0", "1" or "" where it is not set."""
+    value = os.environ.get(variable, "")
+    if value not in ("", "0", "1"):
+        raise OptionError(f"{variable} must be 0 ({meaning_of_0}) or 1 ({meaning_of_1}), got {value!r}")
+    return value
+
+
+def use_clang_cl(compiler: Any, platform_name: str) -> None:
+    """Have setuptools's class for Visual Studio run clang-cl, with Visual Studio's headers, libraries and linker."""
+    if not compiler.initialized:
+        compiler.initialize(platform_name)
+    folders = [os.environ.get("PATH", ""), r"C:\Program Files\LLVM\bin"]
+    if "VCINSTALLDIR" in os.environ:
+        folders += [os.path.join(os.environ["VCINSTALLDIR"], "Tools", "Llvm", x, "bin") for x in ("x64", "ARM64")]
+    name = os.environ.get("CC") or "clang-cl"
+    clang_cl = shutil.which(name, path=os.pathsep.join(folders))
+    if clang_cl is None or "clang-cl" not in os.path.basename(clang_cl):
+        raise CompileError(
+            f"cdropout must be compiled by clang-cl on Windows, and {name!r} is not that or not found: cl.exe does not "
+            "compile its kernels. LLVM has clang-cl (winget install LLVM.LLVM), Visual Studio has it as the component "
+            '"C++ Clang Compiler for Windows", and the variable CC may have its path'
+        )
+    compiler.cc = clang_cl
+    target = {"win-arm64": "arm64", "win32": "i686"}.get(platform_name, "x86_64")
+    # clang-cl does not have cl.exe's optimization between sources, which link.exe would do. The lists are changed in
+    # place, because the class has them under several names.
+    options = [value for name, value in vars(compiler).items() if name.startswith(("compile_options", "ldflags"))]
+    for listed in options:
+        listed[:] = [option for option in listed if option not in ("/GL", "/LTCG")]
+    compiler.compile_options.insert(0, f"--target={target}-pc-windows-msvc")
+    # The method that runs the compiler is `spawn`, in newer versions of setuptools `call`.
+    for method in [name for name in ("spawn", "call") if hasattr(compiler, name)]:
+        setattr(compiler, method, partial(run_optimizing, getattr(compiler, method)))
+
+
+def run_optimizing(run: Any, command: list[str], *arguments: Any, **named: Any) -> Any:
+    """Run a command of clang-cl, with more optimization for the sources that gain from it."""
+    is_vector = any(os.path.basename(part) in VECTOR_SOURCES for part in command)
+    flags = ["/clang:-O3"] if is_vector and "/clang:-O3" not in command else []
+    return run([*command, *flags], *arguments, **named)
+
+
 def known_flags(compiler: Any, flags: list[str]) -> list[str]:
     """Those of the flags that the compiler knows: neither refused nor named in a warning."""
 
@@ -193,6 +266,13 @@ def known_flags(compiler: Any, flags: list[str]) -> list[str]:
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         return [flag for flag, known in zip(flags, pool.map(is_known, flags), strict=True) if known]
+
+
+def defines(compiler: Any, macro: str) -> bool:
+    """Whether a compiler defines a macro."""
+    command = [*compiler.compiler_so, "-dM", "-E", "-x", "c", os.devnull]
+    listed = subprocess.run(command, check=False, capture_output=True, text=True).stdout
+    return any(line.split()[1:2] == [macro] for line in listed.splitlines())
 
 
 def optimization(source: str) -> str:

@@ -13,7 +13,6 @@ import argparse
 import math
 import multiprocessing
 import random
-import resource
 import statistics
 import sys
 import threading
@@ -237,7 +236,11 @@ class Row:
 
 
 def usage() -> tuple[float, int]:
-    """Return this process's CPU time in seconds, and the number of times its threads waited."""
+    """Return this process's CPU time in seconds, and the number of times its threads waited; on Windows none."""
+    if sys.platform == "win32":
+        return time.process_time(), 0
+    import resource
+
     used = resource.getrusage(resource.RUSAGE_SELF)
     return used.ru_utime + used.ru_stime, used.ru_nvcsw
 

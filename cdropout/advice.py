@@ -49,7 +49,11 @@ def _of_threads(threads: dict[str, Any]) -> Iterator[str]:
         because, remedy = _SERIAL[threads["serial_because"]]
         yield f"Calls use one thread, because {because}: {remedy}."
     openmp, runtimes = threads["openmp"], threads["openmp_runtimes"] or []
-    others = [Path(path).name for path in runtimes if openmp and path != os.path.realpath(openmp["path"] or "")]
+    others = [
+        Path(path).name
+        for path in runtimes
+        if openmp and os.path.realpath(path) != os.path.realpath(openmp["path"] or "")
+    ]
     if others:
         yield (
             f"The process has other OpenMP runtimes than cdropout's {openmp['library']}: {', '.join(others)}. Each has "

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 import cdropout
-from cdropout import _kernels, machine, optional
+from cdropout import _kernels, optional
 from cdropout.advice import advice, instruction_sets
 
 
@@ -24,10 +24,11 @@ def facts() -> dict[str, Any]:
     name of an environment variable), `available` on this machine and `built`, best first. `threads` : `limit`, the
     number of threads for a large array; `cpus`, the number of CPUs that the process may run on; `quota`, the CPU quota
     of its control group; `openmp`, with the file name of the `library`, its `path`, the `max_threads` it allows, and
-    the environment's `OMP_NUM_THREADS`; `serial_because`, why the build has no OpenMP: "asked" (`CDROPOUT_OPENMP=0`),
-    "compiler" (it has none), "link" or "run" (the build's test library did not), or "unknown". `cache_bytes` : sizes of
-    a core's data caches. `streaming_above_bytes` : number of bytes read and written above which a call stores past the
-    caches. `packages` : versions of the optional packages.
+    the environment's `OMP_NUM_THREADS`; `serial_because`, why the build has no threads: "asked" (`CDROPOUT_OPENMP=0`),
+    "compiler" (it has none), "link" or "run" (the build's test library did not), or "unknown"; None with OpenMP, and
+    with threads of the system (Windows, macOS). `cache_bytes` : sizes of a core's data caches.
+    `streaming_above_bytes` : number of bytes read and written above which a call stores past the caches. `packages` :
+    versions of the optional packages.
     """
     known: dict[str, Any] = {
         "cdropout": cdropout.__version__,
@@ -39,17 +40,17 @@ def facts() -> dict[str, Any]:
             "forced_by": "CDROPOUT_ISA" if os.environ.get("CDROPOUT_ISA") else None,
             "available": list(_kernels.supported_isas()),
             "built": list(_kernels.known_isas()),
-            "of_processor": instruction_sets(),
+            "of_processor": None if os.name == "nt" else instruction_sets(),
         },
         "threads": {
             "limit": _kernels.thread_limit(),
             "cpus": _n_cpus(),
-            "quota": machine.CpuQuota().n_cpus(),
+            "quota": _kernels.cpu_quota(),
             "openmp": _openmp() if _kernels.has_openmp() else None,
             "openmp_runtimes": _openmp_runtimes(),
             "serial_because": _kernels.why_serial(),
         },
-        "cache_bytes": {f"L{level}": n_bytes for level, n_bytes in machine.cache_bytes().items()},
+        "cache_bytes": {f"L{level}": n_bytes for level, n_bytes in _kernels.cache_bytes().items()},
         "streaming_above_bytes": _kernels.get_limits()["max_cached_bytes"],
         "packages": optional.installed_versions(),
     }
@@ -98,16 +99,17 @@ _SERIAL_BECAUSE = {
 
 
 def _describe_threads(threads: dict[str, Any]) -> str:
+    quota = threads["quota"]
+    granted = f"{threads['cpus']} CPUs; {'no CPU quota' if quota is None else f'a quota of {quota:g} CPUs'}"
+    if threads["openmp"] is None and threads["serial_because"] is None:
+        return f"up to {threads['limit']} (threads of the operating system; {granted})"
     if threads["openmp"] is None:
         return f"1 (serial build{_SERIAL_BECAUSE[threads['serial_because'] or 'unknown']})"
-    openmp, quota = threads["openmp"], threads["quota"]
+    openmp = threads["openmp"]
     forced = openmp["OMP_NUM_THREADS"]
     allows = f"{openmp['library'] or 'a library of unknown name'} allows {openmp['max_threads'] or 'an unknown number'}"
     because = f" by OMP_NUM_THREADS={forced}" if forced else ""
-    return (
-        f"up to {threads['limit']} (OpenMP: {allows}{because}; {threads['cpus']} CPUs; "
-        f"{'no CPU quota' if quota is None else f'a quota of {quota:g} CPUs'})"
-    )
+    return f"up to {threads['limit']} (OpenMP: {allows}{because}; {granted})"
 
 
 def _in_units(n_bytes: int) -> str:

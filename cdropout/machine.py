@@ -12,6 +12,7 @@ Folder: TypeAlias = str | os.PathLike[str]
 _CPU0_CACHES = "/sys/devices/system/cpu/cpu0/cache"
 _C_SPACE = " \t\n\v\f\r"  # isspace in C
 _MAX_DIGITS = 20  # of a number below 2^64
+_MAX_THREADS = 1 << 16
 _UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
 
@@ -41,6 +42,12 @@ def last_level_cache_bytes(folder: Folder = _CPU0_CACHES) -> int | None:
     """Return the size in bytes of the last-level cache that a core can use; None if Linux does not report it."""
     caches = cache_bytes(folder)
     return caches[max(caches)] if caches else None
+
+
+def threads_of_environment(environ: Mapping[str, str]) -> int | None:
+    """Return the number of threads that OMP_NUM_THREADS sets, for builds without OpenMP; None if it sets none."""
+    first = environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()  # more numbers are for nested loops
+    return int(first) if first.isascii() and first.isdigit() and 0 < int(first) <= _MAX_THREADS else None
 
 
 def openmp_stack_bytes(environ: Mapping[str, str]) -> int:

@@ -138,13 +138,26 @@ def active_isa():
 
 
 def has_openmp():
-    """Return whether this build has OpenMP, and so the parallel loop."""
+    """Return whether the parallel loop of this build uses OpenMP."""
     return bool(HAS_OPENMP)
+
+
+def has_system_threads():
+    """Return whether the parallel loop of this build uses threads of the operating system (Windows, macOS)."""
+    return bool(HAS_SYSTEM_TEAM)
 
 
 # ---- limits ---------------------------------------------------------------------------------------------------------
 
-limits.max_cached_bytes = machine.last_level_cache_bytes() or cache_bytes_by_sysconf() or limits.max_cached_bytes
+def cache_bytes():
+    """Return the size in bytes of each data cache of a core, a dict by level; empty if the system does not tell."""
+    known = machine.cache_bytes()
+    if not known:
+        known = {level: cache_bytes_of_level(level) for level in (1, 2, 3) if cache_bytes_of_level(level) > 0}
+    return known
+
+
+limits.max_cached_bytes = max(cache_bytes().items(), default=(0, limits.max_cached_bytes))[1]
 
 
 def get_limits():

@@ -129,7 +129,7 @@ cdef extern from "core/active_calls.h" nogil:
 
 
 cdef extern from "system/cache.h" nogil:
-    size_t cache_bytes_by_sysconf()
+    size_t cache_bytes_of_level(int level)
 
 
 cdef extern from "system/clock.h" nogil:
@@ -142,13 +142,21 @@ cdef extern from "system/pages.h" nogil:
     void ask_for_huge_pages(char *first, size_t n_bytes)
 
 
+cdef extern from "system/team.h" nogil:
+    void run_team(size_t n, void (*function)(void *, size_t) noexcept, void *argument)
+    int n_cpus_of_team()
+
+
 cdef extern from "system/threads.h" nogil:
     enum:
         HAS_OPENMP
+        HAS_SYSTEM_TEAM
         SERIAL_REASON "CDROPOUT_SERIAL_REASON"
     void set_threads_of_host(int n_threads)
+    void set_team_limit(int n_threads)
     int max_threads()
     int n_cpus_of_thread()
+    double cpu_quota_of_system()
     ctypedef struct thread_pool:
         pass
     int prepare_pools(size_t stack_bytes)

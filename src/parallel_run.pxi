@@ -37,6 +37,18 @@ cdef void run_until(const job *j, size_t thread, size_t *n_done, size_t n_slices
                 return
 
 
+cdef struct team_argument:
+    const job *j
+    size_t *n_done
+    size_t n_slices, n_threads
+    uint64_t began, until
+
+
+cdef void run_in_team(void *argument, size_t thread) noexcept nogil:
+    cdef team_argument *run = <team_argument *>argument
+    run_until(run.j, thread, run.n_done, run.n_slices, run.n_threads, run.began, run.until)
+
+
 cdef bint run_all_until(const job *j, size_t *n_done, size_t n_slices, size_t n_threads, uint64_t began,
                         uint64_t until) noexcept nogil:
     """Run the slices of all threads up to the deadline; return whether slices remain."""
@@ -44,6 +56,7 @@ cdef bint run_all_until(const job *j, size_t *n_done, size_t n_slices, size_t n_
     cdef uint64_t cpu_used = 0, cpu_before
     cdef thread_pool *pool = NULL
     cdef int n_granted = 1
+    cdef team_argument run
     # A signal handler may have forked since the job began: a forked child must not start OpenMP threads. It may also
     # have called another library, which ended threads: each region asks anew how many there are.
     if n_threads > 1 and this_process == FIRST_PROCESS and not is_team_paused(&pause, began):
@@ -51,6 +64,11 @@ cdef bint run_all_until(const job *j, size_t *n_done, size_t n_slices, size_t n_
     if n_granted == 1:
         for thread in range(<Py_ssize_t>n_threads):
             run_until(j, thread, n_done, n_slices, n_threads, began, until)
+    elif HAS_SYSTEM_TEAM:
+        run.j, run.n_done, run.n_slices, run.n_threads, run.began, run.until = (
+            j, n_done, n_slices, n_threads, began, until
+        )
+        run_team(n_threads, run_in_team, &run)
     else:
         cpu_before = cpu_microseconds()
         # The calling thread is thread 0. The sum is that of one number and zeros: Cython makes it a reduction.

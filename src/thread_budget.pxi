@@ -51,11 +51,17 @@ cdef object quota = machine.CpuQuota()
 cdef size_t n_cpus_at_import = n_cpus_of_thread()
 
 
+def cpu_quota():
+    """Return the CPU quota of the process as a number of CPUs; None if there is none."""
+    n_cpus = quota.n_cpus()
+    return cpu_quota_of_system() or None if n_cpus is None else n_cpus
+
+
 cdef int read_quota(uint64_t now) except -1:
     """Read the quota, unless it was read lately. This is Python code, which may raise and run code of the caller."""
     cdef uint64_t took, valid = limits.microseconds_of_quota
     if now >= load_u64(&quota_is_good_until):
-        n_cpus = quota.n_cpus()
+        n_cpus = cpu_quota()
         # Where reading is slow, as on a busy machine, it must not be what every hundredth call waits for.
         took = min(steady_microseconds() - now, <uint64_t>MOST_READING_MICROSECONDS)
         valid *= 1 + took // FAST_READING_MICROSECONDS
@@ -74,6 +80,11 @@ cdef size_t allowed_threads() noexcept:
     if n_cpus_now < n_cpus_at_import:
         n_threads = min(n_threads, n_cpus_now)
     return min(n_threads, load_u64(&quota_threads))
+
+
+# Without OpenMP, the number of threads of the system (system/team.h). OpenMP reads the variable itself.
+if HAS_SYSTEM_TEAM:
+    set_team_limit(machine.threads_of_environment(os.environ) or n_cpus_of_team())
 
 
 # For parallel_run.pxi, which tries threads before OpenMP starts them.
@@ -98,7 +109,7 @@ cdef object serial_reason = None
 
 
 def note_serial_build(reason):
-    """Note why the build is serial, one of SERIAL_REASONS; None if it has OpenMP.
+    """Note why the build is serial, one of SERIAL_REASONS; None if it has threads.
 
     This is called at import. Only tests call this later, in one thread."""
     global serial_reason
@@ -106,12 +117,12 @@ def note_serial_build(reason):
     store_int(&has_serial_warning, reason in ("link", "run"))
 
 
-note_serial_build(None if HAS_OPENMP else SERIAL_REASONS[SERIAL_REASON])
+note_serial_build(None if HAS_OPENMP or HAS_SYSTEM_TEAM else SERIAL_REASONS[SERIAL_REASON])
 
 
 def why_serial():
     """Return why the build is serial: "asked" (CDROPOUT_OPENMP=0), "compiler" (it has no OpenMP), "link" or "run" (it
-    has, but the build's test library did not link or run) or "unknown"; None if the build has OpenMP."""
+    has, but the build's test library did not link or run) or "unknown"; None if the build has threads."""
     return serial_reason
 
 

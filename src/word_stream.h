@@ -4,6 +4,7 @@
 #define CDROPOUT_WORD_STREAM_H
 
 #include "../cdropout/include/cdropout.h"
+#include "core/compiler.h"
 
 enum {
     BLOCKS_AT_ONCE = 2, /* fill_raw is fastest on pairs of blocks */
@@ -20,13 +21,7 @@ typedef struct {
     uint64_t words[N_WORDS];
 } word_stream;
 
-#if defined(__GNUC__)
-#define OUT_OF_LINE __attribute__((noinline, cold))
-#define IS_UNLIKELY(condition) __builtin_expect(!!(condition), 0)
-#else
-#define OUT_OF_LINE
-#define IS_UNLIKELY(condition) (condition)
-#endif
+#define RARELY_CALLED OUT_OF_LINE __attribute__((cold))
 
 static inline void read_blocks(word_stream *stream)
 {
@@ -52,13 +47,13 @@ static inline double double_of(uint64_t word)
 }
 
 /* The last word of the blocks is passed through, so that the caller need not save it across the call. */
-static OUT_OF_LINE uint64_t last_word(word_stream *stream, uint64_t word)
+static RARELY_CALLED uint64_t last_word(word_stream *stream, uint64_t word)
 {
     read_next_blocks(stream);
     return word;
 }
 
-static OUT_OF_LINE double last_double(word_stream *stream, uint64_t word)
+static RARELY_CALLED double last_double(word_stream *stream, uint64_t word)
 {
     read_next_blocks(stream);
     return double_of(word);
@@ -73,7 +68,7 @@ static inline uint64_t next_uint64(void *state)
     const size_t at = stream->at;
     const uint64_t word = stream->words[at % N_WORDS];
     stream->at = at + 1;
-    return IS_UNLIKELY(at >= N_WORDS - 1) ? last_word(stream, word) : word;
+    return UNLIKELY(at >= N_WORDS - 1) ? last_word(stream, word) : word;
 }
 
 static inline double next_double(void *state)
@@ -82,7 +77,7 @@ static inline double next_double(void *state)
     const size_t at = stream->at;
     const uint64_t word = stream->words[at % N_WORDS];
     stream->at = at + 1;
-    return IS_UNLIKELY(at >= N_WORDS - 1) ? last_double(stream, word) : double_of(word);
+    return UNLIKELY(at >= N_WORDS - 1) ? last_double(stream, word) : double_of(word);
 }
 
 /* The lower half of a word, and in the next call the upper half. */

@@ -23,7 +23,7 @@ from cdropout import _kernels
 ROOT = Path(__file__).parents[1]
 SOURCE = Path(__file__).with_name("float_flags.c")
 # What setuptools reads besides sysconfig.
-VARIABLES = ("CC", "CFLAGS", "CPPFLAGS", "LDFLAGS", "LDSHARED", "CDROPOUT_OPENMP")
+VARIABLES = ("CC", "CFLAGS", "CPPFLAGS", "LDFLAGS", "LDSHARED", "CDROPOUT_OPENMP", "CDROPOUT_PORTABLE")
 
 pytestmark = [
     switches_settings,
@@ -257,6 +257,68 @@ def test_flags_of_the_environment_change_no_answer_of_the_core(setup_py, compile
             assert answers(flags) == expected, flags
 
 
+# ---- clang-cl, on Windows -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def visual_studio(monkeypatch, tmp_path):
+    """The class for Visual Studio of setuptools, with a Visual Studio that has nothing but a folder."""
+    msvc = pytest.importorskip("setuptools._distutils.compilers.C.msvc")
+    monkeypatch.setattr(msvc, "_get_vc_env", lambda name: {"path": str(tmp_path), "include": "", "lib": ""})
+    monkeypatch.delenv("VCINSTALLDIR", raising=False)
+    return msvc.Compiler()
+
+
+# Of the standard headers that Windows' SDK has, what dispatch.c needs.
+STRING_H = """
+#include <stddef.h>
+void *memcpy(void *to, const void *from, size_t n);
+int memcmp(const void *a, const void *b, size_t n);
+int strcmp(const char *a, const char *b);
+"""
+
+
+@pytest.mark.parametrize(("platform", "machine"), [("win-amd64", b"\x64\x86"), ("win-arm64", b"\x64\xaa")])
+def test_clang_cl_compiles_the_core_with_the_flags_of_setup_py(
+    setup_py, visual_studio, monkeypatch, tmp_path, platform, machine
+):
+    if reason := reason_to_skip("clang"):
+        pytest.skip(reason)
+    if subprocess.run(["clang", "-print-targets"], check=True, capture_output=True).stdout.count(b"aarch64") == 0:
+        pytest.skip("this clang compiles for this processor alone")
+    log, clang = tmp_path / "commands", shutil.which("clang")
+    (tmp_path / "clang-cl").write_text(f'#!/bin/sh\necho "$*" >>{log}\nexec {clang} --driver-mode=cl "$@"\n')
+    (tmp_path / "clang-cl").chmod(0o755)
+    (tmp_path / "string.h").write_text(STRING_H)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    setup_py.use_clang_cl(visual_studio, platform)
+    (made,) = visual_studio.compile(
+        [str(ROOT / "src/core/dispatch.c")],
+        output_dir=str(tmp_path / "temp"),
+        include_dirs=[str(tmp_path)],
+        extra_postargs=[*setup_py.CLANG_CL_FLAGS, "/WX", "/clang:-ffreestanding"],
+    )
+    assert Path(made).read_bytes()[:2] == machine
+    command = log.read_text()
+    assert "/O2" in command
+    assert "/GL" not in command
+    assert "/LTCG" not in str(vars(visual_studio))
+    (tmp_path / "avx2.c").write_text("int nothing;\n")
+    visual_studio.compile([str(tmp_path / "avx2.c")], output_dir=str(tmp_path / "temp"))
+    assert log.read_text().endswith(" /clang:-O3\n")
+
+
+def test_a_windows_without_clang_cl_is_told_where_it_is_from(setup_py, visual_studio, monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(CompileError, match=r"cdropout must be compiled by clang-cl on Windows, and 'clang-cl' is not"):
+        setup_py.use_clang_cl(visual_studio, "win-amd64")
+
+
+def test_an_unknown_choice_of_kernels_is_refused(build):
+    with pytest.raises(OptionError, match=r"CDROPOUT_PORTABLE must be 0 .* or 1 .*, got 'yes'"):
+        build(CDROPOUT_PORTABLE="yes")
+
+
 # ---- OpenMP ---------------------------------------------------------------------------------------------------------
 
 
@@ -285,7 +347,7 @@ def openmp_of(results):
 
 def test_the_names_of_reasons_are_those_of_the_c_source():
     assert _kernels.SERIAL_REASONS == REASONS
-    assert (_kernels.why_serial() is None) == _kernels.has_openmp()
+    assert (_kernels.why_serial() is None) == (_kernels.has_openmp() or _kernels.has_system_threads())
 
 
 @has_openmp

@@ -36,7 +36,10 @@ pytestmark = pytest.mark.skipif(not CORE, reason="the tests were taken out of th
 
 
 class Processor(NamedTuple):
-    """A processor: its compiler with flags, its emulator, and the instruction sets that its programs must find."""
+    """A processor: its compiler with flags, its emulator, and the instruction sets that its programs must find.
+
+    The first item of the compiler is a command, all words of which come before any flag.
+    """
 
     compiler: tuple[str, ...]
     emulator: tuple[str, ...]
@@ -53,8 +56,19 @@ PROCESSORS = {
     "i686": Processor(("i686-linux-gnu-gcc", "-static", *SSE2), ("qemu-i386",), ("portable",)),
     # Big-endian.
     "s390x": Processor(("s390x-linux-gnu-gcc", "-static"), ("qemu-s390x",), ("portable",)),
+    "riscv64": Processor(("riscv64-linux-gnu-gcc", "-static"), ("qemu-riscv64",), ("portable",)),
+    "ppc64le": Processor(("powerpc64le-linux-gnu-gcc", "-static"), ("qemu-ppc64le",), ("portable",)),
+    # musl's C library on this processor.
+    "musl": Processor(("musl-gcc", "-static"), (), _kernels.supported_isas()),
+    # zig, of the package ziglang. The compiler's builtin finds no AVX with it.
+    "zig": Processor(("python-zig cc", "-mcpu=baseline"), (), _kernels.supported_isas()),
 }
-EMULATED = tuple(pytest.param(name, marks=pytest.mark.ci) for name in PROCESSORS if name != "native")
+DEEP = ("ppc64le", "musl", "zig")
+EMULATED = tuple(
+    pytest.param(name, marks=pytest.mark.deep if name in DEEP else pytest.mark.ci)
+    for name in PROCESSORS
+    if name != "native"
+)
 BY_PROCESSOR = ("native", *EMULATED)
 
 
@@ -78,7 +92,7 @@ def run_program(tmp_path_factory):
             # -O1 halves the time of compiling; here the guard pages take longer to run than the core to compile.
             optimization = "-O2" if compiler == PROCESSORS["native"].compiler else "-O1"
             flags = [optimization, "-std=c11", "-ffp-contract=off", "-pthread"]
-            command = [compiler[0], *flags, *compiler[1:], source, *arguments]
+            command = [*compiler[0].split(), *flags, *compiler[1:], source, *arguments]
             subprocess.run(command, cwd=folder, check=True, timeout=600)
 
         with ThreadPoolExecutor(2) as pool:
@@ -93,7 +107,8 @@ def run_program(tmp_path_factory):
             pytest.skip("needs an x86-64")
         if processor.emulator and shutil.which(processor.emulator[0]) is None:
             pytest.skip(f"{processor.emulator[0]} is not installed")
-        if reason := reason_to_skip(*processor.compiler):
+        command, *flags = processor.compiler
+        if reason := reason_to_skip(*command.split(), *flags):
             pytest.skip(reason)
         if processor.compiler not in folders:
             folders[processor.compiler] = build(processor.compiler)

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import re
 import sys
 import time
@@ -71,7 +72,7 @@ def test_lines_fit_into_narrow_terminals(monkeypatch, capsys, columns):
 
 def test_a_network_is_trained_with_numpy_alone(run_alone):
     run = run_alone("train", "--relu", "--epochs", "1")
-    scores = dict(re.findall(r"^(.{8})  ([0-9.]+)", run.stdout.decode(), re.M))
+    scores = dict(re.findall(r"^(.{8})  ([0-9.]+)", run.stdout.decode().replace(os.linesep, "\n"), re.M))
     assert float(scores["macro F1"]) > 0.85
     assert float(scores["accuracy"]) > 0.85
     # Standard error is no terminal: no progress.
@@ -136,7 +137,7 @@ def test_without_tqdm_a_line_shows_the_progress_on_terminals(monkeypatch, shown)
 
 
 def test_the_help_of_the_command_lists_all_commands(run_python):
-    shown = run_python("-m", "cdropout", "--help").stdout.decode()
+    shown = run_python("-m", "cdropout", "--help").stdout.decode().replace(os.linesep, "\n")
     for command in ("demo", "train", "bench", "stream"):
         assert f"\n    {command} " in shown
     assert json.loads(run_python("-m", "cdropout", "--json").stdout)["cdropout"] == cd.__version__

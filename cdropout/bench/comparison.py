@@ -11,7 +11,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 import cdropout as cd
-from cdropout import _kernels, machine
+from cdropout import _kernels
 from cdropout.bench.numpy_code import WRITE_UPS, Array, best_dropout, write_up_dropout
 from cdropout.bench.timing import interleaved_times
 
@@ -94,7 +94,7 @@ def sizes(caches: dict[int, int]) -> dict[str, int]:
     Parameters
     ----------
     caches : dict of int to int
-        Sizes in bytes by level, as `machine.cache_bytes` returns them.
+        Sizes in bytes by level, as `_kernels.cache_bytes` returns them.
 
     """
     caches = caches or USUAL_CACHES
@@ -143,7 +143,7 @@ def measure(
         If dropout's result differs from its mask's decisions; the check precedes the timing.
 
     """
-    plan = turns(sizes(machine.cache_bytes()), _kernels.thread_limit())
+    plan = turns(sizes(_kernels.cache_bytes()), _kernels.thread_limit())
     total_weight = sum(turn.weight for turn in plan)
     start = time.perf_counter()
     checked = set()

@@ -2,8 +2,9 @@
 
 A file is written under a temporary name in the same folder, one name for each writer, and then renamed. The writer
 locks its temporary file: one that is not locked was left by a killed writer, and the next run removes it. The locks are
-those of flock, which the kernel releases when a process dies. Where the system or the file system has none, writers
-still replace files as a whole, but two runs are not kept apart, and temporary files of killed writers stay.
+those of flock, on Windows of LockFile, which the kernel releases when a process dies. Where the system or the file
+system has none, writers still replace files as a whole, but two runs are not kept apart, and temporary files of killed
+writers stay. Windows neither renames nor removes an open file, so there files are closed, and their locks end, first.
 """
 
 import errno
@@ -12,6 +13,7 @@ import os
 import platform
 import re
 import secrets
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -19,10 +21,15 @@ from typing import BinaryIO
 
 from cdropout.command import CommandError
 
-try:
+if sys.platform == "win32":
+    import msvcrt
+
+    fcntl = None
+else:
     import fcntl
-except ImportError:  # not on Windows
-    fcntl = None  # type: ignore[assignment]
+
+_IS_WINDOWS = sys.platform == "win32"
+_LOCKED_BYTE = (1 << 31) - 2  # on Windows, where locked bytes cannot be read: one behind all contents
 
 _TOKEN_BYTES = 8
 
@@ -65,6 +72,9 @@ def open_replacement(path: Path) -> Iterator[BinaryIO]:
             # The contents must reach the disk before the name: file systems may write the two in any order.
             _sync(file.fileno())
             # Before the file is closed, which ends the lock: another run may remove an unlocked temporary file.
+            if not _IS_WINDOWS:
+                os.replace(temporary, path)
+        if _IS_WINDOWS:
             os.replace(temporary, path)
         _sync_folder(path.parent)
     except BaseException:
@@ -121,6 +131,9 @@ def check_writable(path: Path) -> None:
             # Creating a file is the one test that is right for every folder, file system and user.
             file, temporary = _create_partial(Path(os.path.realpath(path)))
             with file:
+                if not _IS_WINDOWS:
+                    temporary.unlink()
+            if _IS_WINDOWS:
                 temporary.unlink()
     except OSError as error:
         raise ValueError(f"{path}: must be writable, got {error.strerror or error}") from None
@@ -152,15 +165,21 @@ def lock_for_run(path: Path) -> Iterator[None]:
         if _is_at(file, lock_path):
             break
         file.close()  # the run that held this lock has removed the file
-    with file:
-        try:
+    try:
+        with file:
             file.truncate(0)
             file.write(f"process {os.getpid()} on {platform.node()}".encode())
             file.flush()
             remove_partials(path)
-            yield
-        finally:
-            lock_path.unlink(missing_ok=True)
+            try:
+                yield
+            finally:
+                if not _IS_WINDOWS:
+                    lock_path.unlink(missing_ok=True)
+    finally:
+        if _IS_WINDOWS:
+            with suppress(OSError):  # another run may have opened it by now
+                lock_path.unlink(missing_ok=True)
 
 
 def partials_of(path: Path) -> re.Pattern[str]:
@@ -176,8 +195,12 @@ def remove_partials(path: Path) -> None:
         if pattern.fullmatch(name):
             partial = path.with_name(name)
             # It may be gone by now, or be another user's.
-            with suppress(OSError), partial.open("r+b") as file:
-                if _lock(file):
+            with suppress(OSError):
+                with partial.open("r+b") as file:
+                    is_left = _lock(file)
+                    if is_left and not _IS_WINDOWS:
+                        partial.unlink()
+                if is_left and _IS_WINDOWS:
                     partial.unlink()
 
 
@@ -194,11 +217,16 @@ def _create_partial(path: Path) -> tuple[BinaryIO, Path]:
 
 def _lock(file: BinaryIO) -> bool | None:
     """Lock a file until it is closed; False where it is locked elsewhere, and None where there are no locks."""
-    if fcntl is None:
-        return None
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+        if sys.platform == "win32":
+            file.seek(_LOCKED_BYTE)
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+            file.seek(0)
+        elif fcntl is None:
+            return None
+        else:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):  # flock raises the first where the file is locked, LockFile the second
         return False
     except OSError:
         return None

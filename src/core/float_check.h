@@ -8,20 +8,16 @@
 #include <stdint.h>
 #include <string.h>
 
-#if defined(__GNUC__)
-#define IN_THIS_TARGET inline __attribute__((always_inline))
-#else
-#define IN_THIS_TARGET inline
-#endif
+#include "compiler.h"
 
-static IN_THIS_TARGET int has_bits(double value, uint64_t bits)
+static ALWAYS_INLINE int has_bits(double value, uint64_t bits)
 {
     return memcmp(&value, &bits, sizeof bits) == 0;
 }
 
 /* Returns what the compiler's flags change here, to complete "cdropout must be compiled without"; NULL if nothing. Call
  * it in the default floating-point mode. The numbers are volatile, to be computed with at run time. */
-static IN_THIS_TARGET const char *changed_arithmetic_here(void)
+static ALWAYS_INLINE const char *changed_arithmetic_here(void)
 {
     const volatile double number[] = {1 + 0x1p-30, 1 - 0x1p-30, 1.0, 0x1p-53 + 0x1p-70, 0x1p-1022, -0.0, 1e16, 49.0};
     const volatile uint64_t nan_bits = 0x7FF8000000000000u;

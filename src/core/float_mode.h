@@ -8,7 +8,7 @@
 #include <stdint.h>
 #include <string.h>
 
-#if defined(__SSE2__) || defined(_M_X64)
+#if defined(__SSE2__)
 #include <xmmintrin.h>
 
 /* The register MXCSR: its lowest six bits are status flags, the others the mode. */
@@ -29,7 +29,7 @@ static inline void leave_default_mode(float_mode before)
         _mm_setcsr(before);
 }
 
-#elif defined(__aarch64__) && defined(__GNUC__)
+#elif defined(__aarch64__)
 typedef uint64_t float_mode; /* the register FPCR, 0 by default */
 
 static inline void set_fpcr(uint64_t mode)

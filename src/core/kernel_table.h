@@ -8,6 +8,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "compiler.h"
 #include "float_flags.h"
 #include "stream.h"
 
@@ -177,17 +178,24 @@ typedef struct {
 } kernel_table;
 
 /* ---- instruction sets ------------------------------------------------------------------------------------------
- * The best first. The kernels of each are in isa/<name>.c. */
-#if defined(__x86_64__) && defined(__GNUC__)
+ * The best first. The kernels of each are in isa/<name>.c. A build that would lack those
+ * of its processor must ask for that: it would run several times as long, and nothing else would differ. */
+#if defined(CDROPOUT_PORTABLE_ONLY)
+#define CDROPOUT_ISAS(X) X(portable)
+#elif defined(__x86_64__)
+#define HAS_X86_KERNELS
 #define CDROPOUT_ISAS(X) \
     X(avx512)            \
     X(avx2)              \
     X(sse2)              \
     X(portable)
-#elif defined(__aarch64__) && defined(__ARM_NEON) && defined(__GNUC__) && !defined(__AARCH64EB__)
+#elif defined(__aarch64__) && defined(__ARM_NEON) && !defined(__AARCH64EB__)
+#define HAS_NEON_KERNELS
 #define CDROPOUT_ISAS(X) \
     X(neon)              \
     X(portable)
+#elif defined(_M_X64) || defined(_M_ARM64) || defined(__aarch64__) && !defined(__AARCH64EB__)
+#error "this build would have no vector kernels: compile for x86-64 or AArch64 with NEON, or set CDROPOUT_PORTABLE=1"
 #else
 #define CDROPOUT_ISAS(X) X(portable)
 #endif

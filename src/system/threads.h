@@ -10,25 +10,21 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 #endif
-#if defined(_OPENMP) && !defined(_MSC_VER)
+#if defined(_OPENMP) && !defined(_WIN32)
 #include <stdlib.h>
 #include <time.h>
 
 #include "../core/atomic.h"
 #endif
-#if !defined(_WIN32) || defined(_OPENMP) && !defined(_MSC_VER)
+#if !defined(_WIN32)
 #include <pthread.h>
 #endif
 
-#ifdef _MSC_VER
-#define THREAD_LOCAL __declspec(thread)
-#else
-#define THREAD_LOCAL _Thread_local
-#endif
+#include "win32.h"
 
 /* The number of threads that another library, such as PyTorch, has been told to use for the current call of this
  * thread; 0 if OpenMP's number holds. That library may have another OpenMP runtime than this one. */
-static THREAD_LOCAL int n_threads_of_host = 0;
+static _Thread_local int n_threads_of_host = 0;
 
 static inline void set_threads_of_host(int n_threads)
 {
@@ -50,11 +46,6 @@ static inline int max_threads(void)
 }
 #else
 enum { HAS_OPENMP = 0 };
-
-static inline int max_threads(void)
-{
-    return 1;
-}
 #endif
 
 /* Why a build has no OpenMP. setup.py defines CDROPOUT_SERIAL_REASON as one of these names. */
@@ -64,20 +55,59 @@ enum {
     SERIAL_NO_OPENMP,  /* the compiler has no OpenMP */
     SERIAL_NOT_LINKED, /* the compiler has it, but setup.py's test library could not be linked */
     SERIAL_NOT_RUN,    /* or did not run */
+    SYSTEM_THREADS,    /* it has other threads, those of Windows or macOS (team.h) */
 };
 #ifndef CDROPOUT_SERIAL_REASON
 #define CDROPOUT_SERIAL_REASON SERIAL_UNKNOWN
+#endif
+
+#ifndef _OPENMP
+enum { HAS_SYSTEM_TEAM = (int)CDROPOUT_SERIAL_REASON == (int)SYSTEM_THREADS };
+
+/* The number of threads for large arrays; 1 in a serial build. */
+static int team_limit = 1;
+
+static inline void set_team_limit(int n_threads)
+{
+    team_limit = n_threads;
+}
+
+static inline int max_threads(void)
+{
+    return HAS_SYSTEM_TEAM && n_threads_of_host > 0 ? n_threads_of_host : team_limit;
+}
+#else
+enum { HAS_SYSTEM_TEAM = 0 };
+
+static inline void set_team_limit(int n_threads)
+{
+    (void)n_threads;
+}
 #endif
 
 /* How many CPUs the calling thread may run on now; a large number if the system does not tell. */
 static inline int n_cpus_of_thread(void)
 {
     enum { UNKNOWN = 1 << 20 };
-#if defined(__linux__) && defined(CPU_COUNT_S)
+#if defined(_WIN32)
+    const int n_cpus = win32_n_cpus(); /* of the process: a thread's affinity can only be changed, not read */
+    return n_cpus > 0 ? n_cpus : UNKNOWN;
+#elif defined(__linux__) && defined(CPU_COUNT_S)
     cpu_set_t cpus[8]; /* 8192 CPUs */
     return sched_getaffinity(0, sizeof cpus, cpus) == 0 ? CPU_COUNT_S(sizeof cpus, cpus) : UNKNOWN;
 #else
     return UNKNOWN;
+#endif
+}
+
+/* The CPU quota of the process as a number of CPUs, where a function of the system tells it; 0 if there is none. For
+ * Linux, cdropout/machine.py reads files. */
+static inline double cpu_quota_of_system(void)
+{
+#if defined(_WIN32)
+    return win32_cpu_quota();
+#else
+    return 0;
 #endif
 }
 
@@ -99,8 +129,8 @@ static inline int call_in_forked_children(void (*function)(void))
  *
  * GNU's OpenMP has a pool of threads for each calling thread. A region ends the pool's threads that it does not need,
  * also a region of another library. So the pool is counted from inside: each of its threads is noted in its first
- * region here, and when it ends. */
-#if defined(_OPENMP) && !defined(_MSC_VER)
+ * region here, and when it ends. Windows has no such limits, and its threads take no memory that it must reserve. */
+#if defined(_OPENMP) && !defined(_WIN32)
 
 /* What is known about the pool of a calling thread. Its threads may end after the calling thread. */
 typedef struct {

@@ -30,6 +30,8 @@ from cdropout.digits.network import Adam, DivergenceError
 from cdropout.digits.training import DROPOUTS, Config, train
 from train import main
 
+needs_posix = pytest.mark.skipif(sys.platform == "win32", reason="signals, links, devices and permissions of POSIX")
+
 KINDS = sorted(DROPOUTS)
 # Three steps an epoch, the last of them with a shorter batch.
 CONFIG = Config(epochs=2, batch=128, hidden=24, relu=True, l2=1e-4, seed=7)
@@ -179,6 +181,7 @@ def end(process):
     return out
 
 
+@needs_posix
 @pytest.mark.promise("resumed-training")
 def test_killed_program_resumes_to_the_same_bits(tmp_path):
     uninterrupted, path = tmp_path / "uninterrupted.npz", tmp_path / "killed.npz"
@@ -276,6 +279,7 @@ def test_a_folder_that_cannot_be_read_takes_checkpoints(path, monkeypatch):
     assert path.exists()
 
 
+@needs_posix
 def test_a_disk_that_fails_for_a_folder_is_an_error(path, monkeypatch):
     fsync = os.fsync
 
@@ -316,6 +320,7 @@ def test_checking_the_path_cleans_up_and_leaves_the_checkpoint_alone(path):
     assert found == {path: b"a checkpoint", other: b"a file of the user"}
 
 
+@needs_posix
 def test_file_behind_a_symbolic_link_is_replaced_and_the_link_stays(path, tmp_path):
     link = tmp_path / "link.npz"
     link.symlink_to(path)
@@ -324,6 +329,7 @@ def test_file_behind_a_symbolic_link_is_replaced_and_the_link_stays(path, tmp_pa
     assert path.is_file()
 
 
+@needs_posix
 def test_contents_are_on_the_disk_before_the_name_and_the_name_before_the_end(path, monkeypatch):
     calls = []
     fsync, replace = os.fsync, os.replace
@@ -343,6 +349,7 @@ def test_contents_are_on_the_disk_before_the_name_and_the_name_before_the_end(pa
 another_run = checkpoint.lock_checkpoint
 
 
+@needs_posix
 @pytest.mark.parametrize("resume", [False, True])
 def test_second_run_of_a_checkpoint_is_refused_before_it_writes(resume, path, few, monkeypatch, capsys):
     train(CONFIG, few, checkpoints=Checkpoints(path))
@@ -361,6 +368,7 @@ def test_second_run_of_a_checkpoint_is_refused_before_it_writes(resume, path, fe
     assert sorted(path.parent.iterdir()) == [link, path]
 
 
+@needs_posix
 def test_second_program_is_refused_and_the_kernel_frees_the_checkpoint_of_a_killed_one(path):
     first = start_program(path)
     wait_for_checkpoint(first, path)
@@ -391,6 +399,7 @@ while True:
 """
 
 
+@needs_posix
 @pytest.mark.parametrize("rounds", [1, pytest.param(12, marks=pytest.mark.deep)])
 def test_file_is_whole_at_every_moment_with_two_writers_that_are_killed(rounds, path):
     """The writers share no lock; the reader also cleans up, as a run does that begins now."""
@@ -436,6 +445,7 @@ def test_file_of_a_living_writer_is_not_removed(path):
     assert path.read_bytes() == b"first half, second half"
 
 
+@needs_posix
 def test_without_locks_files_are_whole_and_two_runs_are_not_kept_apart(few, path, monkeypatch):
     monkeypatch.setattr(files, "fcntl", None)
     expected = bits_of(train(CONFIG, few, checkpoints=Checkpoints(path)))
@@ -446,6 +456,7 @@ def test_without_locks_files_are_whole_and_two_runs_are_not_kept_apart(few, path
     assert sorted(path.parent.iterdir()) == [partial, path]
 
 
+@needs_posix
 def test_replaced_file_keeps_its_permissions_and_a_device_stays_one(path):
     path.write_bytes(b"old")
     path.chmod(0o640)
@@ -469,6 +480,7 @@ def test_checking_an_output_never_removes_the_file_of_another_run(path, monkeypa
 # ---- interrupted and diverged ---------------------------------------------------------------------------------------
 
 
+@needs_posix
 def test_interrupt_ends_the_program_with_status_130_and_a_whole_checkpoint(path):
     uninterrupted = path.with_name("uninterrupted.npz")
     undisturbed = start_program(uninterrupted, "--checkpoint-every", "1000")
@@ -747,11 +759,13 @@ def test_bad_checkpoint_ends_the_command_with_one_line_and_status_2(content, pat
     assert path.read_bytes() == content
 
 
+@needs_posix
 def test_file_that_cannot_be_opened_is_refused(tmp_path):
     with pytest.raises(CheckpointError, match="must be readable, got Is a directory"):
         read_checkpoint(tmp_path)
 
 
+@needs_posix
 def test_path_that_cannot_be_looked_at_is_refused(tmp_path):
     with pytest.raises(CheckpointError, match="must be writable, got File name too long"):
         checkpoint.check_checkpoint_path(tmp_path / ("x" * 300))

@@ -1,12 +1,12 @@
 /* The verbs of AVX2 and F16C for block_kernels.inc.h: vectors of 4 lanes of 64 bits; a mask is a vector, too. */
 #include "../kernel_table.h"
 
-#if defined(__x86_64__) && defined(__GNUC__)
+#ifdef HAS_X86_KERNELS
 
-#include <cpuid.h>
 #include <immintrin.h>
 #include <string.h>
 
+#include "../processor.h"
 #include "target_region.h"
 
 #define ISA_NAME "avx2"
@@ -182,12 +182,9 @@ static inline __m128i bf16_halves(vf32 v) /* rounds as bf16_of_float does */
 
 TARGET_REGION_END
 
-/* __builtin_cpu_supports asks the processor and, through XGETBV, whether the system saves its registers. Not every
- * compiler has a name for F16C there. */
 static int is_supported(void)
 {
-    unsigned eax, ebx, ecx, edx;
-    return __builtin_cpu_supports("avx2") && __get_cpuid(1, &eax, &ebx, &ecx, &edx) && (ecx & bit_F16C);
+    return supports_avx2(ask_processor());
 }
 
 const kernel_table kernels_avx2 = KERNEL_TABLE(is_supported);

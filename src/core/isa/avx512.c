@@ -1,11 +1,12 @@
 /* The verbs of AVX-512 (F, BW, DQ, VL) for block_kernels.inc.h: vectors of 8 lanes of 64 bits, and mask registers. */
 #include "../kernel_table.h"
 
-#if defined(__x86_64__) && defined(__GNUC__)
+#ifdef HAS_X86_KERNELS
 
 #include <immintrin.h>
 #include <string.h>
 
+#include "../processor.h"
 #include "target_region.h"
 
 #define ISA_NAME "avx512"
@@ -172,11 +173,9 @@ static inline __m256i bf16_halves(vf32 v) /* rounds as bf16_of_float does */
 
 TARGET_REGION_END
 
-/* __builtin_cpu_supports asks the processor and, through XGETBV, whether the system saves its registers. */
 static int is_supported(void)
 {
-    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+    return supports_avx512(ask_processor());
 }
 
 const kernel_table kernels_avx512 = KERNEL_TABLE(is_supported);

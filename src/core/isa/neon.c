@@ -2,7 +2,7 @@
  * too. */
 #include "../kernel_table.h"
 
-#if defined(__aarch64__) && defined(__ARM_NEON) && defined(__GNUC__) && !defined(__AARCH64EB__)
+#ifdef HAS_NEON_KERNELS
 
 #include <arm_neon.h>
 #include <string.h>

@@ -2,7 +2,7 @@
  * too. */
 #include "../kernel_table.h"
 
-#if defined(__x86_64__) && defined(__GNUC__)
+#ifdef HAS_X86_KERNELS
 
 #include <emmintrin.h>
 #include <string.h>

@@ -24,6 +24,7 @@
  * The upper 16 bits of these are the numbers of elements 0 to 31 of a group, the lower 16 bits those of elements 32 to
  * 63. So one 32-bit comparison decides the upper halves, and after a shift the lower halves, and its result selects
  * elements of a float32 vector: no instruction set has to unpack anything. */
+#include "../compiler.h"
 #include "../float_check.h"
 #include "../half.h"
 
@@ -34,15 +35,6 @@ _Static_assert((int)V32_LANES <= (int)MIN_REPEATS, "MIN_REPEATS elements must ho
 
 /* OUT_OF_LINE functions run once for many elements. They are compiled once for an instruction set, instead of once for
  * each kernel (docs/design.md, "Build time"). */
-#if defined(__GNUC__)
-#define ALWAYS_INLINE inline __attribute__((always_inline))
-#define OUT_OF_LINE __attribute__((noinline))
-#define UNLIKELY(condition) __builtin_expect(!!(condition), 0)
-#else
-#define ALWAYS_INLINE inline
-#define OUT_OF_LINE
-#define UNLIKELY(condition) (condition)
-#endif
 
 /* ---- generator ---- */
 
