@@ -192,8 +192,6 @@ static void run_part(const xla_call *call, size_t i, size_t n_parts)
  * The calling thread computes parts as well, and waits only for those that other threads have begun. So a call ends
  * even if XLA never runs the tasks that it was given, as it may if every thread of the pool waits in such a call. */
 
-#if defined(__GNUC__) || defined(__clang__)
-
 typedef struct {
     xla_call call;
     size_t n_parts;
@@ -282,15 +280,6 @@ static void run(const xla_call *call)
     }
     release(shared, 1);
 }
-
-#else /* MSVC has no __atomic builtins */
-
-static void run(const xla_call *call)
-{
-    run_part(call, 0, 1);
-}
-
-#endif
 
 /* ---- reading a call frame ---- */
 

@@ -1,5 +1,6 @@
-/* Prints whether AVX2 and AVX-512 are supported: by core/processor.h, and by the compiler's builtin. Arguments, if there
- * are any, are made-up answers of the processor in hexadecimal: the largest leaf, ECX of leaf 1, EBX of leaf 7, XCR0. */
+/* Prints whether AVX2 and AVX-512 are supported: by core/processor.h, and by the compiler's builtin. Arguments, if
+ * there are any, are made-up answers of the processor in hexadecimal: the largest leaf, ECX of leaf 1, EBX of leaf 7,
+ * XCR0. */
 #include "../src/core/processor.h"
 
 #include <stdio.h>

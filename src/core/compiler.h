@@ -1,6 +1,6 @@
-/* The compilers that the sources are for, gcc and clang, and what they need of either. A compiler without their builtins
- * and attributes would get kernels without vector instructions and plain reads and writes for atomic ones, and two
- * threads could take the same positions. So it is refused. For MSVC's target, clang does not define __GNUC__. */
+/* The compilers that the sources are for, gcc and clang, and what they need of either. A compiler without their
+ * builtins and attributes would get kernels without vector instructions and plain reads and writes for atomic ones, and
+ * two threads could take the same positions. So it is refused. For MSVC's target, clang does not define __GNUC__. */
 #ifndef CDROPOUT_COMPILER_H
 #define CDROPOUT_COMPILER_H
 

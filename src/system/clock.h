@@ -7,8 +7,8 @@
 
 #include "win32.h"
 
-/* Microseconds since the epoch, on Windows since the start. Callers use differences, and must expect wrong ones when the clock is set. Integer
- * arithmetic, because floating-point operations may trap in the caller's mode. */
+/* Microseconds since the epoch, on Windows since the start. Callers use differences, and must expect wrong ones when
+ * the clock is set. Integer arithmetic, because floating-point operations may trap in the caller's mode. */
 static inline uint64_t clock_microseconds(void)
 {
 #if defined(_WIN32)
@@ -32,8 +32,8 @@ static inline uint64_t steady_microseconds(void)
     return clock_microseconds();
 }
 
-/* Microseconds of a CPU that the calling thread has used; 0 where the system does not tell. Windows counts them in steps
- * of 15,625, longer than most calls take. */
+/* Microseconds of a CPU that the calling thread has used; 0 where the system does not tell. Windows counts them in
+ * steps of 15,625, longer than most calls take. */
 static inline uint64_t cpu_microseconds(void)
 {
 #if defined(CLOCK_THREAD_CPUTIME_ID) && !defined(_WIN32)

@@ -7,10 +7,10 @@
 #include <stdint.h>
 
 #if defined(_WIN32)
-uint64_t win32_microseconds(void);     /* of a clock that is never set */
-int win32_n_cpus(void);                /* of the process's affinity; 0 if unknown */
-size_t win32_cache_bytes(int level);   /* of data; 0 if unknown */
-double win32_cpu_quota(void);          /* of the process's job object, as a number of CPUs; 0 without a limit */
+uint64_t win32_microseconds(void);   /* of a clock that is never set */
+int win32_n_cpus(void);              /* of the process's affinity; 0 if unknown */
+size_t win32_cache_bytes(int level); /* of data; 0 if unknown */
+double win32_cpu_quota(void);        /* of the process's job object, as a number of CPUs; 0 without a limit */
 /* Calls function(argument, i) for each i below n, in the calling thread and in threads of the system's pool. */
 void win32_run_team(size_t n, void (*function)(void *argument, size_t i), void *argument);
 #endif

@@ -1,5 +1,5 @@
-/* The functions that NumPy and SciPy take from Windows' C library and Wine 8 does not have. under_wine.py makes a DLL of
- * them, which passes all other mathematical functions on to Wine's library. */
+/* The functions that NumPy and SciPy take from Windows' C library and Wine 8 does not have. under_wine.py makes a DLL
+ * of them, which passes all other mathematical functions on to Wine's library. */
 typedef struct {
     double re, im;
 } double_complex;
