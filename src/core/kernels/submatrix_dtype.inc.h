@@ -1,6 +1,9 @@
 /* The kernels of submatrix_kernels.inc.h for the dtype MOVED. */
 
 typedef NAMED(scalar_of) NAMED(moved);
+#ifdef HAS_PACK
+enum { NAMED(PACK_BITS) = (1 << NAMED(PACK_ELEMS)) - 1 };
+#endif
 
 /* out = x * scale or out += x * scale, on all elements; is_copy: the scale is 1, and bits are kept. */
 static ALWAYS_INLINE void NAMED(move_all)(char *out, const char *x, size_t n_elems, NAMED(moved) scale, int is_copy,
@@ -38,8 +41,20 @@ static ALWAYS_INLINE void NAMED(gather_row)(char *out, const char *x, const colu
 {
     const size_t elem_bytes = sizeof(NAMED(moved));
     const NAMED(pack) factor = NAMED(pack_set1)(scale);
-    size_t n_done = 0;
-    for (size_t c = 0; c < piece->n_columns; c += NAMED(PACK_ELEMS)) {
+    size_t n_done = 0, c = 0;
+    /* Without checks as long as 64 elements are left of both. */
+    for (; piece->n_columns - c >= 64 && piece->n_kept - n_done >= 64; c += 64) {
+        const uint64_t word = piece->words[c / 64];
+        for (unsigned at = 0; at < 64; at += NAMED(PACK_ELEMS)) {
+            const uint32_t bits = (uint32_t)(word >> at) & NAMED(PACK_BITS);
+            NAMED(pack) v = NAMED(pack_load)(x + (c + at) * elem_bytes);
+            if (!is_copy)
+                v = NAMED(pack_mul)(v, factor);
+            NAMED(pack_store)(out + n_done * elem_bytes, NAMED(pack_chosen)(bits, v));
+            n_done += bits_set(bits);
+        }
+    }
+    for (; c < piece->n_columns; c += NAMED(PACK_ELEMS)) {
         const size_t n_left = piece->n_columns - c;
         const uint32_t bits = NAMED(bits_at)(piece->words, c, n_left);
         NAMED(pack) v = n_left >= NAMED(PACK_ELEMS) ? NAMED(pack_load)(x + c * elem_bytes)
@@ -61,8 +76,25 @@ static ALWAYS_INLINE void NAMED(scatter_row)(char *out, const char *x, const col
 {
     const size_t elem_bytes = sizeof(NAMED(moved));
     const NAMED(pack) factor = NAMED(pack_set1)(scale);
-    size_t n_done = 0;
-    for (size_t c = 0; c < piece->n_columns; c += NAMED(PACK_ELEMS)) {
+    size_t n_done = 0, c = 0;
+    for (; piece->n_columns - c >= 64 && piece->n_kept - n_done >= 64; c += 64) {
+        const uint64_t word = piece->words[c / 64];
+        for (unsigned i = 0; i < 64; i += NAMED(PACK_ELEMS)) {
+            const uint32_t bits = (uint32_t)(word >> i) & NAMED(PACK_BITS);
+            char *at = out + (c + i) * elem_bytes;
+            NAMED(pack) v = NAMED(pack_load)(x + n_done * elem_bytes);
+            if (!is_copy)
+                v = NAMED(pack_mul)(v, factor);
+            v = NAMED(spread_chosen)(bits, v);
+            if (verb != SCATTER_KEPT_ZERO) {
+                const NAMED(pack) before = NAMED(pack_load)(at);
+                v = NAMED(pack_blend)(bits, verb == SCATTER_KEPT_ADD ? NAMED(pack_add)(before, v) : v, before);
+            }
+            NAMED(pack_store)(at, v);
+            n_done += bits_set(bits);
+        }
+    }
+    for (; c < piece->n_columns; c += NAMED(PACK_ELEMS)) {
         const size_t n_left = piece->n_columns - c, n_unread = piece->n_kept - n_done;
         const uint32_t bits = NAMED(bits_at)(piece->words, c, n_left);
         const int is_whole = n_left >= NAMED(PACK_ELEMS);

@@ -15,6 +15,7 @@ typedef struct {
     const uint64_t *words;     /* from first_column on, a multiple of 64 */
 } column_piece;
 
+#ifndef HAS_PACK
 /* Lists the positions of set bits among the first n_columns; `positions` has room for one more. */
 static OUT_OF_LINE size_t list_positions(uint16_t *positions, const uint64_t *words, size_t n_columns)
 {
@@ -25,6 +26,7 @@ static OUT_OF_LINE size_t list_positions(uint16_t *positions, const uint64_t *wo
     }
     return n_kept;
 }
+#endif
 
 static size_t rank_of_row(const submatrix *matrix, size_t row)
 {
