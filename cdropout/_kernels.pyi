@@ -127,6 +127,7 @@ def forward_fused(
     out: Any,
 ) -> tuple[npt.NDArray[Any], Mask]: ...
 def relu_dropout_backward(dy: npt.ArrayLike, y: npt.ArrayLike, p: float, out: Any) -> npt.NDArray[Any]: ...
+
 KEPT_VERBS: dict[str, int]
 
 def move_kept(

@@ -1,5 +1,6 @@
 """`CompactLinear`: a linear layer that multiplies kept rows and columns only."""
 
+from itertools import pairwise
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -74,7 +75,7 @@ class _Dropped(NamedTuple):
         if self.n_groups == 1:
             return self.mask.apply(x, out=out)
         dropped = np.empty_like(x) if out is None else out
-        for g, (begin, end) in enumerate(zip(self.bounds, self.bounds[1:], strict=False)):
+        for g, (begin, end) in enumerate(pairwise(self.bounds)):
             row = self.mask[g : g + 1]
             shared = Mask(row.key, row.start, row.p, (end - begin, row.shape[1]), 0)
             shared.apply(x[begin:end], out=dropped[begin:end])
@@ -85,8 +86,8 @@ class _Dropped(NamedTuple):
         assert self.kept is not None
         if self.n_groups == 1:
             return self.bounds[1], self.kept[0].n_kept
-        lengths = zip(self.bounds, self.bounds[1:], self.kept, strict=False)
-        return (sum((end - begin) * kept.n_kept for begin, end, kept in lengths),)
+        lengths = zip(pairwise(self.bounds), self.kept, strict=True)
+        return (sum((end - begin) * kept.n_kept for (begin, end), kept in lengths),)
 
     def blocks(self, packed: Array) -> list[Array]:
         """Return the groups' blocks, (n_rows, n_kept) each, as views of the packed array."""
@@ -94,7 +95,7 @@ class _Dropped(NamedTuple):
         if self.n_groups == 1:
             return [packed]
         views, at = [], 0
-        for begin, end, kept in zip(self.bounds, self.bounds[1:], self.kept, strict=False):
+        for (begin, end), kept in zip(pairwise(self.bounds), self.kept, strict=True):
             n_elems = (end - begin) * kept.n_kept
             views.append(packed[at : at + n_elems].reshape(end - begin, kept.n_kept))
             at += n_elems
@@ -163,6 +164,8 @@ class CompactLinear(_LinearLayer):
 
     """
 
+    n_groups: int
+    _behind: "CompactLinear | None"
     _scratch: ClassVar[tuple[str, ...]] = ("_weight_room", "_grad_room")
 
     def __init__(
@@ -201,8 +204,6 @@ class CompactLinear(_LinearLayer):
         self._grad_room: Array | None = None
         if after is not None:
             after._behind = self
-
-    _behind: "CompactLinear | None"
 
     def __getstate__(self) -> dict[str, Any]:
         kept = {**super().__getstate__(), "_dropped": None, "_state": None, "kept_grads": []}
@@ -303,7 +304,7 @@ class CompactLinear(_LinearLayer):
 
     # ---- backward ---------------------------------------------------------------------------------------------------
 
-    def backward(self, dy: npt.ArrayLike) -> Array | None:  # type: ignore[override]
+    def backward(self, dy: npt.ArrayLike) -> Array | None:
         """Return the gradient with respect to x, of x's shape; None without input_grad. Set `kept_grads` and `grads`.
 
         dy has the output's shape. RuntimeError if there was no forward pass.
@@ -336,7 +337,9 @@ class CompactLinear(_LinearLayer):
         else:
             dx = np.empty(state.x_shape, self.params[0].dtype)
             is_packed = source is not None and source.kept is not None
-            bounds = (source or state.dropped).bounds  # type: ignore[union-attr]
+            divided = source if source is not None else state.dropped
+            assert divided is not None
+            bounds = divided.bounds
             outs = source.blocks(dx) if is_packed and source is not None else _slices(dx, bounds)
             for dy, used, out in zip(dys, state.weights, outs, strict=True):
                 np.matmul(dy, used.T, out=out)
@@ -386,4 +389,4 @@ class CompactLinear(_LinearLayer):
 
 
 def _slices(a: Array, bounds: list[int]) -> list[Array]:
-    return [a] if len(bounds) == 2 else [a[i:j] for i, j in zip(bounds, bounds[1:], strict=False)]
+    return [a] if len(bounds) == 2 else [a[i:j] for i, j in pairwise(bounds)]

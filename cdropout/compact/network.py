@@ -1,6 +1,7 @@
 """`CompactMLP`: a multilayer perceptron of `CompactLinear` layers."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any, Self
 
 import numpy as np
@@ -75,7 +76,7 @@ class CompactMLP:
         n_groups = check_integer("n_groups", n_groups, 1)
         stream = None if rng is None else as_stream(rng)
         self.layers: list[CompactLinear] = []
-        for i, (n_in, n_out) in enumerate(zip(checked, checked[1:], strict=False)):
+        for i, (n_in, n_out) in enumerate(pairwise(checked)):
             self.layers.append(
                 CompactLinear(
                     n_in,
