@@ -166,12 +166,19 @@ def show_kernels(arguments: argparse.Namespace) -> None:
             where: dict[str, Any] = {axis: words}
             dense, other = (compact.gather_kept(x, **where) for _ in range(2))
             index = words.indices()
-            # Columns are read and written by whole cache lines, so all of x is read, and all of out is written.
-            n_moved = (x.size + dense.size) // 2 if axis == "columns" else dense.size
-            moved = np.ones(n_moved, dtype), np.ones(n_moved, dtype)
+            # Elements that each call reads and writes. Columns are read and written by whole cache lines.
+            touched = x.size if axis == "columns" else dense.size
+            n_moved = {
+                "np.take": touched + dense.size,
+                "gather": touched + dense.size,
+                "scatter, zero": dense.size + x.size,
+                "scatter, keep": dense.size + (2 * x.size if axis == "columns" else dense.size),
+                "scatter, add": dense.size + 2 * touched,
+            }
+            moved = {n: (np.ones(n // 2, dtype), np.ones(n // 2, dtype)) for n in n_moved.values()}
             calls: dict[str, Callable[[], object]] = {
                 "kept": lambda dense=dense, other=other: np.copyto(other, dense),
-                "moved": lambda moved=moved: np.copyto(*moved),
+                **{f"copy {n}": lambda pair=pair: np.copyto(*pair) for n, pair in moved.items()},
                 "np.take": lambda index=index, axis=axis, other=other: np.take(
                     x, index, axis=int(axis == "columns"), out=other, mode="clip"
                 ),
@@ -185,9 +192,9 @@ def show_kernels(arguments: argparse.Namespace) -> None:
                 ),
             }
             medians = interleaved_medians(calls, rounds=arguments.rounds * 4, seconds_per_turn=0.002)
-            for name, seconds in medians.items():
-                over = seconds / medians["kept"], seconds / medians["moved"]
-                yield dtype, f"half of the {axis}", name, 1e6 * seconds, *over
+            for name, n in n_moved.items():
+                over = medians[name] / medians["kept"], medians[name] / medians[f"copy {n}"]
+                yield dtype, f"half of the {axis}", name, 1e6 * medians[name], *over
 
     for n_threads, dtype in itertools.product(arguments.threads, ("float32", "float64")):
         with threadpool_limits(n_threads):

@@ -268,6 +268,35 @@ print(apply(begin=10), keep(begin=3, end=3), np.all(out == 7), apply(mask=(mask,
     assert ask(module, code, built, packages) == [f"{{-1}} {13 * 10 + 26} True", "0 0 True 0 [7. 7.]"]
 
 
+def test_kept_columns_in_any_ranges_of_rows_have_the_bits_of_python(module, built, packages):
+    code = """
+from cdropout.compact import KeepWords, gather_kept, scatter_kept
+for number, dtype in enumerate((np.float32, np.float64)):
+    mask = cd.Mask(5, 77, 0.4, 300)
+    words, kept = np.full(5, 2**64 - 1, np.uint64), KeepWords(mask)
+    x = np.random.default_rng(1).standard_normal((9, 300)).astype(dtype)
+    dense = np.zeros((9, kept.n_kept), dtype)
+    def move(rest, out, x, ranges=((5, 9), (0, 2), (2, 5)), scale=1.7, dtype=number):
+        return embedded.move_kept(rest, dtype, out.ctypes.data, x.ctypes.data, 9, 300, words.ctypes.data, mask, scale,
+                                  list(ranges))
+    status = [move(0, dense, x)]
+    same = [np.array_equal(words, kept.words), dense.tobytes() == gather_kept(x, None, kept, scale=1.7).tobytes()]
+    for rest, name in ((1, "zero"), (2, "keep"), (3, "add")):
+        out, expected = x.copy(), x.copy()
+        status.append(move(rest, out, dense))
+        scatter_kept(dense, None, kept, out=expected, rest=name, scale=1.7)
+        same.append(out.tobytes() == expected.tobytes())
+    before = out.copy()
+    refused = [
+        move(-1, out, dense), move(4, out, dense), move(1, out, dense, ((0, 10),)), move(1, out, dense, ((3, 2),)),
+        move(1, out, dense, scale=float("inf")), move(1, out, dense, scale=float("nan")), move(1, out, dense, dtype=2),
+        move(1, out, dense, dtype=-1),
+    ]
+    print(status, all(same), set(refused), np.array_equal(out, before))
+"""
+    assert ask(module, code, built, packages) == ["[0, 0, 0, 0] True {-1} True"] * 2
+
+
 def test_objects_of_another_kind_are_type_errors_that_name_them(module, built, packages):
     code = """
 fields = (0, 0, 0, 0, 0, 1, 0.0, 0.0, 0)
@@ -450,7 +479,7 @@ def test_constants_have_the_catalogs_names_and_numbers_in_c_and_in_cython():
         # Every operation has a constant for callers, or functions with its name.
         unnamed = _kernels.OPERATIONS.keys() - set(map(str.lower, operations))
         assert unnamed == {"multiply_by_noise", "add_noise"}
-        assert others == [{"BLOCK": 4096, "RAW_BYTES_PER_BLOCK": 8192}, {"MAX_AXES": 64}]
+        assert others == [{"BLOCK": 4096, "RAW_BYTES_PER_BLOCK": 8192}, {"MAX_AXES": 64}, rests]
     assert list(calls.DTYPES) == ["float32", "float64", "float16", "bfloat16"]
 
 
