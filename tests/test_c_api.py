@@ -479,6 +479,7 @@ def test_constants_have_the_catalogs_names_and_numbers_in_c_and_in_cython():
         # Every operation has a constant for callers, or functions with its name.
         unnamed = _kernels.OPERATIONS.keys() - set(map(str.lower, operations))
         assert unnamed == {"multiply_by_noise", "add_noise"}
+        rests = {"ZERO_REST": 1, "KEEP_REST": 2, "ADD_TO_KEPT": 3}
         assert others == [{"BLOCK": 4096, "RAW_BYTES_PER_BLOCK": 8192}, {"MAX_AXES": 64}, rests]
     assert list(calls.DTYPES) == ["float32", "float64", "float16", "bfloat16"]
 

@@ -20,9 +20,9 @@ Array = npt.NDArray[Any]
 # Measured by `python -m benchmarks compact --rule` (docs/compact.md, "When compact products pay"): the multiplications
 # and additions that a product does in the time in which one element is gathered or scattered; the part of a product's
 # time that the uneven sizes of smaller products cost; and the time of the additional calls, in flops.
-FLOPS_PER_MOVED_ELEM = 25
-LOST_TO_UNEVEN_SIZES = 0.05
-FLOPS_OF_CALLS = 4_000_000
+FLOPS_PER_MOVED_ELEM = 8
+LOST_TO_UNEVEN_SIZES = 0.08
+FLOPS_OF_CALLS = 5_000_000
 
 
 def compact_pays(n_samples: int, n_before: int, n_features: int, n_after: int, p: float) -> bool:
@@ -216,11 +216,15 @@ class CompactLinear(_LinearLayer):
 
         x has the shape (n_samples, n_in), or that of the output of `after`.
         """
+        return self._forward(x, overwrites_x=False)
+
+    def _forward(self, x: npt.ArrayLike, *, overwrites_x: bool) -> Array:
+        """Run `forward`; with overwrites_x, dropped features of a full x become 0 in x itself, the others are scaled."""
         weight = self.params[0]
         source = self._after._dropped if self._after is not None else None
         inputs, n_samples = self._check_input(x, source)
         if not (self.training and self._p > 0):
-            y = self._products(inputs, source, None, n_samples)
+            y = self._products(inputs, source, None, n_samples, overwrites_x)
             self.mask = self._dropped = None
             return y
         if self._behind is None:
@@ -235,7 +239,7 @@ class CompactLinear(_LinearLayer):
             if self._is_compact(n_samples // self.n_groups, source):
                 kept = [KeepWords(mask[:1] if one else mask[g : g + 1]) for g in range(self.n_groups)]
             dropped = _Dropped(mask, bounds, kept, _kernels.kept_scale(self._p))
-            y = self._products(inputs, source, dropped, n_samples)
+            y = self._products(inputs, source, dropped, n_samples, overwrites_x)
         self.mask, self._dropped = mask, dropped
         return y
 
@@ -264,12 +268,14 @@ class CompactLinear(_LinearLayer):
             raise ValueError(f"x must have the {source.bounds[-1]} rows of after's output, got shape {inputs.shape}")
         return inputs, len(inputs)
 
-    def _products(self, x: Array, source: _Dropped | None, dropped: _Dropped | None, n_samples: int) -> Array:
+    def _products(
+        self, x: Array, source: _Dropped | None, dropped: _Dropped | None, n_samples: int, overwrites_x: bool
+    ) -> Array:
         """Return the output, and save what `backward` needs. dropped are the decisions on this layer's outputs."""
         weight, bias = self.params
         rows = source.kept if source is not None else None
         columns = dropped.kept if dropped is not None else None
-        dense = source.apply(x) if source is not None and rows is None else x
+        dense = source.apply(x, x if overwrites_x else None) if source is not None and rows is None else x
         if rows is None and columns is None:
             y: Array = dense @ weight
             y += bias
@@ -309,6 +315,10 @@ class CompactLinear(_LinearLayer):
 
         dy has the output's shape. RuntimeError if there was no forward pass.
         """
+        return self._backward(dy, is_masked=True)
+
+    def _backward(self, dy: npt.ArrayLike, *, is_masked: bool) -> Array | None:
+        """Run `backward`; without is_masked, the gradient of a full x lacks the mask of `after`."""
         if self._state is None:
             raise RuntimeError("backward must follow a forward pass, and none has been made")
         state = self._state
@@ -328,9 +338,9 @@ class CompactLinear(_LinearLayer):
         else:
             dys = _slices(gradient, source.bounds if source is not None else [0, len(gradient)])
         self._set_grads(state, dys, rows, columns, source.scale if source is not None and rows is not None else 1.0)
-        return self._input_gradient(state, dys) if self.input_grad else None
+        return self._input_gradient(state, dys, is_masked) if self.input_grad else None
 
-    def _input_gradient(self, state: _Saved, dys: list[Array]) -> Array:
+    def _input_gradient(self, state: _Saved, dys: list[Array], is_masked: bool) -> Array:
         source = state.source
         if len(dys) == 1:
             dx: Array = dys[0] @ state.weights[0].T
@@ -343,7 +353,7 @@ class CompactLinear(_LinearLayer):
             outs = source.blocks(dx) if is_packed and source is not None else _slices(dx, bounds)
             for dy, used, out in zip(dys, state.weights, outs, strict=True):
                 np.matmul(dy, used.T, out=out)
-        if source is not None and source.kept is None:
+        if is_masked and source is not None and source.kept is None:
             source.apply(dx, out=dx)
         return dx
 

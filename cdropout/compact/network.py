@@ -124,7 +124,7 @@ class CompactMLP:
         for layer in self.layers[1:]:
             np.maximum(y, 0, out=y)
             self._activations.append(y)
-            y = layer.forward(y)
+            y = layer._forward(y, overwrites_x=True)
         return y
 
     __call__ = forward
@@ -134,11 +134,13 @@ class CompactMLP:
 
         RuntimeError if there was no forward pass.
         """
-        gradient = self.layers[-1].backward(dy)
+        gradient = self.layers[-1]._backward(dy, is_masked=False)
         for layer, active in zip(self.layers[-2::-1], self._activations[::-1], strict=True):
             assert gradient is not None
-            _kernels.relu_dropout_backward(gradient, active, 0.0, gradient)
-            gradient = layer.backward(gradient)
+            # In full products, dropped activations are 0, so that their gradient becomes 0 as that of negative ones.
+            is_full = layer._dropped is not None and layer._dropped.kept is None
+            _kernels.relu_dropout_backward(gradient, active, layer.p if is_full else 0.0, gradient)
+            gradient = layer._backward(gradient, is_masked=False)
         return gradient
 
     def __repr__(self) -> str:
