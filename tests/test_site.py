@@ -14,11 +14,11 @@ ROOT = Path(__file__).parents[1]
 EXTENSIONS = ("furo", "myst_parser", "numpydoc", "sphinx", "sphinx_copybutton")
 PAGES = {
     *("index", "getting_started", "layers", "family", "networks", "pytorch", "frameworks", "reproducibility"),
-    *("loops", "c_api", "scaling_out", "design", "performance", "api/index"),
+    *("loops", "c_api", "scaling_out", "compact", "design", "performance", "api/index"),
 }
 PACKAGE = Path(cd.__file__).parent
 # Modules that `import cdropout` does not import; their names are public if they do not begin with "_".
-MODULES = ("torch", "thinc", "keras", *(f"compat/{name}" for name in ("deepnet", "from_scratch", "nnfs", "numpy_ml")))
+MODULES = ("compact", "torch", "thinc", "keras", *(f"compat/{name}" for name in ("deepnet", "from_scratch", "nnfs", "numpy_ml")))
 
 missing = [name for name in EXTENSIONS if importlib.util.find_spec(name) is None]
 pytestmark = [

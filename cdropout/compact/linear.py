@@ -219,7 +219,7 @@ class CompactLinear(_LinearLayer):
         return self._forward(x, overwrites_x=False)
 
     def _forward(self, x: npt.ArrayLike, *, overwrites_x: bool) -> Array:
-        """Run `forward`; with overwrites_x, dropped features of a full x become 0 in x itself, the others are scaled."""
+        """Run `forward`; with overwrites_x, a full x is dropped in place."""
         weight = self.params[0]
         source = self._after._dropped if self._after is not None else None
         inputs, n_samples = self._check_input(x, source)
