@@ -109,8 +109,8 @@ typedef struct {
     int past_caches; /* not 0: store past the caches, where alignment permits it; see cached_bytes */
 } cdropout_arrays;
 
-/* A matrix of n_rows x n_columns, and the dense one of its kept rows and columns, both C-contiguous and apart. Bit i % 64
- * of row_words[i / 64] is set where row i is kept; NULL keeps all rows. column_words likewise. Elements of the dense
+/* A matrix of n_rows x n_columns, and the dense one of its kept rows and columns, both C-contiguous and apart. Bit i %
+ * 64 of row_words[i / 64] is set where row i is kept; NULL keeps all rows. column_words likewise. Elements of the dense
  * matrix are multiplied by scale as they are moved; 1 copies the bits. Since version 1.2 of the interface. */
 typedef struct {
     void *out;     /* written: the dense matrix by gather_kept, the whole one by scatter_kept */

@@ -135,9 +135,9 @@ extern job_limits limits;
  * NULL, n_repeats does not divide n_elems, or an operation without a mask has axes or repeats. */
 int job_plan(job *j, const job_request *request);
 
-/* Plans moving the kept elements of a matrix (kernel_table.h). The job's elements are those of the whole matrix, and its
- * ranges are cut between rows. Returns -1 if the verb is unknown, the dtype is not float32 or float64, the scale is not
- * finite, the matrix has too many elements for a size_t, or an array that has elements is NULL. */
+/* Plans moving the kept elements of a matrix (kernel_table.h). The job's elements are those of the whole matrix, and
+ * its ranges are cut between rows. Returns -1 if the verb is unknown, the dtype is not float32 or float64, the scale is
+ * not finite, the matrix has too many elements for a size_t, or an array that has elements is NULL. */
 int job_plan_submatrix(job *j, const submatrix *request, int dtype);
 
 /* How many of the first n_elems bits of keep words are set; n_elems if words is NULL. */

@@ -168,9 +168,9 @@ enum {
     N_SUBMATRIX_VERBS
 };
 
-/* A matrix of n_rows x n_columns and the dense one of its kept elements, both C-contiguous and apart; x is what is read.
- * Bit i % 64 of row_words[i / 64] is set where row i is kept; NULL keeps all. column_words likewise. Elements of the
- * dense matrix are multiplied by scale as they are moved. Scattering reads and writes whole rows of out. */
+/* A matrix of n_rows x n_columns and the dense one of its kept elements, both C-contiguous and apart; x is what is
+ * read. Bit i % 64 of row_words[i / 64] is set where row i is kept; NULL keeps all. column_words likewise. Elements of
+ * the dense matrix are multiplied by scale as they are moved. Scattering reads and writes whole rows of out. */
 typedef struct {
     char *out;
     const char *x;

@@ -210,7 +210,7 @@ typedef __m256 pack_f32;
 #define pack_mul_f32(a, b) _mm256_mul_ps(a, b)
 #define pack_add_f32(a, b) _mm256_add_ps(a, b)
 #define pack_chosen_f32(bits, v) _mm256_permutevar8x32_ps(v, pack_indices(pack_words_f32[bits]))
-#define spread_chosen_f32(bits, v)                                                       \
+#define spread_chosen_f32(bits, v)                                                   \
     _mm256_and_ps(_mm256_permutevar8x32_ps(v, pack_indices(spread_words_f32[bits])), \
                   _mm256_castsi256_ps(words_of_bits(bits)))
 #define pack_blend_f32(bits, v, other) _mm256_blendv_ps(other, v, _mm256_castsi256_ps(words_of_bits(bits)))

@@ -1,5 +1,5 @@
-/* The indices, a byte for each 32-bit word of a vector of 32 bytes, by which a permutation packs the elements whose bits
- * are set side by side (pack_words_...), or spreads packed ones to the places of these bits (spread_words_...). An
+/* The indices, a byte for each 32-bit word of a vector of 32 bytes, by which a permutation packs the elements whose
+ * bits are set side by side (pack_words_...), or spreads packed ones to the places of these bits (spread_words_...). An
  * element of f64 is two words. Indices without a bit are 0. */
 #ifndef CDROPOUT_PACK_TABLES_H
 #define CDROPOUT_PACK_TABLES_H

@@ -57,8 +57,9 @@ static ALWAYS_INLINE void NAMED(gather_row)(char *out, const char *x, const colu
     for (; c < piece->n_columns; c += NAMED(PACK_ELEMS)) {
         const size_t n_left = piece->n_columns - c;
         const uint32_t bits = NAMED(bits_at)(piece->words, c, n_left);
-        NAMED(pack) v = n_left >= NAMED(PACK_ELEMS) ? NAMED(pack_load)(x + c * elem_bytes)
-                                                    : NAMED(pack_load_some)(x + c * elem_bytes, n_left);
+        NAMED(pack)
+        v = n_left >= NAMED(PACK_ELEMS) ? NAMED(pack_load)(x + c * elem_bytes)
+                                        : NAMED(pack_load_some)(x + c * elem_bytes, n_left);
         if (!is_copy)
             v = NAMED(pack_mul)(v, factor);
         v = NAMED(pack_chosen)(bits, v);
@@ -99,8 +100,9 @@ static ALWAYS_INLINE void NAMED(scatter_row)(char *out, const char *x, const col
         const uint32_t bits = NAMED(bits_at)(piece->words, c, n_left);
         const int is_whole = n_left >= NAMED(PACK_ELEMS);
         char *at = out + c * elem_bytes;
-        NAMED(pack) v = n_unread >= NAMED(PACK_ELEMS) ? NAMED(pack_load)(x + n_done * elem_bytes)
-                                                      : NAMED(pack_load_some)(x + n_done * elem_bytes, n_unread);
+        NAMED(pack)
+        v = n_unread >= NAMED(PACK_ELEMS) ? NAMED(pack_load)(x + n_done * elem_bytes)
+                                          : NAMED(pack_load_some)(x + n_done * elem_bytes, n_unread);
         if (!is_copy)
             v = NAMED(pack_mul)(v, factor);
         v = NAMED(spread_chosen)(bits, v);
@@ -189,12 +191,12 @@ static OUT_OF_LINE void NAMED(move_piece)(const submatrix *matrix, size_t first_
                                           const column_piece *piece)
 {
     const int is_copy = matrix->scale == 1.0;
-#define MOVE_ROWS(verb)                                                        \
-    case verb:                                                                 \
-        if (is_copy)                                                           \
-            NAMED(move_rows)(matrix, first_row, end_row, piece, 1, verb);      \
-        else                                                                   \
-            NAMED(move_rows)(matrix, first_row, end_row, piece, 0, verb);      \
+#define MOVE_ROWS(verb)                                                   \
+    case verb:                                                            \
+        if (is_copy)                                                      \
+            NAMED(move_rows)(matrix, first_row, end_row, piece, 1, verb); \
+        else                                                              \
+            NAMED(move_rows)(matrix, first_row, end_row, piece, 0, verb); \
         break;
     switch (matrix->verb) {
         MOVE_ROWS(GATHER_KEPT)
