@@ -217,7 +217,7 @@ def show_rule(arguments: argparse.Namespace) -> None:
                 step = make_step(net, compact.SGD(net, 1e-3), x, labels)
 
                 def chosen_step(step: Callable[[], None] = step, choice: bool | None = choice) -> None:
-                    rule = linear.compact_pays if choice is None else lambda *_: choice
+                    rule = linear.compact_pays if choice is None else lambda *_, **__: choice
                     with mock.patch.object(linear, "compact_pays", rule):
                         step()
 

@@ -204,7 +204,7 @@ def test_bad_input_is_named(call, error, message):
 def products(request, monkeypatch):
     """Every combination of compact and full products, whichever is faster at the sizes of a test."""
     chosen = {"compact": (30, 20), "full": (), "first compact": (30,), "second compact": (20,)}[request.param]
-    monkeypatch.setattr(linear, "compact_pays", lambda n, before, features, after, p: features in chosen)
+    monkeypatch.setattr(linear, "compact_pays", lambda n, before, features, after, p, has_groups: features in chosen)
     return request.param
 
 
@@ -283,7 +283,7 @@ def test_gradients_are_those_of_finite_differences(products, n_groups):
 def test_masks_are_those_of_feature_dropout_and_do_not_depend_on_the_products(monkeypatch):
     found = []
     for is_compact in (True, False):
-        monkeypatch.setattr(linear, "compact_pays", lambda *_, is_compact=is_compact: is_compact)
+        monkeypatch.setattr(linear, "compact_pays", lambda *_, has_groups, is_compact=is_compact: is_compact)
         net = network()
         stream = copy.deepcopy(net.layers[0].rng)
         net.forward(normals((17, 12)))
@@ -298,7 +298,7 @@ def test_masks_are_those_of_feature_dropout_and_do_not_depend_on_the_products(mo
 
 @pytest.mark.thread_unsafe(reason="switches settings that hold for the whole process")
 def test_layers_of_anybodys_list_have_the_same_bits_for_every_thread_count(monkeypatch, isa):
-    monkeypatch.setattr(linear, "compact_pays", lambda *_: True)
+    monkeypatch.setattr(linear, "compact_pays", lambda *_, **__: True)
 
     class Tanh:
         params = grads = ()
@@ -378,6 +378,8 @@ def test_the_rule_prefers_full_products_where_little_is_saved():
     assert not compact.compact_pays(512, 784, 2048, 1024, 0.05)
     assert not compact.compact_pays(4, 784, 2048, 1024, 0.5)
     assert not compact.compact_pays(64, 30, 20, 10, 0.5)
+    assert compact.compact_pays(32, 784, 2048, 1024, 0.2)
+    assert not compact.compact_pays(32, 784, 2048, 1024, 0.2, has_groups=True)
 
 
 # ---- optimizers -----------------------------------------------------------------------------------------------------
@@ -439,7 +441,7 @@ def test_optimizers_take_any_layers_with_grads():
 def test_every_optimizer_converges_to_the_ridge_regression_that_feature_dropout_is(monkeypatch, name, lazy):
     # A fixed layer without change, whose outputs are dropped, and a linear one behind it. The expected squared error is
     # least at (X'X + p / (1-p) diag(X'X))^-1 X'y (Srivastava et al., 2014, section 9.1).
-    monkeypatch.setattr(linear, "compact_pays", lambda *_: True)
+    monkeypatch.setattr(linear, "compact_pays", lambda *_, **__: True)
     n, n_in, p = 64, 6, 0.4
     x = normals((n, n_in)) @ (np.eye(n_in) + 0.3)
     y = x @ normals((n_in, 2), seed=1) + 0.5 * normals((n, 2), seed=2)

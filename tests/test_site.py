@@ -18,7 +18,13 @@ PAGES = {
 }
 PACKAGE = Path(cd.__file__).parent
 # Modules that `import cdropout` does not import; their names are public if they do not begin with "_".
-MODULES = ("compact", "torch", "thinc", "keras", *(f"compat/{name}" for name in ("deepnet", "from_scratch", "nnfs", "numpy_ml")))
+MODULES = (
+    "compact",
+    "torch",
+    "thinc",
+    "keras",
+    *(f"compat/{name}" for name in ("deepnet", "from_scratch", "nnfs", "numpy_ml")),
+)
 
 missing = [name for name in EXTENSIONS if importlib.util.find_spec(name) is None]
 pytestmark = [

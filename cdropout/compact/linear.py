@@ -21,11 +21,14 @@ Array = npt.NDArray[Any]
 # and additions that a product does in the time in which one element is gathered or scattered; the part of a product's
 # time that the uneven sizes of smaller products cost; and the time of the additional calls, in flops.
 FLOPS_PER_MOVED_ELEM = 8
+FLOPS_PER_MOVED_ELEM_OF_GROUPS = 24  # the gradients of groups are added to whole ones
 LOST_TO_UNEVEN_SIZES = 0.08
 FLOPS_OF_CALLS = 5_000_000
 
 
-def compact_pays(n_samples: int, n_before: int, n_features: int, n_after: int, p: float) -> bool:
+def compact_pays(
+    n_samples: int, n_before: int, n_features: int, n_after: int, p: float, *, has_groups: bool = False
+) -> bool:
     """Return whether smaller products save more time than gathering and scattering rows and columns costs.
 
     Parameters
@@ -36,13 +39,16 @@ def compact_pays(n_samples: int, n_before: int, n_features: int, n_after: int, p
         The width of the features that are dropped, and those of the layers before and behind.
     p : float
         The probability of dropping.
+    has_groups : bool
+        Whether the batch has several groups of rows.
 
     """
     flops_saved = 6 * n_samples * (p - LOST_TO_UNEVEN_SIZES) * n_features * (n_before + n_after)
     # Columns of the weights before, which touch all of their memory, and rows of those behind; each is gathered once,
     # and its gradient is scattered once.
     n_moved = 2 * n_features * (n_before + (1 - p) * n_after)
-    return flops_saved > FLOPS_PER_MOVED_ELEM * n_moved + FLOPS_OF_CALLS
+    flops_per_moved_elem = FLOPS_PER_MOVED_ELEM_OF_GROUPS if has_groups else FLOPS_PER_MOVED_ELEM
+    return flops_saved > flops_per_moved_elem * n_moved + FLOPS_OF_CALLS
 
 
 class KeptGrad(NamedTuple):
@@ -249,7 +255,8 @@ class CompactLinear(_LinearLayer):
         n_in, n_out = self.params[0].shape
         if source is not None and source.kept is not None and self._after is not None:
             n_in = int(n_in * (1 - self._after.p))
-        return compact_pays(n_samples, n_in, n_out, int(behind.params[0].shape[1] * (1 - behind.p)), self._p)
+        n_after = int(behind.params[0].shape[1] * (1 - behind.p))
+        return compact_pays(n_samples, n_in, n_out, n_after, self._p, has_groups=self.n_groups > 1)
 
     def _check_input(self, x: npt.ArrayLike, source: _Dropped | None) -> tuple[Array, int]:
         """Return x as a plain array and the number of samples; TypeError or ValueError if it does not fit."""
