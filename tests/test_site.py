@@ -19,10 +19,7 @@ PAGES = {
 PACKAGE = Path(cd.__file__).parent
 # Modules that `import cdropout` does not import; their names are public if they do not begin with "_".
 MODULES = (
-    "compact",
-    "torch",
-    "thinc",
-    "keras",
+    *("compact", "torch", "thinc", "keras"),
     *(f"compat/{name}" for name in ("deepnet", "from_scratch", "nnfs", "numpy_ml")),
 )
 

@@ -80,7 +80,12 @@ class _Dropped(NamedTuple):
         """Drop features of a full array."""
         if self.n_groups == 1:
             return self.mask.apply(x, out=out)
-        dropped = np.empty_like(x) if out is None else out
+        dropped = np.empty(x.shape, x.dtype) if out is None else out
+        if len(x) % self.n_groups == 0 and x.flags.c_contiguous and dropped.flags.c_contiguous:
+            shape = (self.n_groups, len(x) // self.n_groups, x.shape[1])
+            by_group = Mask(self.mask.key, self.mask.start, self.mask.p, shape, 1)
+            by_group.apply(x.reshape(shape), out=dropped.reshape(shape))
+            return dropped
         for g, (begin, end) in enumerate(pairwise(self.bounds)):
             row = self.mask[g : g + 1]
             shared = Mask(row.key, row.start, row.p, (end - begin, row.shape[1]), 0)
