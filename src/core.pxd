@@ -18,6 +18,7 @@ cdef extern from "core/kernel_table.h" nogil:
         N_OPERATIONS
         OPERATION_apply_mask
         OPERATION_fill_scaled
+        OPERATION_relu_dropout
         OPERATION_relu_dropout_backward
         OPERATION_multiply_by_noise
         OPERATION_add_noise

@@ -57,3 +57,29 @@ def move_kept(verb, cnp.ndarray x not None, cnp.ndarray out not None, cnp.ndarra
         raise TypeError(f"x must be an array of float32 or float64 and scale finite, got {x.dtype} and {scale}")
     run_job(&j, &held)
     return out
+
+
+def relu_in_place(cnp.ndarray x not None, Mask mask):
+    """x = max(x, 0), and dropout by a mask of x's shape unless it is None, for a plain array. NaN stays where kept."""
+    cdef job_request request
+    cdef mask_axes axes
+    cdef held_arrays held
+    begin_holding(&held, True)
+    hold(&held, x, "x", False, True)
+    if not (is_plain(x) and cnp.PyArray_ISWRITEABLE(x)) or dtype_index(x) < 0:
+        raise ValueError("x must be a C-contiguous, writable array of floats in native byte order")
+    if mask is not None and not has_shape(x, mask.shape):
+        raise ValueError(f"x must have the mask's shape {mask.shape}, got {(<object>x).shape}")
+    cdef tuple strides = mask.all_strides() if mask is not None else None
+    if may_use_threads(cnp.PyArray_SIZE(x)):
+        prepare_threads()
+    request = blank_request(OPERATION_relu_dropout, dtype_index(x))
+    request.scale = 1.0
+    if mask is not None:
+        request.key, request.first, request.p, request.scale = mask.key_words, mask.first, mask.p, kept_scale(mask.p)
+        set_axes(&axes, x, strides)
+        request.n_axes, request.lens, request.strides = axes.n, axes.lens, axes.strides
+    request.out, request.x, request.n_elems = cnp.PyArray_BYTES(x), cnp.PyArray_BYTES(x), cnp.PyArray_SIZE(x)
+    check_held(&held)
+    run_request(&request, &held)
+    return x

@@ -466,3 +466,19 @@ def test_every_optimizer_converges_to_the_ridge_regression_that_feature_dropout_
     plain = np.linalg.solve(gram, x.T @ y)
     error, size = np.linalg.norm(mean - expected), np.linalg.norm(plain - expected)
     assert error < 0.15 * size
+
+
+# ---- ReLU in place --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_relu_in_place_has_the_values_of_relu_and_feature_dropout(isa, dtype):
+    x = normals((6, 300), dtype)
+    x[1, 3] = np.nan
+    mask = cd.draw_mask((6, 300), 0.4, rng=1, shared_axes=0)
+    assert np.array_equal(_kernels.relu_in_place(x.copy(), None), np.maximum(x, 0), equal_nan=True)
+    assert np.array_equal(_kernels.relu_in_place(x.copy(), mask), mask.apply(np.maximum(x, 0)), equal_nan=True)
+    with pytest.raises(ValueError, match="x must be a C-contiguous"):
+        _kernels.relu_in_place(x.T, None)
+    with pytest.raises(ValueError, match="x must have the mask's shape"):
+        _kernels.relu_in_place(x[:5].copy(), mask)

@@ -76,21 +76,37 @@ class _Dropped(NamedTuple):
     def n_groups(self) -> int:
         return len(self.bounds) - 1
 
+    def masks(self, is_contiguous: bool) -> list[tuple[slice, tuple[int, ...], Mask]]:
+        """Return masks for rows of a full array: the rows, the shape in which they fit the mask, and the mask.
+
+        Groups of equal size share a mask of three axes, if the array can be reshaped without a copy.
+        """
+        n_samples, n_features = self.bounds[-1], self.mask.shape[1]
+        if self.n_groups == 1:
+            return [(slice(None), self.mask.shape, self.mask)]
+        key, p, shape = self.mask.key, self.mask.p, (self.n_groups, n_samples // self.n_groups, n_features)
+        if n_samples % self.n_groups == 0 and is_contiguous:
+            return [(slice(None), shape, Mask(key, self.mask.start, p, shape, 1))]
+        masks: list[tuple[slice, tuple[int, ...], Mask]] = []
+        for g, (begin, end) in enumerate(pairwise(self.bounds)):
+            shape_of_group = (end - begin, n_features)
+            mask = Mask(key, self.mask.start + g * n_features, p, shape_of_group, 0)
+            masks.append((slice(begin, end), shape_of_group, mask))
+        return masks
+
     def apply(self, x: Array, out: Array | None = None) -> Array:
         """Drop features of a full array."""
         if self.n_groups == 1:
             return self.mask.apply(x, out=out)
         dropped = np.empty(x.shape, x.dtype) if out is None else out
-        if len(x) % self.n_groups == 0 and x.flags.c_contiguous and dropped.flags.c_contiguous:
-            shape = (self.n_groups, len(x) // self.n_groups, x.shape[1])
-            by_group = Mask(self.mask.key, self.mask.start, self.mask.p, shape, 1)
-            by_group.apply(x.reshape(shape), out=dropped.reshape(shape))
-            return dropped
-        for g, (begin, end) in enumerate(pairwise(self.bounds)):
-            row = self.mask[g : g + 1]
-            shared = Mask(row.key, row.start, row.p, (end - begin, row.shape[1]), 0)
-            shared.apply(x[begin:end], out=dropped[begin:end])
+        for rows, shape, mask in self.masks(x.flags.c_contiguous and dropped.flags.c_contiguous):
+            mask.apply(x[rows].reshape(shape), out=dropped[rows].reshape(shape))
         return dropped
+
+    def relu(self, y: Array) -> None:
+        """Replace a full C-contiguous array by its ReLU with features dropped."""
+        for rows, shape, mask in self.masks(True):
+            _kernels.relu_in_place(y[rows].reshape(shape), mask)
 
     def packed_shape(self) -> tuple[int, ...]:
         """Return the shape of the kept outputs: two axes, or one with the groups' blocks one after the other."""
@@ -227,15 +243,15 @@ class CompactLinear(_LinearLayer):
 
         x has the shape (n_samples, n_in), or that of the output of `after`.
         """
-        return self._forward(x, overwrites_x=False)
+        return self._forward(x, is_dropped=False)
 
-    def _forward(self, x: npt.ArrayLike, *, overwrites_x: bool) -> Array:
-        """Run `forward`; with overwrites_x, a full x is dropped in place."""
+    def _forward(self, x: npt.ArrayLike, *, is_dropped: bool) -> Array:
+        """Run `forward`; is_dropped: the mask of `after` has been applied to a full x."""
         weight = self.params[0]
         source = self._after._dropped if self._after is not None else None
         inputs, n_samples = self._check_input(x, source)
         if not (self.training and self._p > 0):
-            y = self._products(inputs, source, None, n_samples, overwrites_x)
+            y = self._products(inputs, source, None, n_samples, is_dropped)
             self.mask = self._dropped = None
             return y
         if self._behind is None:
@@ -250,7 +266,7 @@ class CompactLinear(_LinearLayer):
             if self._is_compact(n_samples // self.n_groups, source):
                 kept = [KeepWords(mask[:1] if one else mask[g : g + 1]) for g in range(self.n_groups)]
             dropped = _Dropped(mask, bounds, kept, _kernels.kept_scale(self._p))
-            y = self._products(inputs, source, dropped, n_samples, overwrites_x)
+            y = self._products(inputs, source, dropped, n_samples, is_dropped)
         self.mask, self._dropped = mask, dropped
         return y
 
@@ -281,13 +297,13 @@ class CompactLinear(_LinearLayer):
         return inputs, len(inputs)
 
     def _products(
-        self, x: Array, source: _Dropped | None, dropped: _Dropped | None, n_samples: int, overwrites_x: bool
+        self, x: Array, source: _Dropped | None, dropped: _Dropped | None, n_samples: int, is_dropped: bool
     ) -> Array:
         """Return the output, and save what `backward` needs. dropped are the decisions on this layer's outputs."""
         weight, bias = self.params
         rows = source.kept if source is not None else None
         columns = dropped.kept if dropped is not None else None
-        dense = source.apply(x, x if overwrites_x else None) if source is not None and rows is None else x
+        dense = source.apply(x) if source is not None and rows is None and not is_dropped else x
         if rows is None and columns is None:
             y: Array = dense @ weight
             y += bias

@@ -121,10 +121,14 @@ class CompactMLP:
         """Return the output for x of shape (n_samples, widths[0]), of shape (n_samples, widths[-1])."""
         self._activations = []
         y = self.layers[0].forward(x)
-        for layer in self.layers[1:]:
-            np.maximum(y, 0, out=y)
+        for before, layer in pairwise(self.layers):
+            dropped = before._dropped
+            if dropped is not None and dropped.kept is None:
+                dropped.relu(y)
+            else:
+                _kernels.relu_in_place(y, None)
             self._activations.append(y)
-            y = layer._forward(y, overwrites_x=True)
+            y = layer._forward(y, is_dropped=True)
         return y
 
     __call__ = forward
