@@ -1,4 +1,4 @@
-"""Time training steps with compact products over those without dropout, and gathering and scattering.
+"""Time training steps with compact products over steps without dropout; gathering and scattering.
 
 Each network is trained in float32 by SGD and by Adam, on random images with random labels: "none" has no dropout,
 "element-wise" has ReLUDropout behind each hidden layer, "compact" and "lazy" are cdropout.compact.CompactMLP with
