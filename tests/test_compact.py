@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import reference
 from array_objects import bits, normals
+from conftest import switches_settings
 from limits import by_every_thread_count
 
 import cdropout as cd
@@ -106,7 +107,7 @@ def test_without_a_scale_every_bit_is_kept_also_of_signalling_nans(isa, dtype, n
     assert bits(out) == bits(np.where(np.isin(np.arange(300), words.indices()), x, 0))
 
 
-@pytest.mark.thread_unsafe(reason="switches settings that hold for the whole process")
+@switches_settings
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_every_thread_count_gives_the_same_bits(isa, dtype):
     x, rows, columns = normals((67, 300), dtype), words_of(67, 0.5, 1), words_of(300, 0.5, 2)
@@ -120,6 +121,7 @@ def test_every_thread_count_gives_the_same_bits(isa, dtype):
     assert len(set(by_every_thread_count(all_of_them))) == 1
 
 
+@switches_settings
 def test_large_matrices_are_interruptible_jobs_with_the_same_result():
     before = _kernels.set_limits(max_elems_per_slice=1000, microseconds_between_checks=0)
     try:
@@ -296,7 +298,7 @@ def test_masks_are_those_of_feature_dropout_and_do_not_depend_on_the_products(mo
     assert found[0] == found[1] == expected
 
 
-@pytest.mark.thread_unsafe(reason="switches settings that hold for the whole process")
+@switches_settings
 def test_layers_of_anybodys_list_have_the_same_bits_for_every_thread_count(monkeypatch, isa):
     monkeypatch.setattr(linear, "compact_pays", lambda *_, **__: True)
 
