@@ -65,6 +65,21 @@ ctypedef struct Arrays:
     double fill
     int past_caches
 
+ctypedef struct Submatrix:
+    void *out
+    const void *x
+    size_t n_rows
+    size_t n_columns
+    const uint64_t *row_words
+    const uint64_t *column_words
+    double scale
+
+# what scatter_kept does with dropped elements
+cdef enum:
+    ZERO_REST = 1
+    KEEP_REST = 2
+    ADD_TO_KEPT = 3
+
 cdef int mask_of(object mask, Mask *c_mask) except -1
 cdef int noise_of(object noise, Noise *c_noise) except -1
 cdef int stream_of(object stream, Stream *c_stream) except -1
@@ -87,3 +102,7 @@ cdef int strided_mask_of(object mask, StridedMask *c_mask) except -1
 cdef int apply_strided(int operation, int dtype, const Arrays *arrays, const StridedMask *mask, size_t begin,
                        size_t end) noexcept nogil
 cdef int fill_keep_strided(uint8_t *out, const StridedMask *mask, size_t begin, size_t end) noexcept nogil
+
+cdef int fill_keep_words(uint64_t *out, const Mask *mask, size_t n_elems) noexcept nogil
+cdef int gather_kept(int dtype, const Submatrix *matrix, size_t begin, size_t end) noexcept nogil
+cdef int scatter_kept(int dtype, int rest, const Submatrix *matrix, size_t begin, size_t end) noexcept nogil

@@ -20,6 +20,7 @@ This module is one compilation unit. Its subjects are in .pxi files, which are i
     stream.pxi         the class Stream
     mask.pxi           the class Mask
     noise.pxi          the class Noise
+    kept.pxi           rows and columns of a matrix by a mask's keep words
     c_api.pxi          the part of the C interface that handles Python objects
     xla_ffi.pxi        the handlers that JAX calls
 
@@ -73,6 +74,7 @@ include "values.pxi"
 include "stream.pxi"
 include "mask.pxi"
 include "noise.pxi"
+include "kept.pxi"
 include "c_api.pxi"
 include "xla_ffi.pxi"
 

@@ -7,7 +7,7 @@ from cpython.pycapsule cimport PyCapsule_GetPointer
 
 from c_api cimport (
     cdropout_arrays, cdropout_key, cdropout_mask, cdropout_noise, cdropout_stream, cdropout_strided_mask,
-    cdropout_table,
+    cdropout_submatrix, cdropout_table,
 )
 
 from cdropout._kernels import C_API
@@ -16,9 +16,10 @@ from cdropout._kernels import C_API
 cdef const cdropout_table *table = <const cdropout_table *>PyCapsule_GetPointer(C_API, "cdropout.api.C_API")
 
 # api.pxd declares the types of the header again, without cdropout_ in their names: the casts below rely on this.
-if (sizeof(Key), sizeof(Mask), sizeof(StridedMask), sizeof(Noise), sizeof(Stream), sizeof(Arrays)) != (
+if (sizeof(Key), sizeof(Mask), sizeof(StridedMask), sizeof(Noise), sizeof(Stream), sizeof(Arrays),
+    sizeof(Submatrix)) != (
     sizeof(cdropout_key), sizeof(cdropout_mask), sizeof(cdropout_strided_mask), sizeof(cdropout_noise),
-    sizeof(cdropout_stream), sizeof(cdropout_arrays)
+    sizeof(cdropout_stream), sizeof(cdropout_arrays), sizeof(cdropout_submatrix)
 ):
     raise ImportError("cdropout/api.pxd and cdropout_table.h must have the same types: the build is broken")
 
@@ -94,3 +95,15 @@ cdef int apply_strided(int operation, int dtype, const Arrays *arrays, const Str
 
 cdef int fill_keep_strided(uint8_t *out, const StridedMask *mask, size_t begin, size_t end) noexcept nogil:
     return table.fill_keep_strided(out, <const cdropout_strided_mask *>mask, begin, end)
+
+
+cdef int fill_keep_words(uint64_t *out, const Mask *mask, size_t n_elems) noexcept nogil:
+    return table.fill_keep_words(out, <const cdropout_mask *>mask, n_elems)
+
+
+cdef int gather_kept(int dtype, const Submatrix *matrix, size_t begin, size_t end) noexcept nogil:
+    return table.gather_kept(dtype, <const cdropout_submatrix *>matrix, begin, end)
+
+
+cdef int scatter_kept(int dtype, int rest, const Submatrix *matrix, size_t begin, size_t end) noexcept nogil:
+    return table.scatter_kept(dtype, rest, <const cdropout_submatrix *>matrix, begin, end)

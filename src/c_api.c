@@ -27,6 +27,9 @@ SAME_NUMBER(BIAS_DROPOUT_ADD, OPERATION_bias_dropout_add);
 SAME_NUMBER(CHOOSE, OPERATION_choose);
 SAME_NUMBER(RELU_DROPOUT_BACKWARD, OPERATION_relu_dropout_backward);
 SAME_NUMBER(ALPHA_DROPOUT, OPERATION_alpha_dropout);
+SAME_NUMBER(ZERO_REST, SCATTER_KEPT_ZERO);
+SAME_NUMBER(KEEP_REST, SCATTER_KEPT_SET);
+SAME_NUMBER(ADD_TO_KEPT, SCATTER_KEPT_ADD);
 #undef SAME_NUMBER
 
 static stream_key stream_key_of(const cdropout_key *key)
@@ -162,6 +165,48 @@ static void fill_raw(uint8_t *out, const cdropout_key *key, uint64_t first_block
     kernels->fill_raw(out, &words, first_block, n_blocks);
 }
 
+/* ---- kept rows and columns ---- */
+
+static int fill_keep_words(uint64_t *out, const cdropout_mask *mask, size_t n_elems)
+{
+    mask_rule rule = {.key = stream_key_of(&mask->key)};
+    if (!is_probability(mask->p) || (out == NULL && n_elems > 0))
+        return -1;
+    set_threshold(&rule, mask->p);
+    if (n_elems > 0)
+        kernels->fill_words(out, &rule, mask->start, n_elems);
+    return 0;
+}
+
+static int run_submatrix(int verb, int dtype, const cdropout_submatrix *matrix, size_t begin, size_t end)
+{
+    job j;
+    const submatrix request = {
+        .out = (char *)matrix->out,
+        .x = (const char *)matrix->x,
+        .n_rows = matrix->n_rows,
+        .n_columns = matrix->n_columns,
+        .row_words = matrix->row_words,
+        .column_words = matrix->column_words,
+        .scale = matrix->scale,
+        .verb = verb,
+    };
+    if (begin > end || end > matrix->n_rows || job_plan_submatrix(&j, &request, dtype) != 0)
+        return -1;
+    job_run(&j, begin * matrix->n_columns, end * matrix->n_columns);
+    return 0;
+}
+
+static int gather_kept(int dtype, const cdropout_submatrix *matrix, size_t begin, size_t end)
+{
+    return run_submatrix(GATHER_KEPT, dtype, matrix, begin, end);
+}
+
+static int scatter_kept(int dtype, int rest, const cdropout_submatrix *matrix, size_t begin, size_t end)
+{
+    return rest == GATHER_KEPT ? -1 : run_submatrix(rest, dtype, matrix, begin, end);
+}
+
 /* ---- masks and noise ---- */
 
 static int define_mask(cdropout_mask *mask, const cdropout_key *key, uint64_t start, double p)
@@ -218,4 +263,7 @@ cdropout_table c_api_table = {
     .cached_bytes = cached_bytes,
     .apply_strided = apply_strided,
     .fill_keep_strided = fill_keep_strided,
+    .fill_keep_words = fill_keep_words,
+    .gather_kept = gather_kept,
+    .scatter_kept = scatter_kept,
 };

@@ -30,6 +30,9 @@ cdef extern from "c_api.h" nogil:
     ctypedef struct cdropout_arrays:
         pass
 
+    ctypedef struct cdropout_submatrix:
+        pass
+
     ctypedef struct cdropout_table:
         int (*mask_of)(object, cdropout_mask *) except -1
         int (*noise_of)(object, cdropout_noise *) except -1
@@ -48,5 +51,8 @@ cdef extern from "c_api.h" nogil:
         int (*apply_strided)(int, int, const cdropout_arrays *, const cdropout_strided_mask *, size_t, size_t) \
             noexcept nogil
         int (*fill_keep_strided)(uint8_t *, const cdropout_strided_mask *, size_t, size_t) noexcept nogil
+        int (*fill_keep_words)(uint64_t *, const cdropout_mask *, size_t) noexcept nogil
+        int (*gather_kept)(int, const cdropout_submatrix *, size_t, size_t) noexcept nogil
+        int (*scatter_kept)(int, int, const cdropout_submatrix *, size_t, size_t) noexcept nogil
 
     cdropout_table c_api_table

@@ -18,6 +18,7 @@ cdef extern from "core/kernel_table.h" nogil:
         N_OPERATIONS
         OPERATION_apply_mask
         OPERATION_fill_scaled
+        OPERATION_relu_dropout
         OPERATION_relu_dropout_backward
         OPERATION_multiply_by_noise
         OPERATION_add_noise
@@ -33,6 +34,22 @@ cdef extern from "core/kernel_table.h" nogil:
     ctypedef struct operation_properties:
         const char *name
         int steps
+
+    enum:
+        N_SUBMATRIX_VERBS
+        GATHER_KEPT
+        SCATTER_KEPT_ZERO
+        SCATTER_KEPT_SET
+        SCATTER_KEPT_ADD
+
+    ctypedef struct submatrix:
+        char *out
+        const char *x
+        size_t n_rows, n_columns
+        const uint64_t *row_words
+        const uint64_t *column_words
+        double scale
+        int verb
 
     ctypedef struct kernel_table:
         const char *isa
@@ -92,6 +109,8 @@ cdef extern from "core/job.h" nogil:
     job_limits limits
     job_request blank_request(int operation, int dtype)
     int job_plan(job *j, const job_request *request)
+    int job_plan_submatrix(job *j, const submatrix *request, int dtype)
+    size_t count_kept(const uint64_t *words, size_t n_elems)
     bint job_is_copy(const job_request *request)
     void job_run(const job *j, size_t begin, size_t end)
     size_t job_cut(const job *j, size_t i, size_t n_ranges)

@@ -239,3 +239,22 @@ def test_programs_of_torch_that_drop_differently_are_refused(monkeypatch):
     monkeypatch.setattr(program, "drop", lambda does: None)
     with pytest.raises(WrongResultError, match="none: "):
         torch_models.Contenders(program).check()
+
+
+@pytest.mark.parametrize("option", [[], ["--kernels"]])
+def test_compact_prints_a_row_for_each_setting(option, capsys):
+    shortest = ["--hidden", "32", "--batches", "8", "--p", "0.5", "--threads", "1", "--rounds", "1"]
+    assert main(["compact", *shortest, *option]) == 0
+    printed = capsys.readouterr().out
+    assert len(re.findall(r"^784-32-32-10 .*(?:SGD|Adam)", printed, re.MULTILINE)) == (0 if option else 2)
+    assert len(re.findall(r"^float\d\d half of the", printed, re.MULTILINE)) == 20
+
+
+def test_networks_of_compact_have_the_same_start_and_full_products_without_dropout():
+    from benchmarks.compact import networks
+
+    x = np.random.default_rng(0).random((8, 20), np.float32)
+    made = networks((20, 16, 16, 5), 0.5)
+    plain = made["none"][0].forward(x)
+    for name in ("compact", "lazy", "groups"):
+        assert made[name][0].eval().forward(x) == pytest.approx(plain, rel=1e-4, abs=1e-5)

@@ -268,6 +268,35 @@ print(apply(begin=10), keep(begin=3, end=3), np.all(out == 7), apply(mask=(mask,
     assert ask(module, code, built, packages) == [f"{{-1}} {13 * 10 + 26} True", "0 0 True 0 [7. 7.]"]
 
 
+def test_kept_columns_in_any_ranges_of_rows_have_the_bits_of_python(module, built, packages):
+    code = """
+from cdropout.compact import KeepWords, gather_kept, scatter_kept
+for number, dtype in enumerate((np.float32, np.float64)):
+    mask = cd.Mask(5, 77, 0.4, 300)
+    words, kept = np.full(5, 2**64 - 1, np.uint64), KeepWords(mask)
+    x = np.random.default_rng(1).standard_normal((9, 300)).astype(dtype)
+    dense = np.zeros((9, kept.n_kept), dtype)
+    def move(rest, out, x, ranges=((5, 9), (0, 2), (2, 5)), scale=1.7, dtype=number):
+        return embedded.move_kept(rest, dtype, out.ctypes.data, x.ctypes.data, 9, 300, words.ctypes.data, mask, scale,
+                                  list(ranges))
+    status = [move(0, dense, x)]
+    same = [np.array_equal(words, kept.words), dense.tobytes() == gather_kept(x, None, kept, scale=1.7).tobytes()]
+    for rest, name in ((1, "zero"), (2, "keep"), (3, "add")):
+        out, expected = x.copy(), x.copy()
+        status.append(move(rest, out, dense))
+        scatter_kept(dense, None, kept, out=expected, rest=name, scale=1.7)
+        same.append(out.tobytes() == expected.tobytes())
+    before = out.copy()
+    refused = [
+        move(-1, out, dense), move(4, out, dense), move(1, out, dense, ((0, 10),)), move(1, out, dense, ((3, 2),)),
+        move(1, out, dense, scale=float("inf")), move(1, out, dense, scale=float("nan")), move(1, out, dense, dtype=2),
+        move(1, out, dense, dtype=-1),
+    ]
+    print(status, all(same), set(refused), np.array_equal(out, before))
+"""
+    assert ask(module, code, built, packages) == ["[0, 0, 0, 0] True {-1} True"] * 2
+
+
 def test_objects_of_another_kind_are_type_errors_that_name_them(module, built, packages):
     code = """
 fields = (0, 0, 0, 0, 0, 1, 0.0, 0.0, 0)
@@ -378,7 +407,7 @@ def replaced(path, pattern, replacement):
 @pytest.mark.parametrize(("major", "minor"), [(2, 0), (1, 99)])
 def test_another_version_of_the_interface_is_an_import_error_that_names_both(packages, headers, major, minor):
     table = headers / "cdropout_table.h"
-    assert "#define CDROPOUT_ABI_MAJOR 1\n#define CDROPOUT_ABI_MINOR 1\n" in table.read_text()
+    assert "#define CDROPOUT_ABI_MAJOR 1\n#define CDROPOUT_ABI_MINOR 2\n" in table.read_text()
     replaced(table, r"(ABI_MAJOR) \d+", rf"\1 {major}")
     replaced(table, r"(ABI_MINOR) \d+", rf"\1 {minor}")
     folder = built_with(headers, packages)
@@ -386,16 +415,17 @@ def test_another_version_of_the_interface_is_an_import_error_that_names_both(pac
     assert result.returncode == 1
     assert result.stderr.splitlines()[-1] == (
         f"ImportError: this module must be rebuilt: it was built for version {major}.{minor} of cdropout's C "
-        f"interface, got cdropout {cd.__version__} with version 1.1"
+        f"interface, got cdropout {cd.__version__} with version 1.2"
     )
 
 
 def test_a_module_built_for_version_1_0_runs_unchanged(packages, headers):
-    # The headers of 1.0 are those of 1.1 without the additions at the end.
+    # The headers of 1.0 are those of 1.2 without the additions at the end.
     table, functions = headers / "cdropout_table.h", headers / "cdropout.h"
     replaced(table, r"(ABI_MINOR) \d+", r"\1 0")
     replaced(table, r"    /\* ---- since version 1\.1 ---- \*/.*(\} cdropout_table;)", r"\1")
     replaced(table, r"/\* Any mask that Python can make.*\} cdropout_strided_mask;\n", "")
+    replaced(table, r"/\* A matrix of n_rows x n_columns.*CDROPOUT_ADD_TO_KEPT = 3 \};\n", "")
     replaced(functions, r"static inline int cdropout_strided_mask_of.*(#endif)", r"\1")
     assert "strided_mask" not in table.read_text() + functions.read_text()
     code = """
@@ -449,7 +479,8 @@ def test_constants_have_the_catalogs_names_and_numbers_in_c_and_in_cython():
         # Every operation has a constant for callers, or functions with its name.
         unnamed = _kernels.OPERATIONS.keys() - set(map(str.lower, operations))
         assert unnamed == {"multiply_by_noise", "add_noise"}
-        assert others == [{"BLOCK": 4096, "RAW_BYTES_PER_BLOCK": 8192}, {"MAX_AXES": 64}]
+        rests = {"ZERO_REST": 1, "KEEP_REST": 2, "ADD_TO_KEPT": 3}
+        assert others == [{"BLOCK": 4096, "RAW_BYTES_PER_BLOCK": 8192}, {"MAX_AXES": 64}, rests]
     assert list(calls.DTYPES) == ["float32", "float64", "float16", "bfloat16"]
 
 

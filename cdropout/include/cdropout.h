@@ -138,4 +138,19 @@ static inline int cdropout_fill_keep_strided(uint8_t *out, const cdropout_stride
     return cdropout_functions->fill_keep_strided(out, mask, begin, end);
 }
 
+static inline int cdropout_fill_keep_words(uint64_t *out, const cdropout_mask *mask, size_t n_elems)
+{
+    return cdropout_functions->fill_keep_words(out, mask, n_elems);
+}
+
+static inline int cdropout_gather_kept(int dtype, const cdropout_submatrix *matrix, size_t begin, size_t end)
+{
+    return cdropout_functions->gather_kept(dtype, matrix, begin, end);
+}
+
+static inline int cdropout_scatter_kept(int dtype, int rest, const cdropout_submatrix *matrix, size_t begin, size_t end)
+{
+    return cdropout_functions->scatter_kept(dtype, rest, matrix, begin, end);
+}
+
 #endif

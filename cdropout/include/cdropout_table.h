@@ -10,7 +10,7 @@
 #include <stdint.h>
 
 #define CDROPOUT_ABI_MAJOR 1
-#define CDROPOUT_ABI_MINOR 1
+#define CDROPOUT_ABI_MINOR 2
 
 #ifdef __cplusplus
 extern "C" {
@@ -109,6 +109,22 @@ typedef struct {
     int past_caches; /* not 0: store past the caches, where alignment permits it; see cached_bytes */
 } cdropout_arrays;
 
+/* A matrix of n_rows x n_columns, and the dense one of its kept rows and columns, both C-contiguous and apart. Bit i %
+ * 64 of row_words[i / 64] is set where row i is kept; NULL keeps all rows. column_words likewise. Elements of the dense
+ * matrix are multiplied by scale as they are moved; 1 copies the bits. Since version 1.2 of the interface. */
+typedef struct {
+    void *out;     /* written: the dense matrix by gather_kept, the whole one by scatter_kept */
+    const void *x; /* read */
+    size_t n_rows, n_columns;
+    const uint64_t *row_words;
+    const uint64_t *column_words;
+    double scale;
+} cdropout_submatrix;
+
+/* What scatter_kept does with the elements of out that the masks drop: sets them to +0.0; or leaves them, as
+ * CDROPOUT_ADD_TO_KEPT does, which adds to the kept elements instead of replacing them. Since version 1.2. */
+enum { CDROPOUT_ZERO_REST = 1, CDROPOUT_KEEP_REST = 2, CDROPOUT_ADD_TO_KEPT = 3 };
+
 struct _object; /* Python's PyObject */
 
 /* Functions with begin and end compute the elements begin .. end - 1 of the output (with n_repeats, the elements of the
@@ -163,6 +179,17 @@ typedef struct {
     int (*apply_strided)(int operation, int dtype, const cdropout_arrays *arrays, const cdropout_strided_mask *mask,
                          size_t begin, size_t end);
     int (*fill_keep_strided)(uint8_t *out, const cdropout_strided_mask *mask, size_t begin, size_t end);
+
+    /* ---- since version 1.2 ---- */
+
+    /* The keep words of the mask's first n_elems elements; the unused bits of the last word are 0. */
+    int (*fill_keep_words)(uint64_t *out, const cdropout_mask *mask, size_t n_elems);
+    /* Copy the kept elements of rows begin .. end - 1 of the whole matrix x to the dense matrix out. For float32 and
+     * float64. -1 also if end > n_rows, scale is not finite, or n_rows * n_columns does not fit into a size_t. */
+    int (*gather_kept)(int dtype, const cdropout_submatrix *matrix, size_t begin, size_t end);
+    /* Copy the dense matrix x to the kept elements of rows begin .. end - 1 of the whole matrix out. Rows are read and
+     * written whole: threads that run at the same time must have different rows. */
+    int (*scatter_kept)(int dtype, int rest, const cdropout_submatrix *matrix, size_t begin, size_t end);
 } cdropout_table;
 
 #ifdef __cplusplus

@@ -179,6 +179,47 @@ int job_plan(job *j, const job_request *request)
     return 0;
 }
 
+/* ---- submatrices ---- */
+
+size_t count_kept(const uint64_t *words, size_t n_elems)
+{
+    size_t n_kept = 0;
+    if (words == NULL)
+        return n_elems;
+    for (size_t i = 0; i < n_elems / ELEMS_PER_GROUP; i++)
+        n_kept += bits_set(words[i]);
+    if (n_elems % ELEMS_PER_GROUP != 0)
+        n_kept += bits_set(words[n_elems / ELEMS_PER_GROUP] & (((uint64_t)1 << n_elems % ELEMS_PER_GROUP) - 1));
+    return n_kept;
+}
+
+int job_plan_submatrix(job *j, const submatrix *request, int dtype)
+{
+    if (request->verb < 0 || request->verb >= N_SUBMATRIX_VERBS || (dtype != DTYPE_f32 && dtype != DTYPE_f64) ||
+        !(request->scale - request->scale == 0.0))
+        return -1;
+    if (request->n_columns != 0 && request->n_rows > SIZE_MAX / request->n_columns)
+        return -1;
+    j->operation = request->verb;
+    j->dtype = dtype;
+    j->elem_bytes = dtype_table[dtype].n_bytes;
+    j->n_elems = request->n_rows * request->n_columns;
+    j->matrix = *request;
+    j->arrays.n_repeats = 1;
+    j->layout = LAYOUT_NONE;
+    if (j->n_elems == 0)
+        return 0;
+    j->matrix.n_kept_columns = count_kept(request->column_words, request->n_columns);
+    const int is_gathered = request->verb == GATHER_KEPT;
+    const int has_kept = j->matrix.n_kept_columns > 0 && count_kept(request->row_words, request->n_rows) > 0;
+    if (!has_kept && request->verb != SCATTER_KEPT_ZERO)
+        return 0;
+    if ((request->x == NULL && has_kept) || (request->out == NULL && (has_kept || !is_gathered)))
+        return -1;
+    j->layout = LAYOUT_SUBMATRIX;
+    return 0;
+}
+
 /* ---- cutting ---- */
 
 /* n * i / n_ranges, rounded down, without the product, which may overflow. */
@@ -220,6 +261,8 @@ size_t job_cut(const job *j, size_t i, size_t n_ranges)
         return cut_at_block(j->first, j->n_elems, i, n_ranges);
     case LAYOUT_SHARED_ROWS:
         return share(j->n_elems / j->row_positions, i, n_ranges) * j->row_positions;
+    case LAYOUT_SUBMATRIX:
+        return share(j->matrix.n_rows, i, n_ranges) * j->matrix.n_columns;
     case LAYOUT_ROWS:
         return share(j->n_elems, i, n_ranges);
     case LAYOUT_REPEATED:

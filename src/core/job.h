@@ -26,6 +26,7 @@ typedef enum {
     LAYOUT_SHARED_ROWS, /* several successive rows take the same run: its keep words are computed once for all */
     LAYOUT_REPEATED,    /* neighbouring elements take the same position, and a repeat kernel computes them */
     LAYOUT_GATHERED,    /* other repeats, or rows close together: keep bits are collected in the elements' order */
+    LAYOUT_SUBMATRIX,   /* by job_plan_submatrix: kept rows and columns of a matrix, by keep words that are given */
 } job_layout;
 
 /* A job's operation: one of the catalog, or OPERATION_fill_keep, which writes a byte for each element, 1 where it is
@@ -104,6 +105,7 @@ typedef struct {
     size_t elem_bytes; /* of the output */
     size_t n_elems;
     operands arrays;
+    submatrix matrix; /* of LAYOUT_SUBMATRIX, which uses neither the arrays nor what follows */
     mask_rule rule;
     uint64_t first;
     /* The output is rows of row_positions positions, arrays.n_repeats elements to each. n_levels nested loops go
@@ -132,6 +134,14 @@ extern job_limits limits;
 /* Plans a request. Returns 0; or -1 if a number is out of its range, an array that the operation reads or writes is
  * NULL, n_repeats does not divide n_elems, or an operation without a mask has axes or repeats. */
 int job_plan(job *j, const job_request *request);
+
+/* Plans moving the kept elements of a matrix (kernel_table.h). The job's elements are those of the whole matrix, and
+ * its ranges are cut between rows. Returns -1 if the verb is unknown, the dtype is not float32 or float64, the scale is
+ * not finite, the matrix has too many elements for a size_t, or an array that has elements is NULL. */
+int job_plan_submatrix(job *j, const submatrix *request, int dtype);
+
+/* How many of the first n_elems bits of keep words are set; n_elems if words is NULL. */
+size_t count_kept(const uint64_t *words, size_t n_elems);
 
 /* Whether the request only copies x: nothing is dropped, scaled or added. */
 int job_is_copy(const job_request *request);

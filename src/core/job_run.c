@@ -345,6 +345,10 @@ void job_run(const job *j, size_t begin, size_t end)
         case LAYOUT_GATHERED:
             run_gathered(j, begin, end);
             break;
+        case LAYOUT_SUBMATRIX: /* a row belongs to the range in which it begins */
+            kernels->submatrix[j->dtype](&j->matrix, (begin + j->matrix.n_columns - 1) / j->matrix.n_columns,
+                                         (end + j->matrix.n_columns - 1) / j->matrix.n_columns);
+            break;
         }
     leave_default_mode(before);
 }

@@ -160,6 +160,43 @@ typedef const char *fill_words_fn(uint64_t *out, const mask_rule *rule, uint64_t
 /* The output of the generator, RAW_BYTES_PER_BLOCK for each block. */
 typedef const char *fill_raw_fn(uint8_t *out, const stream_key *key, uint64_t first_block, size_t n_blocks);
 
+/* What happens to the kept elements of a matrix: its kept rows, or kept columns, or where these cross. */
+enum {
+    GATHER_KEPT,       /* they are copied to a dense smaller matrix */
+    SCATTER_KEPT_ZERO, /* a dense smaller matrix is copied to them, and all other elements become +0.0 */
+    SCATTER_KEPT_SET,  /* a dense smaller matrix is copied to them, and the others stay */
+    SCATTER_KEPT_ADD,  /* a dense smaller matrix is added to them, and the others stay */
+    N_SUBMATRIX_VERBS
+};
+
+/* A matrix of n_rows x n_columns and the dense one of its kept elements, both C-contiguous and apart; x is what is
+ * read. Bit i % 64 of row_words[i / 64] is set where row i is kept; NULL keeps all. column_words likewise. Elements of
+ * the dense matrix are multiplied by scale as they are moved. Scattering reads and writes whole rows of out. */
+typedef struct {
+    char *out;
+    const char *x;
+    size_t n_rows, n_columns;
+    const uint64_t *row_words, *column_words;
+    double scale; /* 1 copies the bits */
+    int verb;
+    size_t n_kept_columns; /* set by job_plan_submatrix */
+} submatrix;
+
+/* The number of set bits. */
+static inline unsigned bits_set(uint64_t word)
+{
+#if defined(__GNUC__)
+    return (unsigned)__builtin_popcountll(word);
+#else
+    word -= word >> 1 & 0x5555555555555555u;
+    word = (word & 0x3333333333333333u) + (word >> 2 & 0x3333333333333333u);
+    return (unsigned)(((word + (word >> 4)) & 0x0F0F0F0F0F0F0F0Fu) * 0x0101010101010101u >> 56);
+#endif
+}
+
+/* Rows first_row .. end_row - 1 of the whole matrix. */
+typedef const char *submatrix_fn(const submatrix *matrix, size_t first_row, size_t end_row);
+
 /* The kernels of one dtype. */
 typedef struct {
     range_fn *range[N_OPERATIONS];
@@ -175,6 +212,7 @@ typedef struct {
     fill_keep_fn *fill_keep;
     fill_words_fn *fill_words;
     fill_raw_fn *fill_raw;
+    submatrix_fn *submatrix[DTYPE_f64 + 1]; /* float32 and float64 */
 } kernel_table;
 
 /* ---- instruction sets ------------------------------------------------------------------------------------------

@@ -223,6 +223,36 @@ static PyObject *strided_fields(PyObject *self, PyObject *arguments)
 }
 #endif
 
+#if CDROPOUT_ABI_MINOR >= 2
+/* rest is 0 to gather. Words of a mask along the columns; rows are all kept. */
+static PyObject *move_kept(PyObject *self, PyObject *arguments)
+{
+    unsigned long long out, x, words;
+    int rest, dtype, status = 0;
+    Py_ssize_t n_rows, n_columns;
+    cdropout_mask mask;
+    cdropout_submatrix matrix;
+    range_list ranges;
+    (void)self;
+    if (!PyArg_ParseTuple(arguments, "iiKKnnKO&dO&", &rest, &dtype, &out, &x, &n_rows, &n_columns, &words,
+                          mask_argument, &mask, &matrix.scale, ranges_argument, &ranges))
+        return NULL;
+    matrix.out = pointer_of(out);
+    matrix.x = pointer_of(x);
+    matrix.n_rows = (size_t)n_rows;
+    matrix.n_columns = (size_t)n_columns;
+    matrix.row_words = NULL;
+    matrix.column_words = (const uint64_t *)pointer_of(words);
+    Py_BEGIN_ALLOW_THREADS
+    status = cdropout_fill_keep_words((uint64_t *)pointer_of(words), &mask, matrix.n_columns);
+    for (int i = 0; i < ranges.n; i++)
+        status |= rest == 0 ? cdropout_gather_kept(dtype, &matrix, ranges.begin[i], ranges.end[i])
+                            : cdropout_scatter_kept(dtype, rest, &matrix, ranges.begin[i], ranges.end[i]);
+    Py_END_ALLOW_THREADS
+    return PyLong_FromLong(status);
+}
+#endif
+
 static PyObject *fill_raw(PyObject *self, PyObject *arguments)
 {
     unsigned long long out, first_block;
@@ -309,6 +339,9 @@ static PyMethodDef methods[] = {
     {"apply_strided", apply_strided, METH_VARARGS, NULL},
     {"fill_keep_strided", fill_keep_strided, METH_VARARGS, NULL},
     {"strided_fields", strided_fields, METH_VARARGS, NULL},
+#endif
+#if CDROPOUT_ABI_MINOR >= 2
+    {"move_kept", move_kept, METH_VARARGS, NULL},
 #endif
     {NULL, NULL, 0, NULL},
 };

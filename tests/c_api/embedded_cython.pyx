@@ -117,6 +117,26 @@ def strided_fields(mask):
     return key[0], key[1], c_mask.mask.start, c_mask.mask.p, c_mask.mask.scale, lens, strides
 
 
+def move_kept(int rest, int dtype, uintptr_t out, uintptr_t x, size_t n_rows, size_t n_columns, uintptr_t words, mask,
+              double scale, ranges):
+    cdef capi.Mask c_mask
+    cdef capi.Submatrix matrix
+    cdef size_t begin, end
+    cdef int status
+    capi.mask_of(mask, &c_mask)
+    matrix.out, matrix.x, matrix.n_rows, matrix.n_columns = <void *>out, <const void *>x, n_rows, n_columns
+    matrix.row_words, matrix.column_words, matrix.scale = NULL, <const uint64_t *>words, scale
+    with nogil:
+        status = capi.fill_keep_words(<uint64_t *>words, &c_mask, n_columns)
+    for begin, end in ranges:
+        with nogil:
+            if rest == 0:
+                status |= capi.gather_kept(dtype, &matrix, begin, end)
+            else:
+                status |= capi.scatter_kept(dtype, rest, &matrix, begin, end)
+    return status
+
+
 def fill_raw(uintptr_t out, stream, uint64_t first_block, size_t n_blocks):
     cdef capi.Stream c_stream
     capi.stream_of(stream, &c_stream)

@@ -7,12 +7,13 @@
 #include <string.h>
 
 #include "../processor.h"
+#include "pack_tables.h"
 #include "target_region.h"
 
 #define ISA_NAME "avx2"
 #define V64_LANES 4
 
-TARGET_REGION_BEGIN("avx2,f16c")
+TARGET_REGION_BEGIN("avx2,f16c,popcnt")
 
 typedef __m256i v64;
 #define v64_load(p) _mm256_loadu_si256((const __m256i *)(const void *)(p))
@@ -177,6 +178,59 @@ static inline __m128i bf16_halves(vf32 v) /* rounds as bf16_of_float does */
     const __m256i halves = _mm256_srli_epi32(rounded, 16);
     return _mm_packus_epi32(_mm256_castsi256_si128(halves), _mm256_extracti128_si256(halves, 1));
 }
+
+#define HAS_PACK
+enum { PACK_ELEMS_f32 = 8, PACK_ELEMS_f64 = 4 };
+static inline __m256i pack_indices(uint64_t bytes)
+{
+    return _mm256_cvtepu8_epi32(_mm_cvtsi64_si128((long long)bytes));
+}
+/* All ones in the first n of 8 words. */
+static inline __m256i first_words(size_t n)
+{
+    return _mm256_cmpgt_epi32(_mm256_set1_epi32((int)n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+}
+static inline __m256i words_of_bits(uint32_t bits)
+{
+    const __m256i places = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
+    return _mm256_cmpeq_epi32(_mm256_and_si256(_mm256_set1_epi32((int)bits), places), places);
+}
+static inline __m256i pairs_of_bits(uint32_t bits)
+{
+    const __m256i places = _mm256_setr_epi64x(1, 2, 4, 8);
+    return _mm256_cmpeq_epi64(_mm256_and_si256(_mm256_set1_epi64x(bits), places), places);
+}
+
+typedef __m256 pack_f32;
+#define pack_load_f32(p) f32_load(p)
+#define pack_load_some_f32(p, n) _mm256_maskload_ps((const float *)(const void *)(p), first_words(n))
+#define pack_store_f32(p, v) f32_store(p, v)
+#define pack_store_some_f32(p, v, n) _mm256_maskstore_ps((float *)(void *)(p), first_words(n), v)
+#define pack_set1_f32(value) _mm256_set1_ps(value)
+#define pack_mul_f32(a, b) _mm256_mul_ps(a, b)
+#define pack_add_f32(a, b) _mm256_add_ps(a, b)
+#define pack_chosen_f32(bits, v) _mm256_permutevar8x32_ps(v, pack_indices(pack_words_f32[bits]))
+#define spread_chosen_f32(bits, v)                                                   \
+    _mm256_and_ps(_mm256_permutevar8x32_ps(v, pack_indices(spread_words_f32[bits])), \
+                  _mm256_castsi256_ps(words_of_bits(bits)))
+#define pack_blend_f32(bits, v, other) _mm256_blendv_ps(other, v, _mm256_castsi256_ps(words_of_bits(bits)))
+
+typedef __m256d pack_f64;
+static inline __m256d permuted_pairs(__m256d v, uint64_t bytes)
+{
+    return _mm256_castps_pd(_mm256_permutevar8x32_ps(_mm256_castpd_ps(v), pack_indices(bytes)));
+}
+#define pack_load_f64(p) _mm256_loadu_pd((const double *)(const void *)(p))
+#define pack_load_some_f64(p, n) _mm256_maskload_pd((const double *)(const void *)(p), first_words(2 * (n)))
+#define pack_store_f64(p, v) _mm256_storeu_pd((double *)(void *)(p), v)
+#define pack_store_some_f64(p, v, n) _mm256_maskstore_pd((double *)(void *)(p), first_words(2 * (n)), v)
+#define pack_set1_f64(value) _mm256_set1_pd(value)
+#define pack_mul_f64(a, b) _mm256_mul_pd(a, b)
+#define pack_add_f64(a, b) _mm256_add_pd(a, b)
+#define pack_chosen_f64(bits, v) permuted_pairs(v, pack_words_f64[bits])
+#define spread_chosen_f64(bits, v) \
+    _mm256_and_pd(permuted_pairs(v, spread_words_f64[bits]), _mm256_castsi256_pd(pairs_of_bits(bits)))
+#define pack_blend_f64(bits, v, other) _mm256_blendv_pd(other, v, _mm256_castsi256_pd(pairs_of_bits(bits)))
 
 #include "../kernels/block_kernels.inc.h"
 

@@ -12,7 +12,7 @@
 #define ISA_NAME "avx512"
 #define V64_LANES 8
 
-TARGET_REGION_BEGIN("avx512f,avx512bw,avx512dq,avx512vl")
+TARGET_REGION_BEGIN("avx512f,avx512bw,avx512dq,avx512vl,popcnt")
 
 typedef __m512i v64;
 #define v64_load(p) _mm512_loadu_si512(p)
@@ -168,6 +168,32 @@ static inline __m256i bf16_halves(vf32 v) /* rounds as bf16_of_float does */
     const __m512i rounded = _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7FFF)), odd);
     return _mm512_cvtepi32_epi16(_mm512_srli_epi32(rounded, 16));
 }
+
+/* Packing in registers, and storing whole vectors: compressing stores take ten times as long on Zen 4. */
+#define HAS_PACK
+enum { PACK_ELEMS_f32 = 16, PACK_ELEMS_f64 = 8 };
+typedef __m512 pack_f32;
+#define pack_load_f32(p) _mm512_loadu_ps(p)
+#define pack_load_some_f32(p, n) _mm512_maskz_loadu_ps((__mmask16)((1u << (n)) - 1), p)
+#define pack_store_f32(p, v) _mm512_storeu_ps(p, v)
+#define pack_store_some_f32(p, v, n) _mm512_mask_storeu_ps(p, (__mmask16)((1u << (n)) - 1), v)
+#define pack_set1_f32(value) _mm512_set1_ps(value)
+#define pack_mul_f32(a, b) _mm512_mul_ps(a, b)
+#define pack_add_f32(a, b) _mm512_add_ps(a, b)
+#define pack_chosen_f32(bits, v) _mm512_maskz_compress_ps((__mmask16)(bits), v)
+#define spread_chosen_f32(bits, v) _mm512_maskz_expand_ps((__mmask16)(bits), v)
+#define pack_blend_f32(bits, v, other) _mm512_mask_mov_ps(other, (__mmask16)(bits), v)
+typedef __m512d pack_f64;
+#define pack_load_f64(p) _mm512_loadu_pd(p)
+#define pack_load_some_f64(p, n) _mm512_maskz_loadu_pd((__mmask8)((1u << (n)) - 1), p)
+#define pack_store_f64(p, v) _mm512_storeu_pd(p, v)
+#define pack_store_some_f64(p, v, n) _mm512_mask_storeu_pd(p, (__mmask8)((1u << (n)) - 1), v)
+#define pack_set1_f64(value) _mm512_set1_pd(value)
+#define pack_mul_f64(a, b) _mm512_mul_pd(a, b)
+#define pack_add_f64(a, b) _mm512_add_pd(a, b)
+#define pack_chosen_f64(bits, v) _mm512_maskz_compress_pd((__mmask8)(bits), v)
+#define spread_chosen_f64(bits, v) _mm512_maskz_expand_pd((__mmask8)(bits), v)
+#define pack_blend_f64(bits, v, other) _mm512_mask_mov_pd(other, (__mmask8)(bits), v)
 
 #include "../kernels/block_kernels.inc.h"
 

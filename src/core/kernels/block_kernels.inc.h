@@ -20,6 +20,11 @@
  * A processor with streaming stores also has HAS_STREAMING_STORES; f32_stream, f64_stream and halves_stream, whose
  * addresses are multiples of STREAM_ALIGN; and stream_fence, which must follow the last of them.
  *
+ * A processor that packs the chosen elements of a vector side by side has HAS_PACK and, for f32 and f64,
+ * PACK_ELEMS_..., the type pack_..., and pack_load_..., pack_load_some_... (the first n elements), pack_store_...,
+ * pack_store_some_..., pack_set1_..., pack_mul_..., pack_add_..., pack_chosen_... (the inverse is spread_chosen_...,
+ * with zeros elsewhere) and pack_blend_....
+ *
  * A generator step gives 16 words of 64 bits, lane by lane, or 32 words of 32 bits, the lower half of each lane first.
  * The upper 16 bits of these are the numbers of elements 0 to 31 of a group, the lower 16 bits those of elements 32 to
  * 63. So one 32-bit comparison decides the upper halves, and after a shift the lower halves, and its result selects
@@ -433,6 +438,8 @@ typedef double f64_scalar;
 
 #include "all_dtypes.inc.h"
 
+#include "submatrix_kernels.inc.h"
+
 static const char *changed_arithmetic_of_table(void)
 {
     return changed_arithmetic_here();
@@ -440,11 +447,12 @@ static const char *changed_arithmetic_of_table(void)
 
 /* The initializer of the table that isa/<name>.c exports. */
 #define DTYPE_ROW(name, n_bytes, scale_bits, numpy_name) [DTYPE_##name] = &dtype_kernels_##name,
-#define KERNEL_TABLE(is_supported_fn)                   \
-    {.isa = ISA_NAME,                                   \
-     .is_supported = (is_supported_fn),                 \
-     .changed_arithmetic = changed_arithmetic_of_table, \
-     .dtype = {CDROPOUT_DTYPES(DTYPE_ROW)},             \
-     .fill_keep = fill_keep,                            \
-     .fill_words = fill_words,                          \
-     .fill_raw = fill_raw}
+#define KERNEL_TABLE(is_supported_fn)                                                                                  \
+    {                                                                                                                  \
+        .isa = ISA_NAME, .is_supported = (is_supported_fn), .changed_arithmetic = changed_arithmetic_of_table,         \
+        .dtype = {CDROPOUT_DTYPES(DTYPE_ROW)}, .fill_keep = fill_keep, .fill_words = fill_words, .fill_raw = fill_raw, \
+        .submatrix = {                                                                                                 \
+            [DTYPE_f32] = submatrix_f32,                                                                               \
+            [DTYPE_f64] = submatrix_f64                                                                                \
+        }                                                                                                              \
+    }

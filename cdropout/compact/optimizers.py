@@ -1,0 +1,228 @@
+"""Optimizers that step on kept rows and columns only: `SGD` and `Adam`."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cdropout import _kernels
+from cdropout.compact.kept import gather_kept, scatter_kept
+from cdropout.compact.linear import KeptGrad
+
+__all__ = ["SGD", "Adam"]
+
+Array = npt.NDArray[Any]
+
+# A step's arrays for so many elements stay in the second-level cache.
+ELEMS_PER_CHUNK = 32768
+
+
+class _Optimizer:
+    """The parameters of layers, and the moving averages of each."""
+
+    # Number of moving averages of each parameter.
+    _n_averages = 0
+
+    def __init__(self, layers: Any, lr: float, lazy: bool) -> None:
+        listed = list(layers) if isinstance(layers, Sequence) else [layers]
+        for layer in listed:
+            if not (hasattr(layer, "params") and hasattr(layer, "grads")):
+                raise TypeError(f"layers must have params and grads, got {type(layer).__name__}")
+        self.layers, self.lazy = listed, bool(lazy)
+        self.lr = lr
+        self._averages = [
+            [tuple(np.zeros_like(_matrix(param)) for _ in range(self._n_averages)) for param in layer.params]
+            for layer in listed
+        ]
+        self._dense: Array | None = None
+
+    @property
+    def lr(self) -> float:
+        """The learning rate, a finite number of at least 0."""
+        return self._lr
+
+    @lr.setter
+    def lr(self, lr: float) -> None:
+        self._lr = _check_range("lr", lr, 0.0, np.inf)
+
+    def step(self) -> None:
+        """Change the parameters by the gradients of the last backward pass."""
+        for layer, averages in zip(self.layers, self._averages, strict=True):
+            kept = getattr(layer, "kept_grads", None)
+            grads = kept or [KeptGrad(None, None, _matrix(grad), 1.0) for grad in layer.grads]
+            for param, grad, own in zip(layer.params, grads, averages, strict=True):
+                self._update(_matrix(param), grad, own)
+
+    def _update(self, param: Array, grad: KeptGrad, averages: tuple[Array, ...]) -> None:
+        raise NotImplementedError
+
+    def _whole(self, grad: KeptGrad, shape: tuple[int, ...]) -> KeptGrad:
+        """Return the gradient with its zeros."""
+        if grad.rows is None and grad.columns is None:
+            return grad
+        n_elems = shape[0] * shape[1]
+        if self._dense is None or self._dense.size < n_elems or self._dense.dtype != grad.values.dtype:
+            self._dense = np.empty(n_elems, grad.values.dtype)
+        out = self._dense[:n_elems].reshape(shape)
+        scatter_kept(grad.values, grad.rows, grad.columns, out=out, scale=grad.scale)
+        return KeptGrad(None, None, out, 1.0)
+
+
+class SGD(_Optimizer):
+    """Stochastic gradient descent: ``v = momentum * v + g``, ``param -= lr * v``.
+
+    Parameters
+    ----------
+    layers : a layer or network, or a sequence of them
+        Objects with `params` and `grads`; where there are `kept_grads`, as in `CompactLinear`, these are used.
+    lr : float
+        The learning rate, at least 0.
+    momentum : float
+        In [0, 1).
+    lazy : bool
+        Whether a step leaves dropped rows and columns, and their v, as they are. Without momentum there is no
+        difference: the gradients there are 0. With momentum, the usual step also moves dropped weights along their v;
+        the lazy one takes less time, moves a weight only in steps that keep it, and its v decays only in these. Both
+        have the same fixed points, where the mean gradient is 0.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For an argument other than the above.
+
+    """
+
+    def __init__(self, layers: Any, lr: float, momentum: float = 0.0, *, lazy: bool = False) -> None:
+        self.momentum = _check_range("momentum", momentum, 0.0, 1.0)
+        self._n_averages = 0 if self.momentum == 0 else 1
+        super().__init__(layers, lr, lazy)
+
+    def _update(self, param: Array, grad: KeptGrad, averages: tuple[Array, ...]) -> None:
+        rows, columns, values, scale = grad
+        if not averages:
+            scatter_kept(values, rows, columns, out=param, rest="add", scale=-self._lr * scale)
+            return
+        (velocity,) = averages
+        if not self.lazy or (rows is None and columns is None):
+            velocity *= velocity.dtype.type(self.momentum)
+            scatter_kept(values, rows, columns, out=velocity, rest="add", scale=scale)
+            scatter_kept(velocity, out=param, rest="add", scale=-self._lr)
+            return
+        own = gather_kept(velocity, rows, columns, scale=self.momentum)
+        scatter_kept(values, out=own, rest="add", scale=scale)
+        scatter_kept(own, rows, columns, out=velocity, rest="keep")
+        scatter_kept(own, rows, columns, out=param, rest="add", scale=-self._lr)
+
+
+class Adam(_Optimizer):
+    """Adam: steps of the mean gradient over the root of the mean squared gradient, both moving averages.
+
+    Parameters
+    ----------
+    layers
+        As in `SGD`.
+    lr : float
+        The learning rate, at least 0.
+    beta1, beta2 : float
+        Decay of the two averages, in [0, 1).
+    eps : float
+        Added to the root; greater than 0.
+    lazy : bool
+        Whether a step leaves dropped rows and columns, and their averages, as they are. Without it, averages of dropped
+        weights decay towards 0 and the weights move on, as in full products. The lazy averages are over the steps that
+        kept a weight, so that their squares are 1/q times larger where a fraction q of the steps keeps it, and a
+        weight moves in this fraction of the steps only. Both have the same fixed points. The correction for
+        the first steps counts all steps in both.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For an argument other than the above.
+
+    Notes
+    -----
+    Source: Kingma & Ba, "Adam: a method for stochastic optimization", ICLR 2015.
+
+    """
+
+    _n_averages = 2
+
+    def __init__(
+        self,
+        layers: Any,
+        lr: float = 1e-3,
+        beta1: float = 0.9,
+        beta2: float = 0.999,
+        eps: float = 1e-8,
+        *,
+        lazy: bool = False,
+    ) -> None:
+        self.beta1 = _check_range("beta1", beta1, 0.0, 1.0)
+        self.beta2 = _check_range("beta2", beta2, 0.0, 1.0)
+        self.eps = _check_range("eps", eps, np.nextafter(0, 1), np.inf)
+        self.n_steps = 0
+        super().__init__(layers, lr, lazy)
+
+    def step(self) -> None:
+        """Change the parameters by the gradients of the last backward pass."""
+        self.n_steps += 1
+        super().step()
+
+    def _update(self, param: Array, grad: KeptGrad, averages: tuple[Array, ...]) -> None:
+        if not self.lazy:
+            grad = self._whole(grad, param.shape)
+        rows, columns, values, scale = grad
+        is_whole = rows is None and columns is None
+        mean, square = averages if is_whole else (gather_kept(each, rows, columns) for each in averages)
+        if is_whole:
+            self._move(mean, square, values, scale, param)
+            return
+        moved = np.zeros_like(mean)
+        self._move(mean, square, values, scale, moved)
+        for each, own in zip(averages, (mean, square), strict=True):
+            scatter_kept(own, rows, columns, out=each, rest="keep")
+        scatter_kept(moved, rows, columns, out=param, rest="add")
+
+    def _move(self, mean: Array, square: Array, values: Array, scale: float, param: Array) -> None:
+        """Update the averages and add the step to param, in chunks that stay in the cache."""
+        number = param.dtype.type
+        beta1, beta2 = number(self.beta1), number(self.beta2)
+        to_mean = number((1 - self.beta1) * scale)
+        to_square = number((1 - self.beta2) * scale**2)
+        # lr / (1 - beta1^t) * mean / (sqrt(square / (1 - beta2^t)) + eps), with the second root taken out.
+        root = (1 - self.beta2**self.n_steps) ** 0.5
+        factor = number(-self._lr * root / (1 - self.beta1**self.n_steps))
+        eps = number(self.eps * root)
+        flat = [np.ravel(a) for a in (mean, square, values, param)]
+        room = np.empty(min(ELEMS_PER_CHUNK, param.size), param.dtype)
+        for begin in range(0, param.size, ELEMS_PER_CHUNK):
+            m, v, g, w = (a[begin : begin + ELEMS_PER_CHUNK] for a in flat)
+            work = room[: len(w)]
+            m *= beta1
+            np.multiply(g, to_mean, out=work)
+            m += work
+            v *= beta2
+            np.multiply(g, g, out=work)
+            work *= to_square
+            v += work
+            np.sqrt(v, out=work)
+            work += eps
+            np.divide(m, work, out=work)
+            work *= factor
+            w += work
+
+
+def _matrix(a: Array) -> Array:
+    """Return a view of a parameter as a matrix: a bias has one row."""
+    if not (isinstance(a, np.ndarray) and a.flags.c_contiguous and a.dtype in (np.float32, np.float64)):
+        raise TypeError("params and grads must be C-contiguous arrays of float32 or float64")
+    return a.reshape(1, -1) if a.ndim < 2 else a.reshape(a.shape[0], -1)
+
+
+def _check_range(name: str, number: float, least: float, limit: float) -> float:
+    """Return a finite number in [least, limit); ValueError for another."""
+    value = _kernels.check_finite(number, name)
+    if not least <= value < limit:
+        raise ValueError(f"{name} must be in [{least:g}, {limit:g}), got {number}")
+    return value
