@@ -7,7 +7,7 @@ KEPT_VERBS = {
 
 
 cdef const uint64_t *checked_words(cnp.ndarray words, Py_ssize_t n_elems, str name) except? NULL:
-    """Return the memory of keep words for n_elems elements, NULL for None. ValueError if they are for another number."""
+    """Return the memory of keep words for n_elems elements, NULL for None; ValueError for another number of words."""
     if words is None:
         return NULL
     if not (cnp.PyArray_TYPE(words) == cnp.NPY_UINT64 and is_plain(words) and cnp.PyArray_NDIM(words) == 1):

@@ -185,13 +185,7 @@ typedef struct {
 /* The number of set bits. */
 static inline unsigned bits_set(uint64_t word)
 {
-#if defined(__GNUC__)
     return (unsigned)__builtin_popcountll(word);
-#else
-    word -= word >> 1 & 0x5555555555555555u;
-    word = (word & 0x3333333333333333u) + (word >> 2 & 0x3333333333333333u);
-    return (unsigned)(((word + (word >> 4)) & 0x0F0F0F0F0F0F0F0Fu) * 0x0101010101010101u >> 56);
-#endif
 }
 
 /* Rows first_row .. end_row - 1 of the whole matrix. */
