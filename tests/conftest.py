@@ -66,6 +66,8 @@ def pytest_xdist_setupnodes() -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """Name the marks of NumPy's own tests, which test_bit_generator.py runs, and let processes of xdist's fork."""
     config.addinivalue_line("markers", "thread_unsafe: a test of NumPy's that must not run beside itself")
+    # JAX warns in every process that has used it; the children that tests fork do not.
+    config.addinivalue_line("filterwarnings", r"ignore:os\.fork\(\) was called:RuntimeWarning")
     if hasattr(config, "workerinput"):
         # They have a second thread, which talks to the first process.
         config.addinivalue_line("filterwarnings", "ignore:.*multi-threaded, use of fork:DeprecationWarning")
