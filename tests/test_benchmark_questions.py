@@ -76,7 +76,7 @@ def test_jax_checks_and_measures(run_python):
     lines = run.stdout.decode().splitlines()
     assert any(line.split()[0] == "4,096" for line in lines if line)
     names = [line.removeprefix("MLP 784-512-512-10").split()[0] for line in lines if line.startswith("MLP")]
-    assert names == ["none", "threefry", "rbg", "cdropout.jax.dropout"]
+    assert names == ["none", "threefry", "rbg", *(f"cdropout.jax.{name}" for name in ("dropout", "enable", "prng"))]
 
 
 def test_floor_runs(capsys):

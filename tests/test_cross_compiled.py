@@ -339,7 +339,7 @@ int main(int n_arguments, char **arguments)
 
 @pytest.mark.ci
 @pytest.mark.promise("memory-bounds")
-@pytest.mark.parametrize("compiler", ["gcc", "clang"])
+@pytest.mark.parametrize("compiler", ["gcc", pytest.param("clang", marks=pytest.mark.deep)])
 def test_the_programs_run_without_optimization_under_the_sanitizers(run_program, native, compiler, tmp_path):
     # Optimized, a read of a static array past its end may be left out or hit another array.
     if reason := reason_to_skip(compiler, *SANITIZERS):

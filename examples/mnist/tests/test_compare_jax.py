@@ -59,7 +59,7 @@ def test_a_network_without_dropout_learns_alike_with_every_kind(few):
     assert scores[0].macro_f1 == scores[1].macro_f1
 
 
-@pytest.mark.ci
+@pytest.mark.deep
 def test_flax_learns_mnist_with_our_dropout_as_with_its_own(mnist_folder):
     """Three seeds, two epochs: means of 0.9740 and 0.9732."""
     pytest.importorskip("flax")
