@@ -101,7 +101,13 @@ def run_on_two_ranks(*arguments, cwd):
         [launcher, "--version"], capture_output=True, text=True, timeout=PATIENCE, check=True
     ).stdout
     options = ["--allow-run-as-root", "--oversubscribe", "--bind-to", "none"] if "Open MPI" in version else []
-    return run_program([launcher, *options, "-n", "2", sys.executable, *arguments], cwd)
+    command = [launcher, *options, "-n", "2", sys.executable, *arguments]
+    # mpirun has failed without a word on a busy machine: a failure of a program on its ranks has a message.
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    if done.returncode != 0 and not done.stdout + done.stderr:
+        return run_program(command, cwd)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
 
 
 def run_program(command, cwd):
