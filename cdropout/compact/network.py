@@ -30,7 +30,7 @@ class CompactMLP:
     p : float or sequence of float
         The probability of dropping a hidden feature; one number, or one for each hidden layer.
     n_groups : int
-        Number of groups of a batch's rows, each with masks of its own.
+        Number of groups of a batch's rows; each group has separate masks.
     rng
         As in `Dropout`; the layers share the stream. None is the default stream.
     dtype : float32 or float64

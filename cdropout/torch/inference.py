@@ -100,6 +100,7 @@ def mc_predict(
     -----
     To find the modules that draw, the model runs once with all modules in training mode except those with running
     statistics; its buffers are restored afterwards. A function such as `F.dropout` belongs to the module that calls it.
+    A module that draws from a generator other than PyTorch's default one is found if its class name contains "drop".
 
     Source: Gal & Ghahramani, "Dropout as a Bayesian approximation", ICML 2016; Smith & Gal, "Understanding measures of
     uncertainty for adversarial example detection", UAI 2018.
