@@ -3,6 +3,7 @@
 A step is a forward pass, a backward pass and AdamW's update, in float32. The share is 1 minus the time of a step with
 all probabilities of dropping set to 0, divided by the time of a step: the median of this over the rounds. Four forms of
 one model take turns: without dropout, with PyTorch's own, after `replace_dropout`, and after `enable(bernoulli=True)`.
+The first step of a turn is not timed: it takes from the system the memory that the form before has given back.
 The programs of --compile are also compiled by `torch.compile`, without dropout, with PyTorch's own and after `enable`;
 their share is of the compiled step. Sites are the calls that draw a mask in a forward pass. Each program is checked
 before it is timed: what drops and what does not, the seed, and finite gradients. Programs whose package is not
@@ -141,6 +142,7 @@ class Contenders:
                 form = name.removeprefix("compiled, ")
                 model = self.compiled[form] if name != form else None
                 self.become(form)
+                self.program.step(model)
                 n_steps, start = 0, clock()
                 while n_steps == 0 or clock() - start < SECONDS_PER_TURN:
                     self.program.step(model)
