@@ -119,11 +119,20 @@ def test_a_cache_that_cannot_be_written_is_named(tmp_path):
 
 @pytest.mark.ci
 def test_of_processes_that_start_together_one_compiles(is_built, tmp_path):
+    # The compiler gives what the real one has made. One second is enough for the other processes to wait for it.
+    compiler, calls = tmp_path / "compiler", tmp_path / "calls"
+    compiler.write_text(
+        "#!/bin/sh\n"
+        f"echo >>{calls}; sleep 1\n"
+        'for word; do if [ "$previous" = -o ]; then made="$word"; fi; previous="$word"; done\n'
+        f'cp {is_built} "$made"\n'
+    )
+    compiler.chmod(0o755)
     code = "import cdropout.torch as ct; print(ct.build_native())"
     processes = [
         subprocess.Popen(
             [sys.executable, "-P", "-c", code],
-            env={**os.environ, "CDROPOUT_CACHE": str(tmp_path)},
+            env={**os.environ, "CDROPOUT_CACHE": str(tmp_path), "CXX": str(compiler)},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -134,6 +143,7 @@ def test_of_processes_that_start_together_one_compiles(is_built, tmp_path):
     assert [process.returncode for process in processes] == [0, 0, 0]
     assert sum("compiling" in stderr for _, stderr in outputs) == 1
     assert len({stdout for stdout, _ in outputs}) == 1
+    assert len(calls.read_text()) == len(native._source_files()) + 1
 
 
 @pytest.mark.ci
