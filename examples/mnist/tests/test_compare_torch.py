@@ -14,6 +14,7 @@ import pytest
 from threadpoolctl import threadpool_limits
 
 import compare_torch
+import comparison
 from cdropout.digits.data import load_dataset
 from cdropout.digits.network import DivergenceError
 from cdropout.digits.training import Config, train
@@ -31,13 +32,13 @@ MADE_UP_F1 = {"PyTorch": [0.90, 0.92], "elementwise": [0.91, 0.915], "feature": 
 
 
 def test_comparison_finds_kinds_outside_the_tolerance():
-    assert compare_torch.find_strays(MADE_UP_F1, 0.006) == [
+    assert comparison.find_strays(MADE_UP_F1, 0.006) == [
         "feature: macro F1 must be within 0.006 of PyTorch's, got a difference of -0.0100",
         "standard: macro F1 must be within 0.006 of PyTorch's, got a difference of +0.0100",
     ]
-    assert compare_torch.find_strays(MADE_UP_F1, 0.011) == []
+    assert comparison.find_strays(MADE_UP_F1, 0.011) == []
     # A score that is no number is outside.
-    assert len(compare_torch.find_strays(MADE_UP_F1 | {"feature": [math.nan, 0.91]}, 0.011)) == 1
+    assert len(comparison.find_strays(MADE_UP_F1 | {"feature": [math.nan, 0.91]}, 0.011)) == 1
 
 
 @pytest.mark.parametrize(("tolerance", "status"), [("0.006", 1), ("0.011", 0)])
