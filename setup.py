@@ -313,7 +313,9 @@ def translate(extensions: list[Extension]) -> None:
     sources = {extension.name: [s for s in extension.sources if s.endswith(".pyx")] for extension in extensions}
     translated = cythonize(
         [Extension(extension.name, sources[extension.name], depends=extension.depends) for extension in extensions],
-        build_dir="build",
+        # Cython's output depends on NumPy's declarations, but Cython only compares the times of files, and would reuse
+        # C sources that were made with another NumPy.
+        build_dir=f"build/numpy-{np.__version__}",
         include_path=[str(HERE), str(HERE / "src")],  # where cdropout/api.pxd and core.pxd are
     )
     made = {extension.name: extension.sources for extension in translated}

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,13 @@ needs_the_main_thread = pytest.mark.thread_unsafe(reason="Python handles signals
 # More processes gain little: the longest file takes a sixth of the time of all files, and each process imports PyTorch,
 # Keras and spaCy where they are installed (800 MB).
 MAX_PROCESSES = 4
+
+# Files with few tests that take long. They are run first: a process that had one of them left when the others are done
+# would work alone.
+LONG_FILES = (
+    *("test_cross_compiled", "test_keras", "test_torch_compile", "test_torch_programs", "test_torch_native"),
+    *("test_openmp_runtimes", "test_other_systems", "test_site", "test_compare_torch", "test_data_parallel"),
+)
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -68,6 +76,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "thread_unsafe: a test of NumPy's that must not run beside itself")
     # JAX warns in every process that has used it; the children that tests fork do not.
     config.addinivalue_line("filterwarnings", r"ignore:os\.fork\(\) was called:RuntimeWarning")
+    config.option.loadscopereorder = False  # xdist keeps the order of pytest_collection_modifyitems
     if hasattr(config, "workerinput"):
         # They have a second thread, which talks to the first process.
         config.addinivalue_line("filterwarnings", "ignore:.*multi-threaded, use of fork:DeprecationWarning")
@@ -79,7 +88,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Deselect the tests without the mark of --promise, if the option is given."""
+    """Deselect the tests without the mark of --promise, if the option is given, and order the files for xdist."""
+    if hasattr(config, "workerinput"):
+        n_tests = Counter(item.path for item in items)
+        items.sort(key=lambda item: (item.path.stem not in LONG_FILES, -n_tests[item.path]))
     key = config.getoption("promise", None)
     if key is not None:
         marked = {item for item in items if any(key in mark.args for mark in item.iter_markers("promise"))}

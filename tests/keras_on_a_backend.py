@@ -266,7 +266,7 @@ def test_gradients_of_noise_and_of_alpha_dropout(enabled):
 
 @trains
 @pytest.mark.parametrize(
-    "policy", ["float32", "mixed_bfloat16", pytest.param("mixed_float16", marks=pytest.mark.ci)], indirect=True
+    "policy", ["float32", "mixed_bfloat16", pytest.param("mixed_float16", marks=pytest.mark.deep)], indirect=True
 )
 def test_models_learn_predict_and_are_saved(enabled, policy, tmp_path):
     keras.utils.set_random_seed(1)

@@ -103,6 +103,27 @@ def build(setup_py, tmp_path, monkeypatch):
     return build
 
 
+# ---- C sources that Cython writes -----------------------------------------------------------------------------------
+
+
+def test_c_sources_made_with_another_numpy_are_not_reused(setup_py, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("module.pyx").write_text("x = 1\n")
+
+    def translate():
+        extension = Extension("module", ["module.pyx"])
+        setup_py.translate([extension])
+        (source,) = extension.sources
+        return Path(source)
+
+    mark = "/* made before */"
+    made = translate()
+    made.write_text(made.read_text() + mark)
+    assert mark in translate().read_text()
+    monkeypatch.setattr(np, "__version__", "9.9")
+    assert mark not in translate().read_text()
+
+
 # ---- flags ----------------------------------------------------------------------------------------------------------
 
 FAST = "-Ofast -ffast-math -ffp-contract=fast -march=native"

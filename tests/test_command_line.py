@@ -5,6 +5,7 @@ import io
 import json
 import os
 import signal
+import site
 import subprocess
 import sys
 import time
@@ -135,9 +136,10 @@ def test_a_source_folder_that_is_not_compiled_says_so(run_python, tmp_path):
     (tmp_path / "cdropout").mkdir()
     for path in Path(cd.__file__).parent.glob("*.py"):
         (tmp_path / "cdropout" / path.name).write_text(path.read_text())
-    # As in a checkout: the folder comes first.
-    env = {"PYTHONPATH": str(tmp_path), "PYTHONSAFEPATH": ""}
-    run = run_python("-m", "cdropout", check=False, env=env)
+    # As in a checkout: the folder comes before what is installed. Without site (-S), which would add the finder of an
+    # editable install: it gives every cdropout the compiled modules.
+    path = [str(tmp_path), *site.getsitepackages()]
+    run = run_python("-S", "-m", "cdropout", check=False, env={"PYTHONPATH": os.pathsep.join(path)})
     assert run.returncode == 1
     message = f"ImportError: cdropout must be compiled, and what is in {tmp_path / 'cdropout'} is not: "
     assert message in run.stderr.decode()

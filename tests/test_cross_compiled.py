@@ -312,7 +312,11 @@ CHANGED = {
 
 @pytest.mark.ci
 @pytest.mark.promise("bits-processors")
-@pytest.mark.parametrize("name", CHANGED)
+@pytest.mark.parametrize(
+    "name",
+    # The optimized core takes half a minute to compile.
+    [pytest.param(name, marks=pytest.mark.deep) if name == "contraction-in-avx512" else name for name in CHANGED],
+)
 def test_flags_without_a_macro_that_change_results_are_found_at_run_time(run_program, name):
     compiler, emulator, words = CHANGED[name]
     if name == "contraction-in-avx512" and "avx512" not in _kernels.supported_isas():

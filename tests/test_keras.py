@@ -29,13 +29,18 @@ def run_tests(run_python, backend, marked):
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_on(backend, run_python):
-    run_tests(run_python, backend, "not ci")
+    run_tests(run_python, backend, "not ci and not deep")
 
 
 @pytest.mark.ci
+def test_more_on_torch(run_python):
+    run_tests(run_python, "torch", "ci")
+
+
+@pytest.mark.deep
 @pytest.mark.parametrize("backend", ["torch", "jax"])
-def test_more_on(backend, run_python):
-    run_tests(run_python, backend, "ci")
+def test_still_more_on(backend, run_python):
+    run_tests(run_python, backend, "deep")
 
 
 @pytest.mark.ci

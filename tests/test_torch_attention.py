@@ -386,8 +386,10 @@ def test_cpp_drops_the_same_weights_on_every_number_of_threads(cpp, monkeypatch)
         assert np.array_equal(~each.numpy().reshape(mask.shape), mask.keep())
 
 
-@pytest.mark.parametrize("isa", ["sse2", "avx2", "avx512"])
-def test_cpp_computes_the_same_on_every_instruction_set(isa, cpp, run_python, monkeypatch):
+def test_cpp_computes_the_same_on_every_instruction_set(cpp, run_python):
+    isas = [isa for isa in ("sse2", "avx2", "avx512") if isa in _kernels.supported_isas()]
+    if len(isas) < 2:
+        pytest.skip("this machine has one instruction set of this code")
     code = """
 import sys, torch, cdropout.torch as ct
 assert ct.native_library.load()
@@ -396,11 +398,9 @@ torch.manual_seed(1)
 y = ct.scaled_dot_product_attention(*inputs, dropout_p=0.3, is_causal=True)
 print([t.square().sum().item() for t in (y, *torch.autograd.grad(y.square().sum(), inputs))])
 """
-    printed = []
-    for limit in ("sse2", isa):
-        monkeypatch.setenv("CDROPOUT_ISA", limit if limit in _kernels.supported_isas() else "")
-        printed.append(ast.literal_eval(run_python("-c", code).stdout.decode()))
-    assert np.allclose(*printed, rtol=1e-5)
+    printed = [ast.literal_eval(run_python("-c", code, env={"CDROPOUT_ISA": isa}).stdout.decode()) for isa in isas]
+    for each in printed[1:]:
+        assert np.allclose(each, printed[0], rtol=1e-5)
 
 
 def test_cpp_reads_inputs_once_they_are_dense_along_features(cpp, attended):

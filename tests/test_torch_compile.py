@@ -69,6 +69,21 @@ def test_torch_compile_makes_one_graph_with_the_same_masks(name, x):
     assert_same(torch.compile(function, fullgraph=True), function, x)
 
 
+@pytest.mark.parametrize("name", ["ours", "attention, ours"])
+def test_a_given_generator_ends_the_graph_and_has_the_same_masks(name):
+    generator = torch.Generator()
+    functions = {
+        "ours": lambda x: ct.dropout(2 * x, 0.3, generator=generator) + 1,
+        "attention, ours": lambda x: ct.scaled_dot_product_attention(x, x, 2 * x, dropout_p=0.3, generator=generator),
+    }
+    ys = []
+    for function in (functions[name], torch.compile(functions[name], backend="aot_eager")):
+        generator.manual_seed(3)
+        ys.append([function(X), function(X)])
+    assert torch.allclose(torch.stack(ys[0]), torch.stack(ys[1]), atol=1e-5)
+    assert not torch.equal(*ys[1])
+
+
 def test_dynamic_shapes_have_the_same_masks():
     function = FUNCTIONS["twice the same call"]
     compiled = torch.compile(function, fullgraph=True, dynamic=True)

@@ -61,8 +61,13 @@ def test_cpp_and_python_draw_the_same_masks(is_built):
 
 @pytest.mark.ci
 def test_importing_compiles_nothing_and_switches_nothing_on(tmp_path):
-    code = "import cdropout.torch as ct; print(ct.native_library.is_loaded(), ct.is_enabled())"
-    assert run(code, CDROPOUT_CACHE=str(tmp_path)).stdout.split() == ["False", "False"]
+    code = """
+import sys, torch
+before = "torch._dynamo" in sys.modules  # PyTorch's compiler, whose import takes longer than that of all else
+import cdropout.torch as ct
+print(ct.native_library.is_loaded(), ct.is_enabled(), ("torch._dynamo" in sys.modules) != before)
+"""
+    assert run(code, CDROPOUT_CACHE=str(tmp_path)).stdout.split() == ["False", "False", "False"]
     assert list(tmp_path.iterdir()) == []
 
 
@@ -119,11 +124,20 @@ def test_a_cache_that_cannot_be_written_is_named(tmp_path):
 
 @pytest.mark.ci
 def test_of_processes_that_start_together_one_compiles(is_built, tmp_path):
+    # The compiler gives what the real one has made. One second is enough for the other processes to wait for it.
+    compiler, calls = tmp_path / "compiler", tmp_path / "calls"
+    compiler.write_text(
+        "#!/bin/sh\n"
+        f"echo >>{calls}; sleep 1\n"
+        'for word; do if [ "$previous" = -o ]; then made="$word"; fi; previous="$word"; done\n'
+        f'cp {is_built} "$made"\n'
+    )
+    compiler.chmod(0o755)
     code = "import cdropout.torch as ct; print(ct.build_native())"
     processes = [
         subprocess.Popen(
             [sys.executable, "-P", "-c", code],
-            env={**os.environ, "CDROPOUT_CACHE": str(tmp_path)},
+            env={**os.environ, "CDROPOUT_CACHE": str(tmp_path), "CXX": str(compiler)},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -134,6 +148,7 @@ def test_of_processes_that_start_together_one_compiles(is_built, tmp_path):
     assert [process.returncode for process in processes] == [0, 0, 0]
     assert sum("compiling" in stderr for _, stderr in outputs) == 1
     assert len({stdout for stdout, _ in outputs}) == 1
+    assert len(calls.read_text()) == len(native._source_files()) + 1
 
 
 @pytest.mark.ci

@@ -214,10 +214,6 @@ def _attend_recorded(
     return dropped @ value
 
 
-# torch.compile ends its graph before a call of this function: it does not record generators.
-_attend_between_graphs = torch.compiler.disable(_attend)
-
-
 def _fits(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None, is_causal: bool) -> bool:
     """Return whether the arguments are valid for PyTorch's attention; query, key and value are plain tensors."""
     if min(query.dim(), key.dim(), value.dim()) < 2 or 0 in (query.numel(), key.numel(), value.numel()):
@@ -332,7 +328,11 @@ def attend_if_it_fits(
     bias = _bias_of(q, k, attn_mask, is_causal)
     attend = _attend
     if torch.compiler.is_compiling():
-        attend = _attend_recorded if generator is None else _attend_between_graphs
+        attend = _attend_recorded
+        if generator is not None:
+            from cdropout.torch import between_graphs
+
+            attend = between_graphs.attend
     return attend(q, k, v, bias, dropout_p, scale, generator)
 
 

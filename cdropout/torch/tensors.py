@@ -184,7 +184,9 @@ def drop(
     """Return input after dropout with a new mask; `may_be_dropped` has accepted the arguments."""
     if torch.compiler.is_compiling():
         if generator is not None:
-            return _drop_between_graphs(input, p, shared_axes, inplace, generator, alpha)  # type: ignore[no-any-return]
+            from cdropout.torch import between_graphs
+
+            return between_graphs.drop(input, p, shared_axes, inplace, generator, alpha)  # type: ignore[no-any-return]
         y: Tensor = torch.ops.cdropout.record(input, p, shared_axes, alpha)
         return input.copy_(y) if inplace else y
     if native_library.is_loaded():
@@ -212,7 +214,3 @@ def _drop_in_python(
         return y
     torch.autograd.graph.increment_version(input)
     return input
-
-
-# torch.compile ends its graph before a call of this function: it does not record generators.
-_drop_between_graphs = torch.compiler.disable(_drop_in_python)

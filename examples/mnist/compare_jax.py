@@ -7,12 +7,9 @@ after `cdropout.jax.enable`, and `prng` is Flax's network with keys of `cdropout
 from the same weights and see the same batches; only the masks differ.
 """
 
-import argparse
 import contextlib
-import math
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,7 +19,7 @@ from cdropout.digits.data import DataError, Dataset, load_dataset, pixels
 from cdropout.digits.network import Linear, check_loss
 from cdropout.digits.scores import Score, score_logits
 from cdropout.digits.training import Config, build_network, draw_batches
-from sample import SAMPLE
+from comparison import make_parser, parse, report
 
 if TYPE_CHECKING:
     from flax import nnx
@@ -114,41 +111,9 @@ def compare(data: Dataset, configs: Sequence[Config], kinds: Sequence[str]) -> d
     return {kind: [train_flax(config, data, kind).macro_f1 for config in configs] for kind in (FLAX, *kinds)}
 
 
-def tabulate(macro_f1: dict[str, list[float]]) -> str:
-    """Return a table of the mean and range of macro F1 over the seeds."""
-    lines = [f"{'dropout':<8} {'macro F1':>8} {'lowest':>8} {'highest':>8}"]
-    for name, values in macro_f1.items():
-        lines.append(f"{name:<8} {np.mean(values):8.4f} {min(values):8.4f} {max(values):8.4f}")
-    return "\n".join(lines)
-
-
-def find_strays(macro_f1: dict[str, list[float]], tolerance: float) -> list[str]:
-    """Return a sentence for each kind whose mean differs from Flax's by more than the tolerance."""
-    differences = {kind: float(np.mean(values) - np.mean(macro_f1[FLAX])) for kind, values in macro_f1.items()}
-    return [
-        f"{kind}: macro F1 must be within {tolerance:g} of Flax's, got a difference of {difference:+.4f}"
-        for kind, difference in differences.items()
-        if not abs(difference) <= tolerance
-    ]
-
-
 def main(argv: list[str] | None = None) -> int:
     """Print the comparison; 0, or 1 where a kind is outside the tolerance, or 2 for a bad data file."""
-    parser = argparse.ArgumentParser(prog=PROG, description="Compare the macro F1 of cdropout's and Flax's dropout.")
-    add = parser.add_argument
-    add(
-        "--data", type=Path, default=SAMPLE, metavar="FOLDER", help="folder of idx files (default: the sample of MNIST)"
-    )
-    add("--kinds", choices=KINDS, nargs="+", default=KINDS, help="(default: all)")
-    add("--epochs", type=int, default=2, help="passes over the training set (default %(default)s)")
-    add("--seeds", type=int, default=3, help="how many seeds to average over (default %(default)s)")
-    add("--tolerance", type=float, default=0.006, help="largest difference in macro F1 (default %(default)s)")
-    args = parser.parse_args(argv)
-    for name in ("epochs", "seeds"):
-        if getattr(args, name) < 1:
-            parser.error(f"argument --{name}: {name} must be at least 1, got {getattr(args, name)}")
-    if not 0 <= args.tolerance < math.inf:
-        parser.error(f"argument --tolerance: tolerance must be at least 0 and finite, got {args.tolerance}")
+    args = parse(make_parser(PROG, FLAX, KINDS), argv)
     try:
         import flax
     except ImportError:
@@ -160,13 +125,8 @@ def main(argv: list[str] | None = None) -> int:
         print(f"{PROG}: error: {error}", file=sys.stderr)
         return 2
     configs = [Config(epochs=args.epochs, relu=True, seed=seed) for seed in range(args.seeds)]
-    macro_f1 = compare(data, configs, args.kinds)
-    print(f"Flax {flax.__version__}, {args.epochs} epochs, mean of {args.seeds} seeds")
-    print(tabulate(macro_f1))
-    strays = find_strays(macro_f1, args.tolerance)
-    for stray in strays:
-        print(f"{PROG}: {stray}", file=sys.stderr)
-    return 1 if strays else 0
+    title = f"Flax {flax.__version__}, {args.epochs} epochs, mean of {args.seeds} seeds"
+    return report(PROG, title, compare(data, configs, args.kinds), args.tolerance)
 
 
 if __name__ == "__main__":

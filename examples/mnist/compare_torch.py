@@ -11,12 +11,9 @@ macro F1 of one seed by up to 0.013 after two epochs on MNIST, most with feature
 batch makes the noisiest gradient: a difference means something only as a mean over seeds.
 """
 
-import argparse
-import math
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,7 +23,7 @@ from cdropout.digits.data import N_CLASSES, DataError, Dataset, check_n_classes,
 from cdropout.digits.network import Linear, check_loss
 from cdropout.digits.scores import Score, score_logits
 from cdropout.digits.training import Config, build_network, draw_batches, train
-from sample import SAMPLE
+from comparison import make_parser, parse, report
 
 if TYPE_CHECKING:
     import torch
@@ -160,53 +157,20 @@ def compare(data: Dataset, configs: Sequence[Config], kinds: Sequence[str]) -> d
     return macro_f1
 
 
-def tabulate(macro_f1: dict[str, list[float]]) -> str:
-    """Return a table of the mean and range of macro F1 over the seeds, and the mean's difference to PyTorch's."""
-    reference = float(np.mean(macro_f1["PyTorch"]))
-    lines = [f"{'dropout':<20} {'macro F1':>8} {'lowest':>8} {'highest':>8} {'to PyTorch':>11}"]
-    for name, values in macro_f1.items():
-        mean = float(np.mean(values))
-        difference = "" if name == "PyTorch" else f"{mean - reference:+.4f}"
-        lines.append(f"{name:<20} {mean:8.4f} {min(values):8.4f} {max(values):8.4f} {difference:>11}".rstrip())
-    return "\n".join(lines)
-
-
-def find_strays(macro_f1: dict[str, list[float]], tolerance: float) -> list[str]:
-    """Return a sentence for each kind whose mean differs from PyTorch's by more than the tolerance."""
-    reference = float(np.mean(macro_f1["PyTorch"]))
-    differences = {kind: float(np.mean(values)) - reference for kind, values in macro_f1.items() if kind != "PyTorch"}
-    return [
-        f"{kind}: macro F1 must be within {tolerance:g} of PyTorch's, got a difference of {difference:+.4f}"
-        for kind, difference in differences.items()
-        if not abs(difference) <= tolerance
-    ]
-
-
 def main(argv: list[str] | None = None) -> int:
     """Print the comparison; 0, or 1 where a kind is outside the tolerance, or 2 for a bad data file."""
-    parser = argparse.ArgumentParser(prog=PROG, description="Compare the macro F1 of cdropout's and PyTorch's dropout.")
-    add = parser.add_argument
-    add(
-        "--data", type=Path, default=SAMPLE, metavar="FOLDER", help="folder of idx files (default: the sample of MNIST)"
+    parser = make_parser(PROG, "PyTorch", ALL_KINDS)
+    parser.add_argument(
+        "--classes", type=int, default=N_CLASSES, metavar="N", help="classes of the data (default %(default)s)"
     )
-    add("--classes", type=int, default=N_CLASSES, metavar="N", help="classes of the data (default %(default)s)")
-    add("--relu", action="store_true", help="put a ReLU after each hidden layer")
-    add("--kinds", choices=ALL_KINDS, nargs="+", default=ALL_KINDS, help="(default: all)")
-    add("--epochs", type=int, default=2, help="passes over the training set (default %(default)s)")
-    add("--seeds", type=int, default=3, help="how many seeds to average over (default %(default)s)")
-    add("--tolerance", type=float, default=0.006, help="largest difference in macro F1 (default %(default)s)")
-    args = parser.parse_args(argv)
-    for name in ("epochs", "seeds"):
-        if getattr(args, name) < 1:
-            parser.error(f"argument --{name}: {name} must be at least 1, got {getattr(args, name)}")
+    parser.add_argument("--relu", action="store_true", help="put a ReLU after each hidden layer")
+    args = parse(parser, argv)
     try:
         configs = [Config(epochs=args.epochs, relu=args.relu, seed=seed) for seed in range(args.seeds)]
         check_n_classes(args.classes)
     except ValueError as error:
         name = str(error).partition(" ")[0]
         parser.error(f"argument --{name}: {error}")
-    if not 0 <= args.tolerance < math.inf:
-        parser.error(f"argument --tolerance: tolerance must be at least 0 and finite, got {args.tolerance}")
     try:
         import torch
     except ImportError:
@@ -217,14 +181,9 @@ def main(argv: list[str] | None = None) -> int:
     except DataError as error:
         print(f"{PROG}: error: {error}", file=sys.stderr)
         return 2
-    macro_f1 = compare(data, configs, args.kinds)
     activation = "ReLU" if args.relu else "no activation"
-    print(f"PyTorch {torch.__version__}, {activation}, {args.epochs} epochs, mean of {args.seeds} seeds")
-    print(tabulate(macro_f1))
-    strays = find_strays(macro_f1, args.tolerance)
-    for stray in strays:
-        print(f"{PROG}: {stray}", file=sys.stderr)
-    return 1 if strays else 0
+    title = f"PyTorch {torch.__version__}, {activation}, {args.epochs} epochs, mean of {args.seeds} seeds"
+    return report(PROG, title, compare(data, configs, args.kinds), args.tolerance)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ import pytest
 from threadpoolctl import threadpool_limits
 
 import compare_torch
+import comparison
 from cdropout.digits.data import load_dataset
 from cdropout.digits.network import DivergenceError
 from cdropout.digits.training import Config, train
@@ -31,13 +32,13 @@ MADE_UP_F1 = {"PyTorch": [0.90, 0.92], "elementwise": [0.91, 0.915], "feature": 
 
 
 def test_comparison_finds_kinds_outside_the_tolerance():
-    assert compare_torch.find_strays(MADE_UP_F1, 0.006) == [
+    assert comparison.find_strays(MADE_UP_F1, 0.006) == [
         "feature: macro F1 must be within 0.006 of PyTorch's, got a difference of -0.0100",
         "standard: macro F1 must be within 0.006 of PyTorch's, got a difference of +0.0100",
     ]
-    assert compare_torch.find_strays(MADE_UP_F1, 0.011) == []
+    assert comparison.find_strays(MADE_UP_F1, 0.011) == []
     # A score that is no number is outside.
-    assert len(compare_torch.find_strays(MADE_UP_F1 | {"feature": [math.nan, 0.91]}, 0.011)) == 1
+    assert len(comparison.find_strays(MADE_UP_F1 | {"feature": [math.nan, 0.91]}, 0.011)) == 1
 
 
 @pytest.mark.parametrize(("tolerance", "status"), [("0.006", 1), ("0.011", 0)])
@@ -144,7 +145,7 @@ def mnist_f1(mnist):
         return dict(zip(compare_torch.KINDS, np.reshape(list(scores), (-1, len(SEEDS))).mean(axis=1), strict=True))
 
 
-@pytest.mark.ci
+@pytest.mark.deep
 @pytest.mark.parametrize("kind", compare_torch.KINDS)
 def test_mnist_is_learned_in_two_epochs(kind, mnist_f1):
     assert mnist_f1[kind] >= 0.905
@@ -152,12 +153,12 @@ def test_mnist_is_learned_in_two_epochs(kind, mnist_f1):
 
 @pytest.fixture(scope="module")
 def torch_f1(mnist):
-    """The macro F1 of PyTorch's network, the mean over the seeds, for the options of `train_torch` and `Config`."""
+    """The macro F1 of PyTorch's network, the mean over seeds, for the options of `train_torch` and `Config`."""
     torch = pytest.importorskip("torch", reason="PyTorch is not installed")
     n_threads = torch.get_num_threads()
 
-    def mean(*, kind=None, **options):
-        configs = [Config(seed=seed, **options) for seed in SEEDS]
+    def mean(*, kind=None, seeds=SEEDS, **options):
+        configs = [Config(seed=seed, **options) for seed in seeds]
         return np.mean([compare_torch.train_torch(config, mnist, kind=kind).macro_f1 for config in configs])
 
     torch.set_num_threads(1)
@@ -165,15 +166,23 @@ def torch_f1(mnist):
     torch.set_num_threads(n_threads)
 
 
-# Measured differences: +0.001 elementwise, -0.003 feature, +0.002 standard.
+# Measured: 0.9097 in NumPy, 0.9091 in PyTorch. The difference between two seeds has a standard deviation of 0.005.
 @pytest.mark.ci
+def test_mnist_macro_f1_of_one_seed_is_near_that_of_torch(mnist, torch_f1):
+    ours = train(Config(dropout="elementwise", seed=0), mnist).test.macro_f1
+    assert ours >= 0.895
+    assert ours == pytest.approx(torch_f1(seeds=(0,)), abs=0.012)
+
+
+# Measured differences: +0.001 elementwise, -0.003 feature, +0.002 standard.
+@pytest.mark.deep
 @pytest.mark.parametrize("kind", compare_torch.KINDS)
 def test_mnist_macro_f1_is_that_of_torch(kind, mnist_f1, torch_f1):
     assert mnist_f1[kind] == pytest.approx(torch_f1(), abs=0.006)
 
 
 # Measured: 0.9734 before, 0.9724 after.
-@pytest.mark.ci
+@pytest.mark.deep
 def test_mnist_macro_f1_of_torch_after_replacing_is_that_before(torch_f1):
     before = torch_f1(relu=True)
     assert before > 0.965
@@ -181,7 +190,7 @@ def test_mnist_macro_f1_of_torch_after_replacing_is_that_before(torch_f1):
 
 
 # Measured differences: +0.001 torch-feature, -0.002 torch-drop-connect, -0.004 torch-feature-linear.
-@pytest.mark.ci
+@pytest.mark.deep
 @pytest.mark.parametrize("kind", compare_torch.TORCH_MODULES)
 def test_mnist_macro_f1_of_torch_with_modules_of_this_library_is_near_that_of_dropout(kind, torch_f1):
     assert torch_f1(relu=True, kind=kind) == pytest.approx(torch_f1(relu=True), abs=0.006)
