@@ -79,6 +79,8 @@ class Settings:
         That of SGD, in [0, 1).
     validation : float
         The part of the training set that is held out, in (0, 1).
+    digits : int or None
+        The number of training images, at least 1; None for all that are not held out.
     evaluations : int
         How often the validation error is measured in each epoch, at least 1.
 
@@ -93,29 +95,33 @@ class Settings:
     lr_adam: float = 1e-3
     momentum: float = 0.9
     validation: float = 0.1
+    digits: int | None = None
     evaluations: int = 2
 
-    def count_steps(self, data: Dataset) -> tuple[int, int]:
-        """Return the number of validation images and of steps in an epoch.
+    def count(self, data: Dataset) -> tuple[int, int, int]:
+        """Return the numbers of validation images, of training images and of steps in an epoch.
 
         Raises
         ------
         ValueError
-            For a part without validation images or with too few images for a batch, or for more groups than images.
+            For numbers that do not fit the size of the training set or each other.
 
         """
         n_validation = round(self.validation * len(data.train))
-        n_training = len(data.train) - n_validation
+        n_left = len(data.train) - n_validation
+        n_training = n_left if self.digits is None else self.digits
         n_steps = n_training // self.batch
         if n_validation < 1:
             raise ValueError(f"validation must hold out at least 1 of {len(data.train)} images, got {self.validation}")
+        if n_training > n_left:
+            raise ValueError(f"digits must be at most the {n_left} that are not held out, got {self.digits}")
         if n_steps < 1:
             raise ValueError(f"batch must be at most the {n_training} training images, got {self.batch}")
         if self.evaluations > n_steps:
             raise ValueError(f"evaluations must be at most the {n_steps} steps of an epoch, got {self.evaluations}")
         if self.groups > self.batch:
             raise ValueError(f"groups must be at most the {self.batch} images of a batch, got {self.groups}")
-        return n_validation, n_steps
+        return n_validation, n_training, n_steps
 
 
 @dataclass(frozen=True)
@@ -229,11 +235,11 @@ def train(name: str, data: Dataset, settings: Settings, seed: int, optimizer: st
         Where a loss is not finite.
 
     """
-    n_validation, n_steps = settings.count_steps(data)
+    n_validation, n_training, n_steps = settings.count(data)
     held_out, weights, order, masks = np.random.SeedSequence(seed).spawn(4)
     shuffled = np.random.default_rng(held_out).permutation(len(data.train))
     validation = _take(data.train, shuffled[:n_validation])
-    training = _take(data.train, shuffled[n_validation:])
+    training = _take(data.train, shuffled[n_validation : n_validation + n_training])
     network = build_network(method, data, settings, weights, masks)
     stepper = make_optimizer(optimizer, method, settings, network)
     first_lr, n_steps_in_all = stepper.lr, settings.epochs * n_steps
@@ -488,7 +494,7 @@ def _spread(numbers: Sequence[float], decimals: str) -> str:
         return "-"
     sign, places = ("+", decimals[1:]) if decimals.startswith("+") else ("", decimals)
     mean = f"{np.mean(numbers):{sign}.{places}f}"
-    return f"{mean} ± {np.std(numbers, ddof=1):.{places}f}" if len(numbers) > 1 else mean
+    return f"{mean} ({np.std(numbers, ddof=1):.{places}f})" if len(numbers) > 1 else mean
 
 
 def draw(runs: Sequence[Run], targets: dict[str, float], widths: str, settings: Settings, path: Path) -> None:
@@ -519,7 +525,8 @@ def draw(runs: Sequence[Run], targets: dict[str, float], widths: str, settings: 
             axes.set_axisbelow(True)
             axes.spines[["top", "right"]].set_visible(False)
     n_seeds = len({run.seed for run in runs})
-    title = f"{widths}, ReLU, p = {settings.p:g}, batches of {settings.batch}, {settings.epochs} epochs"
+    images = "" if settings.digits is None else f"{settings.digits:,} images, "
+    title = f"{widths}, ReLU, p = {settings.p:g}, {images}batches of {settings.batch}, {settings.epochs} epochs"
     figure.suptitle(f"{title}; mean of {n_seeds} seed{'s' if n_seeds > 1 else ''}", fontsize=11)
     common.save_figure(figure, path)
 
@@ -537,11 +544,11 @@ def _describe_settings(settings: Settings) -> str:
         f"- `grouped`: a mask for each of {settings.groups} groups of rows, in `CompactMLP`;\n"
         "- `compact`: the masks of `feature-wise`, in `CompactMLP`;\n"
         "- `compact-lazy`: the same, with lazy optimizer steps.",
-        f"For each seed, {100 * settings.validation:g} % of the training set are held out and evaluated "
+        f"For each seed, {100 * settings.validation:g} % of the training set is held out and evaluated "
         f"{settings.evaluations} times an epoch. 'Reach' counts the seeds that get to this validation error; the "
-        "times to it are over these seeds. Test errors are those after the last step. Numbers are means ± standard "
-        "deviations over the seeds; 'minus none' are the differences between networks of the same seed. Times are "
-        "those of the training steps alone, on one thread.",
+        "times to it are over these seeds. Test errors are those after the last step. Numbers are means over the "
+        "seeds, with standard deviations in parentheses; 'minus none' are the differences between networks of the same "
+        "seed. Times are those of the training steps alone, on one thread.",
     )
     return "\n\n".join(text if text.startswith("- ") else textwrap.fill(text, 118) for text in paragraphs)
 
@@ -582,6 +589,9 @@ def _make_parser() -> argparse.ArgumentParser:
     option("lr-adam", _parse_lr, Settings.lr_adam, "LR", "first learning rate of Adam")
     option("momentum", common.parse_p_or_zero, Settings.momentum, "M", "momentum of SGD")
     option("validation", common.parse_p, Settings.validation, "PART", "part of the training set that is held out")
+    add(
+        "--digits", type=common.parse_positive, metavar="N", help="images to train on (default: all but those held out)"
+    )
     option("evaluations", common.parse_positive, Settings.evaluations, "N", "of the validation error in an epoch")
     option("jobs", common.parse_positive, 1, "N", "processes, each of one thread, that train networks side by side")
     add("--resume", action="store_true", help="keep the runs in the file of results, and make those it lacks")
@@ -619,7 +629,7 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     try:
         for data in sets.values():
-            settings.count_steps(data)
+            settings.count(data)
     except ValueError as error:
         parser.error(f"argument --{error}")
     keys = [
@@ -643,9 +653,9 @@ def main(argv: list[str] | None = None) -> int:
     targets = {name: args.target or TARGETS[name] for name in sets}
     sections = []
     for name, data in sets.items():
-        n_validation, n_steps = settings.count_steps(data)
+        n_validation, n_training, _ = settings.count(data)
         table = describe([run for run in runs if run.data == name], targets[name])
-        counts = f"{n_steps * settings.batch:,} training, {n_validation:,} validation and {len(data.test):,} test"
+        counts = f"{n_training:,} training, {n_validation:,} validation and {len(data.test):,} test"
         sections.append(f"## {name}\n\n{counts} images.\n\n{table}")
     tables = "\n\n".join(sections)
     processors = ", ".join(dict.fromkeys(run.processor for run in runs))
