@@ -19,11 +19,13 @@ import json
 import math
 import multiprocessing
 import os
+import signal
 import sys
 import textwrap
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, fields
 from itertools import pairwise
@@ -37,7 +39,7 @@ from tqdm import tqdm
 import cdropout as cd
 import digit_network as common
 from cdropout import compact, environment
-from cdropout.command import run_command
+from cdropout.command import CommandError, run_command
 from cdropout.digits.checkpoint import digest_dataset
 from cdropout.digits.data import DataError, Dataset, LabelledImages, load_dataset, pixels
 from cdropout.digits.files import LockedError, lock_for_run, write_file
@@ -330,8 +332,8 @@ def run_all(
     ------
     ResultsError
         For a file that is not of this program, has other settings or other data, or is used by another process.
-    DivergenceError, OutputError
-        Where a loss is not finite; where the file cannot be written. Earlier results are in the file.
+    CommandError
+        Where a loss is not finite, the file cannot be written or a process ends. Earlier results are in the file.
 
     """
     with ExitStack() as stack:
@@ -383,6 +385,8 @@ def _train_each(sets: dict[str, Dataset], settings: Settings, keys: Sequence[Key
         try:
             for future in as_completed(futures):
                 yield future.result()
+        except BrokenProcessPool:
+            raise CommandError("processes must live until their networks are trained, got one that has ended") from None
         finally:
             pool.shutdown(cancel_futures=True)
 
@@ -391,6 +395,7 @@ _worker: dict[str, Any] = {}  # in a worker process: the data and the settings
 
 
 def _set_up_worker(sets: dict[str, Dataset], settings: Settings) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # an interrupt ends the process without a traceback
     _worker.update(sets=sets, settings=settings, limits=threadpool_limits(1))
 
 
@@ -576,8 +581,8 @@ def _make_parser() -> argparse.ArgumentParser:
     add("--sample", action="store_true", help="train on the sample of MNIST, and on no folder of the environment")
     option("seeds", common.parse_positive, 5, "N", "how many")
     option("seed", common.parse_natural, 0, "N", "the first")
-    add("--methods", nargs="+", choices=METHODS, default=METHODS, metavar="METHOD", help=f"of {', '.join(METHODS)}")
-    add("--optimizers", nargs="+", choices=OPTIMIZERS, default=OPTIMIZERS, metavar="NAME", help="of sgd, adam")
+    add("--methods", nargs="+", choices=METHODS, default=METHODS, metavar="METHOD", help=f"any of {', '.join(METHODS)}")
+    add("--optimizers", nargs="+", choices=OPTIMIZERS, default=OPTIMIZERS, metavar="NAME", help="any of sgd, adam")
     levels = ", ".join(f"{level:g} on {name}" for name, level in TARGETS.items())
     add("--target", type=_parse_target, metavar="PERCENT", help=f"validation error to time (default {levels})")
     option("p", common.parse_p, Settings.p, "P", "probability of dropping a hidden unit")
