@@ -3,6 +3,7 @@
 import dataclasses
 import gzip
 import json
+import re
 import subprocess
 import sys
 from importlib import import_module
@@ -379,15 +380,22 @@ def test_damaged_results_are_told_by_the_program(program, tmp_path, monkeypatch,
     assert (tmp_path / "a.json").read_text() == "{}"
 
 
-def test_committed_table_is_that_of_the_committed_results(program):
-    content = json.loads((EXAMPLES / f"{NAME}.json").read_text())
-    written = (EXAMPLES / f"{NAME}.md").read_text()
-    _, runs = program.load_results(EXAMPLES / f"{NAME}.json", program.Settings(), content["data"])
-    for name in content["data"]:
-        own = [run for run in runs.values() if run.data == name]
-        assert {run.method for run in own} == set(program.METHODS)
-        assert {run.optimizer for run in own} == set(program.OPTIMIZERS)
-        assert f"## {name}\n" in written
-        assert program.describe(own, program.TARGETS[name]) in written
-    assert written.endswith(f"![{program.TITLE}]({NAME}.png)\n")
-    assert (EXAMPLES / f"{NAME}.png").stat().st_size > 20_000
+@pytest.mark.parametrize("name", [NAME, f"{NAME}_1000"])
+def test_committed_table_is_that_of_the_committed_results(program, name):
+    content = json.loads((EXAMPLES / f"{name}.json").read_text())
+    written = (EXAMPLES / f"{name}.md").read_text()
+    settings = program.Settings(**content["settings"])
+    assert (settings == program.Settings()) == (name == NAME)
+    known, runs = program.load_results(EXAMPLES / f"{name}.json", settings, content["data"])
+    assert "MNIST" in known
+    target = re.search(r" --target ([0-9.]+) ", written)
+    for data in known:
+        own = [run for run in runs.values() if run.data == data]
+        n_seeds = len({run.seed for run in own})
+        n_optimizers = len({run.optimizer for run in own})
+        assert len(own) == n_seeds * n_optimizers * len(program.METHODS)
+        table = program.describe(own, float(target[1]) if target else program.TARGETS[data])
+        assert f"## {data}\n" in written
+        assert table in written
+    assert written.endswith(f"![{program.TITLE}]({name}.png)\n")
+    assert (EXAMPLES / f"{name}.png").stat().st_size > 20_000
