@@ -532,17 +532,23 @@ def draw(runs: Sequence[Run], targets: dict[str, float], widths: str, settings: 
     n_seeds = len({run.seed for run in runs})
     images = "" if settings.digits is None else f"{settings.digits:,} images, "
     title = f"{widths}, ReLU, p = {settings.p:g}, {images}batches of {settings.batch}, {settings.epochs} epochs"
-    figure.suptitle(f"{title}; mean of {n_seeds} seed{'s' if n_seeds > 1 else ''}", fontsize=11)
+    separator = "; " if len(optimizers) > 1 else "\n"  # one panel is too narrow for one line
+    figure.suptitle(f"{title}{separator}mean of {n_seeds} seed{'s' if n_seeds > 1 else ''}", fontsize=11)
     common.save_figure(figure, path)
 
 
-def _describe_settings(settings: Settings) -> str:
+def _describe_settings(settings: Settings, optimizers: Sequence[str]) -> str:
     """Return what all runs share and what the columns are, for the page with the table."""
+    rates = {
+        "sgd": f"SGD with a momentum of {settings.momentum:g} (learning rate {settings.lr_sgd:g})",
+        "adam": f"Adam (learning rate {settings.lr_adam:g})",
+    }
+    steps = " and by ".join(rates[name] for name in OPTIMIZERS if name in optimizers)
+    n_evaluations = f"{settings.evaluations} time{'s' if settings.evaluations > 1 else ''}"
     paragraphs = (
         f"Networks with two hidden layers of {settings.hidden:,} units and ReLU are trained for {settings.epochs} "
-        f"epochs in batches of {settings.batch}, by SGD with a momentum of {settings.momentum:g} (learning rate "
-        f"{settings.lr_sgd:g}) and by Adam ({settings.lr_adam:g}). Learning rates fall to 0 in equal steps. All "
-        "methods of a seed have the same initial weights, batches and settings. Both hidden layers are dropped with "
+        f"epochs in batches of {settings.batch}, by {steps}. Learning rates fall to 0 in equal steps. All methods of a "
+        "seed have the same initial weights, batches and settings. Both hidden layers are dropped with "
         f"p = {settings.p:g}, except with the method `none`:",
         "- `element-wise`: each activation is dropped independently;\n"
         "- `feature-wise`: a mask for each batch, and full products;\n"
@@ -550,7 +556,7 @@ def _describe_settings(settings: Settings) -> str:
         "- `compact`: the masks of `feature-wise`, in `CompactMLP`;\n"
         "- `compact-lazy`: the same, with lazy optimizer steps.",
         f"For each seed, {100 * settings.validation:g} % of the training set is held out and evaluated "
-        f"{settings.evaluations} times an epoch. 'Reach' counts the seeds that get to this validation error; the "
+        f"{n_evaluations} an epoch. 'Reach' counts the seeds that get to this validation error; the "
         "times to it are over these seeds. Test errors are those after the last step. Numbers are means over the "
         "seeds, with standard deviations in parentheses; 'minus none' are the differences between networks of the same "
         "seed. Times are those of the training steps alone, on one thread.",
@@ -664,7 +670,7 @@ def main(argv: list[str] | None = None) -> int:
         sections.append(f"## {name}\n\n{counts} images.\n\n{table}")
     tables = "\n\n".join(sections)
     processors = ", ".join(dict.fromkeys(run.processor for run in runs))
-    report = f"{_describe_settings(settings)}\n\nProcessor: {processors}.\n\n{tables}"
+    report = f"{_describe_settings(settings, args.optimizers)}\n\nProcessor: {processors}.\n\n{tables}"
     first = next(iter(sets.values()))
     widths = f"{first.n_pixels}-{settings.hidden}-{settings.hidden}-{first.n_classes}"
     try:
