@@ -87,10 +87,10 @@ def test_compact_products_train_as_full_ones_with_the_same_masks(program, few, o
         if method == "compact":  # not full products by the cost rule
             assert network.forward(x[:64]).shape == (64, 10)
             assert all(layer._dropped.kept is not None for layer in network.layers[:2])
-    # Adam divides by the root of squares: rounding counts where gradients nearly are 0.
-    np.testing.assert_allclose(trained["compact"], trained["feature-wise"], rtol=1e-3, atol=2e-5)
-    for method in ("element-wise", "none"):
-        assert np.abs(trained["compact"] - trained[method]).max() > 1e-3
+    # Adam divides by the root of squares: a rounding error moves a weight far where its gradient nearly is 0.
+    differ = {method: (np.abs(params - trained["compact"]) > 2e-5).mean() for method, params in trained.items()}
+    assert differ["feature-wise"] < 0.001
+    assert min(differ["element-wise"], differ["none"]) > 0.1
 
 
 def test_methods_are_what_their_names_say(program, few):
