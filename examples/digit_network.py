@@ -132,7 +132,7 @@ def parse_n_classes(text: str) -> int:
 
 def parse_p(text: str) -> float:
     """Parse a probability of dropping, neither 0 nor 1."""
-    p = _parse_float(text)
+    p = parse_float(text)
     if not 0 < p < 1:
         raise argparse.ArgumentTypeError(f"must be in (0, 1), got {text}")
     return p
@@ -140,7 +140,7 @@ def parse_p(text: str) -> float:
 
 def parse_p_or_zero(text: str) -> float:
     """Parse a probability of dropping, or 0 for no dropout."""
-    p = _parse_float(text)
+    p = parse_float(text)
     if not 0 <= p < 1:
         raise argparse.ArgumentTypeError(f"must be in [0, 1), got {text}")
     return p
@@ -168,7 +168,8 @@ def _parse_integer(text: str, least: int) -> int:
     return int(text)
 
 
-def _parse_float(text: str) -> float:
+def parse_float(text: str) -> float:
+    """Parse a number."""
     try:
         return float(text)
     except ValueError:
