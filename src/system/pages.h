@@ -24,4 +24,15 @@ static inline void ask_for_huge_pages(char *first, size_t n_bytes)
 #endif
 }
 
+/* The same for the large pages that the range begins and ends in, whose other parts may belong to other arrays. For an
+ * array inside a larger allocation, which is not aligned to large pages: inside the range alone are at least two fewer
+ * of them, and none if it is not twice as long. */
+static inline void ask_for_huge_pages_around(char *first, size_t n_bytes)
+{
+    enum { HUGE_PAGE_BYTES = 2 << 20 }; /* of x86-64, and of ARM and RISC-V with pages of 4 KiB */
+    const size_t before = (uintptr_t)first % HUGE_PAGE_BYTES;
+    const size_t behind = (size_t)(-(uintptr_t)(first + n_bytes)) % HUGE_PAGE_BYTES;
+    ask_for_huge_pages(first - before, before + n_bytes + behind);
+}
+
 #endif
