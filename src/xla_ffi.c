@@ -30,10 +30,6 @@ static int has_x(int operation)
     return operation != OPERATION_fill_keep && operation != OPERATION_raw_bits;
 }
 
-/* So many elements take about 15 us, a few times what it takes to wake a thread. The limit is lower than
- * limits.min_elems_per_thread, which is for OpenMP: the caller does not wait for threads that have not begun. */
-enum { MIN_ELEMS_PER_THREAD = 65536 };
-
 /* A thread takes this many parts of a call, so that one that begins late leaves its share to the others. */
 enum { PARTS_PER_THREAD = 4, MAX_THREADS = 1024 };
 
@@ -229,7 +225,7 @@ static void run_task(void *data)
 
 static size_t n_threads_for(const xla_call *call)
 {
-    const size_t most = call->n_elems * call->n_masks / MIN_ELEMS_PER_THREAD;
+    const size_t most = call->n_elems * call->n_masks / limits.min_elems_per_xla_thread;
     if (most < 2 || call->api->struct_size < XLA_FFI_STRUCT_SIZE(XLA_FFI_Api, XLA_FFI_ThreadPool_NumThreads) ||
         call->api->XLA_FFI_ThreadPool_NumThreads == NULL || call->api->XLA_FFI_ThreadPool_Schedule == NULL)
         return 1; /* jaxlib before 0.5.1 does not tell the number */

@@ -467,6 +467,7 @@ static void check_random_frames(size_t n_frames)
         b.context->kind = (pool_kind)random_below(&source, N_POOLS);
         b.context->n_threads =
             n_threads[random_below(&source, b.context->kind == POOL_OF_THREADS ? 2 : sizeof n_threads / 8)];
+        limits.min_elems_per_xla_thread = random_below(&source, 2) ? 65536 : 300;
         n_divided += b.context->n_threads > 1 && bytes_of_call(&c) / c.elem_bytes >= 2 * 65536;
         /* Larger structs of a newer interface. */
         b.frame->struct_size += 8 * random_below(&source, 3);
