@@ -23,8 +23,9 @@ import jax
 import numpy as np
 from jax.experimental.custom_partitioning import custom_partitioning
 
-whole = sys.modules["jax._src.dispatch"]
-sys.modules["jax._src.dispatch"] = types.ModuleType("jax._src.dispatch")  # as in a JAX without the list
+whole = sys.modules["jax._src.dispatch"]  # as it would be in a JAX without the set
+part = sys.modules["jax._src.dispatch"] = types.ModuleType("jax._src.dispatch")
+vars(part).update({name: each for name, each in vars(whole).items() if name != "prim_requires_devices_during_lowering"})
 import cdropout.jax
 sys.modules["jax._src.dispatch"] = whole
 
