@@ -3,6 +3,8 @@
  *
  * XLA keeps each struct of its interface compatible: fields are added at the end, and struct_size tells how many there
  * are. The handlers are compiled for version 0.1 of the interface and check every size that they rely on. */
+#define _DEFAULT_SOURCE /* madvise and its advice, which the C library hides from standard C */
+
 #include "xla_ffi.h"
 
 #include <inttypes.h>
