@@ -463,7 +463,7 @@ static XLA_FFI_Error *handle(const char *name, int operation, XLA_FFI_CallFrame 
     }
     /* XLA takes new memory for each execution of a program: one allocation for all intermediate results. */
     if (call.operation == OPERATION_raw_bits && call.n_elems * call.n_masks * call.elem_bytes >= HUGE_PAGES_FROM_BYTES)
-        ask_for_huge_pages_around(call.out, call.n_elems * call.n_masks * call.elem_bytes);
+        ask_for_huge_pages(call.out, call.n_elems * call.n_masks * call.elem_bytes);
     run(&call);
     return NULL;
 }

@@ -27,15 +27,4 @@ static inline void ask_for_huge_pages(char *first, size_t n_bytes)
 #endif
 }
 
-/* The same, also for the large pages that the range begins and ends in, whose other parts may belong to other arrays:
- * for an array inside a larger allocation. Of the large pages that such an array touches, the first and the last are
- * not inside it; an array of 2 MiB rarely contains a whole one. */
-static inline void ask_for_huge_pages_around(char *first, size_t n_bytes)
-{
-    enum { HUGE_PAGE_BYTES = 2 << 20 }; /* of x86-64, and of ARM and RISC-V with pages of 4 KiB */
-    const size_t before = (uintptr_t)first % HUGE_PAGE_BYTES;
-    const size_t behind = (size_t)(-(uintptr_t)(first + n_bytes)) % HUGE_PAGE_BYTES;
-    ask_for_huge_pages(first - before, before + n_bytes + behind);
-}
-
 #endif
