@@ -178,11 +178,14 @@ PROGRAMS: Mapping[str, Program] = {
 LEARNING_RATE = 1e-6
 
 
-def training_step(program: Program, way: Way) -> Callable[[], jax.Array]:
-    """Return a function that makes a step of Adam and returns its loss, when it is ready."""
+def training_run(program: Program, way: Way) -> Callable[[], Callable[[], jax.Array]]:
+    """Compile a training step, and return a function that begins a run of training from the same weights and key.
+
+    It returns a function that makes a step of Adam and returns its loss, when it is ready.
+    """
     weights = program.weights()
     zeros = jax.tree.map(jnp.zeros_like, weights)
-    state = [weights, zeros, zeros, way.key(1), program.samples()]
+    first_state = [weights, zeros, zeros, way.key(1), program.samples()]
 
     def step(weights: Weights, mean: Weights, square: Weights, key: jax.Array, samples: Any) -> Any:
         key, subkey = jax.random.split(key)
@@ -193,10 +196,15 @@ def training_step(program: Program, way: Way) -> Callable[[], jax.Array]:
         return loss, weights, mean, square, key
 
     with way.within():
-        compiled = jax.jit(step).lower(*state).compile()
+        compiled = jax.jit(step).lower(*first_state).compile()
 
-    def run() -> jax.Array:
-        loss, *state[:4] = compiled(*state)
-        return loss.block_until_ready()
+    def begin() -> Callable[[], jax.Array]:
+        state = list(first_state)
 
-    return run
+        def make_step() -> jax.Array:
+            loss, *state[:4] = compiled(*state)
+            return loss.block_until_ready()
+
+        return make_step
+
+    return begin

@@ -168,7 +168,7 @@ def get_limits():
 
 
 # A thread's share and a slice have at least one element.
-LEAST_LIMITS = {"min_elems_per_thread": 1, "max_elems_per_slice": 1}
+LEAST_LIMITS = {"min_elems_per_thread": 1, "min_elems_per_xla_thread": 1, "max_elems_per_slice": 1}
 
 
 def set_limits(**changes):

@@ -101,6 +101,7 @@ cdef extern from "core/job.h" nogil:
         size_t max_cached_bytes
         uint64_t max_gathered_stride
         size_t min_elems_per_thread
+        size_t min_elems_per_xla_thread
         size_t min_elems_without_gil
         size_t max_elems_per_slice
         uint64_t microseconds_between_checks

@@ -3,6 +3,8 @@
  *
  * XLA keeps each struct of its interface compatible: fields are added at the end, and struct_size tells how many there
  * are. The handlers are compiled for version 0.1 of the interface and check every size that they rely on. */
+#define _DEFAULT_SOURCE /* madvise and its advice, which the C library hides from standard C */
+
 #include "xla_ffi.h"
 
 #include <inttypes.h>
@@ -30,10 +32,6 @@ static int has_x(int operation)
     return operation != OPERATION_fill_keep && operation != OPERATION_raw_bits;
 }
 
-/* So many elements take about 15 us, a few times what it takes to wake a thread. The limit is lower than
- * limits.min_elems_per_thread, which is for OpenMP: the caller does not wait for threads that have not begun. */
-enum { MIN_ELEMS_PER_THREAD = 65536 };
-
 /* A thread takes this many parts of a call, so that one that begins late leaves its share to the others. */
 enum { PARTS_PER_THREAD = 4, MAX_THREADS = 1024 };
 
@@ -44,9 +42,12 @@ enum { HUGE_PAGES_FROM_BYTES = 1 << 20 };
 
 #define HAS_FIELDS(pointer, type) ((pointer)->struct_size >= (size_t)type##_STRUCT_SIZE)
 
-/* Returns a new error, which XLA frees. */
+/* Returns a new error, which XLA frees. Without a function that makes one, nothing can stop the call except the end of
+ * the process. */
 static XLA_FFI_Error *error_of(const XLA_FFI_Api *api, const char *format, ...)
 {
+    if (api == NULL || api->struct_size < XLA_FFI_STRUCT_SIZE(XLA_FFI_Api, XLA_FFI_Error_Create))
+        abort();
     char message[256];
     va_list numbers;
     va_start(numbers, format);
@@ -226,8 +227,9 @@ static void run_task(void *data)
 
 static size_t n_threads_for(const xla_call *call)
 {
-    const size_t most = call->n_elems * call->n_masks / MIN_ELEMS_PER_THREAD;
-    if (most < 2 || call->api->struct_size < XLA_FFI_STRUCT_SIZE(XLA_FFI_Api, XLA_FFI_ThreadPool_NumThreads))
+    const size_t most = call->n_elems * call->n_masks / limits.min_elems_per_xla_thread;
+    if (most < 2 || call->api->struct_size < XLA_FFI_STRUCT_SIZE(XLA_FFI_Api, XLA_FFI_ThreadPool_NumThreads) ||
+        call->api->XLA_FFI_ThreadPool_NumThreads == NULL || call->api->XLA_FFI_ThreadPool_Schedule == NULL)
         return 1; /* jaxlib before 0.5.1 does not tell the number */
     int64_t n_threads = 0;
     XLA_FFI_ThreadPool_NumThreads_Args args = {
@@ -283,13 +285,19 @@ static void run(const xla_call *call)
 
 /* ---- reading a call frame ---- */
 
-/* Answers XLA's question for the version of the interface; returns whether the frame asks it. */
+/* Answers XLA's question for the version of the interface; returns whether the frame asks it. If there is no room for
+ * the answer it is left as it is, since such a frame may have no api for errors, and XLA refuses the handler. */
 static int answers_metadata(XLA_FFI_CallFrame *frame)
 {
-    for (XLA_FFI_Extension_Base *each = frame->extension_start; each != NULL; each = each->next) {
+    for (XLA_FFI_Extension_Base *each = frame->extension_start;
+         each != NULL && HAS_FIELDS(each, XLA_FFI_Extension_Base); each = each->next) {
         if (each->type != XLA_FFI_Extension_Metadata)
             continue;
+        if (!HAS_FIELDS(each, XLA_FFI_Metadata_Extension))
+            return 1;
         XLA_FFI_Metadata *metadata = ((XLA_FFI_Metadata_Extension *)each)->metadata;
+        if (metadata == NULL || !HAS_FIELDS(metadata, XLA_FFI_Metadata))
+            return 1;
         metadata->api_version.major_version = XLA_FFI_API_MAJOR;
         metadata->api_version.minor_version = XLA_FFI_API_MINOR;
         metadata->traits = 0;
@@ -331,6 +339,11 @@ static size_t bytes_of_unsigned(XLA_FFI_DataType dtype)
     }
 }
 
+static int has_rank(const XLA_FFI_Buffer *buffer)
+{
+    return buffer->rank == 0 || (buffer->rank > 0 && buffer->dims != NULL);
+}
+
 static int has_dims(const XLA_FFI_Buffer *buffer, const int64_t *dims, int64_t rank)
 {
     if (buffer->rank != rank)
@@ -360,22 +373,26 @@ static XLA_FFI_Error *read_frame(xla_call *call, const XLA_FFI_CallFrame *frame)
     const char *name = call->name;
     const int n_args = has_x(call->operation) ? 3 : 2;
     call->context = frame->ctx;
-    if (!HAS_FIELDS(&frame->args, XLA_FFI_Args) || !HAS_FIELDS(&frame->rets, XLA_FFI_Rets) ||
+    if (!HAS_FIELDS(&frame->args, XLA_FFI_Args) || !HAS_FIELDS(&frame->rets, XLA_FFI_Rets) || api == NULL ||
         api->struct_size < XLA_FFI_STRUCT_SIZE(XLA_FFI_Api, XLA_FFI_Error_Destroy))
         return too_old(api, name);
     if (frame->args.size != n_args || frame->rets.size != 1)
         return error_of(api, "%s: must have %d arguments and 1 result, got %" PRId64 " and %" PRId64, name, n_args,
                         frame->args.size, frame->rets.size);
+    if (frame->args.types == NULL || frame->args.args == NULL || frame->rets.types == NULL || frame->rets.rets == NULL)
+        return error_of(api, "%s: the arguments and results must have types and buffers", name);
     for (int i = 0; i < n_args; i++)
-        if (frame->args.types[i] != XLA_FFI_ArgType_BUFFER)
+        if (frame->args.types[i] != XLA_FFI_ArgType_BUFFER || frame->args.args[i] == NULL)
             return error_of(api, "%s: argument %d must be a buffer", name, i);
-    if (frame->rets.types[0] != XLA_FFI_RetType_BUFFER)
+    if (frame->rets.types[0] != XLA_FFI_RetType_BUFFER || frame->rets.rets[0] == NULL)
         return error_of(api, "%s: the result must be a buffer", name);
     const XLA_FFI_Buffer *masks = frame->args.args[0], *strides = frame->args.args[1], *out = frame->rets.rets[0];
     const XLA_FFI_Buffer *x = n_args == 3 ? frame->args.args[2] : NULL;
     if (!HAS_FIELDS(masks, XLA_FFI_Buffer) || !HAS_FIELDS(strides, XLA_FFI_Buffer) ||
         !HAS_FIELDS(out, XLA_FFI_Buffer) || (x != NULL && !HAS_FIELDS(x, XLA_FFI_Buffer)))
         return too_old(api, name);
+    if (!has_rank(masks) || !has_rank(strides) || !has_rank(out) || (x != NULL && !has_rank(x)))
+        return error_of(api, "%s: each buffer must have a rank of 0 or more and as many dimensions", name);
     if (masks->dtype != XLA_FFI_DataType_U32 || masks->rank < 1 || masks->dims[masks->rank - 1] != MASK_WORDS)
         return error_of(api, "%s: masks must be uint32 numbers of shape [..., %d]", name, MASK_WORDS);
     call->dtype = x == NULL ? 0 : dtype_of(x->dtype);
@@ -395,14 +412,17 @@ static XLA_FFI_Error *read_frame(xla_call *call, const XLA_FFI_CallFrame *frame)
     const int64_t n_leading = masks->rank - 1, n_axes = strides->dims[0];
     if (n_axes < 0 || n_axes > MAX_AXES || out->rank != n_leading + n_axes ||
         !has_dims(&(XLA_FFI_Buffer){.rank = n_leading, .dims = masks->dims}, out->dims, n_leading))
-        return error_of(api, "%s: the result must have the leading axes of masks and an axis for each of %d strides",
-                        name, (int)n_axes);
+        return error_of(
+            api, "%s: the result must have the leading axes of masks and an axis for each of %" PRId64 " strides", name,
+            n_axes);
     call->n_axes = (int)n_axes;
     call->n_masks = call->n_elems = 1;
     if (!multiply(&call->n_masks, out->dims, n_leading) ||
         !multiply(&call->n_elems, out->dims + n_leading, call->n_axes) ||
         (call->n_elems > 0 && call->n_masks > (SIZE_MAX >> 4) / call->n_elems))
         return error_of(api, "%s: the result has too many elements", name);
+    if ((strides->data == NULL && n_axes > 0) || (masks->data == NULL && call->n_masks > 0))
+        return error_of(api, "%s: masks and strides must have data", name);
     for (int axis = 0; axis < call->n_axes; axis++) {
         uint32_t words[2];
         memcpy(words, (const char *)strides->data + (size_t)axis * sizeof words, sizeof words);
@@ -418,7 +438,7 @@ static XLA_FFI_Error *read_frame(xla_call *call, const XLA_FFI_CallFrame *frame)
 static XLA_FFI_Error *handle(const char *name, int operation, XLA_FFI_CallFrame *frame)
 {
     if (frame->struct_size < offsetof(XLA_FFI_CallFrame, ctx))
-        abort(); /* there is no frame->api, with which an error would be returned, and nothing else can stop the call */
+        abort(); /* there is no frame->api: as in error_of */
     if (answers_metadata(frame))
         return NULL;
     if (!HAS_FIELDS(frame, XLA_FFI_CallFrame))
@@ -441,7 +461,7 @@ static XLA_FFI_Error *handle(const char *name, int operation, XLA_FFI_CallFrame 
         if (error != NULL)
             return error;
     }
-    /* XLA takes new memory for each execution of a program. */
+    /* XLA takes new memory for each execution of a program: one allocation for all intermediate results. */
     if (call.operation == OPERATION_raw_bits && call.n_elems * call.n_masks * call.elem_bytes >= HUGE_PAGES_FROM_BYTES)
         ask_for_huge_pages(call.out, call.n_elems * call.n_masks * call.elem_bytes);
     run(&call);

@@ -367,8 +367,6 @@ def test_torch_compiles(monkeypatch):
     x, y = tensor(X[:, 0]), tensor(X[:, 0, :1])
     model.compile(keras.optimizers.SGD(0.0), "mse", jit_compile=True)
     ckeras.enable()
-    theirs, ours = drawn_by_the_backend(model, x, y)
-    assert theirs == 0
-    assert ours > 0  # 2, but the profiler has missed one on a busy machine
+    assert drawn_by_the_backend(model, x, y) == (0, 2)
     ckeras.disable()
     assert drawn_by_the_backend(model, x, y)[1] == 0

@@ -1,5 +1,7 @@
 /* What the headers of src/system tell on this system, a line each, and a team of threads that fills an array. The last
  * line is "every index once" if it did. */
+#define _DEFAULT_SOURCE /* for system/pages.h on Linux */
+
 #include "../src/system/cache.h"
 #include "../src/system/clock.h"
 #include "../src/system/pages.h"

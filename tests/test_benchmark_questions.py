@@ -84,6 +84,21 @@ def test_jax_checks_and_measures(run_python, programs):
     assert names == (["none", "threefry", "rbg", *ours] if programs else [])
 
 
+@pytest.mark.deep
+def test_jax_compares_one_thread_of_a_call_with_two(run_python):
+    pytest.importorskip("jax")
+    pytest.importorskip("tqdm")
+    command = ("-m", "benchmarks", "jax", "--divided", "--quiet", "--threads")
+    run = run_python(*command, "2", "--rounds", "1", env={"PYTHONPATH": str(ROOT)}, check=False)
+    assert run.returncode == 0, run.stderr.decode()
+    rows = [line.split() for line in run.stdout.decode().splitlines()[-7:]]
+    assert [row[0] for row in rows] == [f"{1 << k:,}" for k in range(14, 21)]
+    assert all(float(figure) > 0 for row in rows for figure in row[1:])
+    run = run_python(*command, "1", env={"PYTHONPATH": str(ROOT)}, check=False)
+    assert run.returncode == 2
+    assert b"argument --divided: needs --threads 2 or more, got 1" in run.stderr
+
+
 def test_floor_runs(capsys):
     assert main(["floor", "--sizes", "4096", "--rounds", "2", "--offset", "0"]) == 0
     assert "mask.apply(x, out=y)" in capsys.readouterr().out

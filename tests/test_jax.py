@@ -511,3 +511,10 @@ def test_traced_rate_must_be_a_real_scalar(key):
 def test_primitive_refuses_a_mask_that_does_not_fit(key):
     with pytest.raises(ValueError, match=r"mask of shape \(8,\) with strides \(1,\) does not fit x of shape \(3, 4\)"):
         apply_mask(jnp.asarray(X), pack(key_words(key), P), strides=(1,))
+
+
+def test_an_older_jax_is_refused(run_python):
+    code = "import sys, types; sys.modules['jax'] = types.ModuleType('jax'); sys.modules['jax'].__version__ = '0.4.38'"
+    run = run_python("-c", f"{code}; import cdropout.jax", check=False)
+    assert run.returncode == 1
+    assert b"ImportError: cdropout.jax needs jax 0.5 or later, got 0.4.38" in run.stderr

@@ -210,3 +210,18 @@ def test_a_gradient_without_another_use_is_overwritten(is_built):
         # The branch of an older operation is computed after dropout's, and addition gives both the same gradient.
         older = torch.zeros(64, requires_grad=True) * 2
         assert n_allocated(lambda y: (y + older) * 3) == 1
+
+
+COUNT_DRAWN = """
+import torch
+import cdropout.torch as ct
+loaded = ct.native_library.load()
+with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiled:
+    torch.ops.cdropout.draw(torch.ones(100), 0.5, [], False, 1)
+print(loaded, [event.name for event in profiled.events()].count("cdropout::masked"))
+"""
+
+
+def test_the_profiler_sees_a_mask_that_a_compiled_graph_draws(is_built):
+    assert run(COUNT_DRAWN).stdout == "True 1\n"
+    assert run(COUNT_DRAWN, CDROPOUT_TORCH_NATIVE="0").stdout == "False 1\n"

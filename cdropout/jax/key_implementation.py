@@ -13,25 +13,26 @@ lowest byte first, and on other platforms threefry's output for a key made of al
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import importlib
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax._src.dispatch import prim_requires_devices_during_lowering
 from jax.extend.core import Primitive
 from jax.extend.random import define_prng_impl, threefry_2x32
 from jax.interpreters import batching
 
 from cdropout.jax import partitioning
 from cdropout.jax.packed_mask import pack, run_strides
-from cdropout.jax.primitives import evaluate, lower
+from cdropout.jax.primitives import evaluate, lower, tell_devices
 
-try:
-    from jax._src.random.prng import random_bits_p
-except ImportError:  # before jax 0.10
-    from jax._src.prng import random_bits_p
+random_bits_p: Primitive | None = None
+for _name in ("jax._src.random.prng", "jax._src.prng"):  # since jax 0.10, and before
+    with contextlib.suppress(ImportError):
+        random_bits_p = random_bits_p or getattr(importlib.import_module(_name), "random_bits_p", None)
 
 _SEED, _SPLIT, _FOLD_IN = range(3)
 
@@ -100,7 +101,8 @@ bits_p.def_abstract_eval(_result)
 batching.primitive_batchers[bits_p] = _batch
 lower(bits_p, partitioning.keep, _elsewhere)
 # JAX lowers its own primitive, and the one above only within it.
-prim_requires_devices_during_lowering.add(random_bits_p)
+if random_bits_p is not None:
+    tell_devices(random_bits_p)
 
 prng = define_prng_impl(
     key_shape=(4,), seed=_seed, split=_split, random_bits=_random_bits, fold_in=_fold_in, name="cdropout", tag="cd"

@@ -16,18 +16,24 @@ from __future__ import annotations
 
 import functools
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax._src.dispatch import prim_requires_devices_during_lowering
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
 from cdropout import _kernels
 from cdropout.jax import partitioning, stock
+
+try:
+    # The primitives whose lowering JAX tells the devices. There is no public way to become one of them.
+    from jax._src.dispatch import prim_requires_devices_during_lowering as _told_devices
+except ImportError:
+    _told_devices = set()
 
 for _name, _handler in _kernels.XLA_HANDLERS.items():
     jax.ffi.register_ffi_target(_name, _handler, platform="cpu")
@@ -179,10 +185,27 @@ batching.primitive_batchers[keep_mask_p] = _batch_keep
 # ---- lowering -------------------------------------------------------------------------------------------------------
 
 
+def tell_devices(primitive: Primitive) -> None:
+    """Let JAX tell the devices to the lowering of a primitive, if this version of JAX has such a list."""
+    _told_devices.add(primitive)
+
+
+def _knows_devices(context: Any) -> bool:
+    """Return whether JAX tells the devices, without which custom_partitioning fails; warn if it should."""
+    if not hasattr(context, "device_assignment") or context.device_assignment is not None:
+        return True
+    if getattr(context, "num_devices", 1) > 1:
+        warnings.warn(
+            f"jax {jax.__version__} does not tell cdropout.jax the devices of a program: each device computes the whole"
+            " result, and sharded arrays are gathered",
+            stacklevel=2,
+        )
+    return False
+
+
 def lower(primitive: Primitive, on_cpu: Callable[..., Any], elsewhere: Callable[..., Any]) -> None:
     """Lower a primitive to a call of a handler on the CPU, and to JAX's operations on other platforms."""
-    # custom_partitioning asks for the devices, which JAX gives to the lowering of these primitives only.
-    prim_requires_devices_during_lowering.add(primitive)
+    tell_devices(primitive)
 
     def lower_on_cpu(ctx: Any, *operands: Any, **parameters: Any) -> Any:
         # Within shard_map along some axes of the mesh, JAX cannot tell custom_partitioning the shards along the others.
@@ -193,7 +216,7 @@ def lower(primitive: Primitive, on_cpu: Callable[..., Any], elsewhere: Callable[
                 "cdropout.jax within shard_map along some axes of the mesh needs JAX's option "
                 "jax_use_shardy_partitioner to be True"
             )
-        call = functools.partial(on_cpu, is_divisible=not manual_axes)
+        call = functools.partial(on_cpu, is_divisible=not manual_axes and _knows_devices(context))
         return mlir.lower_fun(call, multiple_results=False)(ctx, *operands, **parameters)
 
     mlir.register_lowering(primitive, lower_on_cpu, platform="cpu")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from jax._src import source_info_util
+from jax.extend import source_info_util
 
 # The lines of these files are not shown: those that called them are.
 for _file in Path(__file__).parent.glob("*.py"):

@@ -16,6 +16,7 @@ job_limits limits = {
     .max_cached_bytes = (size_t)64 << 20,
     .max_gathered_stride = 1024,
     .min_elems_per_thread = 262144,
+    .min_elems_per_xla_thread = 65536,
     .min_elems_without_gil = 32768,
     .max_elems_per_slice = (size_t)1 << 20, /* 30 ms for the slowest: float16 noise in plain C */
     .microseconds_between_checks = 100000,

@@ -123,6 +123,7 @@ typedef struct {
     size_t max_cached_bytes;              /* a call that reads and writes more than this outgrows the caches */
     uint64_t max_gathered_stride;         /* positions; rows that begin further apart are not gathered */
     size_t min_elems_per_thread;          /* with fewer, a second thread costs more time than it saves */
+    size_t min_elems_per_xla_thread;      /* the same on XLA's threads, which the caller does not wait for */
     size_t min_elems_without_gil;         /* with fewer, releasing the GIL costs more time than it saves */
     size_t max_elems_per_slice;           /* a thread computes so many, then looks at the clock, for signals */
     uint64_t microseconds_between_checks; /* for signals */

@@ -7,13 +7,16 @@
 
 #if defined(__linux__)
 #include <sys/mman.h>
+#if !defined(MADV_HUGEPAGE)
+#error "define _DEFAULT_SOURCE before the first header: without it, no large pages would be asked for"
+#endif
 #endif
 
 /* Asks for large pages in the whole pages of a memory range that has not been written yet. If the system has none or
  * refuses, only the time of the first writing differs. */
 static inline void ask_for_huge_pages(char *first, size_t n_bytes)
 {
-#if defined(__linux__) && defined(MADV_HUGEPAGE)
+#if defined(__linux__)
     enum { PAGE_BYTES = 4096 }; /* on systems with larger ones, the call fails if the address is not aligned to them */
     size_t before = (size_t)(-(uintptr_t)first) % PAGE_BYTES;
     if (n_bytes > before)
