@@ -484,3 +484,24 @@ def test_relu_in_place_has_the_values_of_relu_and_feature_dropout(isa, dtype):
         _kernels.relu_in_place(x.T, None)
     with pytest.raises(ValueError, match="x must have the mask's shape"):
         _kernels.relu_in_place(x[:5].copy(), mask)
+
+
+# ---- full products as those of a plain network ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("p", [0.0, 0.4, 1.0])
+def test_a_step_without_compact_products_has_the_bits_of_the_layers_one_by_one(monkeypatch, p):
+    monkeypatch.setattr(linear, "compact_pays", lambda *_, **__: False)
+    nets = [network(p=p), network(p=p)]
+    monkeypatch.setattr(nets[1], "_has_full_products", lambda x: False)
+    x, dy = normals((17, 12)), normals((17, 5), seed=1)
+    results = [(net.forward(x), net.backward(dy)) for net in nets for _ in range(2)]
+    for one, other in zip(results[:2], results[2:], strict=True):
+        assert [bits(a) for a in one] == [bits(a) for a in other]
+    assert nets[0]._is_full and not nets[1]._is_full
+    for one, other in zip(nets[0].grads, nets[1].grads, strict=True):
+        assert bits(one) == bits(other)
+    assert nets[0].layers[0].rng.state == nets[1].layers[0].rng.state
+    again = pickle.loads(pickle.dumps(nets[0]))
+    with pytest.raises(RuntimeError, match="backward must follow a forward pass"):
+        again.backward(dy)
