@@ -498,10 +498,31 @@ def test_a_step_without_compact_products_has_the_bits_of_the_layers_one_by_one(m
     results = [(net.forward(x), net.backward(dy)) for net in nets for _ in range(2)]
     for one, other in zip(results[:2], results[2:], strict=True):
         assert [bits(a) for a in one] == [bits(a) for a in other]
-    assert nets[0]._is_full and not nets[1]._is_full
+    assert [net._is_full for net in nets] == [True, False]
     for one, other in zip(nets[0].grads, nets[1].grads, strict=True):
         assert bits(one) == bits(other)
     assert nets[0].layers[0].rng.state == nets[1].layers[0].rng.state
     again = pickle.loads(pickle.dumps(nets[0]))
     with pytest.raises(RuntimeError, match="backward must follow a forward pass"):
         again.backward(dy)
+
+
+# ---- Monte Carlo dropout --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n_samples", [1, 30])
+def test_monte_carlo_samples_of_compact_layers_are_those_of_feature_dropout(products, n_samples):
+    net, x = network(), normals((9, 12))
+    layers = [net.layers[0], lambda y: np.maximum(y, 0), net.layers[1], lambda y: np.maximum(y, 0), net.layers[2]]
+    before = [layer.mask for layer in net.layers]
+    mean, std = cd.mc_predict(layers, x, n_samples, rng=4)
+    stream, samples = cd.Stream(4), []
+    for _ in range(n_samples):
+        kept = [cd.draw_mask((9, width), 0.4, rng=stream, shared_axes=0).keep() for width in (30, 20)]
+        samples.append(full_step(net.params, kept, 0.4, x, np.ones((9, 5)))[0])
+    assert mean == pytest.approx(np.mean(samples, axis=0), rel=1e-9, abs=1e-12)
+    assert std == pytest.approx(np.std(samples, axis=0), rel=1e-8, abs=1e-9)
+    assert [layer.mask for layer in net.layers] == before
+    assert [layer._dropped for layer in net.layers] == [None] * 3
+    with pytest.raises(ValueError, match="samples_per_pass must be 1 for layers that share decisions between rows"):
+        cd.mc_predict(layers, x, 30, rng=4, samples_per_pass=10)

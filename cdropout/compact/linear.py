@@ -236,6 +236,13 @@ class CompactLinear(_LinearLayer):
         kept = {**super().__getstate__(), "_dropped": None, "_state": None, "kept_grads": []}
         return {**kept, **dict.fromkeys(self._scratch)}
 
+    def _link_copies(self, copies: dict[int, Any]) -> None:
+        self._after = copies.get(id(self._after), self._after)
+        self._behind = copies.get(id(self._behind), self._behind)
+        self._dropped, self._state, self.kept_grads = None, None, []
+        for name in self._scratch:
+            setattr(self, name, None)
+
     # ---- forward ----------------------------------------------------------------------------------------------------
 
     def forward(self, x: npt.ArrayLike) -> Array:
