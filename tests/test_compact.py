@@ -526,3 +526,37 @@ def test_monte_carlo_samples_of_compact_layers_are_those_of_feature_dropout(prod
     assert [layer._dropped for layer in net.layers] == [None] * 3
     with pytest.raises(ValueError, match="samples_per_pass must be 1 for layers that share decisions between rows"):
         cd.mc_predict(layers, x, 30, rng=4, samples_per_pass=10)
+
+
+# ---- the same bits everywhere ---------------------------------------------------------------------------------------
+
+
+@switches_settings
+@pytest.mark.parametrize("lazy", [False, True])
+@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("n_groups", [1, 3])
+def test_training_has_the_same_bits_for_every_thread_count_and_instruction_set(monkeypatch, n_groups, name, lazy):
+    monkeypatch.setattr(linear, "compact_pays", lambda *_, **__: True)
+    x, dy = normals((24, 40)), normals((24, 5), seed=1)
+
+    def train():
+        net = CompactMLP(
+            [40, 130, 70, 5], 0.4, n_groups=n_groups, rng=3, dtype=np.float64, input_grad=True, full_grads=not lazy
+        )
+        optimizer = OPTIMIZERS[name](net, lazy)
+        found = []
+        for _ in range(3):
+            found += [net.forward(x), net.backward(dy)]
+            optimizer.step()
+        assert all(layer._dropped.kept is not None for layer in net.layers[:-1])
+        return b"".join(bits(a) for a in (*found, *net.params))
+
+    before, results = _kernels.active_isa(), []
+    try:
+        for isa in _kernels.supported_isas():
+            _kernels.use_isa(isa)
+            results += by_every_thread_count(train)
+    finally:
+        _kernels.use_isa(before)
+    assert len(results) > len(_kernels.supported_isas())
+    assert len(set(results)) == 1
