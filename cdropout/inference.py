@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from cdropout import _kernels
 from cdropout.checks import check_integer
-from cdropout.layers import DropConnect
+from cdropout.layers import DropConnect, Dropout
 from cdropout.layers.base import Layer
 from cdropout.mask import Mask
 from cdropout.stream import Rng, Stream, as_stream
@@ -296,12 +296,21 @@ def mc_predict(
         originals = {id(layer) for layer in _to_switch(steps, also, stacklevel=3)}
         copies = [copy.copy(step) if hasattr(step, "forward") else step for step in steps]
         switched = [each for step, each in zip(steps, copies, strict=True) if id(step) in originals]
+        by_id = {id(step): each for step, each in zip(steps, copies, strict=True)}
+        for each in copies:
+            if isinstance(each, Layer):
+                each._link_copies(by_id)
         stream = None if rng is None else as_stream(rng)
         for layer in switched:
             _turn_on(layer, stream)
             if isinstance(layer, Layer):
                 layer.inplace = False  # every sample needs the layer's input
         x, rest = _without_prefix(copies, switched, x, n_samples, samples_per_pass)
+        first = next((each for each in copies if any(each is layer for layer in switched)), None)
+        begins_with_it = len(rest) > 0 and (rest[0] is first or len(rest) < len(copies))
+        if samples_per_pass > 1 and begins_with_it and _drops_without_copies(first, x):
+            assert isinstance(first, Dropout)
+            x, rest = _Repeated(x, first), rest[1:]
         return _moments(partial(_go_through, rest), x, n_samples, samples_per_pass, copies, progress)
     if rng is not None and not layers:
         forward = partial(forward, rng=as_stream(rng))
@@ -372,6 +381,45 @@ def _without_prefix(
     return found, [partial(_protected, steps[n_before]), *steps[n_before + 1 :]]
 
 
+# At fewer elements, copying the input takes less time than a call for each sample: one sample of 512 elements takes
+# 4 us with calls and 0.2 us with copies, one of 4096 takes 11 us with both, one of 32768 takes 24 us and 33 us.
+MIN_ELEMS_WITHOUT_COPIES = 4096
+
+
+def _drops_without_copies(layer: Any, x: Any) -> bool:
+    """Return whether `_Repeated` applies the masks of several samples to x, one after the other."""
+    return (
+        type(layer) is Dropout
+        and layer.shared_axes == ()
+        and layer._rescale != "eval"
+        and type(x) is np.ndarray
+        and x.ndim > 0
+        and x.size >= MIN_ELEMS_WITHOUT_COPIES
+        and x.dtype in (np.float32, np.float64)
+        and x.dtype.isnative
+    )
+
+
+class _Repeated:
+    """The output of a dropout layer for several copies of one input, which are not made: for `_moments`."""
+
+    def __init__(self, x: npt.NDArray[Any], layer: Dropout) -> None:
+        self.x, self.layer = x, layer
+
+    def __getitem__(self, rows: slice) -> npt.NDArray[Any]:
+        """Return the rows of the layer's output, with a new mask for them."""
+        x, layer = self.x, self.layer
+        shape = (rows.stop, *x.shape[1:])
+        y = np.empty(shape, x.dtype)
+        scale, shift, fill = layer._train_map
+        mask = _kernels.draw_mask(shape, layer._p, layer._rng, ())
+        for begin in range(0, rows.stop, len(x)):
+            part = slice(begin, begin + len(x))
+            mask[part].apply(x, out=y[part], scale=scale, shift=shift, fill=fill)
+        layer.mask = mask
+        return y
+
+
 def _is_same(a: Any, b: Any) -> bool:
     """Return whether two results are arrays of one kind with the same bytes."""
     if _kernels.is_masked(a) or _kernels.is_masked(b) or type(a) is not type(b):
@@ -408,12 +456,13 @@ def _moments(
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """Return mean and standard deviation of forward's output for x over samples."""
     most = min(samples_per_pass, n_samples)
-    copies = x if samples_per_pass == 1 else _repeated(x, most)
+    copies = x if samples_per_pass == 1 or isinstance(x, _Repeated) else _repeated(x, most)
+    n_rows = len(x.x) if isinstance(x, _Repeated) else 0 if samples_per_pass == 1 else len(copies) // most
     shape: tuple[int, ...] | None = None
     n_done = 0
     for n in _passes(n_samples, samples_per_pass, progress):
-        y = _real(forward(copies if n == most else copies[: len(copies) // most * n]))
-        shape_now = y.shape if samples_per_pass == 1 else _shape_of_sample(y, n, len(copies) // most * n)
+        y = _real(forward(copies if n == most and not isinstance(copies, _Repeated) else copies[: n_rows * n]))
+        shape_now = y.shape if samples_per_pass == 1 else _shape_of_sample(y, n, n_rows * n)
         samples = y.reshape(n, y.size // n)  # flat, because y may have as many axes as NumPy allows
         if shape is None:
             if samples_per_pass > 1:

@@ -1,19 +1,21 @@
 /* Runs every kernel of every instruction set that this processor supports, and jobs of every layout, on arrays between
  * guard pages, which can be neither read nor written: an access outside an array ends the program. A write beside the
  * output changes a canary; inputs and planned jobs are mapped read-only. The results of kernels are compared with those
- * of the portable kernels, the results of jobs with those of single elements (job_calls.h).
+ * of the portable kernels, the results of jobs with those of single elements (job_calls.h, submatrix_calls.h).
  *
  *     guard_pages                     at a few distances from the guard pages
  *     guard_pages all                 at every distance from 0 to 63 bytes
  *     guard_pages touching            at distance 0
  *     guard_pages one-too-many        kernels run one element too far: the program must fail
  *     guard_pages one-too-many-jobs   jobs run one element too far: the program must fail
+ *     guard_pages one-too-many-rows   jobs that move kept rows run one row too far: the program must fail
  *
  * A second argument names the only instruction set to run. tests/test_cross_compiled.py runs the program, also under
  * emulation. Plain C without Python; needs Linux, for memory that is mapped twice. */
 #define _GNU_SOURCE
 #include "job_calls.h"
 #include "kernel_calls.h"
+#include "submatrix_calls.h"
 
 #include <signal.h>
 #include <stdio.h>
@@ -85,7 +87,8 @@ static const char *put_input(int array, const char *from, size_t n_bytes, int is
 
 static const char *now_isa = "no instruction set", *now_how = "";
 static const kernel_call *now_call; /* NULL while a job runs */
-static const test_job *now_job;
+static const test_job *now_job;     /* NULL while a job of a submatrix runs */
+static const test_submatrix *now_submatrix;
 static size_t now_distance;
 static int now_is_at_end, now_is_streaming, now_is_in_place; /* 1 where the output is x, 2 where it is the residual */
 
@@ -95,8 +98,10 @@ static void say(const char *what)
     if (now_call != NULL)
         snprintf(called, sizeof called, "%zu positions of %zu from %llu, bias of %zu", now_call->n_positions,
                  now_call->n_repeats, (unsigned long long)now_call->first, now_call->n_bias);
-    else
+    else if (now_job != NULL)
         describe_job(called, sizeof called, now_job);
+    else
+        describe_submatrix(called, sizeof called, now_submatrix);
     const int n =
         snprintf(line, sizeof line, "%s%s: %s%s %s: %s, %zu bytes from the guard page %s%s\n", now_isa,
                  now_is_streaming ? " streaming" : "",
@@ -361,6 +366,92 @@ static void check_job(const char *only_isa, size_t n_job, int is_at_end, size_t 
     now_is_in_place = 0;
 }
 
+/* ---- kept rows and columns ---- */
+
+/* Plans a submatrix between guard pages and returns the job's read-only address. */
+static const job *plan_guarded_submatrix(const test_submatrix *t)
+{
+    const size_t offset = (ROOM_BYTES - sizeof(job)) / _Alignof(job) * _Alignof(job);
+    if (job_plan_submatrix((job *)(void *)(memory[ROOM].writable + offset), &t->request, t->dtype) != 0)
+        end_with("was refused");
+    return (const job *)(const void *)(memory[ROOM].readable + offset);
+}
+
+static void check_submatrix_mistakes(const test_submatrix *t)
+{
+    for (int mistake = 0; mistake < N_SUBMATRIX_MISTAKES; mistake++) {
+        static test_submatrix wrong;
+        job unused;
+        wrong = *t;
+        if (!make_submatrix_mistake(&wrong, mistake))
+            continue;
+        if (job_plan_submatrix(&unused, &wrong.request, wrong.dtype) != -1)
+            end_with("was planned with a mistake in it");
+        counts.n_refused++;
+    }
+    check_canaries(t->request.out, 0);
+}
+
+/* Checks a random submatrix at one distance from the guard pages, whole and in pieces, on every instruction set. */
+static void check_submatrix(const char *only_isa, size_t n_job, int is_at_end, size_t distance, size_t n_too_many)
+{
+    static test_submatrix t;
+    submatrix *r = &t.request;
+    const size_t aligned = distance / sizeof(uint64_t) * sizeof(uint64_t); /* words must be aligned */
+    make_random_submatrix(&t, &source, n_job % JOBS_TO_A_LONG_ONE == 0 ? MOST_SUBMATRIX_ELEMS : MOST_ELEMS,
+                          1.4287109375);
+    const size_t elem_bytes = dtype_table[t.dtype].n_bytes;
+    const size_t n_bytes = is_gathering(&t) ? bytes_of_dense(&t) : bytes_of_matrix(&t);
+    const size_t x_bytes = is_gathering(&t) ? bytes_of_matrix(&t) : bytes_of_dense(&t);
+    now_call = NULL;
+    now_job = NULL;
+    now_submatrix = &t;
+    now_is_at_end = is_at_end;
+    now_distance = distance;
+    now_is_streaming = now_is_in_place = 0;
+    now_isa = "portable";
+    now_how = "";
+    fill_with_numbers(inputs[X], x_bytes, elem_bytes);
+    fill_with_numbers(inputs[RESIDUAL], n_bytes, elem_bytes); /* what the output holds before */
+    memcpy(expected, inputs[RESIDUAL], n_bytes);
+    expect_submatrix(expected, inputs[X], &t);
+
+    char *out = memory[OUT].writable + offset_of(n_bytes, is_at_end, distance);
+    r->out = out;
+    r->x = put_input(X, inputs[X], x_bytes, is_at_end, distance);
+    if (r->row_words != NULL)
+        r->row_words = (const void *)put_input(BIAS, (const char *)t.row_words, bytes_of_line_words(r->n_rows),
+                                               is_at_end, aligned);
+    if (r->column_words != NULL)
+        r->column_words = (const void *)put_input(WORDS_ARRAY, (const char *)t.column_words,
+                                                  bytes_of_line_words(r->n_columns), is_at_end, aligned);
+    check_submatrix_mistakes(&t);
+    const job *j = plan_guarded_submatrix(&t);
+    const job_pieces whole = whole_job(j), anywhere = cut_anywhere(j, &source);
+    job_pieces cut = whole;
+    const char *failure = j->layout == LAYOUT_NONE ? NULL : cut_into_ranges(&cut, j, 1 + n_job % MAX_CUTS);
+    if (failure != NULL)
+        end_with(failure);
+    counts.n_of_layout[j->layout]++;
+    counts.n_jobs++;
+    for (size_t i = 0; supported_at(i) != NULL; i++) {
+        kernels = supported_at(i);
+        if (only_isa != NULL && strcmp(only_isa, kernels->isa) != 0)
+            continue;
+        now_isa = kernels->isa;
+        for (int how = 0; how < 3; how++) {
+            now_how = how == 0 ? " as a whole" : how == 1 ? " by the planner's ranges" : " cut anywhere";
+            memcpy(out, inputs[RESIDUAL], n_bytes);
+            run_pieces(j, how == 0 ? &whole : how == 1 ? &cut : &anywhere, j->n_elems > 0 ? n_too_many : 0);
+            check_canaries(out, n_bytes);
+            if (memcmp(out, expected, n_bytes) != 0)
+                end_with("gave another result than its elements one by one");
+            memset(out, CANARY, n_bytes);
+        }
+    }
+    now_how = "";
+}
+
 /* ---- all kernels, many jobs ---- */
 
 static const size_t few[] = {0, 1, 2, 4, 8, 16, 39, 56};
@@ -369,7 +460,7 @@ static const size_t few[] = {0, 1, 2, 4, 8, 16, 39, 56};
 typedef struct {
     const char *only_isa;
     size_t n_distances, n_jobs;
-    size_t n_too_many, n_too_many_of_jobs;
+    size_t n_too_many, n_too_many_of_jobs, n_too_many_rows;
 } task;
 
 static size_t distance_of(const task *what, size_t i)
@@ -403,8 +494,10 @@ static void check_kernels(const task *what)
 
 static void check_jobs(const task *what)
 {
-    for (size_t n = 0; n < what->n_jobs; n++)
+    for (size_t n = 0; n < what->n_jobs && !what->n_too_many_rows; n++)
         check_job(what->only_isa, n, n % 2 == 0, distance_of(what, n / 2), what->n_too_many_of_jobs);
+    for (size_t n = 0; n < what->n_jobs; n++)
+        check_submatrix(what->only_isa, n, n % 2 == 0, distance_of(what, n / 2), what->n_too_many_rows);
     printf("%zu jobs, %zu of them streaming (", counts.n_jobs, counts.n_streamed);
     for (int layout = 0; layout < N_LAYOUTS; layout++)
         printf("%s%zu %s", layout > 0 ? ", " : "", counts.n_of_layout[layout], name_of_layout((job_layout)layout));
@@ -423,7 +516,8 @@ int main(int n_arguments, char **arguments)
                  .n_distances = sizeof few / sizeof *few,
                  .n_jobs = 2000,
                  .n_too_many = strcmp(name, "one-too-many") == 0,
-                 .n_too_many_of_jobs = strcmp(name, "one-too-many-jobs") == 0};
+                 .n_too_many_of_jobs = strcmp(name, "one-too-many-jobs") == 0,
+                 .n_too_many_rows = strcmp(name, "one-too-many-rows") == 0};
     if (strcmp(name, "all") == 0) {
         what.n_distances = 64;
         what.n_jobs = 50000;
@@ -436,7 +530,7 @@ int main(int n_arguments, char **arguments)
     }
     signal(SIGSEGV, on_fault);
     signal(SIGBUS, on_fault);
-    if (!what.n_too_many_of_jobs)
+    if (!what.n_too_many_of_jobs && !what.n_too_many_rows)
         check_kernels(&what);
     check_jobs(&what);
     for (size_t i = 0; i < ROOM_BYTES; i++)

@@ -484,3 +484,79 @@ def test_relu_in_place_has_the_values_of_relu_and_feature_dropout(isa, dtype):
         _kernels.relu_in_place(x.T, None)
     with pytest.raises(ValueError, match="x must have the mask's shape"):
         _kernels.relu_in_place(x[:5].copy(), mask)
+
+
+# ---- full products as those of a plain network ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("p", [0.0, 0.4, 1.0])
+def test_a_step_without_compact_products_has_the_bits_of_the_layers_one_by_one(monkeypatch, p):
+    monkeypatch.setattr(linear, "compact_pays", lambda *_, **__: False)
+    nets = [network(p=p), network(p=p)]
+    monkeypatch.setattr(nets[1], "_has_full_products", lambda x: False)
+    x, dy = normals((17, 12)), normals((17, 5), seed=1)
+    results = [(net.forward(x), net.backward(dy)) for net in nets for _ in range(2)]
+    for one, other in zip(results[:2], results[2:], strict=True):
+        assert [bits(a) for a in one] == [bits(a) for a in other]
+    assert [net._is_full for net in nets] == [True, False]
+    for one, other in zip(nets[0].grads, nets[1].grads, strict=True):
+        assert bits(one) == bits(other)
+    assert nets[0].layers[0].rng.state == nets[1].layers[0].rng.state
+    again = pickle.loads(pickle.dumps(nets[0]))
+    with pytest.raises(RuntimeError, match="backward must follow a forward pass"):
+        again.backward(dy)
+
+
+# ---- Monte Carlo dropout --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n_samples", [1, 30])
+def test_monte_carlo_samples_of_compact_layers_are_those_of_feature_dropout(products, n_samples):
+    net, x = network(), normals((9, 12))
+    layers = [net.layers[0], lambda y: np.maximum(y, 0), net.layers[1], lambda y: np.maximum(y, 0), net.layers[2]]
+    before = [layer.mask for layer in net.layers]
+    mean, std = cd.mc_predict(layers, x, n_samples, rng=4)
+    stream, samples = cd.Stream(4), []
+    for _ in range(n_samples):
+        kept = [cd.draw_mask((9, width), 0.4, rng=stream, shared_axes=0).keep() for width in (30, 20)]
+        samples.append(full_step(net.params, kept, 0.4, x, np.ones((9, 5)))[0])
+    assert mean == pytest.approx(np.mean(samples, axis=0), rel=1e-9, abs=1e-12)
+    assert std == pytest.approx(np.std(samples, axis=0), rel=1e-8, abs=1e-9)
+    assert [layer.mask for layer in net.layers] == before
+    assert [layer._dropped for layer in net.layers] == [None] * 3
+    with pytest.raises(ValueError, match="samples_per_pass must be 1 for layers that share decisions between rows"):
+        cd.mc_predict(layers, x, 30, rng=4, samples_per_pass=10)
+
+
+# ---- the same bits everywhere ---------------------------------------------------------------------------------------
+
+
+@switches_settings
+@pytest.mark.parametrize("lazy", [False, True])
+@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("n_groups", [1, 3])
+def test_training_has_the_same_bits_for_every_thread_count_and_instruction_set(monkeypatch, n_groups, name, lazy):
+    monkeypatch.setattr(linear, "compact_pays", lambda *_, **__: True)
+    x, dy = normals((24, 40)), normals((24, 5), seed=1)
+
+    def train():
+        net = CompactMLP(
+            [40, 130, 70, 5], 0.4, n_groups=n_groups, rng=3, dtype=np.float64, input_grad=True, full_grads=not lazy
+        )
+        optimizer = OPTIMIZERS[name](net, lazy)
+        found = []
+        for _ in range(3):
+            found += [net.forward(x), net.backward(dy)]
+            optimizer.step()
+        assert all(layer._dropped.kept is not None for layer in net.layers[:-1])
+        return b"".join(bits(a) for a in (*found, *net.params))
+
+    before, results = _kernels.active_isa(), []
+    try:
+        for isa in _kernels.supported_isas():
+            _kernels.use_isa(isa)
+            results += by_every_thread_count(train)
+    finally:
+        _kernels.use_isa(before)
+    assert len(results) > len(_kernels.supported_isas())
+    assert len(set(results)) == 1

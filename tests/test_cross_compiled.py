@@ -373,7 +373,7 @@ def test_a_case_whose_bias_has_no_room_in_the_program_is_refused(run_program):
 
 IN_BOUNDS = (
     r"\d{5,} calls, \d{5,} of them streaming as well: nothing outside an array, the same bits everywhere\n"
-    r"\d{4,} jobs, \d{3,} of them streaming \((\d+ [a-z ]+(, )?){7}\), \d{4,} refused: "
+    r"\d{4,} jobs, \d{3,} of them streaming \((\d+ [a-z ]+(, )?){8}\), \d{4,} refused: "
     r"nothing outside an array, the bits of single elements\n"
 )
 
@@ -402,3 +402,9 @@ def test_a_kernel_that_goes_one_element_too_far_is_caught(run_program, isa):
 def test_a_job_that_goes_one_element_too_far_is_caught(run_program, isa):
     printed = run_program("guard_pages", PROCESSORS["native"], "one-too-many-jobs", isa, check=False).decode()
     assert re.match(f"{isa}: a job as a whole reached outside its arrays", printed)
+
+
+@pytest.mark.parametrize("isa", PROCESSORS["native"].isas)
+def test_a_job_that_moves_one_row_too_many_is_caught(run_program, isa):
+    printed = run_program("guard_pages", PROCESSORS["native"], "one-too-many-rows", isa, check=False).decode()
+    assert re.match(f"{isa}: a job as a whole (reached outside its arrays|wrote behind its output): (ga|sca)t", printed)

@@ -11,6 +11,7 @@ import pytest
 from conftest import measures_the_process
 
 import cdropout as cd
+from cdropout import inference
 
 X = np.random.default_rng(0).standard_normal((20, 30))
 
@@ -523,3 +524,21 @@ def test_masked_rows_keep_their_masks_and_masked_outputs_are_refused():
     for n in (1, 2):
         with pytest.raises(TypeError, match="forward's output must not be a masked array"):
             cd.mc_predict(lambda rows: rows, x, 4, samples_per_pass=n)
+
+
+@pytest.mark.parametrize("rescale", ["train", None])
+@pytest.mark.parametrize("n_rows", [1, 3])
+def test_a_pass_of_several_samples_has_the_same_numbers_with_copies_of_the_input_and_without(
+    monkeypatch, n_rows, rescale
+):
+    x = np.random.default_rng(1).standard_normal((n_rows, 40), dtype=np.float32)
+    weight = np.random.default_rng(2).standard_normal((40, 7), dtype=np.float32)
+    found, calls = [], []
+    for least in (1, 10**9):
+        monkeypatch.setattr(inference, "MIN_ELEMS_WITHOUT_COPIES", least)
+        for prefix in ([], [np.tanh]):
+            layers = [*prefix, cd.Dropout(0.3, rescale=rescale), lambda y: calls.append(len(y)) or y @ weight]
+            found.append(cd.mc_predict(layers, x, 10, rng=5, samples_per_pass=4))
+    assert calls == [4 * n_rows, 4 * n_rows, 2 * n_rows] * 4
+    for without, with_copies in zip(found[:2], found[2:], strict=True):
+        assert all(np.array_equal(a, b) for a, b in zip(without, with_copies, strict=True))

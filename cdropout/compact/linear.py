@@ -236,6 +236,13 @@ class CompactLinear(_LinearLayer):
         kept = {**super().__getstate__(), "_dropped": None, "_state": None, "kept_grads": []}
         return {**kept, **dict.fromkeys(self._scratch)}
 
+    def _link_copies(self, copies: dict[int, Any]) -> None:
+        self._after = copies.get(id(self._after), self._after)
+        self._behind = copies.get(id(self._behind), self._behind)
+        self._dropped, self._state, self.kept_grads = None, None, []
+        for name in self._scratch:
+            setattr(self, name, None)
+
     # ---- forward ----------------------------------------------------------------------------------------------------
 
     def forward(self, x: npt.ArrayLike) -> Array:
@@ -350,12 +357,7 @@ class CompactLinear(_LinearLayer):
         if self._state is None:
             raise RuntimeError("backward must follow a forward pass, and none has been made")
         state = self._state
-        _kernels.check_unmasked(dy, "dy")
-        gradient = _kernels.check_array(dy, "dy")
-        if gradient.shape != state.y_shape:
-            raise ValueError(f"dy must have the output's shape {state.y_shape}, got {gradient.shape}")
-        if gradient.dtype != self.params[0].dtype:
-            raise TypeError(f"dy must have the dtype of the weights, got {gradient.dtype} for {self.params[0].dtype}")
+        gradient = self._check_gradient(dy, state)
         source, dropped = state.source, state.dropped
         rows = source.kept if source is not None else None
         columns = dropped.kept if dropped is not None else None
@@ -367,6 +369,16 @@ class CompactLinear(_LinearLayer):
             dys = _slices(gradient, source.bounds if source is not None else [0, len(gradient)])
         self._set_grads(state, dys, rows, columns, source.scale if source is not None and rows is not None else 1.0)
         return self._input_gradient(state, dys, is_masked) if self.input_grad else None
+
+    def _check_gradient(self, dy: npt.ArrayLike, state: _Saved) -> Array:
+        """Return dy as a plain array; TypeError or ValueError if it does not fit."""
+        _kernels.check_unmasked(dy, "dy")
+        gradient = _kernels.check_array(dy, "dy")
+        if gradient.shape != state.y_shape:
+            raise ValueError(f"dy must have the output's shape {state.y_shape}, got {gradient.shape}")
+        if gradient.dtype != self.params[0].dtype:
+            raise TypeError(f"dy must have the dtype of the weights, got {gradient.dtype} for {self.params[0].dtype}")
+        return gradient
 
     def _input_gradient(self, state: _Saved, dys: list[Array], is_masked: bool) -> Array:
         source = state.source
@@ -385,6 +397,15 @@ class CompactLinear(_LinearLayer):
             source.apply(dx, out=dx)
         return dx
 
+    def _set_whole_grads(self, x: Array, dy: Array) -> None:
+        """Set the gradients of full products."""
+        grad, bias_grad = self.grads
+        np.matmul(x.T, dy, out=grad)
+        np.add.reduce(dy, axis=0, out=bias_grad)
+        kept = self.kept_grads
+        if not (kept and kept[0].values is grad and kept[1].values.base is bias_grad):
+            self.kept_grads = [KeptGrad(None, None, grad, 1.0), KeptGrad(None, None, bias_grad[np.newaxis], 1.0)]
+
     def _set_grads(
         self,
         state: _Saved,
@@ -395,9 +416,7 @@ class CompactLinear(_LinearLayer):
     ) -> None:
         grad, bias_grad = self.grads[0], self.grads[1][np.newaxis]
         if rows is None and columns is None:
-            np.matmul(state.blocks[0].T, dys[0], out=grad)
-            np.sum(dys[0], axis=0, out=self.grads[1])
-            self.kept_grads = [KeptGrad(None, None, grad, 1.0), KeptGrad(None, None, bias_grad, 1.0)]
+            self._set_whole_grads(state.blocks[0], dys[0])
             return
         if len(dys) == 1:
             row_words = rows[0] if rows is not None else None

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from cdropout import _kernels
 from cdropout.checks import check_integer
-from cdropout.compact.linear import CompactLinear, KeptGrad
+from cdropout.compact.linear import CompactLinear, KeptGrad, _Dropped, _Saved
 from cdropout.stream import Rng, as_stream
 
 __all__ = ["CompactMLP"]
@@ -52,6 +52,8 @@ class CompactMLP:
         For an argument other than the above.
 
     """
+
+    _is_full = False  # whether the last forward pass had full products only
 
     def __init__(
         self,
@@ -119,6 +121,10 @@ class CompactMLP:
 
     def forward(self, x: npt.ArrayLike) -> Array:
         """Return the output for x of shape (n_samples, widths[0]), of shape (n_samples, widths[-1])."""
+        self._is_full = self._has_full_products(x)
+        if self._is_full:
+            assert isinstance(x, np.ndarray)
+            return self._forward_full(x)
         self._activations = []
         y = self.layers[0].forward(x)
         for before, layer in pairwise(self.layers):
@@ -131,6 +137,53 @@ class CompactMLP:
             y = layer._forward(y, is_dropped=True)
         return y
 
+    def _has_full_products(self, x: npt.ArrayLike) -> bool:
+        """Return whether no product of a training step with x is compact; False for an x that layers have to check."""
+        first = self.layers[0]
+        if type(x) is not np.ndarray or x.ndim != 2 or first.n_groups != 1 or x.shape[1] != first.params[0].shape[0]:
+            return False
+        for layer in self.layers:
+            if not layer.training or layer.params[0].dtype != x.dtype:
+                return False
+            if layer._p > 0 and (layer._behind is None or layer._is_compact(len(x), None)):
+                return False
+        return len(x) > 0
+
+    def _forward_full(self, x: Array) -> Array:
+        """Run `forward` as a network without compact layers does, which takes less time for small products."""
+        n_samples, source, last = len(x), None, self.layers[-1]
+        for layer in self.layers:
+            weight, bias = layer.params
+            y: Array = x @ weight
+            y += bias
+            mask = dropped = None
+            if layer._p > 0:
+                mask = _kernels.draw_mask(y.shape, layer._p, layer._rng, 0)
+                dropped = _Dropped(mask, [0, n_samples], None, _kernels.kept_scale(layer._p))
+            layer.mask, layer._dropped = mask, dropped
+            layer._state = _Saved(source, dropped, [x], [weight], x.shape, y.shape)
+            if layer is not last:
+                _kernels.relu_in_place(y, mask)
+            x, source = y, dropped
+        return y
+
+    def _backward_full(self, dy: npt.ArrayLike) -> Array | None:
+        """Run `backward` after `_forward_full`."""
+        state = self.layers[-1]._state
+        assert state is not None
+        gradient = self.layers[-1]._check_gradient(dy, state)
+        for layer in self.layers[::-1]:
+            state = layer._state
+            assert state is not None
+            x = state.blocks[0]
+            layer._set_whole_grads(x, gradient)
+            if layer is self.layers[0]:
+                return gradient @ state.weights[0].T if layer.input_grad else None
+            gradient = gradient @ state.weights[0].T
+            p = state.source.mask.p if state.source is not None else 0.0
+            _kernels.relu_dropout_backward(gradient, x, p, gradient)
+        raise AssertionError("a network has a first layer")
+
     __call__ = forward
 
     def backward(self, dy: npt.ArrayLike) -> Array | None:
@@ -138,6 +191,8 @@ class CompactMLP:
 
         RuntimeError if there was no forward pass.
         """
+        if self._is_full and self.layers[-1]._state is not None:
+            return self._backward_full(dy)
         gradient = self.layers[-1]._backward(dy, is_masked=False)
         for layer, active in zip(self.layers[-2::-1], self._activations[::-1], strict=True):
             assert gradient is not None

@@ -42,6 +42,12 @@ class Layer:
 
     # ---- the stream and the mode ------------------------------------------------------------------------------------
 
+    def _link_copies(self, copies: dict[int, Any]) -> None:
+        """Prepare a copy that works beside its original; copies has those of all layers, by the originals' id.
+
+        A subclass that refers to other layers, or has memory that a second layer must not use, overrides this.
+        """
+
     @property
     def rng(self) -> Stream | None:
         """The stream that the layer draws from; None for the default stream. Setting a seed makes a stream of it."""

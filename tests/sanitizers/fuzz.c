@@ -1,7 +1,7 @@
-/* Fuzzes kernels and jobs: interprets any bytes as a call of a kernel or as a job (dtype, operation, positions, axes,
- * limits, alignments, elements ...). Every instruction set must give the bytes of the portable kernels, and a job those
- * of single elements. Canaries around the output must stay unchanged. Arrays are blocks of exactly their size, so that
- * AddressSanitizer and valgrind find accesses outside them.
+/* Fuzzes kernels and jobs: interprets any bytes as a call of a kernel, as a job (dtype, operation, positions, axes,
+ * limits, alignments, elements ...) or as a job that moves kept rows and columns. Every instruction set must give the
+ * bytes of the portable kernels, and a job those of single elements. Canaries around the output must stay unchanged.
+ * Arrays are blocks of exactly their size, so that AddressSanitizer and valgrind find accesses outside them.
  *
  * With -DONE_TOO_MANY, kernels and jobs run one element too far, which must be found; with -DONLY_JOBS, no kernel is
  * called, so that it is found in jobs. With -fsanitize=fuzzer this is a target of libFuzzer; with -DSTANDALONE, a
@@ -9,6 +9,7 @@
  */
 #include "../job_calls.h"
 #include "../kernel_calls.h"
+#include "../submatrix_calls.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -316,10 +317,73 @@ static void try_job(bytes *input)
         free(all[i].block);
 }
 
+/* ---- kept rows and columns ---- */
+
+static void try_submatrix(bytes *input)
+{
+    static test_submatrix t;
+    static char described[300];
+    random_source source = {take_for_job, input};
+    const size_t most = take(input, 1) % 128 == 1 ? MOST_SUBMATRIX_ELEMS : MOST_ELEMS_OF_JOBS;
+    const double scale = take_finite(input);
+    make_random_submatrix(&t, &source, most, scale);
+    submatrix *r = &t.request;
+    describe_submatrix(described, sizeof described, &t);
+    const int mistake = (int)take(input, 1) % N_SUBMATRIX_MISTAKES;
+    const size_t n_ranges = 1 + (size_t)take(input, 1) % MAX_CUTS;
+    const size_t n_bytes = is_gathering(&t) ? bytes_of_dense(&t) : bytes_of_matrix(&t);
+    const size_t x_bytes = is_gathering(&t) ? bytes_of_matrix(&t) : bytes_of_dense(&t);
+    const size_t row_bytes = bytes_of_line_words(r->n_rows), column_bytes = bytes_of_line_words(r->n_columns);
+    const held x = hold_elements(input, x_bytes, (size_t)take(input, 1) % 64);
+    const held before = hold_elements(input, n_bytes, 0);
+    const held expected = hold(n_bytes, 0), out = hold(n_bytes + 2 * N_CANARIES, (size_t)take(input, 1) % 64);
+    const held rows = hold(row_bytes, 0), columns = hold(column_bytes, 0), planned = hold(sizeof(job), 0);
+    job *j = (job *)(void *)planned.array;
+    memcpy(rows.array, t.row_words, row_bytes);
+    memcpy(columns.array, t.column_words, column_bytes);
+    memcpy(expected.array, before.array, n_bytes);
+    expect_submatrix(expected.array, x.array, &t);
+    r->x = x.array;
+    r->out = out.array + N_CANARIES;
+    r->row_words = r->row_words != NULL ? (const uint64_t *)(const void *)rows.array : NULL;
+    r->column_words = r->column_words != NULL ? (const uint64_t *)(const void *)columns.array : NULL;
+    static test_submatrix wrong;
+    wrong = t;
+    if (make_submatrix_mistake(&wrong, mistake)) {
+        if (job_plan_submatrix(j, &wrong.request, wrong.dtype) != -1)
+            end_with("planned a request with a mistake", "planner", "", described);
+        n_refused++;
+    }
+    if (job_plan_submatrix(j, r, t.dtype) != 0)
+        end_with("refused", "planner", "", described);
+    n_of_layout[j->layout]++;
+    job_pieces pieces = whole_job(j);
+    const char *failure = j->layout == LAYOUT_NONE ? NULL : cut_into_ranges(&pieces, j, n_ranges);
+    if (failure != NULL)
+        end_with(failure, "planner", "", described);
+    const int is_copied = r->scale == 1.0 && r->verb != SCATTER_KEPT_ADD;
+    for (size_t i = 0; supported_at(i) != NULL; i++) {
+        kernels = supported_at(i);
+        memset(r->out - N_CANARIES, CANARY, n_bytes + 2 * N_CANARIES);
+        memcpy(r->out, before.array, n_bytes);
+        run_pieces(j, &pieces, j->n_elems > 0 ? N_TOO_MANY : 0);
+        if (!are_canaries(r->out, n_bytes))
+            end_with("wrote outside its output", kernels->isa, "", described);
+        if (!same_result(r->out, expected.array, n_bytes, t.dtype, is_copied))
+            end_with("gave another result than its elements one by one", kernels->isa, "", described);
+    }
+    const held all[] = {x, before, expected, out, rows, columns, planned};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+        free(all[i].block);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n_bytes_given)
 {
     bytes input = {data, n_bytes_given};
-    if (take(&input, 1) % 2 || IS_ALWAYS_JOB)
+    const uint64_t what = take(&input, 1);
+    if (what % 8 == 6 && !IS_ALWAYS_JOB)
+        try_submatrix(&input);
+    else if (what % 2 || IS_ALWAYS_JOB)
         try_job(&input);
     else
         try_kernel(&input);

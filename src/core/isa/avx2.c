@@ -232,6 +232,29 @@ static inline __m256d permuted_pairs(__m256d v, uint64_t bytes)
     _mm256_and_pd(permuted_pairs(v, spread_words_f64[bits]), _mm256_castsi256_pd(pairs_of_bits(bits)))
 #define pack_blend_f64(bits, v, other) _mm256_blendv_pd(other, v, _mm256_castsi256_pd(pairs_of_bits(bits)))
 
+/* Listed indices: a byte for each 32-bit word, whose highest bit is set where the word becomes 0. */
+#define HAS_PACK_SPREAD
+enum { PACK_INDEX_BYTES_f32 = 8, PACK_INDEX_BYTES_f64 = 8 };
+static inline void list_spread(uint8_t *index, uint64_t spread, uint32_t word_bits)
+{
+    /* A bit of each byte; the addition carries into the highest bit of the bytes that have it. */
+    const uint64_t high_bits = 0x8080808080808080u;
+    const uint64_t chosen = (word_bits * 0x0101010101010101u) & 0x8040201008040201u;
+    const uint64_t marked = spread | (~((chosen + ~high_bits) | chosen) & high_bits);
+    memcpy(index, &marked, sizeof marked);
+}
+static inline __m256 spread_words(const uint8_t *index, __m256 v)
+{
+    const __m256i from = _mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)index));
+    return _mm256_andnot_ps(_mm256_castsi256_ps(_mm256_srai_epi32(from, 31)), _mm256_permutevar8x32_ps(v, from));
+}
+#define pack_list_spread_f32(index, bits) list_spread(index, spread_words_f32[bits], bits)
+#define pack_spread_f32(index, v) spread_words(index, v)
+#define pack_list_spread_f64(index, bits)      \
+    list_spread(index, spread_words_f64[bits], \
+                ((bits) & 1) * 3 | ((bits) & 2) * 6 | ((bits) & 4) * 12 | ((bits) & 8) * 24)
+#define pack_spread_f64(index, v) _mm256_castps_pd(spread_words(index, _mm256_castpd_ps(v)))
+
 #include "../kernels/block_kernels.inc.h"
 
 TARGET_REGION_END

@@ -195,6 +195,48 @@ typedef __m512d pack_f64;
 #define spread_chosen_f64(bits, v) _mm512_maskz_expand_pd((__mmask8)(bits), v)
 #define pack_blend_f64(bits, v, other) _mm512_mask_mov_pd(other, (__mmask8)(bits), v)
 
+/* Listed indices: a byte for each element. */
+#define HAS_PACK_MERGE
+enum { PACK_INDEX_BYTES_f32 = 16, PACK_INDEX_BYTES_f64 = 8 };
+static inline __m512i places_f32(void)
+{
+    return _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+}
+static inline __m512i places_f64(void)
+{
+    return _mm512_setr_epi64(0, 1, 2, 3, 4, 5, 6, 7);
+}
+static inline void pack_list_merge_f32(uint8_t *index, uint8_t *left, uint32_t bits, unsigned n_before)
+{
+    const __m512i chosen = _mm512_maskz_compress_epi32((__mmask16)bits, places_f32());
+    const __m512i of_v = _mm512_add_epi32(chosen, _mm512_set1_epi32(16));
+    const __m512i from = _mm512_add_epi32(places_f32(), _mm512_set1_epi32(16 - (int)n_before));
+    const __m512i merged = _mm512_mask_expand_epi32(places_f32(), (__mmask16)(0xFFFFu << n_before), of_v);
+    _mm_storeu_si128((__m128i *)(void *)index, _mm512_cvtepi32_epi8(merged));
+    _mm_storeu_si128((__m128i *)(void *)left, _mm512_cvtepi32_epi8(_mm512_permutexvar_epi32(from, chosen)));
+}
+static inline void pack_list_merge_f64(uint8_t *index, uint8_t *left, uint32_t bits, unsigned n_before)
+{
+    const __m512i chosen = _mm512_maskz_compress_epi64((__mmask8)bits, places_f64());
+    const __m512i of_v = _mm512_add_epi64(chosen, _mm512_set1_epi64(8));
+    const __m512i from = _mm512_add_epi64(places_f64(), _mm512_set1_epi64(8 - (int)n_before));
+    const __m512i merged = _mm512_mask_expand_epi64(places_f64(), (__mmask8)(0xFFu << n_before), of_v);
+    _mm_storel_epi64((__m128i *)(void *)index, _mm512_cvtepi64_epi8(merged));
+    _mm_storel_epi64((__m128i *)(void *)left, _mm512_cvtepi64_epi8(_mm512_permutexvar_epi64(from, chosen)));
+}
+static inline __m512i listed_f32(const uint8_t *index)
+{
+    return _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(const void *)index));
+}
+static inline __m512i listed_f64(const uint8_t *index)
+{
+    return _mm512_cvtepu8_epi64(_mm_loadl_epi64((const __m128i *)(const void *)index));
+}
+#define pack_merge_f32(before, index, v) _mm512_permutex2var_ps(before, listed_f32(index), v)
+#define pack_left_f32(index, v) _mm512_permutexvar_ps(listed_f32(index), v)
+#define pack_merge_f64(before, index, v) _mm512_permutex2var_pd(before, listed_f64(index), v)
+#define pack_left_f64(index, v) _mm512_permutexvar_pd(listed_f64(index), v)
+
 #include "../kernels/block_kernels.inc.h"
 
 TARGET_REGION_END

@@ -25,6 +25,11 @@
  * pack_store_some_..., pack_set1_..., pack_mul_..., pack_add_..., pack_chosen_... (the inverse is spread_chosen_...,
  * with zeros elsewhere) and pack_blend_....
  *
+ * Where rows with the same chosen elements are faster by indices that are listed once, PACK_INDEX_BYTES_... for each
+ * vector, there is HAS_PACK_MERGE: pack_list_merge_... lists the indices by which pack_merge_... puts the chosen
+ * elements of v behind n_before others, and pack_left_... those that did not fit first; or HAS_PACK_SPREAD:
+ * pack_list_spread_... lists those by which pack_spread_... does what spread_chosen_... does.
+ *
  * A generator step gives 16 words of 64 bits, lane by lane, or 32 words of 32 bits, the lower half of each lane first.
  * The upper 16 bits of these are the numbers of elements 0 to 31 of a group, the lower 16 bits those of elements 32 to
  * 63. So one 32-bit comparison decides the upper halves, and after a shift the lower halves, and its result selects

@@ -118,6 +118,108 @@ static ALWAYS_INLINE void NAMED(scatter_row)(char *out, const char *x, const col
     }
 }
 
+/* ---- many rows, by listed indices ---- */
+
+#if defined(HAS_PACK_MERGE) || defined(HAS_PACK_SPREAD)
+_Static_assert((int)NAMED(PACK_INDEX_BYTES) <= 2 * (int)NAMED(PACK_ELEMS), "lists have 2 bytes for each column");
+#endif
+
+#ifdef HAS_PACK_MERGE
+static OUT_OF_LINE void NAMED(list_moves)(listed_moves *moves, const column_piece *piece)
+{
+    unsigned n_before = 0;
+    for (size_t c = 0, i = 0; c < piece->n_columns; c += NAMED(PACK_ELEMS), i++) {
+        const uint32_t bits = NAMED(bits_at)(piece->words, c, piece->n_columns - c);
+        const size_t at = i * NAMED(PACK_INDEX_BYTES);
+        NAMED(pack_list_merge)(moves->index + at, moves->left + at, bits, n_before);
+        n_before += bits_set(bits);
+        moves->n_moved[i] = n_before >= NAMED(PACK_ELEMS);
+        n_before %= NAMED(PACK_ELEMS);
+    }
+}
+
+static ALWAYS_INLINE void NAMED(merge_row)(char *out, const char *x, const column_piece *piece, NAMED(moved) scale,
+                                           int is_copy)
+{
+    const NAMED(pack) factor = NAMED(pack_set1)(scale);
+    const uint8_t *index = piece->moves->index, *left = piece->moves->left;
+    const uint8_t *is_full = piece->moves->n_moved, *end = is_full + piece->n_columns / NAMED(PACK_ELEMS);
+    const size_t n_rest = piece->n_columns % NAMED(PACK_ELEMS);
+    size_t n_left = piece->n_kept;
+    NAMED(pack) before = NAMED(pack_set1)(0);
+    for (;; is_full++) {
+        NAMED(pack) v;
+        if (is_full < end)
+            v = NAMED(pack_load)(x);
+        else if (is_full == end && n_rest > 0)
+            v = NAMED(pack_load_some)(x, n_rest);
+        else
+            break;
+        before = NAMED(pack_merge)(before, index, v);
+        if (*is_full) {
+            NAMED(pack_store)(out, is_copy ? before : NAMED(pack_mul)(before, factor));
+            before = NAMED(pack_left)(left, v);
+            out += sizeof v;
+            n_left -= NAMED(PACK_ELEMS);
+        }
+        x += sizeof v;
+        index += NAMED(PACK_INDEX_BYTES);
+        left += NAMED(PACK_INDEX_BYTES);
+    }
+    if (n_left > 0)
+        NAMED(pack_store_some)(out, is_copy ? before : NAMED(pack_mul)(before, factor), n_left);
+}
+#endif
+
+#ifdef HAS_PACK_SPREAD
+static OUT_OF_LINE void NAMED(list_moves)(listed_moves *moves, const column_piece *piece)
+{
+    size_t n_done = 0;
+    moves->n_unchecked = 0;
+    for (size_t c = 0, i = 0; c < piece->n_columns; c += NAMED(PACK_ELEMS), i++) {
+        const size_t n_left = piece->n_columns - c;
+        const uint32_t bits = NAMED(bits_at)(piece->words, c, n_left);
+        NAMED(pack_list_spread)(moves->index + i * NAMED(PACK_INDEX_BYTES), bits);
+        moves->n_moved[i] = (uint8_t)bits_set(bits);
+        if (n_left >= NAMED(PACK_ELEMS) && piece->n_kept - n_done >= NAMED(PACK_ELEMS))
+            moves->n_unchecked = i + 1;
+        n_done += bits_set(bits);
+    }
+}
+
+static ALWAYS_INLINE void NAMED(spread_row)(char *out, const char *x, const column_piece *piece, NAMED(moved) scale,
+                                            int is_copy)
+{
+    const NAMED(pack) factor = NAMED(pack_set1)(scale);
+    const uint8_t *index = piece->moves->index, *n_read = piece->moves->n_moved;
+    const uint8_t *end_unchecked = n_read + piece->moves->n_unchecked;
+    size_t n_unread = piece->n_kept, n_left = piece->n_columns;
+    for (; n_read < end_unchecked; n_read++) {
+        const NAMED(pack) v = NAMED(pack_load)(x);
+        NAMED(pack_store)(out, NAMED(pack_spread)(index, is_copy ? v : NAMED(pack_mul)(v, factor)));
+        x += *n_read * sizeof scale;
+        n_unread -= *n_read;
+        n_left -= NAMED(PACK_ELEMS);
+        out += sizeof v;
+        index += NAMED(PACK_INDEX_BYTES);
+    }
+    for (; n_left > 0; n_read++) {
+        NAMED(pack) v = n_unread >= NAMED(PACK_ELEMS) ? NAMED(pack_load)(x) : NAMED(pack_load_some)(x, n_unread);
+        v = NAMED(pack_spread)(index, is_copy ? v : NAMED(pack_mul)(v, factor));
+        x += *n_read * sizeof scale;
+        n_unread -= *n_read;
+        index += NAMED(PACK_INDEX_BYTES);
+        if (n_left < NAMED(PACK_ELEMS)) {
+            NAMED(pack_store_some)(out, v, n_left);
+            break;
+        }
+        NAMED(pack_store)(out, v);
+        n_left -= NAMED(PACK_ELEMS);
+        out += sizeof v;
+    }
+}
+#endif
+
 #else
 
 static ALWAYS_INLINE void NAMED(gather_row)(char *out, const char *x, const column_piece *piece, NAMED(moved) scale,
@@ -180,6 +282,14 @@ static ALWAYS_INLINE void NAMED(move_rows)(const submatrix *matrix, size_t first
         const char *x = matrix->x + (is_gathered ? whole_at : dense_at);
         if (piece->words == NULL)
             NAMED(move_all)(out, x, piece->n_columns, scale, is_copy, verb == SCATTER_KEPT_ADD);
+#ifdef HAS_PACK_MERGE
+        else if (is_gathered && piece->moves != NULL)
+            NAMED(merge_row)(out, x, piece, scale, is_copy);
+#endif
+#ifdef HAS_PACK_SPREAD
+        else if (verb == SCATTER_KEPT_ZERO && piece->moves != NULL)
+            NAMED(spread_row)(out, x, piece, scale, is_copy);
+#endif
         else if (is_gathered)
             NAMED(gather_row)(out, x, piece, scale, is_copy);
         else
@@ -207,15 +317,34 @@ static OUT_OF_LINE void NAMED(move_piece)(const submatrix *matrix, size_t first_
 #undef MOVE_ROWS
 }
 
+#ifdef HAS_PACK
+/* Whether there are lists for the verb, and enough rows that they serve. */
+static int NAMED(has_lists)(const submatrix *matrix, size_t first_row, size_t end_row)
+{
+#if defined(HAS_PACK_MERGE)
+    const int verb = GATHER_KEPT;
+#elif defined(HAS_PACK_SPREAD)
+    const int verb = SCATTER_KEPT_ZERO;
+#else
+    const int verb = N_SUBMATRIX_VERBS;
+#endif
+    return matrix->verb == verb && matrix->column_words != NULL &&
+           rank_of_row(matrix, end_row) - rank_of_row(matrix, first_row) >= MIN_LISTED_ROWS;
+}
+#endif
+
 static const char *NAMED(submatrix)(const submatrix *matrix, size_t first_row, size_t end_row)
 {
     column_piece piece = {.n_columns = matrix->n_columns, .n_kept = matrix->n_kept_columns};
 #ifdef HAS_PACK
+    listed_moves moves;
+    const int has_lists = NAMED(has_lists)(matrix, first_row, end_row);
     piece.words = matrix->column_words;
-    NAMED(move_piece)(matrix, first_row, end_row, &piece);
 #else
     uint16_t positions[PIECE_COLUMNS + 1];
-    if (matrix->column_words == NULL) {
+    const int has_lists = matrix->column_words != NULL;
+#endif
+    if (!has_lists) {
         NAMED(move_piece)(matrix, first_row, end_row, &piece);
         return ISA_NAME;
     }
@@ -225,10 +354,15 @@ static const char *NAMED(submatrix)(const submatrix *matrix, size_t first_row, s
         piece.first_kept += c > 0 ? piece.n_kept : 0;
         piece.n_columns = n_left < PIECE_COLUMNS ? n_left : PIECE_COLUMNS;
         piece.words = matrix->column_words + c / 64;
+#ifdef HAS_PACK
+        piece.n_kept = bits_of_words(piece.words, piece.n_columns);
+        NAMED(list_moves)(&moves, &piece);
+        piece.moves = &moves;
+#else
         piece.n_kept = list_positions(positions, piece.words, piece.n_columns);
         piece.positions = positions;
+#endif
         NAMED(move_piece)(matrix, first_row, end_row, &piece);
     }
-#endif
     return ISA_NAME;
 }

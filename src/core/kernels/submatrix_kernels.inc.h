@@ -1,11 +1,28 @@
 /* Kernels that move the kept rows and columns of a matrix, for block_kernels.inc.h, which includes this file once:
  * submatrix_f32 and submatrix_f64.
  *
- * With HAS_PACK, each vector of a row is packed or spread by the bits of a keep word. Otherwise the positions of the
- * kept columns are listed once, in pieces of PIECE_COLUMNS columns, and serve all rows. */
+ * With HAS_PACK, each vector of a row is packed or spread by the bits of a keep word. With HAS_PACK_MERGE or
+ * HAS_PACK_SPREAD, MIN_LISTED_ROWS rows or more are gathered, or spread between zeros, by indices that are listed
+ * first, in pieces of PIECE_COLUMNS columns, and serve all rows. Merging stores each vector of the output once, when it
+ * is full, where packing stores vectors that overlap. Without HAS_PACK, the positions of the kept columns are listed in
+ * such pieces. */
 
-/* Listed positions take 8 KiB of the stack, as do those of a row of that many elements in the first-level cache. */
+/* Lists take 8 KiB of the stack, and as much of the first-level cache as a row of so many elements. */
+#ifdef HAS_PACK
+enum { PIECE_COLUMNS = 2048, MIN_LISTED_ROWS = 16 };
+
+/* No dtype has more than two bytes of indices for a column. */
+typedef struct {
+    _Alignas(64) uint8_t index[2 * PIECE_COLUMNS];
+#ifdef HAS_PACK_MERGE
+    uint8_t left[2 * PIECE_COLUMNS]; /* of the elements that did not fit into the merged vector */
+#endif
+    uint8_t n_moved[PIECE_COLUMNS]; /* of each vector: merging, 1 where a vector is full; spreading, elements read */
+    size_t n_unchecked;             /* spreading: vectors that can be read and written as a whole */
+} listed_moves;
+#else
 enum { PIECE_COLUMNS = 4096 };
+#endif
 
 /* Some columns of the matrix. */
 typedef struct {
@@ -13,6 +30,9 @@ typedef struct {
     size_t first_kept, n_kept;
     const uint16_t *positions; /* of the kept columns, from first_column on; NULL if all columns are kept */
     const uint64_t *words;     /* from first_column on, a multiple of 64 */
+#ifdef HAS_PACK
+    const listed_moves *moves; /* NULL if no indices are listed */
+#endif
 } column_piece;
 
 #ifndef HAS_PACK
@@ -28,16 +48,20 @@ static OUT_OF_LINE size_t list_positions(uint16_t *positions, const uint64_t *wo
 }
 #endif
 
+/* How many of the first n bits are set. */
+static size_t bits_of_words(const uint64_t *words, size_t n)
+{
+    size_t n_set = 0;
+    for (size_t i = 0; i < n / 64; i++)
+        n_set += bits_set(words[i]);
+    if (n % 64 != 0)
+        n_set += bits_set(words[n / 64] & (((uint64_t)1 << n % 64) - 1));
+    return n_set;
+}
+
 static size_t rank_of_row(const submatrix *matrix, size_t row)
 {
-    size_t rank = 0;
-    if (matrix->row_words == NULL)
-        return row;
-    for (size_t i = 0; i < row / 64; i++)
-        rank += bits_set(matrix->row_words[i]);
-    if (row % 64 != 0)
-        rank += bits_set(matrix->row_words[row / 64] & (((uint64_t)1 << row % 64) - 1));
-    return rank;
+    return matrix->row_words == NULL ? row : bits_of_words(matrix->row_words, row);
 }
 
 static inline int is_row_kept(const submatrix *matrix, size_t row)
