@@ -5,9 +5,9 @@ The estimators of `cdropout.sklearn` train these networks, and `cdropout.digits`
 
 from cdropout.networks.activations import ACTIVATIONS
 from cdropout.networks.losses import logistic_loss, softmax_loss, squared_loss
-from cdropout.networks.mlp import KINDS, MLP, evaluate
+from cdropout.networks.mlp import KINDS, MLP, evaluate, pass_hidden
 from cdropout.networks.optimizers import SGD, Adam
-from cdropout.networks.sampling import SubNetwork, draw_sub_network
+from cdropout.networks.sampling import SubNetwork, draw_sub_network, n_layers_before
 
 __all__ = [
     "ACTIVATIONS",
@@ -19,6 +19,8 @@ __all__ = [
     "draw_sub_network",
     "evaluate",
     "logistic_loss",
+    "n_layers_before",
+    "pass_hidden",
     "softmax_loss",
     "squared_loss",
 ]

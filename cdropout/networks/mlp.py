@@ -163,7 +163,7 @@ class MLP:
                 dy = dx
 
 
-def evaluate(params: Sequence[Array], activation: str, x: Any, n_done: int = 0) -> Array:
+def evaluate(params: Sequence[Array], activation: str, x: Any) -> Array:
     """Return the outputs of a network without dropout.
 
     Parameters
@@ -171,20 +171,23 @@ def evaluate(params: Sequence[Array], activation: str, x: Any, n_done: int = 0) 
     params : sequence of ndarray
         Weights and biases of each layer in turn.
     activation : str
-        A name of `ACTIVATIONS`.
+        A name of `ACTIVATIONS`, for all layers except the last.
     x : ndarray or sparse array of shape (n_samples, n_inputs)
-        The inputs, or the output of the n_done-th hidden layer.
-    n_done : int
-        The number of layers that x has passed already.
+        The inputs.
 
     """
-    n_layers = len(params) // 2
-    for i in range(n_done, n_layers):
-        x = x @ params[2 * i]
-        x += params[2 * i + 1]
-        if i < n_layers - 1:
-            ACTIVATIONS[activation][0](x)
-    return x  # type: ignore[no-any-return]
+    outputs: Array = pass_hidden(params[:-2], activation, x) @ params[-2]
+    outputs += params[-1]
+    return outputs
+
+
+def pass_hidden(params: Sequence[Array], activation: str, x: Any) -> Any:
+    """Return the output of hidden layers with these weights and biases for x; x itself if there are none."""
+    for weight, bias in zip(params[::2], params[1::2], strict=True):
+        x = x @ weight
+        x += bias
+        ACTIVATIONS[activation][0](x)
+    return x
 
 
 def _multiply(x: Any, weight: Array, out: Array) -> None:
