@@ -76,8 +76,8 @@ class BaseDropoutMLP(BaseEstimator):  # type: ignore[misc]
         )
         if y.ndim == 2 and y.shape[1] == 1:
             y = column_or_1d(y, warn=True)
-        targets = self._encode(y, is_first=is_first, incremental=incremental)
         weights = self._weights(X, y, sample_weight)
+        targets = self._encode(y, is_first=is_first, incremental=incremental)
         order_rng = check_random_state(self.random_state)
         if is_first:
             self._initialize(rates, X.shape[1], X.dtype, order_rng)
@@ -179,12 +179,12 @@ class BaseDropoutMLP(BaseEstimator):  # type: ignore[misc]
         rows = np.arange(len(targets)) if weights is None else np.flatnonzero(weights > 0)
         if not self.early_stopping:
             return rows, None
-        is_labelled = is_classifier(self) and (targets.ndim == 1 or targets.shape[1] == 1)
+        is_stratified = is_classifier(self) and self.n_outputs_ == 1  # as in scikit-learn's networks
         learned, validated = train_test_split(
             rows,
             random_state=rng,
             test_size=self.validation_fraction,
-            stratify=targets[rows] if is_labelled else None,
+            stratify=targets[rows] if is_stratified else None,
         )
         if len(validated) < 2:
             raise ValueError(

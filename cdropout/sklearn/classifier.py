@@ -222,12 +222,12 @@ class DropoutMLPClassifier(ClassifierMixin, BaseDropoutMLP):  # type: ignore[mis
         """
         if classes is not None:
             given = unique_labels(classes)
-            if hasattr(self, "classes_") and not np.array_equal(given, self.classes_):
+            if hasattr(self, "coefs_") and not np.array_equal(given, self.classes_):
                 raise ValueError(
                     f"`classes={classes!r}` is not the same as on last call to partial_fit, was: {self.classes_!r}"
                 )
             self._given_classes = given
-        elif not hasattr(self, "classes_"):
+        elif not hasattr(self, "coefs_"):
             raise ValueError("classes must be passed on the first call to partial_fit.")
         if self.class_weight == "balanced":
             raise ValueError("class_weight 'balanced' is not supported for partial_fit: give a dict with the weights.")
@@ -322,31 +322,29 @@ class DropoutMLPClassifier(ClassifierMixin, BaseDropoutMLP):  # type: ignore[mis
         if kind == "multiclass-multioutput":
             raise ValueError(f"Unknown label type: {kind}. y must have one column, or be a matrix of 0 and 1.")
         is_multilabel = kind == "multilabel-indicator"
-        if is_first:
-            if is_multilabel:
-                self.classes_ = np.arange(y.shape[1])
-            else:
-                self.classes_ = self._given_classes if incremental else unique_labels(y)
-            self._is_multilabel = is_multilabel
-            is_binary = not is_multilabel and len(self.classes_) <= 2
-            self.n_outputs_ = 1 if is_binary else len(self.classes_)
-            self.out_activation_ = "logistic" if is_multilabel or is_binary else "softmax"
-        elif is_multilabel != self._is_multilabel or (is_multilabel and y.shape[1] != self.n_outputs_):
-            raise ValueError(f"y must have the kind and the labels of the first fit, got {kind} of shape {y.shape}")
-        if is_multilabel:
-            dense = y.toarray() if hasattr(y, "toarray") else y
-            return dense.astype(np.float32)  # 0 and 1 are exact
-        found = unique_labels(y)
-        if not set(found.tolist()) <= set(self.classes_.tolist()):
-            raise ValueError(
-                f"`y` has classes not in `self.classes_`. `self.classes_` has {self.classes_}. `y` has {found}."
-            )
-        if not is_first and not incremental and len(found) != len(self.classes_):
+        found = np.arange(y.shape[1]) if is_multilabel else unique_labels(y)
+        classes = found if is_first else self.classes_
+        if is_first and incremental:
+            classes = found if is_multilabel else self._given_classes
+        elif not is_first and is_multilabel != self._is_multilabel:
+            raise ValueError(f"y must have the kind of the first fit, got {kind}")
+        if not set(found.tolist()) <= set(classes.tolist()):
+            raise ValueError(f"`y` has classes not in `self.classes_`. `self.classes_` has {classes}. `y` has {found}.")
+        if not incremental and len(found) != len(classes):
             raise ValueError(
                 "warm_start can only be used where `y` has the same classes as in the previous call to fit. Previously "
-                f"got {self.classes_}, `y` has {found}"
+                f"got {classes}, `y` has {found}"
             )
-        labels = np.searchsorted(self.classes_, y)
+        if is_first:
+            self.classes_, self._is_multilabel = classes, is_multilabel
+            is_binary = not is_multilabel and len(classes) <= 2
+            self.n_outputs_ = 1 if is_binary else len(classes)
+            self.out_activation_ = "logistic" if is_multilabel or is_binary else "softmax"
+        if is_multilabel:
+            if y.shape[1] != self.n_outputs_:
+                raise ValueError(f"y must have the {self.n_outputs_} labels of the first fit, got {y.shape[1]}")
+            return np.asarray(y.toarray() if hasattr(y, "toarray") else y, np.float32)  # 0 and 1 are exact
+        labels = np.searchsorted(classes, y)
         return labels if self.out_activation_ == "softmax" else labels.reshape(-1, 1).astype(np.float32)
 
     def _class_weights(self, y: Array) -> Array | None:

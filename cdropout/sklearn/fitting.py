@@ -213,7 +213,7 @@ class Training:
             self.network.backward(outputs)
             optimizer.n_steps, optimizer.lr, optimizer.l2 = history["n_steps"], history["lr"], estimator.alpha / total
             if isinstance(optimizer, Adam):
-                # scikit-learn adds epsilon to the root of the biased mean square, the paper to that of the corrected one.
+                # scikit-learn adds epsilon to the root of the mean square before its correction, the paper after it.
                 optimizer.eps = estimator.epsilon / (1 - estimator.beta_2 ** (optimizer.n_steps + 1)) ** 0.5
             optimizer.step()
             history["n_steps"] = optimizer.n_steps
