@@ -117,6 +117,7 @@ class BaseDropoutMLP(BaseEstimator):  # type: ignore[misc]
             batch_size=min(most, len(samples)),
             order_rng=order_rng,
             max_epochs=1 if incremental else self.max_iter,
+            is_partial=incremental,
         )
         if not is_first:
             training.take_history(self._history)

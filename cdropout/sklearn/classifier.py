@@ -113,6 +113,11 @@ class DropoutMLPClassifier(ClassifierMixin, BaseDropoutMLP):  # type: ignore[mis
 
     """
 
+    classes_: Array
+    n_outputs_: int
+    out_activation_: str
+    _is_multilabel: bool
+
     def __init__(
         self,
         hidden_layer_sizes: Any = (100,),

@@ -56,6 +56,9 @@ class Training:
         Draws the order of the samples of each epoch.
     max_epochs : int
         The most epochs of this call.
+    is_partial : bool
+        Whether the call is one of `partial_fit`, which goes on later: no weights are kept as the best, and it does not
+        converge.
 
     Attributes
     ----------
@@ -78,13 +81,15 @@ class Training:
         batch_size: int,
         order_rng: np.random.RandomState,
         max_epochs: int,
+        is_partial: bool = False,
     ) -> None:
         self.estimator, self.network, self.loss = estimator, network, loss
         self.samples, self.validation, self.score = samples, validation, score
-        self.batch_size, self.order_rng, self.max_epochs = batch_size, order_rng, max_epochs
+        self.batch_size, self.order_rng = batch_size, order_rng
+        self.max_epochs, self.is_partial = max_epochs, is_partial
         self.optimizer = _make_optimizer(estimator, network)
         self.order = np.arange(len(samples))
-        self.best = [param.copy() for param in network.params] if max_epochs > 1 else []
+        self.best = [] if is_partial else [param.copy() for param in network.params]
         self.history: dict[str, Any] = {
             "n_iter": 0,
             "position": 0,  # samples of the current epoch that have been learned
@@ -166,7 +171,7 @@ class Training:
         """Put the best weights back after early stopping, and warn if the training has not converged."""
         if self.validation is not None:
             self._put_best_back()
-        if self.max_epochs > 1 and not self.history["has_converged"]:
+        if not self.is_partial and not self.history["has_converged"]:
             warnings.warn(
                 f"Stochastic Optimizer: Maximum iterations ({self.max_epochs}) reached and the optimization hasn't "
                 "converged yet.",
@@ -244,7 +249,7 @@ class Training:
                 history["best_loss"] = loss
             else:
                 history["best_score"] = score
-            for best, param in zip(self.best, self.network.params, strict=bool(self.best)):
+            for best, param in zip(self.best, self.network.params, strict=not self.is_partial):
                 best[...] = param
         progress.epoch(history["n_iter"], loss, score)
         is_sgd = estimator.solver == "sgd"
