@@ -15,7 +15,7 @@ OPTIONS = {
     "hidden_layer_sizes": (64, 64),
     "dropout": 0.3,
     "input_dropout": 0.1,
-    "max_iter": 12,
+    "max_iter": 3,
     "random_state": 5,
     "batch_size": 32,
     "early_stopping": True,

@@ -72,9 +72,9 @@ def test_scikit_learns_checks_pass(estimator, check):
         DropoutMLPClassifier(),
         DropoutMLPRegressor(),
         *(
-            estimator((40, 30), activation, dropout_kind=kind, dropout=0.2, input_dropout=0.1, max_norm=4, max_iter=100)
+            estimator((40, 30), activation, dropout_kind=kind, dropout=0.1, input_dropout=0.05, max_norm=8)
             for estimator in BOTH
-            for kind, activation in KINDS
+            for kind, activation in (("alpha", "selu"), ("compact", "relu"))
         ),
     ]
 )

@@ -72,7 +72,7 @@ def draw_sub_network(
     activation, p, p_input, kind
         As in `MLP`. Units, inputs among them, are dropped as a whole; inputs by a mask, for every kind.
     rng : Stream
-        The stream of this sample, which advances by one position for each unit that may be dropped.
+        The stream of this sample, from which each layer with dropout draws once.
 
     """
     rates = [p_input, *p]
