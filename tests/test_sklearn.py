@@ -327,6 +327,7 @@ def test_a_fit_that_does_not_converge_warns_and_html_and_repr_show_what_was_chos
         ({"max_iter": 0}, "'max_iter' .* Got 0"),
         ({"hidden_layer_sizes": (4, 0)}, r"hidden_layer_sizes must be integers > 0, got \(4, 0\)"),
         ({"checkpoint": 3}, "'checkpoint' .* the path of a file. Got 3"),
+        ({"checkpoint": "fit.npz"}, "'random_state' .* for a fit with a checkpoint. Got None"),
         ({"validation_fraction": 1.0}, "'validation_fraction' .* Got 1.0"),
     ],
 )

@@ -131,7 +131,7 @@ class BaseDropoutMLP(BaseEstimator):  # type: ignore[misc]
             if incremental:
                 raise
             training.interrupt()
-        self._take(training)
+        self._take(training, rates)
         if not all(np.isfinite(param).all() for param in network.params):
             raise ValueError(
                 "Solver produced non-finite parameter weights. The input data may contain large values and need to be "
@@ -193,7 +193,7 @@ class BaseDropoutMLP(BaseEstimator):  # type: ignore[misc]
             )
         return learned, validated
 
-    def _take(self, training: Training) -> None:
+    def _take(self, training: Training, rates: Rates) -> None:
         """Set the fitted attributes after training."""
         history, network = training.history, training.network
         self.coefs_, self.intercepts_ = network.weights, network.biases
@@ -204,6 +204,7 @@ class BaseDropoutMLP(BaseEstimator):  # type: ignore[misc]
         self.validation_scores_ = list(history["scores"]) if is_scored else None
         self.best_validation_score_ = history["best_score"] if is_scored else None
         self.best_loss_ = None if is_scored else history["best_loss"]
+        self._rates = rates
         self._history, self._optimizer_state = history, training.optimizer_state()
 
     def _params(self) -> list[Array]:
@@ -254,7 +255,7 @@ class BaseDropoutMLP(BaseEstimator):  # type: ignore[misc]
 
         """
         n_samples = check_integer("n_samples", n_samples, 1)
-        X, rates = self._checked(X), check_parameters(self)
+        X, rates = self._checked(X), self._rates
         params = self._params()
         dtype, n_before = params[0].dtype, n_layers_before(rates.p, rates.p_input)
 

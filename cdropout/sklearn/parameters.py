@@ -57,6 +57,8 @@ def check_parameters(estimator: Any) -> Rates:
         _refuse(estimator, "max_norm", "None or a number in (0, inf)")
     if estimator.checkpoint is not None and not isinstance(estimator.checkpoint, str | os.PathLike):
         _refuse(estimator, "checkpoint", "None or the path of a file")
+    if estimator.checkpoint is not None and estimator.random_state is None:
+        _refuse(estimator, "random_state", "an int or a RandomState for a fit with a checkpoint")
     for name, value in (("dropout_kind", "alpha"), ("dropout_kind", "compact")):
         needed = "selu" if value == "alpha" else "relu"
         if getattr(estimator, name) == value and estimator.activation != needed:

@@ -50,7 +50,8 @@ class DropoutMLPRegressor(RegressorMixin, BaseDropoutMLP):  # type: ignore[misc]
     checkpoint : path, default=None
         A file to which `fit` saves its state every ten seconds and at its end. A fit with the same parameters and data
         continues from it, and ends with the same weights, bit for bit; after the end it returns them. A fit that
-        differs raises `ValueError`. `partial_fit` ignores it.
+        differs raises `ValueError`, and so does a second one at the same time. Needs a `random_state`. `partial_fit`
+        ignores it.
 
     Attributes
     ----------
@@ -205,7 +206,7 @@ class DropoutMLPRegressor(RegressorMixin, BaseDropoutMLP):  # type: ignore[misc]
             The number of sub-networks. Each is the same for all rows, in every call, so that the prediction for a row
             does not depend, except for rounding, on the other rows of X.
         n_jobs : int or None, default=None
-            The number of threads, as in `joblib.Parallel`; the results are the same for each.
+            The number of threads, as in `joblib.Parallel`; the results are the same for each, except for rounding.
 
         Returns
         -------
