@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 import cdropout as cd
 from cdropout.command import CommandError
+from cdropout.networks.losses import softmax_loss
 from cdropout.networks.optimizers import Adam as Adam
 
 Array = npt.NDArray[Any]
@@ -239,16 +240,8 @@ def softmax_cross_entropy(logits: Array, labels: npt.NDArray[np.integer]) -> tup
         With the shape and dtype of `logits`.
 
     """
-    rows = np.arange(len(labels))
-    shifted = logits - logits.max(axis=1, keepdims=True)  # exp cannot overflow
-    dlogits = np.exp(shifted)
-    total = dlogits.sum(axis=1, keepdims=True)
-    # From the logarithm of the sum rather than of the quotient: a probability may round to 0.
-    loss = float(np.mean(np.log(total[:, 0]) - shifted[rows, labels]))
-    dlogits /= total
-    dlogits[rows, labels] -= 1
-    dlogits /= len(labels)
-    return loss, dlogits
+    dlogits = logits.copy()
+    return softmax_loss(dlogits, labels), dlogits
 
 
 def train_step(network: Network, optimizer: Adam, x: Array, labels: npt.NDArray[np.integer]) -> float:
