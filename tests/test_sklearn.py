@@ -11,6 +11,7 @@ import pytest
 pytest.importorskip("sklearn", minversion="1.6")
 
 import scipy.sparse
+from conftest import switches_settings
 from sklearn import config_context, datasets
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
@@ -387,6 +388,7 @@ def classifier(digits):
     )
 
 
+@switches_settings
 def test_uncertainty_is_the_same_for_every_number_of_jobs_and_chunk(classifier, digits, monkeypatch):
     x = digits[0]
     monkeypatch.setattr(base_module, "BLOCK_ROWS", 100)

@@ -12,12 +12,12 @@ import pytest
 
 pytest.importorskip("sklearn", minversion="1.6")
 
-from conftest import needs_the_main_thread
+from conftest import needs_the_main_thread, switches_settings
 from sklearn_fit import OPTIONS, data
 
 from cdropout.sklearn import DropoutMLPClassifier, DropoutMLPRegressor, fitting
 
-pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+pytestmark = [switches_settings, pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")]
 
 PROGRAM = Path(__file__).with_name("sklearn_fit.py")
 

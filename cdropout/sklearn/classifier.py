@@ -383,7 +383,7 @@ class DropoutMLPClassifier(ClassifierMixin, BaseDropoutMLP):  # type: ignore[mis
     def _entropy(self, proba: Array) -> Array:
         both = np.stack([proba, 1 - proba]) if self._is_multilabel else proba[np.newaxis]
         positive = np.maximum(both, np.finfo(np.float64).tiny)
-        return -(positive * np.log(positive)).sum(axis=(0, 2))  # type: ignore[no-any-return]
+        return np.asarray(0.0 - (positive * np.log(positive)).sum(axis=(0, 2)))
 
     def _score_of(self, outputs: Array, targets: Array, weights: Array | None) -> float:
         chosen = self._chosen(outputs)
