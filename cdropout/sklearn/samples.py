@@ -68,9 +68,11 @@ class Samples:
             own = weights[rows]
             if np.all(own == np.floor(own)) and own.sum() <= most:
                 rows, weights = np.repeat(rows, own.astype(np.intp)), None
-        keys = [_bytes_of(self.x, row) + self.y[row].tobytes() for row in rows]
-        if weights is not None:
-            keys = [key + weights[row].tobytes() for key, row in zip(keys, rows, strict=True)]
+        targets = [self.y] if weights is None else [self.y, weights]
+        keys = [
+            hashlib.blake2b(b"".join([_bytes_of(self.x, row), *(each[row].tobytes() for each in targets)])).digest()
+            for row in rows
+        ]
         order = np.array(sorted(range(len(rows)), key=keys.__getitem__), np.intp)
         return Samples(self.x, self.y, weights, rows[order], self.dtype)
 
