@@ -34,6 +34,7 @@ def assert_same_weights(a, b):
 # ---- checkpoints ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.promise("resumed-training")
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
 @pytest.mark.ci
 def test_a_fit_that_is_killed_again_and_again_ends_with_the_same_bits(tmp_path, run_python, start_python):
@@ -78,6 +79,7 @@ def stop_after(n_steps, monkeypatch):
     monkeypatch.setattr(fitting.Training, "_step", counted)
 
 
+@pytest.mark.promise("resumed-training")
 @pytest.mark.parametrize("n_steps", [1, 29, 45])
 @pytest.mark.parametrize("options", [{}, {"solver": "sgd", "learning_rate": "adaptive"}, {"dropout_kind": "compact"}])
 def test_a_fit_that_stopped_within_or_between_epochs_continues_with_the_same_bits(
