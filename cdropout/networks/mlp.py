@@ -265,7 +265,7 @@ class _HiddenInTwoPasses(_Hidden):
 
 
 class _Drop(Protocol):
-    """What one draw of a kind of dropout does to the activations and to their gradient."""
+    """Apply one draw of a kind of dropout to activations and to their gradient."""
 
     def forward(self, x: Array, out: Array) -> None: ...
 

@@ -1,4 +1,4 @@
-"""What the classifier and the regressor share: parameters, fitting, and predictions of sub-networks."""
+"""The base of the classifier and the regressor: fitting, and the predictions of sub-networks."""
 
 from collections.abc import Callable
 from itertools import pairwise
@@ -35,7 +35,7 @@ MOST_IN_AUTO_BATCH = 200
 class BaseDropoutMLP(BaseEstimator):  # type: ignore[misc]
     """Multilayer perceptron with dropout; subclasses encode targets and decode outputs."""
 
-    # ---- what subclasses define -------------------------------------------------------------------------------------
+    # ---- methods that subclasses define ------------------------------------------------------------------------------
 
     def _encode(self, y: Array, *, is_first: bool, incremental: bool) -> Array:
         """Return targets as the loss needs them, and set what they say about the outputs when `is_first`."""

@@ -31,7 +31,7 @@ CHECKPOINT_FIELDS = {"format", "run", "data", "history", "rng", "order_rng"}
 # Seconds between two checkpoints within a fit. Writing one takes about 20 ms for a million weights.
 CHECKPOINT_SECONDS = 10.0
 
-# What does not change the result of a fit.
+# Parameters that do not change the result of a fit; `describe_run` treats the seed separately.
 _NOT_OF_A_RUN = ("checkpoint", "verbose", "random_state")
 
 
