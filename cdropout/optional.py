@@ -13,12 +13,16 @@ PURPOSES = {
     "spacy": "cdropout.thinc",
     "keras": "cdropout.keras",
     "dask": "cdropout.dask",
+    "sklearn": "cdropout.sklearn",
     "ml_dtypes": "bfloat16 arrays",
     "matplotlib": "Mask.plot",
     "rich": "python -m cdropout bench",
     "threadpoolctl": "python -m cdropout bench",
     "tqdm": "mc_predict(progress=True)",
 }
+
+# Packages whose distributions have another name.
+_DISTRIBUTIONS = {"sklearn": "scikit-learn"}
 
 
 def installed_versions() -> dict[str, str | None]:
@@ -31,7 +35,7 @@ def _version(name: str) -> str | None:
     if spec is None or spec.origin is None:  # without an origin it is a folder of this name, not a package
         return None
     try:
-        return importlib.metadata.version(name)
+        return importlib.metadata.version(_DISTRIBUTIONS.get(name, name))
     except importlib.metadata.PackageNotFoundError:
         return "of unknown version"
 

@@ -36,7 +36,18 @@ default_role = "py:obj"  # what docstrings have in single backticks: a link wher
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"  # docstrings say what arguments are
 # Never the packages themselves: the site is the same, and as quickly made, wherever they are or are not installed.
-autodoc_mock_imports = ["dask", "equinox", "flax", "jax", "keras", "thinc", "torch"]
+autodoc_mock_imports = [
+    "dask",
+    "equinox",
+    "flax",
+    "jax",
+    "joblib",
+    "keras",
+    "sklearn",
+    "thinc",
+    "threadpoolctl",
+    "torch",
+]
 _MockObject.__setitem__ = lambda mock, key, value: None  # cdropout.jax enters rules into tables of JAX's
 numpydoc_show_class_members = False  # every entry says which of them it shows
 toc_object_entries_show_parents = "hide"

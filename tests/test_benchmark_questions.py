@@ -34,7 +34,9 @@ def test_help_lists_every_question_without_importing_it(run_python):
         assert re.search(rf"^ +{question} +{re.escape(summary)}$", shown, re.MULTILINE)
 
 
-@pytest.mark.parametrize("question", [name for name in QUESTIONS if name not in ("attention", "dask", "torch-models")])
+@pytest.mark.parametrize(
+    "question", [name for name in QUESTIONS if name not in ("attention", "dask", "tables", "torch-models")]
+)
 def test_question_has_options_with_help(question, capsys):
     with pytest.raises(SystemExit) as exit_:
         main([question, "--help"])
@@ -278,3 +280,26 @@ def test_networks_of_compact_have_the_same_start_and_full_products_without_dropo
     plain = made["none"][0].forward(x)
     for name in ("compact", "lazy", "groups"):
         assert made[name][0].eval().forward(x) == pytest.approx(plain, rel=1e-4, abs=1e-5)
+
+
+@pytest.mark.ci
+def test_tables_prints_a_row_for_each_setting(capsys, monkeypatch):
+    for package in ("torch", "sklearn"):
+        pytest.importorskip(package)
+    monkeypatch.delenv("CDROPOUT_MNIST", raising=False)
+    from benchmarks import tables
+
+    sample = load_dataset(SAMPLE)
+    few = replace(
+        sample,
+        train=LabelledImages(sample.train.images[:256], sample.train.labels[:256]),
+        test=LabelledImages(sample.test.images[:100], sample.test.labels[:100]),
+    )
+    monkeypatch.setattr(tables, "load_dataset", lambda source: few)
+    monkeypatch.setattr(tables, "N_SUB_NETWORKS", 20)
+    assert main(["tables", "--rounds", "1", "--threads", "1", "--epochs", "1", "--seeds", "1"]) == 0
+    shown = capsys.readouterr().out
+    for part in tables.PARTS:
+        assert f"{part}:" in shown
+    for row in (r"1 +scikit-learn", r"1 +PyTorch", r"mean +\d", r"diabetes +ours", r"synthetic +PyTorch"):
+        assert re.search(row, shown), row

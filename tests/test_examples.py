@@ -83,6 +83,17 @@ def test_masks_are_drawn_by_a_program_of_their_own(tmp_path):
     assert (EXAMPLES / "masks.png").stat().st_size > 20_000
 
 
+@pytest.mark.ci
+def test_tables_are_learned_and_drawn_by_a_program_of_their_own(tmp_path):
+    pytest.importorskip("sklearn", minversion="1.6")
+    command = [sys.executable, str(EXAMPLES / "tabular.py"), "--seeds", "1", "--epochs", "3", "--plot", "drawn.png"]
+    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=300)
+    assert run.returncode == 0, run.stderr
+    assert re.search(r"dropout 0: \d+\.\d\d %\n  dropout 0\.5: \d+\.\d\d %\n", run.stdout)
+    assert (tmp_path / "drawn.png").stat().st_size > 20_000
+    assert (EXAMPLES / "tabular.png").stat().st_size > 20_000
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_example_writes_the_table_it_prints_and_the_command_that_made_it(tiny_runs, name):
     folder, arguments, run = tiny_runs[name]

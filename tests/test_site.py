@@ -13,14 +13,14 @@ pages = pytest.importorskip("pages", reason="markdown-it-py is not installed")
 ROOT = Path(__file__).parents[1]
 EXTENSIONS = ("furo", "myst_parser", "numpydoc", "sphinx", "sphinx_copybutton")
 PAGES = {
-    *("index", "getting_started", "layers", "family", "compact", "networks", "pytorch", "jax", "keras"),
+    *("index", "getting_started", "layers", "family", "compact", "tables", "networks", "pytorch", "jax", "keras"),
     *("frameworks", "reproducibility"),
     *("loops", "c_api", "scaling_out", "design", "performance", "api/index"),
 }
 PACKAGE = Path(cd.__file__).parent
 # Modules that `import cdropout` does not import; their names are public if they do not begin with "_".
 MODULES = (
-    *("compact", "torch", "jax", "thinc", "keras"),
+    *("compact", "sklearn", "torch", "jax", "thinc", "keras"),
     *(f"compat/{name}" for name in ("deepnet", "from_scratch", "nnfs", "numpy_ml")),
 )
 

@@ -9,7 +9,7 @@ import hashlib
 import json
 import math
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -227,18 +227,24 @@ def write_checkpoint(path: Path, run: Mapping[str, Any], arrays: Mapping[str, Ar
         raise CheckpointError(f"{path}: must be writable, got {error.strerror or error}") from error
 
 
-def read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Array]] | None:
+def read_checkpoint(
+    path: Path, form: str = FORMAT, run_fields: Set[str] = RUN_FIELDS
+) -> tuple[dict[str, Any], dict[str, Array]] | None:
     """Read a checkpoint.
 
     Parameters
     ----------
     path : Path
         The file.
+    form : str
+        What `run` must have as its `format`.
+    run_fields : set of str
+        The keys that `run` must have.
 
     Returns
     -------
     run : dict
-        As written; it has the keys of `RUN_FIELDS`, and except for `format` their values may be anything.
+        As written; it has the keys of `run_fields`, and except for `format` their values may be anything.
     arrays : dict of ndarray
         The arrays by their names.
 
@@ -264,9 +270,9 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Array]] | Non
             if not isinstance(archive, np.lib.npyio.NpzFile):
                 raise ValueError("a single array")
             run = json.loads(str(archive["run"]))
-            if run["format"] != FORMAT:
+            if run["format"] != form:
                 raise ValueError(f"format {run['format']!r}")
-            if set(run) != RUN_FIELDS:
+            if set(run) != run_fields:
                 raise ValueError(f"the fields {', '.join(run)}")
             return run, {name: archive[name] for name in archive.files if name != "run"}
         except Exception as error:
