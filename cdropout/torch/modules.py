@@ -271,9 +271,12 @@ def _is_counted(module: nn.Module) -> bool:
 
 
 def restore_dropout(model: nn.Module) -> int:
-    """Undo `replace_dropout` and return the number of dropout modules restored."""
+    """Undo `replace_dropout` and `compact_dropout`, and return the number of dropout modules restored."""
     n_restored = 0
     for module in model.modules():
+        if hasattr(module, "_undo_compact"):
+            n_restored += module._undo_compact()  # type: ignore[operator]
+            continue
         if restore_other(module):
             n_restored += 1
             continue

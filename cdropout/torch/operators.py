@@ -47,6 +47,21 @@ def feature_dropout(x: Tensor, p: float, training: bool, rescale: str | None) ->
     return drop(x, p, list(range(x.dim() - 1)), scale)
 
 
+def groups_of_rows(x: Tensor, n_groups: int) -> Tensor:
+    """Return the group of each row of (..., features): group g begins at row n_rows * g // n_groups."""
+    n_rows = x.numel() // x.size(-1)
+    rows = torch.arange(1, n_rows + 1, device=x.device)
+    return torch.div(rows * n_groups - 1, n_rows, rounding_mode="floor")
+
+
+def group_dropout(x: Tensor, p: float, training: bool, n_groups: int) -> Tensor:
+    """Drop columns of x, with a decision for each group of rows: `cdropout.torch.CompactDropout`."""
+    if not training:
+        return x
+    dropped = draw_dropped(x, [n_groups, x.size(-1)], p).index_select(0, groups_of_rows(x, n_groups))
+    return (x * kept_scale(p)).masked_fill(dropped.reshape(x.shape), 0.0)
+
+
 def locked_dropout(x: Tensor, p: float, training: bool, batch_first: bool) -> Tensor:
     """Drop the same elements at all time steps: `cdropout.torch.locked_dropout`."""
     if not training:
