@@ -180,6 +180,51 @@ def _scatter_all(
     return dweight, dbias
 
 
+class _Product(torch.autograd.Function):
+    """x weight^T + bias, for matrices of float32 or float64, with results whose rows begin at multiples of 64 bytes.
+
+    Numbers of kept features are odd half of the time. For (512, 1019) times (1019, 1037), MKL takes 19.2 ms if the rows
+    of the result follow each other without a gap, and 12.6 ms with these gaps (AVX-512, one thread); the operands' rows
+    make no difference.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        y = _aligned(x.shape[0], weight.shape[0], x.dtype)
+        if bias is None:
+            return torch.mm(x, weight.t(), out=y)
+        return torch.addmm(bias, x, weight.t(), out=y)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        (dy,), (x, weight) = grads, ctx.saved_tensors
+        needs_x, needs_weight, needs_bias = ctx.needs_input_grad
+        multiply = torch.mm if torch.is_grad_enabled() or not is_kernels_gradient(dy) else _multiply
+        return (
+            multiply(dy, weight) if needs_x else None,
+            multiply(dy.t(), x) if needs_weight else None,
+            dy.sum(0) if needs_bias else None,
+        )
+
+
+def _multiply(a: Tensor, b: Tensor) -> Tensor:
+    return torch.mm(a, b, out=_aligned(a.shape[0], b.shape[1], a.dtype))
+
+
+def _aligned(n_rows: int, n_columns: int, dtype: torch.dtype) -> Tensor:
+    """Return a new matrix whose rows begin at multiples of 64 bytes."""
+    elems_per_line = 64 // dtype.itemsize
+    stride = (n_columns + elems_per_line - 1) // elems_per_line * elems_per_line
+    return torch.empty(n_rows, stride, dtype=dtype)[:, :n_columns]
+
+
+def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    if torch.is_autocast_enabled("cpu") or x.dtype is not weight.dtype:
+        return functional.linear(x, weight, bias)
+    return _Product.apply(x, weight, bias)  # type: ignore[no-any-return,no-untyped-call]
+
+
 # ---- chains of linear layers ----------------------------------------------------------------------------------------
 
 
@@ -300,7 +345,7 @@ def _run(chain: _Chain, x: Tensor, choice: Sequence[bool]) -> Tensor:
             ]
             parts = _GatherKept.apply(groups, weight, bias)  # type: ignore[no-untyped-call]
             step = 1 if bias is None else 2
-            blocks = [functional.linear(block, *parts[step * g : step * g + step]) for g, block in enumerate(blocks)]
+            blocks = [_linear(block, *parts[step * g : step * g + step]) for g, block in enumerate(blocks)]
         else:
             full = functional.linear(full, weight, bias)
         if blocks and not rows:
