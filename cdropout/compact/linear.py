@@ -27,7 +27,14 @@ FLOPS_OF_CALLS = 5_000_000
 
 
 def compact_pays(
-    n_samples: int, n_before: int, n_features: int, n_after: int, p: float, *, has_groups: bool = False
+    n_samples: int,
+    n_before: int,
+    n_features: int,
+    n_after: int,
+    p: float,
+    *,
+    has_groups: bool = False,
+    flops_of_calls: float = FLOPS_OF_CALLS,
 ) -> bool:
     """Return whether smaller products save more time than gathering and scattering rows and columns costs.
 
@@ -41,6 +48,8 @@ def compact_pays(
         The probability of dropping.
     has_groups : bool
         Whether the batch has several groups of rows.
+    flops_of_calls : float
+        The multiplications and additions that a product does in the time of the additional calls.
 
     """
     flops_saved = 6 * n_samples * (p - LOST_TO_UNEVEN_SIZES) * n_features * (n_before + n_after)
@@ -48,7 +57,7 @@ def compact_pays(
     # and its gradient is scattered once.
     n_moved = 2 * n_features * (n_before + (1 - p) * n_after)
     flops_per_moved_elem = FLOPS_PER_MOVED_ELEM_OF_GROUPS if has_groups else FLOPS_PER_MOVED_ELEM
-    return flops_saved > flops_per_moved_elem * n_moved + FLOPS_OF_CALLS
+    return flops_saved > flops_per_moved_elem * n_moved + flops_of_calls
 
 
 class KeptGrad(NamedTuple):

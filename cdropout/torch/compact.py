@@ -46,6 +46,12 @@ _ELEMENTWISE_FUNCTIONS: tuple[Any, ...] = (
     *(functional.leaky_relu, functional.mish, functional.relu, functional.relu6, functional.selu, functional.silu),
     *(functional.softplus, functional.tanh, functional.sigmoid, torch.relu, torch.tanh, torch.sigmoid),
 )
+# The multiplications and additions that a product does in the time of a hidden layer's additional calls. Measured with
+# 784-h-h-10: at batch 128, h = 128 and p = 0.5, and h = 256 and p = 0.2, compact products took 24 % and 19 % more time
+# than element-wise dropout, full ones 4 % and 11 %; at batch 32, h = 512 and p = 0.5, compact ones took 12 % less.
+FLOPS_OF_CALLS = 34_000_000
+# Multiplications of a product from which on aligned rows save more than the call of `_Product` takes.
+_ALIGNED_FROM = 1 << 26
 # Marks the modules whose class `compact_dropout` has changed.
 _REPLACED = "_cdropout_compact"
 
@@ -220,7 +226,8 @@ def _aligned(n_rows: int, n_columns: int, dtype: torch.dtype) -> Tensor:
 
 
 def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    if torch.is_autocast_enabled("cpu") or x.dtype is not weight.dtype:
+    is_small = x.shape[0] * weight.numel() < _ALIGNED_FROM
+    if is_small or torch.is_autocast_enabled("cpu") or x.dtype is not weight.dtype:
         return functional.linear(x, weight, bias)
     return _Product.apply(x, weight, bias)  # type: ignore[no-any-return,no-untyped-call]
 
@@ -287,7 +294,15 @@ def _choose(chain: _Chain, n_samples: int) -> list[bool]:
         if found and found[-1]:
             n_in = int(n_in * (1 - layers[i - 1].p))
         n_after = int(behind.linear.weight.shape[0] * (1 - behind.p))  # type: ignore[union-attr,index,operator]
-        pays = compact_pays(n_samples // n_groups, n_in, n_out, n_after, layer.p, has_groups=n_groups > 1)
+        pays = compact_pays(
+            n_samples // n_groups,
+            n_in,
+            n_out,
+            n_after,
+            layer.p,
+            has_groups=n_groups > 1,
+            flops_of_calls=FLOPS_OF_CALLS * n_groups,
+        )
         found.append(0.0 < layer.p < 1.0 and pays)
     return found
 
