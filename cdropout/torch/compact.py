@@ -309,15 +309,15 @@ def _choose(chain: _Chain, n_samples: int) -> list[bool]:
 
 def _compact_choice(chain: _Chain, x: Any) -> list[bool]:
     """Return the choice of `_choose`, or nothing if the products cannot be compact: the modules run one by one then."""
-    if type(x) not in PLAIN or x.dim() < 2 or x.shape[-1] == 0 or x.device.type != "cpu" or chain.n_groups == 0:
-        return []
     parameters: list[Any] = []
     for layer in chain.layers:
         parameters += [layer.linear.weight] if layer.linear.bias is None else [layer.linear.weight, layer.linear.bias]
     dtype = parameters[0].dtype
     if dtype not in (torch.float32, torch.float64) or any(each.dtype is not dtype for each in parameters):
         return []
-    if any(map(_is_watched, chain.modules)) or not is_ours(1.0, None, *parameters):
+    if not is_ours(1.0, None, *parameters) or any(map(_is_watched, chain.modules)):
+        return []
+    if type(x) not in PLAIN or x.dim() < 2 or x.shape[-1] == 0 or x.device.type != "cpu" or chain.n_groups == 0:
         return []
     n_samples = x.numel() // x.shape[-1]
     _check_rows(n_samples, chain.n_groups)
