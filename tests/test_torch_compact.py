@@ -6,6 +6,7 @@ The rule that chooses between compact and full products is replaced where a test
 import copy
 import importlib
 import io
+import itertools
 import pickle
 import socket
 
@@ -61,15 +62,14 @@ def choose(monkeypatch):
 
 def sequence(activation=nn.ReLU, bias=True, p=P, dtype=torch.float64):
     """Return linear layers with dropout between them, always with the same weights."""
-    modules = []
-    for n_in, n_out in zip(WIDTHS, WIDTHS[1:], strict=False):
-        modules += [nn.Linear(n_in, n_out, bias), activation(), nn.Dropout(p)]
-    return seeded(lambda: nn.Sequential(*modules[:-2]).apply(start)).to(dtype)
 
+    def make():
+        modules = []
+        for n_in, n_out in itertools.pairwise(WIDTHS):
+            modules += [nn.Linear(n_in, n_out, bias), activation(), nn.Dropout(p)]
+        return nn.Sequential(*modules[:-2])
 
-def start(module):
-    for parameter in module.parameters(recurse=False):
-        nn.init.normal_(parameter, std=0.3)
+    return seeded(make).to(dtype)
 
 
 def rewritten(n_groups=1, **options):
@@ -171,7 +171,9 @@ def test_large_products_with_gaps_between_rows(choose, monkeypatch, dtype):
     x = numbers(9, WIDTHS[0], dtype=dtype).requires_grad_()
     y = seeded(lambda: model(x))
     expected = seeded(lambda: by_full_products(model, x))
-    found, wanted = ([each, *torch.autograd.grad(each.square().sum(), [x, *model.parameters()])] for each in (y, expected))
+    found, wanted = (
+        [each, *torch.autograd.grad(each.square().sum(), [x, *model.parameters()])] for each in (y, expected)
+    )
     assert_close(found, wanted, 1e-5 if dtype is torch.float32 else 1e-12)
     assert compact._aligned(3, 5, dtype).stride() == (64 // dtype.itemsize, 1)
 
@@ -401,7 +403,11 @@ def test_decoder_layers_drop_features_of_their_feed_forward_part(choose):
 
 def test_feature_dropout_linear_is_a_part_of_a_chain(choose):
     model = nn.Sequential(
-        nn.Linear(12, 30), nn.ReLU(), ct.FeatureDropoutLinear(30, 20, p=P), nn.ReLU(), ct.FeatureDropoutLinear(20, 5, p=P)
+        nn.Linear(12, 30),
+        nn.ReLU(),
+        ct.FeatureDropoutLinear(30, 20, p=P),
+        nn.ReLU(),
+        ct.FeatureDropoutLinear(20, 5, p=P),
     ).double()
     x = numbers(7, 12)
     expected = seeded(lambda: model(x))
@@ -441,11 +447,15 @@ def test_replace_dropout_takes_what_is_left_before_or_after():
 
 
 class Swish(nn.Module):
+    """An activation that is not in the list."""
+
     def forward(self, x):
         return x * x.sigmoid()
 
 
 class Own(nn.Module):
+    """A module with code that is not known."""
+
     def __init__(self):
         super().__init__()
         self.drop = nn.Dropout(P)
@@ -453,6 +463,8 @@ class Own(nn.Module):
 
 
 class Holder(nn.Module):
+    """A module that may use a dropout module outside of the sequence that holds it."""
+
     def __init__(self):
         super().__init__()
         self.drop = nn.Dropout(P)
@@ -480,7 +492,12 @@ LEFT = {
     "used elsewhere": (Holder, {"drop": "it is also drop"}),
     "transformer": (
         lambda: nn.TransformerEncoderLayer(4, 2, 4, P, torch.sin),
-        {"self_attn": "weights of attention", "dropout": "activation sin is not", "dropout1": "not in", "dropout2": "not in"},
+        {
+            "self_attn": "weights of attention",
+            "dropout": "activation sin is not",
+            "dropout1": "not in",
+            "dropout2": "not in",
+        },
     ),
 }
 
@@ -590,10 +607,15 @@ def test_compiled_programs_have_the_same_values(choose, pays):
     for seed in (1, 2):
         assert_close(values(compiled, x, model, seed), values(model, x, model, seed))
     assert bool(choose.parts) is pays
+
+
+@pytest.mark.ci
+def test_a_compiled_encoder_layer_has_the_same_values(choose):
+    torch.compiler.reset()
     layer, x = nn.TransformerEncoderLayer(12, 3, 16, P, batch_first=True).double(), numbers(2, 3, 12)
     ct.compact_dropout(layer)
     ct.replace_dropout(layer)
-    compiled = torch.compile(layer, backend="aot_eager")
+    compiled = torch.compile(layer, backend="eager")
     assert_close([seeded(lambda: compiled(x))], [seeded(lambda: layer(x))], 1e-9)
 
 
@@ -628,7 +650,9 @@ def test_data_parallel_training_averages_the_gradients(choose):
     expected = []
     for rank in range(2):
         model = rewritten()
-        seeded(lambda model=model, rank=rank: model(numbers(6, WIDTHS[0], seed=rank)), 10 + rank).square().mean().backward()
+        seeded(
+            lambda model=model, rank=rank: model(numbers(6, WIDTHS[0], seed=rank)), 10 + rank
+        ).square().mean().backward()
         expected.append([parameter.grad for parameter in model.parameters()])
     mean = [(a + b) / 2 for a, b in zip(*expected, strict=True)]
     for grads in found.values():

@@ -23,7 +23,7 @@ from cdropout.torch import (
     recorded,  # noqa: F401 - defines operators
 )
 from cdropout.torch.attention import scaled_dot_product_attention
-from cdropout.torch.compact import Compacted, CompactDropout, CompactSequential, compact_dropout
+from cdropout.torch.compact import CompactDropout, Compacted, CompactSequential, compact_dropout
 from cdropout.torch.drop_block import DropBlock2d, drop_block2d
 from cdropout.torch.functions import (
     alpha_dropout,

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import pairwise
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -319,6 +320,10 @@ def _compact_choice(chain: _Chain, x: Any) -> list[bool]:
         return []
     if type(x) not in PLAIN or x.dim() < 2 or x.shape[-1] == 0 or x.device.type != "cpu" or chain.n_groups == 0:
         return []
+    weights: list[Any] = [layer.linear.weight for layer in chain.layers]
+    widths = [x.shape[-1], *(weight.shape[0] for weight in weights)]
+    if any(width != weight.shape[1] for width, weight in zip(widths, weights, strict=False)):
+        return []  # the modules raise PyTorch's error before anything is drawn for them
     n_samples = x.numel() // x.shape[-1]
     _check_rows(n_samples, chain.n_groups)
     choice = _choose(chain, n_samples)
@@ -341,7 +346,7 @@ def _run(chain: _Chain, x: Tensor, choice: Sequence[bool]) -> Tensor:
     n_groups, leading = chain.n_groups, x.shape[:-1]
     full = x.reshape(-1, x.shape[-1])
     bounds = [len(full) * g // n_groups for g in range(n_groups + 1)]
-    sizes = [end - begin for begin, end in zip(bounds, bounds[1:], strict=False)]
+    sizes = [end - begin for begin, end in pairwise(bounds)]
     blocks: list[Tensor] = []  # one for each group, instead of full
     columns: list[KeepWords] = []  # the kept inputs of the layer, for each group
     scale = 1.0
@@ -355,9 +360,7 @@ def _run(chain: _Chain, x: Tensor, choice: Sequence[bool]) -> Tensor:
             rows = [KeepWords(mask[g : g + 1]) for g in range(n_groups)]
         if rows or columns:
             blocks = blocks or ([full] if n_groups == 1 else list(full.split(sizes)))
-            groups = [
-                _Kept(rows[g] if rows else None, columns[g] if columns else None, scale) for g in range(n_groups)
-            ]
+            groups = [_Kept(rows[g] if rows else None, columns[g] if columns else None, scale) for g in range(n_groups)]
             parts = _GatherKept.apply(groups, weight, bias)  # type: ignore[no-untyped-call]
             step = 1 if bias is None else 2
             blocks = [_linear(block, *parts[step * g : step * g + step]) for g, block in enumerate(blocks)]
@@ -401,7 +404,7 @@ def _run_chain(chain: _Chain, x: Any) -> Any:
 class _Place(NamedTuple):
     """A module that drops, and the linear layers before and behind it: their indices, or why there is none."""
 
-    index: int
+    at: int
     before: int | str
     behind: int | str
 
@@ -462,9 +465,7 @@ def _chains(modules: Sequence[nn.Module], also: tuple[type[nn.Module], ...]) -> 
             layers = []
         if not layers:
             first = place.before
-        layers.append(
-            _Layer(modules[place.before], modules[place.before + 1 : place.index], modules[place.index])
-        )
+        layers.append(_Layer(modules[place.before], modules[place.before + 1 : place.at], modules[place.at]))
         last = place.behind
     if layers:
         yield first, last + 1, _closed(layers, modules, first, last)
@@ -573,9 +574,9 @@ class CompactSequential(_Swapped, Leaf, nn.Sequential):
     A chain is nn.Linear, any number of element-wise modules, CompactDropout, nn.Linear, and so on. In training, its
     products use the kept rows and columns of the weights only, where this saves more time than it costs
     (`cdropout.compact.compact_pays`); elsewhere they are full. The results equal, up to rounding, those of
-    `nn.Sequential` with the same modules and seed. `FeatureDropoutLinear` counts as CompactDropout and nn.Linear. Nested
-    sequences are parts of the chain. A chain runs module by module, with full products, if one of its modules has hooks,
-    and for tensors other than float32 and float64 on the CPU.
+    `nn.Sequential` with the same modules and seed. `FeatureDropoutLinear` counts as CompactDropout and nn.Linear.
+    Nested sequences are parts of the chain. A chain runs module by module, with full products, if one of its modules
+    has hooks, and for parameters other than float32 and float64 on the CPU.
 
     The constructor takes modules, or an OrderedDict of them, as that of `nn.Sequential` does.
 
@@ -685,9 +686,9 @@ def compact_dropout(
 ) -> Compacted:
     """Make the dropout between a model's linear layers feature-wise, so that matrix products skip what is dropped.
 
-    This changes what the model learns: all rows of a batch, or all rows of a group, drop the same features, where
-    `nn.Dropout` decides on each element. Expected values are the same. In exchange, a training step of wide layers takes
-    less time than one without dropout.
+    This changes how the model is regularized: all rows of a batch, or all rows of a group, drop the same features, where
+    `nn.Dropout` decides on each element. In exchange, a training step of wide layers takes less time than one without
+    dropout.
 
     It takes `nn.Dropout` in
 
@@ -729,8 +730,10 @@ def compact_dropout(
     n_groups = check_integer("n_groups", n_groups, 1)
     given = tuple(elementwise)
     for each in given:
-        if not callable(each) or isinstance(each, nn.Module) or (
-            isinstance(each, type) and not issubclass(each, nn.Module)
+        if (
+            not callable(each)
+            or isinstance(each, nn.Module)
+            or (isinstance(each, type) and not issubclass(each, nn.Module))
         ):
             raise TypeError(f"elementwise must have subclasses of torch.nn.Module and functions, got {each!r}")
     classes: tuple[Any, ...] = tuple(each for each in given if isinstance(each, type))
@@ -771,9 +774,7 @@ class _Plan:
                 where = f"{entries[before].name} and {entries[behind].name}"
                 self._accept(dropout, where, (entries[index].holder, entries[index].key), sequence)
 
-    def add_feed_forward(
-        self, name: str, layer: Any, classes: tuple[Any, ...], functions: tuple[Any, ...]
-    ) -> None:
+    def add_feed_forward(self, name: str, layer: Any, classes: tuple[Any, ...], functions: tuple[Any, ...]) -> None:
         """Find out whether the feed-forward part of a Transformer layer is a chain."""
         dropout, activation = layer.dropout, layer.activation
         if type(dropout) not in (nn.Dropout, Dropout, CompactDropout):
@@ -807,7 +808,9 @@ class _Plan:
         for holder in self.model.modules():
             for key, module in holder._modules.items():
                 if module in self.where and (holder, key) not in self.uses[module]:
-                    self.reasons[module] = f"it is also {self._name_of(holder, key)}, which is not between linear layers"
+                    self.reasons[module] = (
+                        f"it is also {self._name_of(holder, key)}, which is not between linear layers"
+                    )
         replaced = {module: where for module, where in self.where.items() if module not in self.reasons}
         for dropout in replaced:
             for holder in self.holders[dropout]:
