@@ -183,6 +183,7 @@ def test_all_or_no_features_dropped(choose):
         model = nn.Sequential(nn.Linear(3, 2), nn.ReLU(), nn.Dropout(p), nn.Linear(2, 4))
         ct.compact_dropout(model)
         for seed in seeds:
+            model.zero_grad()
             y = seeded(lambda model=model: model(torch.ones(5, 3)), seed)
             y.sum().backward()
             keep = draw_mask((1, 2), p, (), torch.Generator().manual_seed(seed)).keep()[0]

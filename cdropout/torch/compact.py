@@ -686,9 +686,9 @@ def compact_dropout(
 ) -> Compacted:
     """Make the dropout between a model's linear layers feature-wise, so that matrix products skip what is dropped.
 
-    This changes how the model is regularized: all rows of a batch, or all rows of a group, drop the same features, where
-    `nn.Dropout` decides on each element. In exchange, a training step of wide layers takes less time than one without
-    dropout.
+    This changes how the model is regularized: all rows of a batch, or all rows of a group, drop the same features,
+    where `nn.Dropout` decides on each element. In exchange, a training step of wide layers takes less time than one
+    without dropout.
 
     It takes `nn.Dropout` in
 
