@@ -96,6 +96,8 @@ class FeatureAlphaDropout(_DropoutModule, nn.FeatureAlphaDropout):
 
 def _with_masks_of_this_library(forward: Any, *args: Any, **kwargs: Any) -> Any:
     """Run PyTorch's or another package's code with the switch on, for this thread."""
+    if torch.onnx.is_in_onnx_export():  # ONNX has no operator for this library's masks
+        return forward(*args, **kwargs)
     if not torch.compiler.is_compiling():
         prepare()
     enter()

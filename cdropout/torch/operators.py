@@ -21,7 +21,8 @@ def kept_scale(p: float) -> float:
 
 def draw_dropped(x: Tensor, shape: list[int], p: float) -> Tensor:
     """Return a bool tensor of a shape on x's device: True with probability p."""
-    return torch.bernoulli(torch.full(shape, p, dtype=torch.float32, device=x.device)) > 0.0
+    # Not torch.bernoulli: torch.onnx's exporter computes it when its input is a constant, and so fixes the mask.
+    return torch.rand(shape, dtype=torch.float32, device=x.device) < p
 
 
 def drop(x: Tensor, p: float, shared_axes: list[int], scale: float) -> Tensor:
