@@ -23,6 +23,7 @@ import cdropout.torch as ct  # noqa: E402
 from cdropout.torch.tensors import draw_mask  # noqa: E402
 
 compact = importlib.import_module("cdropout.torch.compact")
+kept = importlib.import_module("cdropout.torch.kept")
 
 F = nn.functional
 P = 0.4
@@ -48,13 +49,13 @@ def choose(monkeypatch):
     def set_answer(pays):
         monkeypatch.setattr(compact, "compact_pays", lambda *_, **__: pays)
 
-    plain = compact._gather
+    plain = kept._gather
 
     def noting(groups, weight, bias):
-        parts.extend(kept.shape(weight) for kept in groups)
+        parts.extend(part.shape(weight) for part in groups)
         return plain(groups, weight, bias)
 
-    monkeypatch.setattr(compact, "_gather", noting)
+    monkeypatch.setattr(kept, "_gather", noting)
     set_answer.parts = parts
     set_answer(True)
     return set_answer
@@ -166,7 +167,7 @@ def test_batched_gradients(choose, n_groups):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_large_products_with_gaps_between_rows(choose, monkeypatch, dtype):
-    monkeypatch.setattr(compact, "_ALIGNED_FROM", 0)
+    monkeypatch.setattr(kept, "ALIGNED_FROM", 0)
     model = rewritten(dtype=dtype)
     x = numbers(9, WIDTHS[0], dtype=dtype).requires_grad_()
     y = seeded(lambda: model(x))
@@ -175,7 +176,7 @@ def test_large_products_with_gaps_between_rows(choose, monkeypatch, dtype):
         [each, *torch.autograd.grad(each.square().sum(), [x, *model.parameters()])] for each in (y, expected)
     )
     assert_close(found, wanted, 1e-5 if dtype is torch.float32 else 1e-12)
-    assert compact._aligned(3, 5, dtype).stride() == (64 // dtype.itemsize, 1)
+    assert kept._aligned(3, 5, dtype).stride() == (64 // dtype.itemsize, 1)
 
 
 def test_all_or_no_features_dropped(choose):

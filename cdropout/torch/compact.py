@@ -12,11 +12,11 @@ one group the masks are those of `FeatureDropout` for the same seed.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import pairwise
 from typing import Any, ClassVar, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -28,8 +28,8 @@ from cdropout.checks import check_integer
 from cdropout.compact.kept import KeepWords
 from cdropout.compact.linear import compact_pays
 from cdropout.torch import operators
-from cdropout.torch.arguments import check_tensor
-from cdropout.torch.fused import is_kernels_gradient
+from cdropout.torch.arguments import check_tensor, sizes_of
+from cdropout.torch.kept import DTYPES, GatherKept, Kept, kept_linear
 from cdropout.torch.layers import DropoutLeaf, Leaf
 from cdropout.torch.linear import FeatureDropoutLinear
 from cdropout.torch.modules import Dropout
@@ -51,186 +51,11 @@ _ELEMENTWISE_FUNCTIONS: tuple[Any, ...] = (
 # 784-h-h-10: at batch 128, h = 128 and p = 0.5, and h = 256 and p = 0.2, compact products took 24 % and 19 % more time
 # than element-wise dropout, full ones 4 % and 11 %; at batch 32, h = 512 and p = 0.5, compact ones took 12 % less.
 FLOPS_OF_CALLS = 34_000_000
-# Multiplications of a product from which on aligned rows save more than the call of `_Product` takes.
-_ALIGNED_FROM = 1 << 26
+# The same for an element that is gathered or scattered with groups. With 4 groups, h = 2048 and p = 0.5, compact products
+# took 13 % more time than no dropout at batch 128, where full ones take 0 to 3 %, and 57 % less at batch 512.
+FLOPS_PER_MOVED_ELEM_OF_GROUPS = 56
 # Marks the modules whose class `compact_dropout` has changed.
 _REPLACED = "_cdropout_compact"
-
-
-# ---- kept rows and columns of a weight ------------------------------------------------------------------------------
-
-
-class _Kept(NamedTuple):
-    """The rows and columns of a weight that one group of samples uses, and the factor by which it is multiplied."""
-
-    rows: KeepWords | None
-    columns: KeepWords | None
-    scale: float
-
-    def shape(self, weight: Tensor) -> tuple[int, int]:
-        """Return the shape of the kept part."""
-        n_rows, n_columns = weight.shape
-        return (
-            n_rows if self.rows is None else self.rows.n_kept,
-            n_columns if self.columns is None else self.columns.n_kept,
-        )
-
-
-def _move(verb: str, x: Tensor, out: Any, rows: KeepWords | None, columns: KeepWords | None, scale: float) -> None:
-    """Run the kernel that gathers or scatters, on as many threads as PyTorch uses."""
-    words = (None if rows is None else rows.words, None if columns is None else columns.words)
-    _kernels.with_threads(torch.get_num_threads(), _kernels.move_kept, verb, x.numpy(), out, *words, scale)
-
-
-def _gather(groups: Sequence[_Kept], weight: Tensor, bias: Tensor | None) -> tuple[Tensor, ...]:
-    """Return the kept part of weight, and of bias, for each group, without recording it in autograd's graph."""
-    found = []
-    whole = weight.detach().contiguous()
-    whole_bias = None if bias is None else bias.detach().contiguous().unsqueeze(0)
-    for kept in groups:
-        part = torch.empty(kept.shape(weight), dtype=whole.dtype)
-        _move("gather", whole, part.numpy(), kept.rows, kept.columns, kept.scale)
-        found.append(part)
-        if whole_bias is not None:
-            part_of_bias = torch.empty(1, len(part), dtype=whole.dtype)
-            _move("gather", whole_bias, part_of_bias.numpy(), None, kept.rows, 1.0)
-            found.append(part_of_bias[0])
-    return tuple(found)
-
-
-def _scatter(groups: Sequence[_Kept], shape: Sequence[int], columns_are_rows: bool, parts: Sequence[Tensor]) -> Tensor:
-    """Return the sum of the groups' parts of a weight at their places, 0 elsewhere; of a bias if columns_are_rows."""
-    out = torch.empty(tuple(shape), dtype=parts[0].dtype)
-    written = out.numpy()
-    if written.nbytes >= _kernels.HUGE_PAGES_FROM_BYTES:
-        _kernels.expect_writing(written)
-    for i, (kept, part) in enumerate(zip(groups, parts, strict=True)):
-        verb = "zero" if i == 0 else "add"
-        rows, columns, scale = (None, kept.rows, 1.0) if columns_are_rows else kept
-        _move(verb, part.detach().contiguous(), written, rows, columns, scale)
-    return out
-
-
-def _sources(kept: KeepWords) -> Tensor:
-    """Return the place of each element among the kept ones, and their number for each dropped one."""
-    sources = np.full(kept.n_elems, kept.n_kept)
-    sources[kept.indices()] = np.arange(kept.n_kept)
-    return torch.from_numpy(sources)
-
-
-def _scattered_by_operators(kept: _Kept, part: Tensor) -> Tensor:
-    """Return what `_scatter` does for one group, for gradients without plain memory."""
-    for axis, words in ((0, kept.rows), (1, kept.columns)):
-        if words is not None:
-            padding = (0, 0, 0, 1) if axis == 0 else (0, 1)
-            part = functional.pad(part, padding).index_select(axis, _sources(words))
-    return part * kept.scale
-
-
-class _GatherKept(torch.autograd.Function):
-    """The groups' kept parts of a weight and a bias: (weight, bias, weight, bias, ...), or weights only."""
-
-    @staticmethod
-    def forward(ctx: Any, groups: Sequence[_Kept], weight: Tensor, bias: Tensor | None) -> tuple[Tensor, ...]:
-        ctx.groups, ctx.shape, ctx.has_bias = groups, tuple(weight.shape), bias is not None
-        return _gather(groups, weight, bias)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Any:
-        if not is_kernels_gradient(*grads):
-            step = 2 if ctx.has_bias else 1
-            dweight: Any = sum(map(_scattered_by_operators, ctx.groups, grads[::step]))
-            dbias = None
-            if ctx.has_bias:
-                of_bias = [_Kept(None, kept.rows, 1.0) for kept in ctx.groups]
-                parts = [grad.unsqueeze(0) for grad in grads[1::2]]
-                dbias = sum(map(_scattered_by_operators, of_bias, parts)).squeeze(0)  # type: ignore[union-attr]
-            return None, dweight, dbias
-        if torch.is_grad_enabled():  # for second derivatives
-            found = _ScatterKept.apply(ctx.groups, ctx.shape, ctx.has_bias, *grads)  # type: ignore[no-untyped-call]
-            return None, found[0], found[1] if ctx.has_bias else None
-        needs_weight, needs_bias = ctx.needs_input_grad[1:]
-        return None, *_scatter_all(ctx.groups, ctx.shape, ctx.has_bias, grads, needs_weight, needs_bias)
-
-
-class _ScatterKept(torch.autograd.Function):
-    """The transpose of `_GatherKept`."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, groups: Sequence[_Kept], shape: tuple[int, int], has_bias: bool, *parts: Tensor
-    ) -> tuple[Tensor, ...]:
-        ctx.groups, ctx.has_bias = groups, has_bias
-        dweight, dbias = _scatter_all(groups, shape, has_bias, parts, True, has_bias)
-        assert dweight is not None
-        return (dweight,) if dbias is None else (dweight, dbias)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Any:
-        parts = _GatherKept.apply(ctx.groups, grads[0], grads[1] if ctx.has_bias else None)  # type: ignore[no-untyped-call]
-        return None, None, None, *parts
-
-
-def _scatter_all(
-    groups: Sequence[_Kept],
-    shape: tuple[int, int],
-    has_bias: bool,
-    parts: Sequence[Tensor],
-    needs_weight: bool,
-    needs_bias: bool,
-) -> tuple[Tensor | None, Tensor | None]:
-    dweight = dbias = None
-    if needs_weight:
-        dweight = _scatter(groups, shape, False, parts[:: 2 if has_bias else 1])
-    if needs_bias:
-        dbias = _scatter(groups, (1, shape[0]), True, [part.unsqueeze(0) for part in parts[1::2]])[0]
-    return dweight, dbias
-
-
-class _Product(torch.autograd.Function):
-    """x weight^T + bias, for matrices of float32 or float64, with results whose rows begin at multiples of 64 bytes.
-
-    Numbers of kept features are odd half of the time. For (512, 1019) times (1019, 1037), MKL takes 19.2 ms if the rows
-    of the result follow each other without a gap, and 12.6 ms with these gaps (AVX-512, one thread); the operands' rows
-    make no difference.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        ctx.save_for_backward(x, weight)
-        y = _aligned(x.shape[0], weight.shape[0], x.dtype)
-        if bias is None:
-            return torch.mm(x, weight.t(), out=y)
-        return torch.addmm(bias, x, weight.t(), out=y)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Any:
-        (dy,), (x, weight) = grads, ctx.saved_tensors
-        needs_x, needs_weight, needs_bias = ctx.needs_input_grad
-        multiply = torch.mm if torch.is_grad_enabled() or not is_kernels_gradient(dy) else _multiply
-        return (
-            multiply(dy, weight) if needs_x else None,
-            multiply(dy.t(), x) if needs_weight else None,
-            dy.sum(0) if needs_bias else None,
-        )
-
-
-def _multiply(a: Tensor, b: Tensor) -> Tensor:
-    return torch.mm(a, b, out=_aligned(a.shape[0], b.shape[1], a.dtype))
-
-
-def _aligned(n_rows: int, n_columns: int, dtype: torch.dtype) -> Tensor:
-    """Return a new matrix whose rows begin at multiples of 64 bytes."""
-    elems_per_line = 64 // dtype.itemsize
-    stride = (n_columns + elems_per_line - 1) // elems_per_line * elems_per_line
-    return torch.empty(n_rows, stride, dtype=dtype)[:, :n_columns]
-
-
-def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    is_small = x.shape[0] * weight.numel() < _ALIGNED_FROM
-    if is_small or torch.is_autocast_enabled("cpu") or x.dtype is not weight.dtype:
-        return functional.linear(x, weight, bias)
-    return _Product.apply(x, weight, bias)  # type: ignore[no-any-return,no-untyped-call]
 
 
 # ---- chains of linear layers ----------------------------------------------------------------------------------------
@@ -268,15 +93,16 @@ def _drop_groups(x: Tensor, p: float, n_groups: int) -> Tensor:
     if n_groups == 1:
         return feature_dropout(x, p)
     check_tensor(x)
-    if x.dim() == 0 or x.shape[-1] == 0:
-        raise ValueError(f"input must have an axis of features, got shape {tuple(x.shape)}")
-    n_rows, n_features = x.numel() // x.shape[-1], x.shape[-1]
+    sizes = sizes_of(x)
+    if not sizes or sizes[-1] == 0:
+        raise ValueError(f"input must have an axis of features, got shape {sizes}")
+    n_rows, n_features = math.prod(sizes[:-1]), sizes[-1]
     _check_rows(n_rows, n_groups)
     if n_rows % n_groups == 0:
         shaped = x.reshape(n_groups, n_rows // n_groups, n_features)
-        return drop_along(shaped, p, (1,), True, False, None).reshape(x.shape)
+        return drop_along(shaped, p, (1,), True, False, None).reshape(sizes)
     factor = drop_along(torch.ones(n_groups, n_features, dtype=x.dtype, device=x.device), p, (), True, False, None)
-    factor = factor.index_select(0, operators.groups_of_rows(x, n_groups)).reshape(x.shape)
+    factor = factor.index_select(0, operators.groups_of_rows(n_rows, n_groups, x.device)).reshape(sizes)
     return (x * factor).masked_fill(factor == 0.0, 0.0)
 
 
@@ -301,8 +127,8 @@ def _choose(chain: _Chain, n_samples: int) -> list[bool]:
             n_out,
             n_after,
             layer.p,
-            has_groups=n_groups > 1,
-            flops_of_calls=FLOPS_OF_CALLS * n_groups,
+            flops_of_calls=FLOPS_OF_CALLS,
+            flops_per_moved_elem=FLOPS_PER_MOVED_ELEM_OF_GROUPS if n_groups > 1 else None,
         )
         found.append(0.0 < layer.p < 1.0 and pays)
     return found
@@ -314,7 +140,7 @@ def _compact_choice(chain: _Chain, x: Any) -> list[bool]:
     for layer in chain.layers:
         parameters += [layer.linear.weight] if layer.linear.bias is None else [layer.linear.weight, layer.linear.bias]
     dtype = parameters[0].dtype
-    if dtype not in (torch.float32, torch.float64) or any(each.dtype is not dtype for each in parameters):
+    if dtype not in DTYPES or any(each.dtype is not dtype for each in parameters):
         return []
     if not is_ours(1.0, None, *parameters) or any(map(_is_watched, chain.modules)):
         return []
@@ -360,10 +186,10 @@ def _run(chain: _Chain, x: Tensor, choice: Sequence[bool]) -> Tensor:
             rows = [KeepWords(mask[g : g + 1]) for g in range(n_groups)]
         if rows or columns:
             blocks = blocks or ([full] if n_groups == 1 else list(full.split(sizes)))
-            groups = [_Kept(rows[g] if rows else None, columns[g] if columns else None, scale) for g in range(n_groups)]
-            parts = _GatherKept.apply(groups, weight, bias)  # type: ignore[no-untyped-call]
+            groups = [Kept(rows[g] if rows else None, columns[g] if columns else None, scale) for g in range(n_groups)]
+            parts = GatherKept.apply(groups, weight, bias)  # type: ignore[no-untyped-call]
             step = 1 if bias is None else 2
-            blocks = [_linear(block, *parts[step * g : step * g + step]) for g, block in enumerate(blocks)]
+            blocks = [kept_linear(block, *parts[step * g : step * g + step]) for g, block in enumerate(blocks)]
         else:
             full = functional.linear(full, weight, bias)
         if blocks and not rows:

@@ -48,10 +48,9 @@ def feature_dropout(x: Tensor, p: float, training: bool, rescale: str | None) ->
     return drop(x, p, list(range(x.dim() - 1)), scale)
 
 
-def groups_of_rows(x: Tensor, n_groups: int) -> Tensor:
-    """Return the group of each row of (..., features): group g begins at row n_rows * g // n_groups."""
-    n_rows = x.numel() // x.size(-1)
-    rows = torch.arange(1, n_rows + 1, device=x.device)
+def groups_of_rows(n_rows: int, n_groups: int, device: torch.device) -> Tensor:
+    """Return the group of each row: group g begins at row n_rows * g // n_groups."""
+    rows = torch.arange(1, n_rows + 1, device=device)
     return torch.div(rows * n_groups - 1, n_rows, rounding_mode="floor")
 
 
@@ -59,7 +58,8 @@ def group_dropout(x: Tensor, p: float, training: bool, n_groups: int) -> Tensor:
     """Drop columns of x, with a decision for each group of rows: `cdropout.torch.CompactDropout`."""
     if not training:
         return x
-    dropped = draw_dropped(x, [n_groups, x.size(-1)], p).index_select(0, groups_of_rows(x, n_groups))
+    groups = groups_of_rows(x.numel() // x.size(-1), n_groups, x.device)
+    dropped = draw_dropped(x, [n_groups, x.size(-1)], p).index_select(0, groups)
     return (x * kept_scale(p)).masked_fill(dropped.reshape(x.shape), 0.0)
 
 
