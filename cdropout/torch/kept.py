@@ -91,6 +91,21 @@ def _scattered_by_operators(kept: Kept, part: Tensor) -> Tensor:
     return part * kept.scale
 
 
+def _gathered_by_operators(groups: Sequence[Kept], weight: Tensor, bias: Tensor | None = None) -> tuple[Tensor, ...]:
+    """Return what `_gather` does, for gradients without plain memory."""
+    found = []
+    for rows, columns, scale in groups:
+        part, part_of_bias = weight, bias
+        if rows is not None:
+            indices = torch.from_numpy(rows.indices())
+            part = part.index_select(0, indices)
+            part_of_bias = None if bias is None else bias.index_select(0, indices)
+        if columns is not None:
+            part = part.index_select(1, torch.from_numpy(columns.indices()))
+        found += [part * scale] if part_of_bias is None else [part * scale, part_of_bias]
+    return tuple(found)
+
+
 class GatherKept(torch.autograd.Function):
     """The groups' kept parts of a weight and a bias: (weight, bias, weight, bias, ...), or weights only."""
 
@@ -133,6 +148,9 @@ class _ScatterKept(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
+        if not is_kernels_gradient(*grads):
+            parts = _gathered_by_operators(ctx.groups, *grads)
+            return None, None, None, *parts
         parts = GatherKept.apply(ctx.groups, grads[0], grads[1] if ctx.has_bias else None)  # type: ignore[no-untyped-call]
         return None, None, None, *parts
 
