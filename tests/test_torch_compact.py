@@ -144,8 +144,8 @@ def test_first_and_second_derivatives_agree_with_differences(choose, n_groups):
 
     x = numbers(4, WIDTHS[0]).requires_grad_()
     parameters = [each.detach().clone().requires_grad_() for each in model.parameters()]
-    assert torch.autograd.gradcheck(call, (x, *parameters), atol=1e-6, fast_mode=True)
-    assert torch.autograd.gradgradcheck(call, (x, *parameters), atol=1e-6, fast_mode=True)
+    assert torch.autograd.gradcheck(call, (x, *parameters), atol=1e-6, fast_mode=True, check_batched_grad=True)
+    assert torch.autograd.gradgradcheck(call, (x, *parameters), atol=1e-6, fast_mode=True, check_batched_grad=True)
     assert choose.parts
 
 
