@@ -50,8 +50,8 @@ _ELEMENTWISE_FUNCTIONS: tuple[Any, ...] = (
 # The multiplications and additions that a product does in the time of a hidden layer's additional calls. The number is
 # such that no network was measured slower with compact products than with full ones where it chooses them. For
 # 784-h-h-10 at batch 128, compact and full products took, over no dropout: h = 512, p = 0.2, 1.05 to 1.12 and 1.03;
-# p = 0.5, 0.69 and 1.02. h = 128, p = 0.5: 1.24 and 1.04 over element-wise dropout. A layer behind a compact one gathers
-# from its weight anyway, and adds fewer calls: with h = 512, p = 0.5 and only the first layer compact, it was 0.91.
+# p = 0.5, 0.69 and 1.02. h = 128, p = 0.5: 1.24 and 1.04 over element-wise dropout. A layer behind a compact one
+# gathers from its weight anyway and adds fewer calls: for h = 512, p = 0.5 and only the first layer compact, 0.91.
 FLOPS_OF_CALLS = 48_000_000
 FLOPS_OF_CALLS_BEHIND_COMPACT = 24_000_000
 # The same for an element that is gathered or scattered with groups. With 4 groups, h = 2048 and p = 0.5, compact
