@@ -214,8 +214,13 @@ def _run_modules(modules: Sequence[nn.Module], x: Any) -> Any:
     return x
 
 
-# torch.compile ends its graph before a chain with compact products, whose sizes depend on the mask.
-_run_between_graphs = torch.compiler.disable(_run)
+def _run_in_mode(chain: _Chain, x: Tensor, choice: Sequence[bool]) -> Tensor:
+    """Return what `_run` does; torch.compile ends its graph before it, because the sizes depend on the mask."""
+    if torch.compiler.is_compiling():
+        from cdropout.torch import compact_between_graphs  # its import takes seconds
+
+        return compact_between_graphs.run(chain, x, choice)  # type: ignore[no-any-return]
+    return _run(chain, x, choice)
 
 
 def _run_chain(chain: _Chain, x: Any) -> Any:
@@ -223,8 +228,7 @@ def _run_chain(chain: _Chain, x: Any) -> Any:
     choice = _compact_choice(chain, x) if not _has_any_global_hook() else []
     if not choice:
         return _run_modules(chain.modules, x)
-    run = _run_between_graphs if torch.compiler.is_compiling() else _run
-    return run(chain, x, choice)
+    return _run_in_mode(chain, x, choice)
 
 
 # ---- where chains are -----------------------------------------------------------------------------------------------
@@ -449,7 +453,7 @@ class _CompactFeedForward(_Swapped):
         choice = _compact_choice(chain, x)
         if not choice:
             return super()._ff_block(x)  # type: ignore[misc,no-any-return]
-        y = (_run_between_graphs if torch.compiler.is_compiling() else _run)(chain, x, choice)
+        y = _run_in_mode(chain, x, choice)
         last = layer.dropout2 if isinstance(self, nn.TransformerEncoderLayer) else layer.dropout3
         return last(y)  # type: ignore[no-any-return]
 
