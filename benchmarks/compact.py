@@ -6,6 +6,8 @@ whole and with lazy steps, "groups" is "lazy" with 4 groups. All use the optimiz
 matrix in one pass. Ratios are to "none" in the same rounds; the threads are those of the matrix products and of this
 library. "bar" is the project's goal for the better of "compact" and "lazy".
 
+--torch times the same networks in PyTorch, after replace_dropout ("element-wise") and compact_dropout ("compact", and
+"groups" with 4 groups), with PyTorch's optimizers. Without options, these are timed too if PyTorch is installed.
 --kernels moves half of the columns of a (512, 2048) matrix, and half of its rows, over np.copyto of the elements that
 are kept ("over kept") and of as many bytes as the call reads and writes ("over moved").
 --rule compares always full and always compact products with the rule's choice (compact_pays) on one hidden layer, over
@@ -13,6 +15,7 @@ element-wise dropout.
 """
 
 import argparse
+import importlib.util
 import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -23,7 +26,7 @@ import numpy.typing as npt
 from threadpoolctl import threadpool_limits
 
 import cdropout as cd
-from benchmarks.options import parse_positive
+from benchmarks.options import UsageError, parse_positive
 from benchmarks.table import Table
 from benchmarks.timing import interleaved_medians, introduce
 from cdropout import compact
@@ -153,6 +156,13 @@ def show_steps(arguments: argparse.Namespace) -> None:
     Table(*columns, ("none, ms", "8.2f"), *ways, ("bar", "5.2f"), ("", "<6")).show(rows())
 
 
+def show_torch_steps(arguments: argparse.Namespace) -> None:
+    """Measure the networks in PyTorch."""
+    from benchmarks import compact_torch  # PyTorch is optional, and its import takes seconds
+
+    compact_torch.show(arguments)
+
+
 def show_kernels(arguments: argparse.Namespace) -> None:
     """Measure gathering and scattering."""
     n_rows, n_columns = 512, 2048
@@ -234,20 +244,32 @@ def show_rule(arguments: argparse.Namespace) -> None:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add --hidden, --batches, --kernels and --rule."""
+    """Add --hidden, --batches, --torch, --cpu-time, --kernels and --rule."""
     parser.add_argument("--hidden", type=parse_positive, nargs="+", default=HIDDEN, metavar="N", help="hidden widths")
     parser.add_argument("--batches", type=parse_positive, nargs="+", default=BATCHES, metavar="N", help="batch sizes")
+    parser.add_argument("--torch", action="store_true", help="time training steps in PyTorch only")
+    parser.add_argument("--cpu-time", action="store_true", help="with --torch: CPU time, on a busy machine; one thread")
     parser.add_argument("--kernels", action="store_true", help="time gathering and scattering only")
     parser.add_argument("--rule", action="store_true", help="time the choice between compact and full products only")
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Measure and print tables."""
+    if arguments.cpu_time and not (arguments.torch and set(arguments.threads) == {1}):
+        raise UsageError("argument --cpu-time: needs --torch --threads 1, because threads that wait use CPU time")
+    if arguments.torch and importlib.util.find_spec("torch") is None:
+        raise UsageError("argument --torch: needs PyTorch, which is not installed")
     introduce("float32", arguments.rounds)
+    if arguments.torch:
+        show_torch_steps(arguments)
+        return
     if arguments.rule:
         show_rule(arguments)
         return
     if not arguments.kernels:
         show_steps(arguments)
         print()
+        if importlib.util.find_spec("torch") is not None:
+            show_torch_steps(arguments)
+            print()
     show_kernels(arguments)

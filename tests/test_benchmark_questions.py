@@ -263,13 +263,34 @@ def test_programs_of_torch_that_drop_differently_are_refused(monkeypatch):
         torch_models.Contenders(program).check()
 
 
-@pytest.mark.parametrize("option", [[], ["--kernels"]])
+@pytest.mark.parametrize("option", [[], ["--kernels"], ["--torch", "--cpu-time"]])
 def test_compact_prints_a_row_for_each_setting(option, capsys):
+    n_tables = 1 + (importlib.util.find_spec("torch") is not None) if not option else "--torch" in option
+    if "--torch" in option:
+        pytest.importorskip("torch")
     shortest = ["--hidden", "32", "--batches", "8", "--p", "0.5", "--threads", "1", "--rounds", "1"]
     assert main(["compact", *shortest, *option]) == 0
     printed = capsys.readouterr().out
-    assert len(re.findall(r"^784-32-32-10 .*(?:SGD|Adam)", printed, re.MULTILINE)) == (0 if option else 2)
-    assert len(re.findall(r"^float\d\d half of the", printed, re.MULTILINE)) == 20
+    assert len(re.findall(r"^784-32-32-10 .*(?:SGD|Adam)", printed, re.MULTILINE)) == 2 * n_tables
+    assert len(re.findall(r"^float\d\d half of the", printed, re.MULTILINE)) == (0 if "--torch" in option else 20)
+
+
+def test_compact_measures_cpu_time_of_one_thread_in_pytorch_only(capsys):
+    for options in (["--cpu-time"], ["--torch", "--cpu-time", "--threads", "1", "2"]):
+        with pytest.raises(SystemExit) as exit_:
+            main(["compact", *options])
+        assert exit_.value.code == 2
+        assert "--cpu-time: needs --torch --threads 1" in capsys.readouterr().err
+
+
+def test_networks_of_compact_in_pytorch_have_the_same_start():
+    torch = pytest.importorskip("torch")
+    from benchmarks.compact_torch import networks
+
+    x = torch.rand(8, 20, generator=torch.Generator().manual_seed(0))
+    made = networks((20, 16, 16, 5), 0.5)
+    for model in made.values():
+        assert torch.allclose(model.eval()(x), made["none"](x), atol=1e-6)
 
 
 def test_networks_of_compact_have_the_same_start_and_full_products_without_dropout():

@@ -27,7 +27,15 @@ FLOPS_OF_CALLS = 5_000_000
 
 
 def compact_pays(
-    n_samples: int, n_before: int, n_features: int, n_after: int, p: float, *, has_groups: bool = False
+    n_samples: int,
+    n_before: int,
+    n_features: int,
+    n_after: int,
+    p: float,
+    *,
+    has_groups: bool = False,
+    flops_of_calls: float = FLOPS_OF_CALLS,
+    flops_per_moved_elem: float | None = None,
 ) -> bool:
     """Return whether smaller products save more time than gathering and scattering rows and columns costs.
 
@@ -41,14 +49,19 @@ def compact_pays(
         The probability of dropping.
     has_groups : bool
         Whether the batch has several groups of rows.
+    flops_of_calls : float
+        The multiplications and additions that a product does in the time of the additional calls.
+    flops_per_moved_elem : float, optional
+        The same for the time in which one element is gathered or scattered.
 
     """
     flops_saved = 6 * n_samples * (p - LOST_TO_UNEVEN_SIZES) * n_features * (n_before + n_after)
     # Columns of the weights before, which touch all of their memory, and rows of those behind; each is gathered once,
     # and its gradient is scattered once.
     n_moved = 2 * n_features * (n_before + (1 - p) * n_after)
-    flops_per_moved_elem = FLOPS_PER_MOVED_ELEM_OF_GROUPS if has_groups else FLOPS_PER_MOVED_ELEM
-    return flops_saved > flops_per_moved_elem * n_moved + FLOPS_OF_CALLS
+    if flops_per_moved_elem is None:
+        flops_per_moved_elem = FLOPS_PER_MOVED_ELEM_OF_GROUPS if has_groups else FLOPS_PER_MOVED_ELEM
+    return flops_saved > flops_per_moved_elem * n_moved + flops_of_calls
 
 
 class KeptGrad(NamedTuple):

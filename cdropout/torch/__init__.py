@@ -23,6 +23,7 @@ from cdropout.torch import (
     recorded,  # noqa: F401 - defines operators
 )
 from cdropout.torch.attention import scaled_dot_product_attention
+from cdropout.torch.compact import CompactDropout, Compacted, CompactSequential, compact_dropout
 from cdropout.torch.drop_block import DropBlock2d, drop_block2d
 from cdropout.torch.functions import (
     alpha_dropout,
@@ -67,6 +68,9 @@ native_library.load_if_built()
 
 __all__ = [
     "AlphaDropout",
+    "CompactDropout",
+    "CompactSequential",
+    "Compacted",
     "DropBlock2d",
     "DropConnect",
     "DropPath",
@@ -95,6 +99,7 @@ __all__ = [
     "bias_dropout_add",
     "bias_relu_dropout",
     "build_native",
+    "compact_dropout",
     "disable",
     "drop_block2d",
     "drop_connect",

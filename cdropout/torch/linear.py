@@ -15,11 +15,14 @@ from torch.nn import functional
 
 from cdropout._kernels import kept_scale
 from cdropout.checks import check_integer
+from cdropout.compact.kept import KeepWords
 from cdropout.functions.linear import gathering_pays
 from cdropout.mask import Mask
 from cdropout.torch import operators
 from cdropout.torch.arguments import check_choice, check_flag, check_probability, check_tensor, is_fusable, sizes_of
 from cdropout.torch.fused import is_kernels_gradient, masked
+from cdropout.torch.kept import DTYPES as KEPT_DTYPES
+from cdropout.torch.kept import GatherKept, Kept, kept_linear
 from cdropout.torch.layers import Leaf
 from cdropout.torch.shared_axes import drop_along
 from cdropout.torch.tensors import draw_mask, is_ours
@@ -121,6 +124,8 @@ def feature_dropout_linear(
         n_out, n_in = weight.shape
         if gathering_pays(input.numel() // n_in, (n_in, n_out), p):
             mask = draw_mask(tuple(input.shape), p, shared_axes, generator)
+            if input.dtype in KEPT_DTYPES:
+                return _linear_of_kept_columns(input, weight, bias, mask)
             return _KeptColumns.apply(input, weight, bias, mask)  # type: ignore[no-any-return,no-untyped-call]
     return functional.linear(drop_along(input, p, shared_axes, True, False, generator), weight, bias)
 
@@ -138,8 +143,17 @@ def _check_product(x: Any, weight: Any, bias: Any) -> None:
         raise ValueError(f"bias must have one element for each row of weight, got {sizes_of(bias)} for {weight_sizes}")
 
 
+def _linear_of_kept_columns(x: Tensor, weight: Tensor, bias: Tensor | None, mask: Mask) -> Tensor:
+    """Return feature_dropout(x) weight^T + bias, as a product of the kept columns of x and weight."""
+    columns = KeepWords(mask)
+    gather: Any = GatherKept.apply
+    (kept,) = gather([Kept(None, columns, kept_scale(mask.p))], x.reshape(-1, x.shape[-1]), None)
+    (kept_weight,) = gather([Kept(None, columns, 1.0)], weight, None)
+    return kept_linear(kept, kept_weight, bias).reshape(*x.shape[:-1], weight.shape[0])
+
+
 class _KeptColumns(torch.autograd.Function):
-    """y = feature_dropout(x) weight^T + bias, as a product of the kept columns of x and weight."""
+    """The same for 16-bit types, by PyTorch's operators."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, mask: Mask) -> Tensor:

@@ -96,6 +96,8 @@ class FeatureAlphaDropout(_DropoutModule, nn.FeatureAlphaDropout):
 
 def _with_masks_of_this_library(forward: Any, *args: Any, **kwargs: Any) -> Any:
     """Run PyTorch's or another package's code with the switch on, for this thread."""
+    if torch.onnx.is_in_onnx_export():  # ONNX has no operator for this library's masks
+        return forward(*args, **kwargs)
     if not torch.compiler.is_compiling():
         prepare()
     enter()
@@ -271,9 +273,12 @@ def _is_counted(module: nn.Module) -> bool:
 
 
 def restore_dropout(model: nn.Module) -> int:
-    """Undo `replace_dropout` and return the number of dropout modules restored."""
+    """Undo `replace_dropout` and `compact_dropout`, and return the number of dropout modules restored."""
     n_restored = 0
     for module in model.modules():
+        if hasattr(module, "_undo_compact"):
+            n_restored += module._undo_compact()  # type: ignore[operator]
+            continue
         if restore_other(module):
             n_restored += 1
             continue

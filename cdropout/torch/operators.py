@@ -21,7 +21,8 @@ def kept_scale(p: float) -> float:
 
 def draw_dropped(x: Tensor, shape: list[int], p: float) -> Tensor:
     """Return a bool tensor of a shape on x's device: True with probability p."""
-    return torch.bernoulli(torch.full(shape, p, dtype=torch.float32, device=x.device)) > 0.0
+    # Not torch.bernoulli: torch.onnx's exporter computes it when its input is a constant, and so fixes the mask.
+    return torch.rand(shape, dtype=torch.float32, device=x.device) < p
 
 
 def drop(x: Tensor, p: float, shared_axes: list[int], scale: float) -> Tensor:
@@ -45,6 +46,21 @@ def feature_dropout(x: Tensor, p: float, training: bool, rescale: str | None) ->
         return scale_in_evaluation(x, p) if rescale is not None and rescale == "eval" else x
     scale = kept_scale(p) if rescale is not None and rescale == "train" else 1.0
     return drop(x, p, list(range(x.dim() - 1)), scale)
+
+
+def groups_of_rows(n_rows: int, n_groups: int, device: torch.device) -> Tensor:
+    """Return the group of each row: group g begins at row n_rows * g // n_groups."""
+    rows = torch.arange(1, n_rows + 1, device=device)
+    return torch.div(rows * n_groups - 1, n_rows, rounding_mode="floor")
+
+
+def group_dropout(x: Tensor, p: float, training: bool, n_groups: int) -> Tensor:
+    """Drop columns of x, with a decision for each group of rows: `cdropout.torch.CompactDropout`."""
+    if not training:
+        return x
+    groups = groups_of_rows(x.numel() // x.size(-1), n_groups, x.device)
+    dropped = draw_dropped(x, [n_groups, x.size(-1)], p).index_select(0, groups)
+    return (x * kept_scale(p)).masked_fill(dropped.reshape(x.shape), 0.0)
 
 
 def locked_dropout(x: Tensor, p: float, training: bool, batch_first: bool) -> Tensor:

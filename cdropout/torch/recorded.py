@@ -37,6 +37,10 @@ _library.define(
 
 
 def _record(x: Tensor, p: float, shared_axes: list[int], is_alpha: bool) -> Tensor:
+    if torch.onnx.is_in_onnx_export():  # of an operator of PyTorch, while `enable` is on
+        if is_alpha or shared_axes:
+            raise RuntimeError("cdropout.torch must be switched off by disable() while torch.onnx.export runs")
+        return torch.ops.aten.native_dropout(x, p, True)[0]  # type: ignore[no-any-return]
     y, _ = torch.ops.cdropout.draw(x, p, shared_axes, is_alpha, next(_SITES))
     return y  # type: ignore[no-any-return]
 

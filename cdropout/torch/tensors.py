@@ -64,6 +64,8 @@ def is_ours(p: float, generator: Any, *tensors: Tensor) -> bool:
     TypeError for a generator of another type, ValueError for one that PyTorch's function would ignore.
     """
     if torch.compiler.is_compiling():
+        if torch.onnx.is_in_onnx_export():  # ONNX has no operator for this library's masks
+            return False
         return 0.0 < p <= 1.0 and all(each.device.type == "cpu" and each.dtype in DTYPES for each in tensors)
     if generator is not None and not isinstance(generator, torch.Generator):
         raise TypeError(f"generator must be a torch.Generator or None, got {generator!r}")
