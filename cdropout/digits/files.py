@@ -4,7 +4,9 @@ A file is written under a temporary name in the same folder, one name for each w
 locks its temporary file: one that is not locked was left by a killed writer, and the next run removes it. The locks are
 those of flock, on Windows of LockFile, which the kernel releases when a process dies. Where the system or the file
 system has none, writers still replace files as a whole, but two runs are not kept apart, and temporary files of killed
-writers stay. Windows neither renames nor removes an open file, so there files are closed, and their locks end, first.
+writers stay. Windows neither renames nor removes an open file, so there files are closed, and their locks end, first;
+and while another process has the old file open for a moment, such as a reader or a virus scanner, the renaming is tried
+again.
 """
 
 import errno
@@ -14,6 +16,7 @@ import platform
 import re
 import secrets
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -32,6 +35,7 @@ _IS_WINDOWS = sys.platform == "win32"
 _LOCKED_BYTE = (1 << 31) - 2  # on Windows, where locked bytes cannot be read: one behind all contents
 
 _TOKEN_BYTES = 8
+_PAUSES = (0.001, 0.004, 0.015, 0.06, 0.25, 0.7)  # seconds
 
 
 class OutputError(CommandError):
@@ -75,7 +79,7 @@ def open_replacement(path: Path) -> Iterator[BinaryIO]:
             if not _IS_WINDOWS:
                 os.replace(temporary, path)
         if _IS_WINDOWS:
-            os.replace(temporary, path)
+            _replace_when_closed(temporary, path)
         _sync_folder(path.parent)
     except BaseException:
         temporary.unlink(missing_ok=True)
@@ -213,6 +217,18 @@ def _create_partial(path: Path) -> tuple[BinaryIO, Path]:
         if _lock(file) is not False and _is_at(file, temporary):
             return file, temporary
         file.close()
+
+
+def _replace_when_closed(temporary: Path, path: Path) -> None:
+    """Rename a file; where another process has one of the two files open, try again for a second."""
+    for seconds in _PAUSES:
+        try:
+            os.replace(temporary, path)
+        except PermissionError:
+            time.sleep(seconds)
+        else:
+            return
+    os.replace(temporary, path)
 
 
 def _lock(file: BinaryIO) -> bool | None:
