@@ -242,7 +242,7 @@ class Wine:
             log.write_text(done.stdout)
             last = (done.stdout.strip().splitlines() or [""])[-1].strip(" =")
             # pytest ends with 5 where a file has no test for this run, such as a file of deep tests alone.
-            if done.returncode in (0, 1, 5) and re.search(r" in [\d.]+s", last):
+            if done.returncode in (0, 1, 2, 5) and re.search(r" in [\d.]+s", last):
                 counts = {kind.rstrip("s"): int(number) for number, kind in re.findall(r"(\d+) ([a-z]+)", last)}
             else:
                 last, counts = f"crashed with exit code {done.returncode}, see {log}", {"crashed": 1}
