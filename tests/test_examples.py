@@ -19,7 +19,7 @@ from mnist.sample import SAMPLE
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 NAMES = ("uncertainty", "regularization")
-NO_FILE = "" if os.name == "nt" else "No such file"  # Windows has words of its own, in the user's language
+NO_FILE = "" if os.name == "nt" else "No such file"  # Windows has other words
 
 pytestmark = pytest.mark.skipif(not EXAMPLES.exists(), reason="the tests were taken out of the checkout")
 

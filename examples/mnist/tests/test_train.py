@@ -26,7 +26,7 @@ from cdropout.digits.training import DROPOUTS, Config, build_network, draw_batch
 from train import main
 
 KINDS = sorted(DROPOUTS)
-NO_FILE = "" if os.name == "nt" else "No such file or directory"  # Windows has words of its own, in the user's language
+NO_FILE = "" if os.name == "nt" else "No such file or directory"  # Windows has other words
 
 pytestmark = pytest.mark.usefixtures("one_blas_thread")
 
