@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from conftest import IS_WINE
 
 import cdropout as cd
 from cdropout import _kernels
@@ -244,6 +245,8 @@ def test_workers_draw_masks_of_their_own_by_default_and_the_seeds_masks_when_giv
 
     if kind == "joblib":
         pytest.importorskip("joblib")
+        if method == "loky" and IS_WINE:
+            pytest.skip("joblib's loky hangs under Wine, also without this library")
     elif method not in multiprocessing.get_all_start_methods():
         pytest.skip(f"needs the start method {method}")
     program = tmp_path / "workers.py"

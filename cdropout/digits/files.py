@@ -25,6 +25,7 @@ from typing import BinaryIO
 from cdropout.command import CommandError
 
 if sys.platform == "win32":
+    import ctypes
     import msvcrt
 
     fcntl = None
@@ -33,6 +34,7 @@ else:
 
 _IS_WINDOWS = sys.platform == "win32"
 _LOCKED_BYTE = (1 << 31) - 2  # on Windows, where locked bytes cannot be read: one behind all contents
+_ERROR_LOCK_VIOLATION = 33
 
 _TOKEN_BYTES = 8
 _PAUSES = (0.001, 0.004, 0.015, 0.06, 0.25, 0.7)  # seconds
@@ -233,16 +235,18 @@ def _replace_when_closed(temporary: Path, path: Path) -> None:
 
 def _lock(file: BinaryIO) -> bool | None:
     """Lock a file until it is closed; False where it is locked elsewhere, and None where there are no locks."""
+    if sys.platform == "win32":
+        # msvcrt.locking fails without errno under Wine, so that a locked file cannot be told from one without locks.
+        kernel32 = ctypes.WinDLL("kernel32", use_last_error=True)
+        handle = ctypes.c_void_p(msvcrt.get_osfhandle(file.fileno()))
+        if kernel32.LockFile(handle, _LOCKED_BYTE, 0, 1, 0):
+            return True
+        return False if ctypes.get_last_error() == _ERROR_LOCK_VIOLATION else None
+    if fcntl is None:
+        return None
     try:
-        if sys.platform == "win32":
-            file.seek(_LOCKED_BYTE)
-            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-            file.seek(0)
-        elif fcntl is None:
-            return None
-        else:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError):  # flock raises the first where the file is locked, LockFile the second
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
         return False
     except OSError:
         return None
