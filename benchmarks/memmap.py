@@ -31,6 +31,8 @@ P = 0.1
 MIB = 1 << 20
 ELEMS_PER_CHUNK = 2 * MIB
 FLOOR = "read and write"
+HAS_ADVICE = hasattr(mmap, "MADV_SEQUENTIAL")
+IN_SEQUENCE = "the same, one thread" + (", MADV_SEQUENTIAL" if HAS_ADVICE else "")
 
 _IN_MEMORY = ("tmpfs", "ramfs", "devtmpfs", "hugetlbfs")
 SHARED_OPTIONS = {"rounds": 7}
@@ -95,9 +97,12 @@ def multiply(path: Path) -> None:
 
 
 def apply_mask(path: Path, mask: cd.Mask, scale: float, *, in_sequence: bool = False) -> None:
-    """Apply a mask to the mapped file; in sequence: with one thread, and the advice that it goes from front to back."""
+    """Apply a mask to the mapped file; in sequence: with one thread, and the advice that it goes from front to back.
+
+    Windows takes no such advice.
+    """
     mapped = np.memmap(path, np.float32, "r+")
-    if in_sequence:
+    if in_sequence and HAS_ADVICE:
         mapped.base.madvise(mmap.MADV_SEQUENTIAL)
     with threadpool_limits(1 if in_sequence else None):
         mask.apply(mapped, out=mapped, scale=scale)
@@ -145,7 +150,7 @@ def measure(path: Path, n_elems: int, rounds: int, *, progress: bool = False) ->
         "np.multiply(m, 1, out=m)": lambda: multiply(path),
         # The same mask with scale 1 leaves the file as it is.
         "mask.apply(m, out=m)": lambda: apply_mask(path, mask, 1.0),
-        "the same, one thread, MADV_SEQUENTIAL": lambda: apply_mask(path, mask, 1.0, in_sequence=True),
+        IN_SEQUENCE: lambda: apply_mask(path, mask, 1.0, in_sequence=True),
     }
     times = interleaved_times(passes, rounds=rounds, refresh=lambda: forget(path), progress=progress)
     return [

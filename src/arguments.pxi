@@ -121,6 +121,9 @@ cdef int index_of_user_dtype(cnp.ndarray a):
 cdef inline int dtype_index(cnp.ndarray a):
     """Return the catalog's number of the array's dtype, in any byte order; -1 if there is none."""
     cdef int dtype, type_num = cnp.PyArray_TYPE(a)
+    # Equal dtypes for NumPy: C's long double on Windows, and on macOS with ARM64.
+    if type_num == cnp.NPY_LONGDOUBLE and cnp.PyArray_ITEMSIZE(a) == sizeof(double):
+        type_num = cnp.NPY_DOUBLE
     for dtype in range(N_DTYPES):
         if load_int(&numpy_type_nums[dtype]) == type_num:
             return dtype

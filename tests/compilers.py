@@ -31,7 +31,7 @@ def reason_to_skip(*command: str, suffix: str = ".c") -> str | None:
                 check=False,
                 text=True,
                 errors="replace",
-                timeout=60,
+                timeout=300,  # zig first compiles its C library: 16 s of CPU
             )
         except (OSError, subprocess.TimeoutExpired) as error:
             return f"{command[0]} cannot compile an empty program: {error}"

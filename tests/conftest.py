@@ -1,5 +1,6 @@
 """Fixtures that several test files use."""
 
+import ctypes
 import importlib
 import json
 import os
@@ -108,6 +109,13 @@ def _has_core_probe() -> bool:
 
 
 needs_core_probe = pytest.mark.skipif(not _has_core_probe(), reason="needs a C compiler and the checkout")
+
+
+def _is_wine() -> bool:
+    return sys.platform == "win32" and hasattr(ctypes.WinDLL("ntdll"), "wine_get_version")
+
+
+IS_WINE = _is_wine()
 
 
 class FixedQuota:

@@ -252,10 +252,12 @@ GOOD_OF_OTHER_SHAPES = {
 DTYPE = r"^(x|a|new) must be an array of float16, bfloat16, float32 or float64, got dtype "
 USABLE = r"^(x|a|new) must be usable as an array, got "
 
-
+# On Windows, and on macOS with ARM64, C's long double is a float64.
+LONG_DOUBLE = np.dtype(np.longdouble)
+OF_LONG_DOUBLE = (LONG_DOUBLE, LONG_DOUBLE.newbyteorder(">")) if LONG_DOUBLE.itemsize > 8 else ()
 BAD_DTYPES = (
-    *("i1", "u1", "i2", "i4", "i8", "u8", "?", "F", "D", "g", "G", "O", "M8[s]", "m8[s]", "U3", "S3", "V4"),
-    *([("a", "f4")], [("a", "f4"), ("b", "f4")], ml_dtypes.float8_e5m2, ml_dtypes.int4, ">i4", ">f16"),
+    *("i1", "u1", "i2", "i4", "i8", "u8", "?", "F", "D", "G", "O", "M8[s]", "m8[s]", "U3", "S3", "V4", ">i4"),
+    *([("a", "f4")], [("a", "f4"), ("b", "f4")], ml_dtypes.float8_e5m2, ml_dtypes.int4, *OF_LONG_DOUBLE),
 )
 BAD_X = {
     **{
@@ -460,7 +462,7 @@ ROWS = {**P_ROWS, **X_ROWS}
 
 def test_the_tables_have_their_rows():
     n_written = len(GOOD_P) + len(BAD_P) + len(ABOVE_ONE) + len(X_ROWS)
-    assert len(ROWS) == n_written >= 230  # no two rows have the same name
+    assert len(ROWS) == n_written >= 225  # no two rows have the same name
     assert len(BAD_OUT_ROWS) == len(BAD_OUT) >= 50
 
 
@@ -474,6 +476,15 @@ def test_an_argument_gives_the_plain_copys_answer_or_its_own_error(row):
 @pytest.mark.parametrize("row", BAD_OUT_ROWS.values(), ids=BAD_OUT_ROWS)
 def test_a_bad_out_is_named_with_its_input_and_not_written(row):
     check_row(row)
+
+
+@pytest.mark.skipif(bool(OF_LONG_DOUBLE), reason="C's long double is no float64 here")
+@pytest.mark.parametrize("order", ["=", ">"])
+def test_a_long_double_is_a_float64_where_c_has_it_so(order):
+    x = np.arange(24.0).reshape(4, 6)
+    found = cd.dropout(x.astype(LONG_DOUBLE.newbyteorder(order)), 0.5, rng=1)
+    assert found.dtype == np.float64
+    assert np.array_equal(found, cd.dropout(x, 0.5, rng=1))
 
 
 @pytest.mark.parametrize("make", GOOD_OUT.values(), ids=GOOD_OUT)

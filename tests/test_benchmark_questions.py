@@ -1,6 +1,7 @@
 """The questions of the benchmarks, and those other than `compare`: they check before they time."""
 
 import importlib
+import os
 import re
 import sys
 from dataclasses import replace
@@ -27,7 +28,7 @@ ROOT = Path(command_line.__file__).parents[1]
 def test_help_lists_every_question_without_importing_it(run_python):
     code = f"import sys; sys.path.append({str(ROOT)!r}); sys.modules['numpy.random'] = None"
     code += "; from benchmarks.command_line import main; main(['--help'])"
-    shown = run_python("-c", code).stdout.decode()
+    shown = run_python("-c", code).stdout.decode().replace(os.linesep, "\n")
     for question in QUESTIONS:
         summary = docstring_of(question).partition("\n")[0]
         assert summary.endswith(".")

@@ -419,7 +419,10 @@ def test_refused_result_of_ours_is_a_status_of_1(monkeypatch, files, capsys):
         ("--rounds 0", "argument --rounds: must be an integer of at least 1, got '0'"),
         ("--operations sideways", "argument --operations: invalid choice: 'sideways'"),
         ("--contenders tensorflow", "argument --contenders: unknown contender 'tensorflow'; known are floor, cdropout"),
-        ("--json no/such/folder/x.json", "argument --json: no/such/folder/x.json: folder no/such/folder must exist"),
+        (
+            "--json no/such/folder/x.json",
+            f"argument --json: no/such/folder/x.json: folder {Path('no/such/folder')} must exist",
+        ),
         ("--json .", "argument --json: .: must be a file, got a folder"),
         ("--plot chart.txt", "argument --plot: chart.txt: suffix must be one of .png, .pdf, .svg"),
     ],

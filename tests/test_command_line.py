@@ -68,7 +68,7 @@ def test_json_has_the_facts_that_the_text_has(run_python):
     assert facts["cache_bytes"] == {f"L{level}": n_bytes for level, n_bytes in machine.cache_bytes().items()}
     assert facts["packages"] == optional.installed_versions()
     shown = run_python("-m", "cdropout", env=env).stdout.decode()
-    assert shown == environment.describe(facts) + "\n"
+    assert shown.replace(os.linesep, "\n") == environment.describe(facts) + "\n"
 
 
 @pytest.mark.skipif(not _kernels.has_openmp(), reason="this build has no OpenMP")

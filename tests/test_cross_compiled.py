@@ -118,6 +118,7 @@ def run_program(tmp_path_factory):
     return run
 
 
+@pytest.mark.skipif(os.name != "posix", reason="its compiler is a shell script")
 def test_a_compiler_that_cannot_compile_an_empty_program_is_a_reason_to_skip(run_program, tmp_path, monkeypatch):
     compiler = tmp_path / "half-installed-gcc"
     compiler.write_text("#!/bin/sh\necho 'cannot find crt1.o' >&2\nexit 1\n")

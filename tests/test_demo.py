@@ -9,6 +9,7 @@ import time
 
 import numpy as np
 import pytest
+from conftest import IS_WINE
 
 import cdropout as cd
 from cdropout import __main__ as command_line
@@ -41,8 +42,12 @@ def run_alone(run_python):
 
 def test_the_demonstration_takes_less_than_ten_seconds_and_needs_numpy_alone(run_alone):
     started = time.perf_counter()
-    shown = run_alone("demo", env={"PYTHONIOENCODING": "ascii:strict"}).stdout.decode("ascii")
-    assert time.perf_counter() - started < 10
+    cpu_before = sum(os.times()[2:4])  # of children: 0 on Windows
+    shown = run_alone("demo", env={"PYTHONIOENCODING": "ascii:strict"}).stdout.decode("ascii").replace(os.linesep, "\n")
+    # On a busy machine or an emulated system, the processor's time tells what an idle one takes.
+    took, cpu = time.perf_counter() - started, sum(os.times()[2:4]) - cpu_before
+    assert cpu < 10
+    assert took < 10 or cpu > 0 or IS_WINE
     assert shown.startswith(f"cdropout {cd.__version__}: dropout for NumPy ({_kernels.active_isa()}, ")
     rows = re.findall("^  ([.#]+)$", shown, re.M)
     assert np.array_equal(
@@ -76,8 +81,8 @@ def test_a_network_is_trained_with_numpy_alone(run_alone):
     assert float(scores["macro F1"]) > 0.85
     assert float(scores["accuracy"]) > 0.85
     # Standard error is no terminal: no progress.
-    title = "784-512-512-10, ReLU, elementwise dropout, p = 0.5, seed 0; 10,000 training and 2,000 test images\n"
-    assert run.stderr.decode() == title
+    title = "784-512-512-10, ReLU, elementwise dropout, p = 0.5, seed 0; 10,000 training and 2,000 test images"
+    assert run.stderr.decode().splitlines() == [title]
 
 
 def test_a_plot_without_matplotlib_is_refused_before_the_training(run_alone, tmp_path):

@@ -149,7 +149,7 @@ OF_VALUES = [
         (
             TypeError,
             DTYPE,
-            ("i4", np.int64, np.uint8, bool, object, np.complex64, np.longdouble, "datetime64[s]", "U3"),
+            ("i4", np.int64, np.uint8, bool, object, np.complex64, np.clongdouble, "datetime64[s]", "U3"),
         ),
         (TypeError, DTYPE, ("V4", ml_dtypes.float8_e5m2, None, np.dtype(("f4", (2,))))),
     ),

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import re
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from mnist.sample import SAMPLE
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 NAMES = ("uncertainty", "regularization")
+NO_FILE = "" if os.name == "nt" else "No such file"  # Windows has other words
 
 pytestmark = pytest.mark.skipif(not EXAMPLES.exists(), reason="the tests were taken out of the checkout")
 
@@ -217,9 +219,9 @@ BAD = {
         ("--digits 0", "argument --digits: must be an integer of at least 1, got '0'"),
         ("--digits 99999", "argument --digits: must be at most "),
         ("--plot a.text", "argument --plot: a.text: suffix must be one of .png, .pdf, .svg"),
-        ("--plot no/such/a.png", "argument --plot: no/such/a.png: must be writable, got No such file"),
+        ("--plot no/such/a.png", f"argument --plot: {Path('no/such/a.png')}: must be writable, got {NO_FILE}"),
         ("--table .", "argument --table: .: must be writable, got Is a directory"),
-        ("--data no/such", "no/such: must be a folder of idx files, got nothing"),
+        ("--data no/such", f"{Path('no/such')}: must be a folder of idx files, got nothing"),
     ],
     "uncertainty": [
         ("--samples 0", "argument --samples: must be an integer of at least 1, got '0'"),

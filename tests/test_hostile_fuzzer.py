@@ -1,6 +1,7 @@
 """The short form of the fuzzer of hostile arguments, tests/hostile_arguments.py, and what the fuzzer itself notices."""
 
 import json
+import os
 import re
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import hostile_values
 import pytest
 from conftest import measures_the_process
 
+needs_posix = pytest.mark.skipif(os.name != "posix", reason="the program forks, and sets timers for signals")
 PROGRAM = Path(__file__).with_name("hostile_arguments.py")
 
 pytestmark = measures_the_process
@@ -29,6 +31,7 @@ def case_of(call, moments=(), **arguments):
     }
 
 
+@needs_posix
 def test_hostile_arguments_do_not_crash_the_process(run_python):
     done = run_python(str(PROGRAM), "8", "1", check=False)
     report = done.stdout.decode()
@@ -39,7 +42,8 @@ def test_hostile_arguments_do_not_crash_the_process(run_python):
         assert f"    {word} " in report
 
 
-def test_every_public_function_class_and_method_is_called():
+def test_every_public_function_class_and_method_is_called(monkeypatch):
+    monkeypatch.setenv("MPLBACKEND", "Agg")  # no windows
     called = hostile_arguments.targets()
     for name in hostile_arguments.public_objects():
         assert name in called
@@ -70,6 +74,7 @@ hostile_arguments.print_smallest({case!r})
     return run_python("-c", program).stdout.decode()
 
 
+@needs_posix
 def test_a_crash_is_seen_and_its_case_is_made_smaller(run_python):
     moments = [["event", 0, [["shrink", 0]]], ["threads", 3, [["write", 0]]]]
     case = case_of("dropout", moments, p=["float", 0.5, {"__float__": reaction(("shrink", 0), ("move", 0))}])
@@ -83,6 +88,7 @@ def test_a_crash_is_seen_and_its_case_is_made_smaller(run_python):
     assert not found["big"]
 
 
+@needs_posix
 @pytest.mark.parametrize(
     ("change", "noticed"),
     [

@@ -1,6 +1,7 @@
 """Memory that calls allocate."""
 
 import re
+import sys
 import tracemalloc
 from pathlib import Path
 
@@ -68,7 +69,7 @@ print(peak() - before)
 def test_the_core_allocates_nothing_behind_numpys_back(run_python):
     # tracemalloc does not trace the C core and OpenMP; the process's peak includes them, as the control with an array
     # shows.
-    if not Path("/proc/self/status").exists():
+    if not sys.platform.startswith("linux"):
         pytest.skip("needs Linux, to read a process's peak")
     assert int(run_python("-c", PEAK_OF_PROCESS).stdout) < 1024
     assert int(run_python("-c", PEAK_OF_PROCESS, "control").stdout) > 8 * 1024
@@ -85,11 +86,11 @@ def test_a_feature_mask_is_never_expanded_to_the_shape():
     large = np.ones((4096, 1024), np.float32)
     for axes in (0, 1):
         mask = cd.draw_mask(large.shape, 0.1, rng=1, shared_axes=axes)
-        assert peak_of(lambda mask=mask: mask.apply(large, out=large)) < 16_384
+        assert peak_of(lambda mask=mask: mask.apply(large, out=large)) < 32_768
 
 
 def growth_of_calls(run_python, *arguments):
-    if not Path("/proc/self/status").exists():
+    if not sys.platform.startswith("linux"):
         pytest.skip("needs Linux, to read what a process has in memory")
     printed = run_python(str(REPEATED_CALLS), *arguments, timeout=1800).stdout.decode()
     return {name: int(n_bytes) for name, n_bytes in (line.split("\t") for line in printed.splitlines())}

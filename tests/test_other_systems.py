@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -28,6 +29,7 @@ pytestmark = [
 
 SYSTEM_CALLS = [ROOT / "tests/system_calls.c", ROOT / "src/system/win32.c"]
 WITH_TEAM = "-DCDROPOUT_SERIAL_REASON=SYSTEM_THREADS"
+TWO_THREADS = {"OMP_NUM_THREADS": "2"}
 
 
 def compile_for(target, source, *arguments):
@@ -41,6 +43,85 @@ def test_a_team_of_this_system_calls_every_index_once(tmp_path):
     program = tmp_path / "system_calls"
     subprocess.run(["cc", "-std=c11", "-pthread", *SYSTEM_CALLS, "-o", program], check=True, timeout=60)
     assert subprocess.run([program], check=True, capture_output=True, text=True, timeout=60).stdout.endswith("once\n")
+
+
+# ControlFlags, the rate as 10000 for all processors or as two halves (minimum, maximum), processors; CPUs or 0.
+QUOTAS = {
+    "no rate is enabled": (0x0, 5000, 4, 0),
+    "a weight": (0x1 | 0x2, 5, 4, 0),
+    "a rate without a hard cap": (0x1, 5000, 4, 0),
+    "half of four": (0x1 | 0x4, 5000, 4, 2),
+    "a hundredth of one": (0x1 | 0x4, 100, 1, 0.01),
+    "a hard cap at all processors": (0x1 | 0x4, 10000, 64, 0),
+    "a maximum of a quarter above a minimum of a tenth": (0x1 | 0x10, 2500 << 16 | 1000, 64, 16),
+    "a maximum of all processors": (0x1 | 0x10, 10000 << 16 | 1000, 64, 0),
+    "a hard cap that is not enabled": (0x4, 5000, 4, 0),
+}
+QUOTA_PROGRAM = """
+#include <stdio.h>
+#include "{header}"
+int main(void)
+{{
+    unsigned flags, rate, n_processors;
+    while (scanf("%u %u %u", &flags, &rate, &n_processors) == 3)
+        printf("%.17g\\n", cpu_quota_of_rate(flags, rate, n_processors));
+}}
+"""
+
+
+@pytest.mark.skipif(reason_to_skip("cc") is not None, reason="needs a C compiler")
+def test_the_quota_of_a_job_object_is_its_hard_cap_as_a_number_of_processors(tmp_path):
+    (tmp_path / "quota.c").write_text(QUOTA_PROGRAM.format(header=ROOT / "src/system/win32.h"))
+    program = tmp_path / "quota"
+    subprocess.run(["cc", "-std=c11", tmp_path / "quota.c", "-o", program], check=True, timeout=60)
+    given = "\n".join(f"{flags} {rate} {n}" for flags, rate, n, _ in QUOTAS.values())
+    done = subprocess.run([program], input=given, check=True, capture_output=True, text=True, timeout=60)
+    found = dict(zip(QUOTAS, map(float, done.stdout.split()), strict=True))
+    assert found == {case: quota for case, (*_, quota) in QUOTAS.items()}
+
+
+# ---- macOS's threads here -------------------------------------------------------------------------------------------
+
+# The compiler's wrapper tells the sources what setup.py tells them on macOS.
+WITH_LIBDISPATCH = """#!/bin/sh
+exec clang "$@" -DCDROPOUT_LIBDISPATCH -UCDROPOUT_SERIAL_REASON {team}
+"""
+IN_TEAM = """
+import cdropout
+from cdropout import _kernels, environment
+assert cdropout.__file__.startswith({folder!r})
+assert _kernels.has_system_threads() and not _kernels.has_openmp()
+assert environment.facts()["threads"]["limit"] == {n_threads}
+"""
+
+
+@pytest.mark.deep
+@pytest.mark.promise("bits-processors")
+def test_a_build_with_libdispatch_has_the_known_answers_and_the_frozen_digests(run_python, tmp_path):
+    if reason := reason_to_skip("clang", "-ldispatch", "-include", "dispatch/dispatch.h"):
+        pytest.skip(f"needs clang and libdispatch: {reason}")
+    compiler, site = tmp_path / "clang-with-libdispatch", tmp_path / "site"
+    compiler.write_text(WITH_LIBDISPATCH.format(team=WITH_TEAM))
+    compiler.chmod(0o755)
+    shutil.copytree(ROOT, tmp_path / "tree", ignore=shutil.ignore_patterns(".git", "build", "dist", "*.so"))
+    variables = {"CC": str(compiler), "LDFLAGS": "-ldispatch", "CDROPOUT_OPENMP": "0"}
+    install = ["-m", "pip", "install", "--quiet", "--no-build-isolation", "--no-deps", "--target", str(site)]
+    run_python(*install, str(tmp_path / "tree"), env=variables, timeout=1200)
+    copied = tmp_path / "tests"
+    shutil.copytree(ROOT / "tests", copied)
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    for n_threads in (1, 2):
+        env = {"PYTHONPATH": str(site), "OMP_NUM_THREADS": str(n_threads)}
+        run_python("-c", IN_TEAM.format(folder=str(site), n_threads=n_threads), env=env)
+        files = [str(copied / f"test_{name}.py") for name in ("frozen_stream", "stream_specification", "kernels")]
+        done = run_python("-m", "pytest", "-q", "-n", "0", *files, env=env, check=False, timeout=600)
+        print(n_threads, done.stdout.decode()[-200:])
+        assert done.returncode == 0, done.stdout.decode()
+    # Three arrays of several ranges each, of this build and of this library.
+    (line_here, line_there) = (
+        run_python("-c", FACTS, env=env).stdout.decode() for env in ({}, {"PYTHONPATH": str(site), **TWO_THREADS})
+    )
+    assert facts_in(line_there)["digests"] == facts_in(line_here)["digests"]
 
 
 MAGIC = {
@@ -177,6 +258,38 @@ def test_processes_that_windows_spawns_give_the_same_masks_and_a_console_may_lac
     done = wine.run("-m", "cdropout", cwd=tmp_path, timeout=120, variables={"PYTHONIOENCODING": "cp437"})
     assert done.returncode == 0
     assert f"instruction set  {_kernels.active_isa()}" in done.stdout
+
+
+# A job object as Windows' containers have it: half of the processors' time, and a hard cap.
+IN_JOB = """
+import ctypes, os
+from cdropout import _kernels
+
+class CpuRate(ctypes.Structure):
+    _fields_ = [("flags", ctypes.c_uint32), ("rate", ctypes.c_uint32)]
+
+kernel32 = ctypes.WinDLL("kernel32", use_last_error=True)
+for function in (kernel32.CreateJobObjectW, kernel32.GetCurrentProcess):
+    function.restype = ctypes.c_void_p
+job = ctypes.c_void_p(kernel32.CreateJobObjectW(None, None))
+rate = CpuRate(0x1 | 0x4, 5000)
+if not kernel32.SetInformationJobObject(job, 15, ctypes.byref(rate), ctypes.sizeof(rate)):
+    print("NONE", ctypes.get_last_error())
+elif not kernel32.AssignProcessToJobObject(job, ctypes.c_void_p(kernel32.GetCurrentProcess())):
+    print("OUTSIDE", ctypes.get_last_error())
+else:
+    print("QUOTA", _kernels.cpu_quota(), os.cpu_count())
+"""
+
+
+@pytest.mark.deep
+def test_the_quota_of_a_job_object_counts_on_windows(wine, tmp_path):
+    (tmp_path / "job.py").write_text(IN_JOB)
+    said, *numbers = wine.run("job.py", cwd=tmp_path, timeout=120).stdout.split()
+    if said == "NONE":
+        pytest.skip(f"this Wine has no CPU rates of job objects: error {numbers}")
+    assert said == "QUOTA"
+    assert float(numbers[0]) == int(numbers[1]) / 2
 
 
 @pytest.mark.deep

@@ -1,5 +1,6 @@
 """The release's workflow and conda-forge's recipe."""
 
+import hashlib
 import subprocess
 import sys
 import tomllib
@@ -48,6 +49,31 @@ def test_the_recipe_renders_to_a_package_for_each_python(platform):
         assert "-m pip install" in script
         assert ("CDROPOUT_OPENMP=1" in script) == platform.startswith("linux")
         assert ("CC=clang-cl" in script) == platform.startswith("win")
+
+
+def test_the_recipe_for_a_release_has_its_version_checksum_and_maintainers(tmp_path):
+    sdist = tmp_path / "cdropout-12.3.4.tar.gz"
+    sdist.write_bytes(b"the bytes of an sdist")
+    command = [sys.executable, RECIPE.with_name("for_release.py"), sdist, "first-account", "second-account"]
+    printed = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout
+    given = RECIPE.read_text().splitlines()
+    changed = [line for line in printed.splitlines() if line not in given]
+    assert changed == [
+        '  version: "12.3.4"',
+        f'  sha256: "{hashlib.sha256(sdist.read_bytes()).hexdigest()}"',
+        "    - first-account",
+        "    - second-account",
+    ]
+    left_out = [line for line in given if line not in printed.splitlines()]
+    assert [line for line in left_out if not line.startswith("#")] == [
+        f'  version: "{cd.__version__}"',
+        f'  sha256: "{"0" * 64}"',
+        "    - cdropout-developers",
+    ]
+    command[2] = tmp_path / "another-1.tar.gz"
+    refused = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
+    assert refused.returncode == 2
+    assert "sdist must be named cdropout-VERSION.tar.gz, got another-1.tar.gz" in refused.stderr
 
 
 def test_the_recipe_has_the_requirements_of_the_project():

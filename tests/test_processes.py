@@ -177,7 +177,7 @@ print(sorted({"numpy.random", "pathlib", "dataclasses"} & new), "cdropout._kerne
 parts = {".".join(name.split(".")[:2]) for name in new if name.startswith("cdropout.")}
 print(sorted(parts & {f"cdropout.{name}" for name in ("bench", "compat", "display", "environment", "torch")}))
 """
-    assert run_python("-c", code).stdout.decode().split("\n") == ["set()", "[] True", "[]", ""]
+    assert run_python("-c", code).stdout.decode().splitlines() == ["set()", "[] True", "[]"]
 
 
 def test_python_files_name_all_modules_that_compiled_ones_import(run_python, tmp_path):
@@ -226,7 +226,7 @@ except ValueError:
 def test_options_of_the_interpreter_change_nothing(run_python, options):
     expected = cd.draw_mask((3, 4), 0.5, rng=1).keep().sum()
     result = run_python(*options.split(), "-c", USE_EVERYTHING)
-    assert result.stdout.decode() == f"refused {expected}\n"
+    assert result.stdout.decode().splitlines() == [f"refused {expected}"]
     assert result.stderr == b""
 
 
@@ -251,7 +251,7 @@ for _ in range(6):
     started.acquire()
 """,
     )
-    assert result.stdout.decode().split("\n")[0] == "at exit (3000000,)"
+    assert result.stdout.decode().splitlines()[0] == "at exit (3000000,)"
 
 
 # While the interpreter ends, the built-in `open` is removed and imports fail, also of modules that have been imported.

