@@ -1,4 +1,4 @@
-"""Time epochs of the estimators over those of scikit-learn and PyTorch, and compare test errors and coverage.
+"""Time epochs of the estimators beside scikit-learn and PyTorch; compare errors.
 
 "epochs" trains MNIST in float32 by Adam on 784-512-512-10 with ReLU, batches of 128: "ours" with dropout after both
 hidden layers, "ours, p = 0", scikit-learn's MLPClassifier, which has no dropout, and a plain PyTorch loop with
