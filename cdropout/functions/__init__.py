@@ -1,6 +1,7 @@
 """Dropout as pure functions: arrays in, arrays out; the only state is the position of the stream."""
 
 from cdropout.functions.alpha import alpha_dropout, feature_alpha_dropout
+from cdropout.functions.bernoulli import bernoulli
 from cdropout.functions.drop_block import drop_block2d
 from cdropout.functions.dropout import dropout
 from cdropout.functions.fused import (
@@ -24,6 +25,7 @@ from cdropout.functions.zoneout import zoneout
 
 __all__ = [
     "alpha_dropout",
+    "bernoulli",
     "bias_dropout_add",
     "bias_relu_dropout",
     "drop_block2d",
