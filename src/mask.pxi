@@ -168,31 +168,39 @@ cdef class Mask(Drawn):
         and bool and integer arrays have no gradient.
 
         """
-        return self.selected(a, checked_selectable(a, "a"), out, fill)
+        return self.selected(a, "a", checked_selectable(a, "a"), out, fill, NOT_GIVEN)
 
     cdef object select_unscaled(self, object a, cnp.ndarray x, object out, object scale, object shift, object fill):
         """Return `select` for the arguments of `apply`, which must leave out those of its arithmetic."""
         if scale is not None or checked_real(shift, "shift") != 0.0:
             name, got = ("scale", scale) if scale is not None else ("shift", shift)
             raise TypeError(f"{name} must be left out for an array of {x.dtype}, which is not scaled, got {shown(got)}")
-        return self.selected(a, x, out, fill)
+        return self.selected(a, "a", x, out, fill, NOT_GIVEN)
 
-    cdef object selected(self, object a, cnp.ndarray x, object out, object fill):
+    cdef object selected(self, object a, str name, cnp.ndarray x, object out, object fill, object rng):
+        """Return `select` for a checked array x, the memory of a, which errors call `name`. If rng is given, the mask is
+        new, with p, shape and shared axes: it takes the stream's next positions after all checks."""
         cdef job_request request
         cdef mask_axes axes
         cdef held_arrays held
-        begin_holding(&held, not (cnp.PyArray_CheckExact(a) and is_exact(out)) or not self.is_run_of_elems())
-        hold(&held, x, "a")
+        begin_holding(&held, True)  # conversions of fill may run code
+        hold(&held, x, name)
         if not has_shape(x, self.shape):
-            raise ValueError(f"a must have the mask's shape {self.shape}, got {(<object>x).shape}")
-        watch(&held)  # conversions of fill may run code
-        cdef cnp.ndarray fills = checked_fill(fill, x, "a")
-        cdef cnp.ndarray result = checked_out(out, x, "a")
+            raise ValueError(f"{name} must have the mask's shape {self.shape}, got {(<object>x).shape}")
+        cdef cnp.ndarray fills = checked_fill(fill, x, name)
+        cdef cnp.ndarray result = checked_out(out, x, name)
         hold(&held, result, "out", True, True)
         cdef Container container = container_for(result, out, a, None, None)
         cdef tuple strides = None if self.is_run_of_elems() else self.all_strides()
         cdef Scratch scratch = scratch_for(result, x, None, strides is not None, &held)
+        cdef Stream stream = None
+        cdef uint64_t n_positions = 0
+        if rng is not NOT_GIVEN:
+            n_positions = checked_n_drawn(self.shape, self.shared_axes)
+            stream = stream_of_rng(rng)
         check_held(&held)
+        if stream is not None:
+            self.first = stream.take(n_positions, &self.key_words)
         request = blank_request(OPERATION_select, width_of_bytes(cnp.PyArray_ITEMSIZE(x)))
         request.key = self.key_words
         request.first = self.first
@@ -205,7 +213,9 @@ cdef class Mask(Drawn):
             request.lens = axes.lens
             request.strides = axes.strides
         run_on_arrays(&request, result, x, None, scratch, &held)
-        return in_container(result, container)
+        if container is None or stream is None:
+            return in_container(result, container)
+        return container.holding_drawn(result, stream, n_positions, self.first)
 
     cdef bint is_run_of_elems(self) noexcept:
         """Whether the elements take one run of positions, one each."""
@@ -606,6 +616,23 @@ def draw_mask(shape, p, rng, shared_axes):
     cdef Mask mask = Mask.__new__(Mask)
     place_mask(mask, p_checked, lengths, axes, stream_of_rng(rng), n_positions, &nothing_held)
     return mask
+
+
+def check_selection(a, str name, fill, out):
+    """Check the arguments of a selection without writing; return the array and its output, a new one if out is None."""
+    cdef cnp.ndarray x = checked_selectable(a, name)
+    checked_fill(fill, x, name)
+    return x, checked_out(out, x, name)
+
+
+def draw_selection(a, str name, p, fill, rng, out, shared_axes):
+    """Draw a mask for a and return (result, mask), with the result of `Mask.select`; errors call the array `name`."""
+    cdef cnp.ndarray x = checked_selectable(a, name)
+    cdef Mask mask = Mask.__new__(Mask)
+    mask.p = checked_p(p)
+    mask.shape = (<object>x).shape
+    mask.shared_axes = checked_axes(shared_axes, cnp.PyArray_NDIM(x))
+    return mask.selected(a, name, x, out, fill, rng), mask
 
 
 def apply_to_floats(Mask mask not None, a, str name, out=None, scale=None, shift=0.0, fill=0.0):
