@@ -171,6 +171,10 @@ cdef cnp.ndarray checked_selectable(object a, str name):
 cdef cnp.ndarray checked_fill(object fill, cnp.ndarray x, str x_name):
     """Return the values of dropped elements of x as a new plain array of x's dtype: element i takes value i modulo its
     size. Raise TypeError or ValueError unless they are values of the dtype and broadcast to x's shape."""
+    if PyLong_CheckExact(fill) and width_of(x) >= 0 and not cnp.PyTypeNum_ISBOOL(cnp.PyArray_TYPE(x)):
+        n_bits = 8 * cnp.PyArray_ITEMSIZE(x) - (0 if cnp.PyTypeNum_ISUNSIGNED(cnp.PyArray_TYPE(x)) else 1)
+        if (0 if n_bits % 2 == 0 else -(1 << n_bits)) <= fill < 1 << n_bits:
+            return np.array([fill], x.dtype.newbyteorder("="))
     cdef cnp.ndarray given = as_array(fill, "fill")
     dtype = x.dtype.newbyteorder("=")
     kind = dtype.kind if width_of(x) >= 0 else "f"

@@ -618,6 +618,18 @@ def draw_mask(shape, p, rng, shared_axes):
     return mask
 
 
+def dropped_indices(Mask mask not None):
+    """Return the indices of a mask's dropped elements in C order, an int64 array."""
+    cdef cnp.ndarray words = np.invert(mask.keep_words())
+    cdef const uint64_t *word = <const uint64_t *>cnp.PyArray_DATA(words)
+    cdef size_t n_elems = math.prod(mask.shape)
+    cdef cnp.ndarray indices = np.empty(count_kept(word, n_elems), np.int64)
+    cdef int64_t *index = <int64_t *>cnp.PyArray_DATA(indices)
+    with nogil:
+        list_kept(index, word, n_elems)
+    return indices
+
+
 def check_selection(a, str name, fill, out):
     """Check the arguments of a selection without writing; return the array and its output, a new one if out is None."""
     cdef cnp.ndarray x = checked_selectable(a, name)

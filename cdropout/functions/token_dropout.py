@@ -14,9 +14,10 @@ from cdropout.stream import Rng
 Array = npt.NDArray[Any]
 Bools = npt.NDArray[np.bool_]
 
-# Of the selected tokens, BERT replaces 80 % by the mask token and 10 % by a random token. In units of 2^-32.
-MASKED_BELOW = np.uint64(4 * 2**32 // 5)
-RANDOM_BELOW = np.uint64(9 * 2**32 // 10)
+# Of the selected tokens, BERT replaces 80 % by the mask token and 10 % by a random token. The upper 32 bits of a word
+# decide, and its lower ones do not matter.
+MASKED_BELOW = np.uint64((4 * 2**32 // 5) << 32)
+RANDOM_BELOW = np.uint64((9 * 2**32 // 10) << 32)
 
 
 def token_dropout(
@@ -131,7 +132,7 @@ def checked_choices(replace_random: Any, least: int, most: int) -> tuple[int, in
 
 def selection(mask: Mask, x: Array, special: Array | None) -> npt.NDArray[np.int64]:
     """Return the flat indices of the elements that a mask drops and that are not special tokens."""
-    indices = np.flatnonzero(mask.dropped())
+    indices = _kernels.dropped_indices(mask)
     if special is None:
         return indices
     if special.dtype.kind == "b":
@@ -155,11 +156,13 @@ def replace_by_rule(
 ) -> None:
     """Replace the selected tokens by BERT's rule, with the words of a mask's positions."""
     words = words_of(room, x.size)[selected]
-    upper, lower = words >> np.uint64(32), words & np.uint64(0xFFFFFFFF)
     begin, n_choices = choices
-    is_random = (upper >= MASKED_BELOW) & (upper < RANDOM_BELOW)
-    values = np.full(selected.size, mask_token, x.dtype)
-    drawn = (lower[is_random] * np.uint64(n_choices)) >> np.uint64(32)
-    values[is_random] = drawn.astype(np.int64) + begin
-    is_replaced = upper < RANDOM_BELOW
-    replace(result, x, selected[is_replaced], values[is_replaced])
+    # One selected token in five does not become the mask token.
+    others = np.flatnonzero(words >= MASKED_BELOW)
+    at, words = selected[others], words[others]
+    values = x.reshape(-1)[at] if x.flags.c_contiguous else x.flat[at]
+    at_random = np.flatnonzero(words < RANDOM_BELOW)
+    lower = words[at_random] & np.uint64(0xFFFFFFFF)
+    values[at_random] = (lower * np.uint64(n_choices) >> np.uint64(32)).astype(np.int64) + begin
+    replace(result, x, selected, mask_token)
+    replace(result, result, at, values)
