@@ -27,6 +27,7 @@ def below(word, n):
 # ---- pixels ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.promise("augmentation")
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(
     ("shape", "channels", "axis"),
@@ -73,6 +74,7 @@ def model_of_holes(image_words, numbers, heights, widths, size):
         yield slice(top, top + height), slice(left, left + width)
 
 
+@pytest.mark.promise("augmentation")
 @pytest.mark.parametrize("shape", [(40, 60), (40, 60, 3), (5, 40, 60, 3)])
 @pytest.mark.parametrize("dtype", ["uint8", "int64", "float32"])
 def test_rectangles_are_those_of_the_words(shape, dtype):
@@ -114,6 +116,7 @@ def test_rectangles_have_every_number_size_and_place():
 # ---- columns --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.promise("augmentation")
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("per_row", [False, True])
 def test_columns_take_fill_values_or_those_of_other_rows(dtype, per_row):
@@ -138,6 +141,7 @@ def test_columns_take_fill_values_or_those_of_other_rows(dtype, per_row):
 # ---- tokens ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.promise("augmentation")
 @pytest.mark.parametrize("dtype", ["int64", "int32", "uint16"])
 def test_tokens_follow_the_rule_of_bert(dtype):
     tokens = np.random.default_rng(0).integers(0, 1000, (64, 100)).astype(dtype)

@@ -60,6 +60,7 @@ def isa(request):
     _kernels.use_isa(None)
 
 
+@pytest.mark.promise("integers")
 @pytest.mark.parametrize("dtype", [*INTEGERS, *FLOATS])
 def test_every_layout_of_masks_selects_the_references_bits(isa, dtype):
     for shape, shared_axes, part in SHAPES:
