@@ -37,7 +37,7 @@ from cpython.long cimport PyLong_CheckExact
 from cpython.pycapsule cimport PyCapsule_GetPointer, PyCapsule_IsValid, PyCapsule_New
 from cpython.ref cimport Py_INCREF
 from libc.math cimport isfinite
-from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memset
 cimport numpy as cnp
 
@@ -46,6 +46,7 @@ from core cimport *
 from xla_ffi cimport *
 
 import itertools
+import math
 import os
 import sys
 import threading

@@ -138,8 +138,86 @@ cdef inline bint is_plain(cnp.ndarray a) noexcept:
 cdef cnp.ndarray checked_array(object a, str name):
     cdef cnp.ndarray array = a if cnp.PyArray_CheckExact(a) else readable_array(a, name)
     if dtype_index(array) < 0:
-        raise TypeError(f"{name} must be an array of {DTYPE_NAMES}, got dtype {array.dtype}")
+        raise TypeError(f"{name} must be an array of {DTYPE_NAMES}, got dtype {array.dtype}{advice_for(array, name)}")
     return array
+
+
+cdef str advice_for(cnp.ndarray array, str name):
+    """Return the end of an error about an array's dtype: what takes integers, or that these have no gradient."""
+    if width_of(array) < 0:
+        return ""
+    if name == "x":
+        return ": cdropout.draw_mask(x.shape, p).apply(x, fill=...) drops elements of bool and integer arrays"
+    return ": bool and integer arrays have no gradient" if name == "dy" else ""
+
+
+cdef inline int width_of(cnp.ndarray a) noexcept:
+    """Return the number of the width (core/kernel_table.h) of a bool or integer array's elements, -1 for other dtypes."""
+    cdef int type_num = cnp.PyArray_TYPE(a)
+    if not (cnp.PyTypeNum_ISBOOL(type_num) or cnp.PyTypeNum_ISINTEGER(type_num)):
+        return -1
+    return width_of_bytes(cnp.PyArray_ITEMSIZE(a))
+
+
+cdef inline int width_of_bytes(Py_ssize_t n_bytes) noexcept:
+    return 0 if n_bytes == 1 else 1 if n_bytes == 2 else 2 if n_bytes == 4 else 3 if n_bytes == 8 else -1
+
+
+cdef cnp.ndarray checked_selectable(object a, str name):
+    """Return an argument as an array of bool, integers or floats, whose bits the select kernels copy."""
+    cdef cnp.ndarray array = a if cnp.PyArray_CheckExact(a) else readable_array(a, name)
+    if dtype_index(array) < 0 and width_of(array) < 0:
+        raise TypeError(f"{name} must be an array of {DTYPE_NAMES}, bool or integers, got dtype {array.dtype}")
+    return array
+
+
+cdef cnp.ndarray checked_fill(object fill, cnp.ndarray x, str x_name):
+    """Return the values of dropped elements of x as a new plain array of x's dtype: element i takes value i modulo its
+    size. Raise TypeError or ValueError unless they are values of the dtype and broadcast to x's shape."""
+    if PyLong_CheckExact(fill) and width_of(x) >= 0 and not cnp.PyTypeNum_ISBOOL(cnp.PyArray_TYPE(x)):
+        n_bits = 8 * cnp.PyArray_ITEMSIZE(x) - (0 if cnp.PyTypeNum_ISUNSIGNED(cnp.PyArray_TYPE(x)) else 1)
+        if (0 if n_bits % 2 == 0 else -(1 << n_bits)) <= fill < 1 << n_bits:
+            return np.array([fill], x.dtype.newbyteorder("="))
+    cdef cnp.ndarray given = as_array(fill, "fill")
+    dtype = x.dtype.newbyteorder("=")
+    kind = dtype.kind if width_of(x) >= 0 else "f"
+    is_number = cnp.PyTypeNum_ISINTEGER(cnp.PyArray_TYPE(given)) or dtype_index(given) >= 0
+    if not (is_number or (cnp.PyTypeNum_ISBOOL(cnp.PyArray_TYPE(given)) and kind == "b")):
+        raise TypeError(f"fill must be values of {dtype}, got {shown(fill) if given.ndim == 0 else given.dtype}")
+    with np.errstate(all="ignore"):
+        values = np.array(given, dtype, order="C", subok=False)
+        # float64 does not hold all integers of 64 bits: integers are compared as such.
+        if is_number and dtype_index(given) >= 0:
+            wide = given.astype(np.float64)
+            is_exact_value = (
+                np.isinf(wide) | np.isfinite(values.astype(np.float64)) | np.isnan(wide) if kind == "f"
+                else np.isin(wide, (0.0, 1.0)) if kind == "b"
+                else is_whole_within(wide, dtype)
+            )
+        elif kind == "f":
+            is_exact_value = np.isfinite(values.astype(np.float64))
+        elif kind == "b":
+            is_exact_value = (given == 0) | (given == 1)
+        else:
+            info = np.iinfo(dtype)
+            is_exact_value = (given >= info.min) & (given <= info.max)
+    if not np.all(is_exact_value):
+        wrong = given[~is_exact_value].flat[0] if given.ndim else given[()]
+        raise ValueError(f"fill must be values of {dtype}, got {wrong}")
+    lengths, skip = (<object>x).shape, x.ndim - values.ndim
+    if skip < 0 or any(n != 1 and n != length for n, length in zip(values.shape, lengths[max(skip, 0):])):
+        raise ValueError(f"fill must broadcast to the shape of {x_name}, {lengths}, got {values.shape}")
+    if values.size <= 1 or cnp.PyArray_SIZE(x) == 0:
+        return np.resize(values, 1)
+    while lengths[skip] == 1 or values.shape[0] == 1:
+        values, skip = values[0], skip + 1
+    return np.array(np.broadcast_to(values, lengths[skip:]), order="C").reshape(-1)
+
+
+cdef object is_whole_within(object numbers, object dtype):
+    """Return where floats are integers of a dtype. Its largest number plus 1 is a power of 2, which float64 holds."""
+    info = np.iinfo(dtype)
+    return (numbers == np.floor(numbers)) & (numbers >= float(info.min)) & (numbers < float(info.max + 1))
 
 
 def check_array(a, name):
@@ -213,7 +291,7 @@ cdef cnp.ndarray checked_out(object out, cnp.ndarray x, str name):
         raise ValueError(
             f"out must have the shape of {name}, got out of {(<object>array).shape} for {name} of {(<object>x).shape}"
         )
-    if cnp.PyArray_TYPE(array) != cnp.PyArray_TYPE(x):
+    if not cnp.PyArray_EquivTypenums(cnp.PyArray_TYPE(array), cnp.PyArray_TYPE(x)):
         raise ValueError(f"out must have the dtype of {name}, got out of {array.dtype} for {name} of {x.dtype}")
     if not cnp.PyArray_ISWRITEABLE(array):
         raise ValueError(

@@ -1,6 +1,6 @@
 """Declarations, for Cython, of the parts of src/core and src/system that _kernels.pyx uses. No other file has them."""
 
-from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 
 
 cdef extern from "core/stream.h" nogil:
@@ -77,6 +77,8 @@ cdef extern from "core/rule.h" nogil:
 cdef extern from "core/job.h" nogil:
     enum:
         OPERATION_fill_keep
+        OPERATION_select
+        OPERATION_fill_values
         MAX_AXES
 
     ctypedef struct job_request:
@@ -112,8 +114,11 @@ cdef extern from "core/job.h" nogil:
     int job_plan(job *j, const job_request *request)
     int job_plan_submatrix(job *j, const submatrix *request, int dtype)
     size_t count_kept(const uint64_t *words, size_t n_elems)
+    void list_kept(int64_t *indices, const uint64_t *words, size_t n_elems)
     bint job_is_copy(const job_request *request)
     void job_run(const job *j, size_t begin, size_t end)
+    void job_keep_words(const job *j, uint64_t *words, size_t begin, size_t end)
+    void job_draws(uint8_t *out, const double *p, const stream_key *key, uint64_t first, size_t n_elems)
     size_t job_cut(const job *j, size_t i, size_t n_ranges)
 
 

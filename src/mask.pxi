@@ -63,19 +63,21 @@ cdef class Mask(Drawn):
     def apply(self, a, out=None, *, scale=None, shift=0.0, fill=0.0):
         """Scale the kept elements of an array and replace the dropped ones.
 
+        Bool and integer arrays are not scaled: for them this is `select`.
+
         Parameters
         ----------
-        a : array_like of float16, bfloat16, float32 or float64
+        a : array_like of float16, bfloat16, float32, float64, bool or integers
             An array of the mask's shape, in any memory layout and byte order. Objects of other libraries are accepted
             as in `dropout`.
         out : ndarray, or an object that shares its memory, optional
             Array for the result, of a's shape and dtype: either a itself (in place) or memory apart from a.
         scale : float, optional
-            Factor for kept elements; 1/(1-p) by default.
+            Factor for kept elements; 1/(1-p) by default. Not for bool and integers.
         shift : float, optional
-            Number added to kept elements after scaling.
+            Number added to kept elements after scaling. Not for bool and integers.
         fill : float, optional
-            Value of dropped elements.
+            Value of dropped elements. For bool and integers, values of their dtype as in `select`.
 
         Returns
         -------
@@ -89,7 +91,7 @@ cdef class Mask(Drawn):
         Raises
         ------
         TypeError
-            For a dtype other than float16, bfloat16, float32 and float64.
+            For a dtype other than those above, or a scale or shift for bool or integers.
         ValueError
             For another shape, an out that does not fit, or a scale, shift or fill that is not finite.
 
@@ -97,21 +99,32 @@ cdef class Mask(Drawn):
         -----
         Errors are raised before anything is written, except for errors that a signal handler raises.
 
+        Bool and integer arrays have no gradient, so there is no backward pass for them.
+
         """
+        if cnp.PyArray_CheckExact(a) and width_of(a) >= 0:
+            return self.select_unscaled(a, a, out, scale, shift, fill)
+        return self.applied(a, "a", True, out, scale, shift, fill)
+
+    cdef object applied(self, object a, str name, bint takes_integers, object out, object scale, object shift,
+                        object fill):
+        """Return `apply` for an array that errors call `name`. takes_integers: whether bool and integers are copied."""
         cdef held_arrays held
         begin_holding(&held, not (
             cnp.PyArray_CheckExact(a) and is_exact(out) and (scale is None or PyFloat_CheckExact(scale))
             and PyFloat_CheckExact(shift) and PyFloat_CheckExact(fill)
         ) or self.shared_axes)  # for shared axes strides are computed, and an allocation may run finalizers
-        cdef cnp.ndarray x = checked_array(a, "a")
-        hold(&held, x, "a")
+        cdef cnp.ndarray x = checked_selectable(a, name) if takes_integers else checked_array(a, name)
+        if takes_integers and width_of(x) >= 0:
+            return self.select_unscaled(a, x, out, scale, shift, fill)
+        hold(&held, x, name)
         if not has_shape(x, self.shape):
-            raise ValueError(f"a must have the mask's shape {self.shape}, got {(<object>x).shape}")
+            raise ValueError(f"{name} must have the mask's shape {self.shape}, got {(<object>x).shape}")
         cdef affine map
         map.scale = kept_scale(self.p) if scale is None else checked_finite(scale, "scale")
         map.shift = checked_finite(shift, "shift")
         map.fill = checked_finite(fill, "fill")
-        cdef cnp.ndarray result = checked_out(out, x, "a")
+        cdef cnp.ndarray result = checked_out(out, x, name)
         hold(&held, result, "out", True, True)
         cdef Container container = container_for(result, out, a, None, None)
         cdef tuple strides = self.all_strides() if self.shared_axes else self.part_strides
@@ -120,11 +133,213 @@ cdef class Mask(Drawn):
         apply_mask(&self.key_words, self.first, self.p, &map, strides, result, x, scratch, &held)
         return in_container(result, container)
 
+    def select(self, a, fill=0, out=None):
+        """Copy the kept elements of an array and replace the dropped ones, without arithmetic.
+
+        Parameters
+        ----------
+        a : array_like of bool, integers, float16, bfloat16, float32 or float64
+            An array of the mask's shape, in any memory layout and byte order. Objects of other libraries are accepted
+            as in `dropout`.
+        fill : scalar or array_like, optional
+            Value of dropped elements: a value of a's dtype, or an array of them that broadcasts to a's shape, such as
+            one for each channel. Numbers of another type are accepted if the dtype has their value; for floats they are
+            rounded to the dtype.
+        out : ndarray, or an object that shares its memory, optional
+            Array for the result, of a's shape and dtype: either a itself (in place) or memory apart from a.
+
+        Returns
+        -------
+        ndarray
+            out, or a new array of a's shape and dtype. Kept elements have the bits of a.
+
+        Raises
+        ------
+        TypeError
+            For another dtype, or a fill that is not of numbers.
+        ValueError
+            For another shape, an out that does not fit, a fill that a's dtype does not have, or one that does not
+            broadcast.
+
+        Notes
+        -----
+        Errors are raised before anything is written, except for errors that a signal handler raises. The time is that
+        of copying a, plus the mask's bits (docs/performance.md). There is no backward pass: kept elements are copied,
+        and bool and integer arrays have no gradient.
+
+        """
+        return self.selected(a, "a", checked_selectable(a, "a"), out, fill, NOT_GIVEN)
+
+    cdef object select_unscaled(self, object a, cnp.ndarray x, object out, object scale, object shift, object fill):
+        """Return `select` for the arguments of `apply`, which must leave out those of its arithmetic."""
+        if scale is not None or checked_real(shift, "shift") != 0.0:
+            name, got = ("scale", scale) if scale is not None else ("shift", shift)
+            raise TypeError(f"{name} must be left out for an array of {x.dtype}, which is not scaled, got {shown(got)}")
+        return self.selected(a, "a", x, out, fill, NOT_GIVEN)
+
+    cdef object selected(self, object a, str name, cnp.ndarray x, object out, object fill, object rng):
+        """Return `select` for a checked array x, the memory of a, which errors call `name`. If rng is given, the mask is
+        new, with p, shape and shared axes: it takes the stream's next positions after all checks."""
+        cdef job_request request
+        cdef mask_axes axes
+        cdef held_arrays held
+        begin_holding(&held, True)  # conversions of fill may run code
+        hold(&held, x, name)
+        if not has_shape(x, self.shape):
+            raise ValueError(f"{name} must have the mask's shape {self.shape}, got {(<object>x).shape}")
+        cdef cnp.ndarray fills = checked_fill(fill, x, name)
+        cdef cnp.ndarray result = checked_out(out, x, name)
+        hold(&held, result, "out", True, True)
+        cdef Container container = container_for(result, out, a, None, None)
+        cdef tuple strides = None if self.is_run_of_elems() else self.all_strides()
+        cdef Scratch scratch = scratch_for(result, x, None, strides is not None, &held)
+        cdef Stream stream = None
+        cdef uint64_t n_positions = 0
+        if rng is not NOT_GIVEN:
+            n_positions = checked_n_drawn(self.shape, self.shared_axes)
+            stream = stream_of_rng(rng)
+        check_held(&held)
+        if stream is not None:
+            self.first = stream.take(n_positions, &self.key_words)
+        request = blank_request(OPERATION_select, width_of_bytes(cnp.PyArray_ITEMSIZE(x)))
+        request.key = self.key_words
+        request.first = self.first
+        request.p = self.p
+        request.bias = cnp.PyArray_BYTES(fills)
+        request.n_bias = cnp.PyArray_SIZE(fills)
+        if strides is not None:
+            set_axes(&axes, x, strides)
+            request.n_axes = axes.n
+            request.lens = axes.lens
+            request.strides = axes.strides
+        run_on_arrays(&request, result, x, None, scratch, &held)
+        if container is None or stream is None:
+            return in_container(result, container)
+        return container.holding_drawn(result, stream, n_positions, self.first)
+
+    cdef bint is_run_of_elems(self) noexcept:
+        """Whether the elements take one run of positions, one each."""
+        return self.part_strides is None and len(self.shared_axes) == 0
+
     # ---- a mask as an array -----------------------------------------------------------------------------------------
 
-    def keep(self):
-        """Return a new bool array of the mask's shape: True where an element is kept."""
-        return self.filled(OPERATION_fill_keep, np.bool_, 1.0)
+    def keep(self, out=None, dtype=None):
+        """Return an array of the mask's shape that tells which elements are kept.
+
+        Parameters
+        ----------
+        out : ndarray, or an object that shares its memory, optional
+            Array for the result, of the mask's shape.
+        dtype : bool, integer or float dtype, optional
+            The dtype of the result: that of out, or bool without one.
+
+        Returns
+        -------
+        ndarray
+            out, or a new array: True or 1 where an element is kept, False or 0 where it is dropped.
+
+        Raises
+        ------
+        TypeError
+            For another dtype.
+        ValueError
+            For an out that does not fit.
+
+        """
+        return self.decisions(out, dtype, False)
+
+    def dropped(self, out=None, dtype=None):
+        """Return the opposite of `keep`, with its arguments: True or 1 where an element is dropped."""
+        return self.decisions(out, dtype, True)
+
+    def packed(self):
+        """Return `numpy.packbits(mask.keep())` without making that array: one bit for each element, 1 where it is kept.
+
+        Returns
+        -------
+        ndarray of uint8
+            The elements in C order, eight to a byte, the first one in its highest bit. Unused bits of the last byte are
+            0.
+
+        """
+        cdef cnp.ndarray words = self.keep_words()
+        cdef uint64_t *word = <uint64_t *>cnp.PyArray_DATA(words)
+        cdef size_t i, n_words = cnp.PyArray_SIZE(words)
+        with nogil:
+            for i in range(n_words):
+                word[i] = bits_reversed_in_bytes(word[i])
+        n_bytes = (math.prod(self.shape) + 7) // 8
+        return words.astype("<u8", copy=False).view(np.uint8)[:n_bytes]
+
+    def count(self):
+        """Return the number of kept elements, an int, without making an array of elements."""
+        n_elems = math.prod(self.shape)
+        if is_zero(self.p) or self.p == 1.0:
+            return n_elems if is_zero(self.p) else 0
+        cdef cnp.ndarray words = self.keep_words()
+        return count_kept(<uint64_t *>cnp.PyArray_DATA(words), n_elems)
+
+    def indices(self):
+        """Return the indices of the kept elements in C order, an int64 array: `numpy.flatnonzero(mask.keep())`."""
+        cdef cnp.ndarray words = self.keep_words()
+        cdef const uint64_t *word = <const uint64_t *>cnp.PyArray_DATA(words)
+        cdef size_t n_elems = math.prod(self.shape)
+        cdef cnp.ndarray indices = np.empty(count_kept(word, n_elems), np.int64)
+        cdef int64_t *index = <int64_t *>cnp.PyArray_DATA(indices)
+        with nogil:
+            list_kept(index, word, n_elems)
+        return indices
+
+    cdef cnp.ndarray keep_words(self):
+        """Return the keep words of all elements in C order, a new uint64 array."""
+        cdef job_request request
+        cdef mask_axes axes
+        cdef job j
+        cdef size_t done = 0, end, n_elems
+        n = math.prod(self.shape)
+        cdef cnp.ndarray words = self.empty_array(((n + 63) // 64,), np.uint64)
+        cdef uint64_t *word = <uint64_t *>cnp.PyArray_DATA(words)
+        cdef tuple strides = None if self.is_run_of_elems() else self.all_strides()
+        n_elems = n
+        request = blank_request(OPERATION_fill_keep, 0)
+        request.key = self.key_words
+        request.first = self.first
+        request.p = self.p
+        request.out = cnp.PyArray_BYTES(words)
+        request.n_elems = n_elems
+        if strides is not None:
+            set_shape(&axes, self.shape, strides)
+            request.n_axes = axes.n
+            request.lens = axes.lens
+            request.strides = axes.strides
+        if job_plan(&j, &request) != 0:
+            raise SystemError("a mask must be one that can be planned: please report this")
+        while done < n_elems:
+            end = min(n_elems, done + WORDS_AT_A_TIME * 64)
+            with nogil:
+                job_keep_words(&j, word + done // 64, done, end)
+            done = end
+            PyErr_CheckSignals()
+        return words
+
+    cdef object decisions(self, object out, object dtype, bint is_dropped):
+        """Return `keep` or `dropped`."""
+        cdef held_arrays held
+        cdef cnp.ndarray array, made
+        if out is None:
+            return self.filled(OPERATION_fill_values, checked_value_dtype(np.bool_ if dtype is None else dtype),
+                               1.0, is_dropped)
+        begin_holding(&held, True)
+        array = checked_decisions_out(out, self.shape, dtype)
+        hold(&held, array, "out", False, True)
+        native = array.dtype.newbyteorder("=")
+        made = array if is_plain(array) and not self.shared_axes else None
+        if made is None:
+            made = self.filled(OPERATION_fill_values, native, 1.0, is_dropped)
+            copy_elems(array, made, &held)
+        else:
+            self.fill(made, OPERATION_fill_values, 1.0, is_dropped, &held)
+        return out
 
     def scaled(self, dtype=np.float32):
         """Return a new array of 0 where an element is dropped and 1/(1-p) where it is kept.
@@ -144,37 +359,47 @@ cdef class Mask(Drawn):
 
         """
         numpy_dtype = check_dtype(dtype)
-        scaled = self.filled(OPERATION_fill_scaled, numpy_dtype.newbyteorder("="), kept_scale(self.p))
+        scaled = self.filled(OPERATION_fill_scaled, numpy_dtype.newbyteorder("="), kept_scale(self.p), False)
         return scaled.astype(numpy_dtype, copy=False)
 
-    cdef object filled(self, int operation, object dtype, double scale):
-        """Return a new array of the mask's shape, filled by an operation that reads no array.
-
-        scale is the value of kept elements, 1 for OPERATION_fill_keep.
-        """
+    cdef int fill(self, cnp.ndarray drawn, int operation, double scale, bint is_dropped, held_arrays *held) except -1:
+        """Fill a plain array of the mask's decisions, without copies along shared axes, by an operation that reads no
+        array. scale is the value of kept elements; if is_dropped, that of dropped ones."""
         cdef job_request request
         cdef mask_axes axes
+        cdef cnp.ndarray values
+        if is_zero(self.p) or self.p == 1.0:  # no random bits are needed
+            drawn.fill(scale if is_zero(self.p) != is_dropped else 0)
+            return 0
+        values = np.array([1, 0] if is_dropped else [0, 1]).astype(drawn.dtype)
+        if may_use_threads(cnp.PyArray_SIZE(drawn)):
+            prepare_threads()
+        if operation == OPERATION_fill_values:
+            request = blank_request(operation, width_of_bytes(cnp.PyArray_ITEMSIZE(drawn)))
+            request.bias = cnp.PyArray_BYTES(values)
+            request.n_bias = 2
+        else:
+            request = blank_request(operation, dtype_index(drawn))
+            request.scale = scale
+        request.key = self.key_words
+        request.first = self.first
+        request.p = self.p
+        request.out = cnp.PyArray_BYTES(drawn)
+        request.n_elems = cnp.PyArray_SIZE(drawn)
+        if self.part_strides is not None:
+            set_axes(&axes, drawn, self.part_strides)
+            request.n_axes = axes.n
+            request.lens = axes.lens
+            request.strides = axes.strides
+        check_held(held)
+        return run_request(&request, held)
+
+    cdef object filled(self, int operation, object dtype, double scale, bint is_dropped):
+        """Return a new array of the mask's shape, filled by an operation that reads no array; arguments as in `fill`."""
         cdef cnp.ndarray drawn
         drawn_shape = tuple([1 if axis in self.shared_axes else n for axis, n in enumerate(self.shape)])
         drawn = self.empty_array(drawn_shape, dtype)
-        if is_zero(self.p) or self.p == 1.0:  # no random bits are needed
-            drawn.fill(scale if is_zero(self.p) else 0)
-        else:
-            if may_use_threads(cnp.PyArray_SIZE(drawn)):
-                prepare_threads()
-            request = blank_request(operation, dtype_index(drawn))
-            request.key = self.key_words
-            request.first = self.first
-            request.p = self.p
-            request.scale = scale
-            request.out = cnp.PyArray_BYTES(drawn)
-            request.n_elems = cnp.PyArray_SIZE(drawn)
-            if self.part_strides is not None:
-                set_axes(&axes, drawn, self.part_strides)
-                request.n_axes = axes.n
-                request.lens = axes.lens
-                request.strides = axes.strides
-            run_request(&request, &nothing_held)
+        self.fill(drawn, operation, scale, is_dropped, &nothing_held)
         if not self.shared_axes:
             return drawn
         whole = self.empty_array(self.shape, dtype)
@@ -326,6 +551,49 @@ cdef object slice_int(object number):
         raise TypeError(f"a mask's slice must have integers or None, got {shown(number)}") from None
 
 
+# ---- decisions as arrays --------------------------------------------------------------------------------------------
+
+cdef enum:
+    WORDS_AT_A_TIME = 16384  # 2^20 elements, then signals are handled
+
+
+cdef inline uint64_t bits_reversed_in_bytes(uint64_t word) noexcept nogil:
+    word = (word >> 1 & 0x5555555555555555u) | (word & 0x5555555555555555u) << 1
+    word = (word >> 2 & 0x3333333333333333u) | (word & 0x3333333333333333u) << 2
+    return (word >> 4 & 0x0F0F0F0F0F0F0F0Fu) | (word & 0x0F0F0F0F0F0F0F0Fu) << 4
+
+
+cdef object checked_value_dtype(object dtype):
+    """Return a dtype of decisions, in native byte order. TypeError unless it is bool, an integer or a float."""
+    try:
+        numpy_dtype = np.dtype(dtype)
+    except (SyntaxError, TypeError, ValueError):
+        numpy_dtype = None
+    if numpy_dtype is not None and numpy_dtype.subdtype is None:
+        example = np.empty(0, numpy_dtype)
+        if width_of(example) >= 0 or dtype_index(example) >= 0:
+            return numpy_dtype.newbyteorder("=")
+    got = shown(dtype) if numpy_dtype is None else numpy_dtype
+    raise TypeError(f"dtype must be {', '.join(FLOATS)}, bool or an integer, got {got}")
+
+
+cdef cnp.ndarray checked_decisions_out(object out, tuple shape, object dtype):
+    """Return an output for decisions of a shape as an array. dtype, unless it is None, must be that of out."""
+    cdef cnp.ndarray array = out if cnp.PyArray_CheckExact(out) else writable_array(out)
+    if not has_shape(array, shape):
+        raise ValueError(f"out must have the shape {shape}, got {(<object>array).shape}")
+    if width_of(array) < 0 and dtype_index(array) < 0:
+        raise TypeError(f"out must be an array of {', '.join(FLOATS)}, bool or integers, got dtype {array.dtype}")
+    if dtype is not None and checked_value_dtype(dtype) != array.dtype.newbyteorder("="):
+        raise ValueError(f"out must have the dtype {np.dtype(dtype)}, got {array.dtype}")
+    if not cnp.PyArray_ISWRITEABLE(array):
+        raise ValueError(f"out must be writable, got a read-only {type(out).__name__} of shape {shape}")
+    is_contiguous = cnp.PyArray_IS_C_CONTIGUOUS(array) or cnp.PyArray_IS_F_CONTIGUOUS(array)
+    if not is_contiguous and overlaps_itself(array):
+        raise ValueError(f"out must not overlap itself, got strides {(<object>array).strides} for shape {shape}")
+    return array
+
+
 # ---- drawing --------------------------------------------------------------------------------------------------------
 
 cdef int place_mask(Mask mask, double p, tuple shape, tuple shared_axes, Stream stream, uint64_t n_positions,
@@ -350,6 +618,41 @@ def draw_mask(shape, p, rng, shared_axes):
     return mask
 
 
+def dropped_indices(Mask mask not None):
+    """Return the indices of a mask's dropped elements in C order, an int64 array."""
+    cdef cnp.ndarray words = np.invert(mask.keep_words())
+    cdef const uint64_t *word = <const uint64_t *>cnp.PyArray_DATA(words)
+    cdef size_t n_elems = math.prod(mask.shape)
+    cdef cnp.ndarray indices = np.empty(count_kept(word, n_elems), np.int64)
+    cdef int64_t *index = <int64_t *>cnp.PyArray_DATA(indices)
+    with nogil:
+        list_kept(index, word, n_elems)
+    return indices
+
+
+def check_selection(a, str name, fill, out):
+    """Check the arguments of a selection without writing; return the array and its output, a new one if out is None."""
+    cdef cnp.ndarray x = checked_selectable(a, name)
+    checked_fill(fill, x, name)
+    return x, checked_out(out, x, name)
+
+
+def draw_selection(a, str name, p, fill, rng, out, shared_axes):
+    """Draw a mask for a and return (result, mask), with the result of `Mask.select`; errors call the array `name`."""
+    cdef cnp.ndarray x = checked_selectable(a, name)
+    cdef Mask mask = Mask.__new__(Mask)
+    mask.p = checked_p(p)
+    mask.shape = (<object>x).shape
+    mask.shared_axes = checked_axes(shared_axes, cnp.PyArray_NDIM(x))
+    return mask.selected(a, name, x, out, fill, rng), mask
+
+
+def apply_to_floats(Mask mask not None, a, str name, out=None, scale=None, shift=0.0, fill=0.0):
+    """Return `mask.apply`, but refuse bool and integers with an error that calls the array `name`: they have no gradient,
+    and a layer scales."""
+    return mask.applied(a, name, False, out, scale, shift, fill)
+
+
 cpdef double kept_scale(double p) noexcept:
     """Return 1/(1-p); 1 at p = 1, where no element is kept."""
     return kept_scale_of(p)
@@ -365,3 +668,66 @@ def alpha_map(double p):
     cdef double scale, shift, fill
     alpha_dropout_map(p, &scale, &shift, &fill)
     return scale, shift, fill
+
+
+# ---- Bernoulli trials -----------------------------------------------------------------------------------------------
+
+def bernoulli(shape, p, rng, out):
+    """Draw bools, for cdropout.bernoulli."""
+    cdef held_arrays held
+    cdef Mask mask
+    cdef tuple lengths = checked_shape(shape)
+    cdef uint64_t n_positions = checked_n_drawn(lengths, ())
+    cdef cnp.ndarray chances = None
+    cdef double p_checked = 0.0
+    begin_holding(&held, True)
+    if isinstance(p, (list, tuple)) or (not isinstance(p, np.generic) and getattr(p, "ndim", 0)):
+        chances = checked_chances(p, lengths)
+        hold(&held, chances, "p")
+    else:
+        p_checked = checked_p(p)
+    cdef cnp.ndarray array = None
+    if out is not None:
+        array = checked_decisions_out(out, lengths, None)
+        if cnp.PyArray_TYPE(array) != cnp.NPY_BOOL:
+            raise TypeError(f"out must be an array of bool, got dtype {array.dtype}")
+        hold(&held, array, "out", False, True)
+    mask = Mask.__new__(Mask)
+    cdef cnp.ndarray drawn = array if array is not None and is_plain(array) else mask.empty_array(lengths, np.bool_)
+    place_mask(mask, p_checked, lengths, (), stream_of_rng(rng), n_positions, &held)
+    if chances is None:
+        mask.fill(drawn, OPERATION_fill_values, 1.0, True, &held)
+    else:
+        draw_each(mask, drawn, chances, &held)
+    if array is not None and drawn is not array:
+        copy_elems(array, drawn, &held)
+    return drawn if out is None else out
+
+
+cdef int draw_each(Mask mask, cnp.ndarray drawn, cnp.ndarray chances, held_arrays *held) except -1:
+    """Fill a plain bool array from the mask's positions, each element with its own probability."""
+    cdef uint8_t *byte = <uint8_t *>cnp.PyArray_DATA(drawn)
+    cdef const double *chance = <const double *>cnp.PyArray_DATA(chances)
+    cdef size_t done = 0, n, n_elems = cnp.PyArray_SIZE(drawn)
+    while done < n_elems:
+        n = min(n_elems - done, <size_t>64 * ELEMS_PER_BLOCK)
+        check_held(held)
+        with nogil:
+            job_draws(byte + done, chance + done, &mask.key_words, mask.first + done, n)
+        done += n
+        PyErr_CheckSignals()
+    return 0
+
+
+cdef cnp.ndarray checked_chances(object p, tuple shape):
+    """Return an array of probabilities as a plain float64 array of a shape, to which it broadcasts."""
+    cdef cnp.ndarray given = as_array(p, "p")
+    if not (cnp.PyTypeNum_ISINTEGER(cnp.PyArray_TYPE(given)) or dtype_index(given) >= 0):
+        raise TypeError(f"p must be a real number or an array of them, got dtype {given.dtype}")
+    cdef cnp.ndarray chances = np.ascontiguousarray(given, np.float64)
+    if cnp.PyArray_SIZE(chances) and not (chances.min() >= 0.0 and chances.max() <= 1.0):  # false for NaN
+        raise ValueError(f"p must be in [0, 1], got {chances[~((chances >= 0.0) & (chances <= 1.0))].flat[0]}")
+    try:
+        return np.ascontiguousarray(np.broadcast_to(chances, shape))
+    except ValueError:
+        raise ValueError(f"p must broadcast to the shape {shape}, got {(<object>chances).shape}") from None

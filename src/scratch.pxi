@@ -19,6 +19,16 @@ cdef int set_axes(mask_axes *axes, cnp.ndarray a, tuple strides) except -1:
     return 0
 
 
+cdef int set_shape(mask_axes *axes, tuple shape, tuple strides) except -1:
+    """The same for a shape without an array."""
+    cdef int axis
+    axes.n = len(shape)
+    for axis in range(axes.n):
+        axes.lens[axis] = shape[axis]
+        axes.strides[axis] = strides[axis]
+    return 0
+
+
 cdef class Scratch:
     """The memory of a call besides its arrays; both are None if the arrays are plain."""
 

@@ -75,6 +75,15 @@ N, D, OTHER = ["plain", None], ["array", "owned", {}], ["plain", 2]
 PARAMETERS: dict[str, tuple[str, list[Any]]] = {
     **dict.fromkeys(("x", "residual", "bias", "weight", "new", "previous", "dy", "y", "a"), ("array", D)),
     **dict.fromkeys(("dout", "X", "xs", "inputs", "dvalues", "dLdy", "binary_mask"), ("array", D)),
+    **dict.fromkeys(("image", "table"), ("array", D)),
+    "tokens": ("array", ["list", [["plain", 1], ["plain", 2]], {}]),
+    "keep_special": ("array", N),
+    "mask_token": ("int", ["plain", 3]),
+    "replace_random": ("ints", N),
+    **dict.fromkeys(
+        ("num_holes_range", "hole_height_range", "hole_width_range"),
+        ("ints", ["tuple", [["plain", 1], ["plain", 2]], {}]),
+    ),
     "out": ("out", N),
     **dict.fromkeys(("p", "std", "prob", "dropout_ratio", "rate", "keep"), ("real", ["plain", 0.5])),
     **dict.fromkeys(("scale", "shift", "fill"), ("real", ["plain", 2.0])),
@@ -92,7 +101,10 @@ PARAMETERS: dict[str, tuple[str, list[Any]]] = {
     "block_size": ("count", ["plain", 3]),
     "time_axis": ("int", ["plain", 0]),
     **dict.fromkeys(("inplace", "scale_by_keep", "training", "train_flg"), ("flag", ["plain", True])),
-    **dict.fromkeys(("progress", "relu", "output"), ("flag", ["plain", False])),
+    **dict.fromkeys(
+        ("progress", "relu", "output", "per_channel", "per_row", "return_mask"), ("flag", ["plain", False])
+    ),
+    "replace": ("text", ["plain", "fill"]),
     "rescale": ("text", N),
     "mode": ("flag", ["plain", True]),
     "method": ("text", ["plain", "uint64"]),

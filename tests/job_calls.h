@@ -23,7 +23,10 @@ static inline const char *name_of_layout(job_layout layout)
 
 static inline const char *name_of_operation(int operation)
 {
-    return operation == OPERATION_fill_keep ? "fill_keep" : operation_table[operation].name;
+    return operation == OPERATION_fill_keep     ? "fill_keep"
+           : operation == OPERATION_select      ? "select"
+           : operation == OPERATION_fill_values ? "fill_values"
+                                                : operation_table[operation].name;
 }
 
 /* A request, the axes that it points to, and the limits with which it is planned. */
@@ -37,7 +40,7 @@ typedef struct {
 
 static inline size_t elem_bytes_of(const test_job *t)
 {
-    return t->request.operation == OPERATION_fill_keep ? 1 : dtype_table[t->request.dtype].n_bytes;
+    return elem_bytes_of_operation(t->request.operation, t->request.dtype);
 }
 
 static inline size_t bytes_of_job(const test_job *t)
@@ -51,10 +54,13 @@ static inline void describe_job(char *line, size_t n_bytes, const test_job *t)
     const job_request *r = &t->request;
     static const char *const stores[] = {
         [STORES_BY_SIZE] = "by size", [STORES_CACHED] = "cached", [STORES_PAST_CACHES] = "past caches"};
+    static const char *const width_names[N_WIDTHS] = {"1", "2", "4", "8"};
     int at = snprintf(line, n_bytes, "job %s_%s of %zu elements from %llu, p = %a, scale %a, repeats %zu, axes",
                       name_of_operation(r->operation),
-                      r->operation == OPERATION_fill_keep ? "bool" : dtype_table[r->dtype].name, r->n_elems,
-                      (unsigned long long)r->first, r->p, r->scale, r->n_repeats);
+                      r->operation == OPERATION_fill_keep ? "bool"
+                      : r->operation < N_OPERATIONS       ? dtype_table[r->dtype].name
+                                                          : width_names[r->dtype],
+                      r->n_elems, (unsigned long long)r->first, r->p, r->scale, r->n_repeats);
     for (int axis = 0; axis < r->n_axes; axis++)
         at +=
             snprintf(line + at, n_bytes - (size_t)at, " %zu:%llu", t->lens[axis], (unsigned long long)t->strides[axis]);
@@ -168,7 +174,7 @@ static inline test_job make_random_job(random_source *source, size_t most_elems,
     r->operation = (int)random_below(source, N_JOB_OPERATIONS);
     if (random_below(source, 4) == 0) /* more often those that have a layout more than others */
         r->operation = random_below(source, 2) ? OPERATION_apply_mask : OPERATION_alpha_dropout;
-    r->dtype = (int)random_below(source, N_DTYPES);
+    r->dtype = (int)random_below(source, r->operation < N_OPERATIONS ? N_DTYPES : N_WIDTHS);
     const int steps = steps_of_operation(r->operation);
     const int has_axes = !(steps & WITHOUT_MASK) && random_below(source, 4) != 0;
     const int has_long_rows = has_axes && most_elems > 2 * LONG_ROW + 200 && random_below(source, 4) == 0;
@@ -198,7 +204,7 @@ static inline test_job make_random_job(random_source *source, size_t most_elems,
         r->fill = fill;
     }
     if (steps & WITH_BIAS) {
-        r->n_bias = 1 + random_below(source, MAX_BIAS);
+        r->n_bias = r->operation == OPERATION_fill_values ? 2 : 1 + random_below(source, MAX_BIAS);
         r->bias_first = (size_t)source->take(source->from, random_below(source, 2) ? 2 : sizeof(size_t) - 1);
     }
     r->stores = (job_stores)random_below(source, STORES_PAST_CACHES + 1);
@@ -322,7 +328,8 @@ static inline void expect_job(char *expected, const test_job *t)
     const int operation =
         r->operation == OPERATION_apply_mask && has_fill ? (int)OPERATION_alpha_dropout : r->operation;
     const int is_copy = r->operation == OPERATION_apply_mask && r->p == 0.0 && r->scale == 1.0 && r->shift == 0.0;
-    const dtype_kernels *row = kernels_portable.dtype[r->dtype];
+    const int is_selected = r->operation == OPERATION_select || r->operation == OPERATION_fill_values;
+    const dtype_kernels *row = is_selected ? NULL : kernels_portable.dtype[r->dtype];
     decisions made;
     made.rule.key = r->key;
     made.n_positions = 0;
@@ -332,13 +339,21 @@ static inline void expect_job(char *expected, const test_job *t)
         const uint64_t position = position_of_elem(t, i);
         operands one = {.out = expected + i * elem_bytes,
                         .n_repeats = 1,
-                        .scale = steps & WITH_NOISE ? r->scale : round_scale(r->dtype, r->scale),
+                        .scale = steps & WITH_NOISE || is_selected ? r->scale : round_scale(r->dtype, r->scale),
                         .shift = r->shift,
                         .fill = r->fill};
         if (!(steps & WITHOUT_X))
             one.x = r->x + i * elem_bytes;
         if (steps & READS_RESIDUAL)
             one.residual = r->residual + i * elem_bytes;
+        if (is_selected) {
+            const int is_kept = decision_at(&made, position);
+            const size_t at =
+                r->operation == OPERATION_fill_values ? (size_t)is_kept : (r->bias_first % r->n_bias + i) % r->n_bias;
+            const char *filled = r->bias + at * elem_bytes;
+            memcpy(one.out, r->operation == OPERATION_select && is_kept ? one.x : filled, elem_bytes);
+            continue;
+        }
         if (steps & WITH_BIAS) {
             const char *elem = r->bias + (r->bias_first % r->n_bias + i) % r->n_bias * elem_bytes;
             for (size_t e = 0; e < ELEMS_PER_GROUP; e++)
@@ -361,7 +376,7 @@ static inline void expect_job(char *expected, const test_job *t)
 
 /* ---- requests that job_plan must refuse ---- */
 
-enum { N_MISTAKES = 17 };
+enum { N_MISTAKES = 18 };
 
 /* Makes one mistake in a request. Returns 0 if it is none for this operation. */
 static inline int make_mistake(job_request *r, int mistake)
@@ -374,7 +389,7 @@ static inline int make_mistake(job_request *r, int mistake)
         return 1;
     case 2:
     case 3:
-        r->dtype = mistake == 2 ? -1 : (int)N_DTYPES;
+        r->dtype = mistake == 2 ? -1 : r->operation < N_OPERATIONS ? (int)N_DTYPES : (int)N_WIDTHS;
         return r->operation != OPERATION_fill_keep;
     case 4:
     case 5:
@@ -404,6 +419,9 @@ static inline int make_mistake(job_request *r, int mistake)
     case 15:
         r->n_axes = mistake == 14 ? -1 : MAX_AXES + 1;
         return 1;
+    case 16:
+        r->n_bias = 3;
+        return r->operation == OPERATION_fill_values;
     default: /* an operation without a mask must not have axes or repeats */
         r->n_axes = 1;
         r->n_repeats = 2;

@@ -122,7 +122,13 @@ static inline void store_bits(char *elem, uint64_t bits, size_t elem_bytes)
 {
     const uint32_t bits32 = (uint32_t)bits;
     const uint16_t bits16 = (uint16_t)bits;
-    memcpy(elem, elem_bytes == 8 ? (const void *)&bits : elem_bytes == 4 ? (const void *)&bits32 : &bits16, elem_bytes);
+    const uint8_t bits8 = (uint8_t)bits;
+    memcpy(elem,
+           elem_bytes == 8   ? (const void *)&bits
+           : elem_bytes == 4 ? (const void *)&bits32
+           : elem_bytes == 2 ? (const void *)&bits16
+                             : &bits8,
+           elem_bytes);
 }
 
 enum { NAME_BYTES = 64 };

@@ -214,12 +214,15 @@ static int print_job(const job_shape *shape, int operation, int dtype, int is_st
     test_job t = make_job(shape, operation, dtype, is_streaming);
     const size_t n_bytes = bytes_of_job(&t), elem_bytes = elem_bytes_of(&t);
     const char *failure = NULL;
+    static const char *const widths[N_WIDTHS] = {"1", "2", "4", "8"};
     char name[2 * NAME_BYTES];
     job j;
     job_pieces pieces;
     snprintf(name, sizeof name, "job_%s_%s%s%s", shape->name, name_of_operation(operation),
              operation == OPERATION_fill_keep ? "" : "_",
-             operation == OPERATION_fill_keep ? "" : dtype_table[dtype].name);
+             operation == OPERATION_fill_keep ? ""
+             : operation == OPERATION_select  ? widths[dtype]
+                                              : dtype_table[dtype].name);
     t.request.out = place_output(is_streaming, n_to_group(operation, shape->layout == LAYOUT_RUN) * elem_bytes);
     if (plan_job(&j, &t) != 0)
         failure = "was refused";
@@ -243,6 +246,38 @@ static int print_job(const job_shape *shape, int operation, int dtype, int is_st
     return 1;
 }
 
+/* Any bits, for elements of a width: x and, as the bias, the values of dropped elements. */
+static void set_bits(int width)
+{
+    const size_t elem_bytes = (size_t)1 << width;
+    for (size_t i = 0; i < N_ELEMS; i++)
+        store_bits(x + i * elem_bytes, i * 0x9E3779B97F4A7C15u, elem_bytes);
+    for (size_t i = 0; i < N_BIAS; i++)
+        store_bits(bias + i * elem_bytes, i * 0xD1342543DE82EF95u + 1, elem_bytes);
+}
+
+static void print_select(int width)
+{
+    const size_t elem_bytes = (size_t)1 << width, group_bytes = ELEMS_PER_GROUP * elem_bytes;
+    char name[NAME_BYTES];
+    operands arrays = {.out = place_output(0, 0), .x = x, .bias = bias, .bias_seam = room, .bias_period = N_BIAS};
+    memcpy(room, bias + N_BIAS * elem_bytes - group_bytes, group_bytes);
+    memcpy(room + group_bytes, bias, group_bytes);
+    kernels->select[width](&arrays, words, N_ELEMS);
+    snprintf(name, sizeof name, "select_%zu", elem_bytes);
+    print_answer(kernels->isa, name, 0, arrays.out, N_ELEMS * elem_bytes, elem_bytes);
+}
+
+static void print_draws(void)
+{
+    static double p[N_ELEMS];
+    for (size_t i = 0; i < N_ELEMS; i++)
+        p[i] = (double)(i * 37 % 997) / 996.0;
+    char *draws = place_output(0, 0);
+    kernels->fill_draws((uint8_t *)draws, p, &key, FIRST, N_ELEMS);
+    print_answer(kernels->isa, "fill_draws", 0, draws, N_ELEMS, 1);
+}
+
 static int print_answers(void)
 {
     mask_rule rule = {.key = key};
@@ -256,6 +291,14 @@ static int print_answers(void)
         }
     print_kernel(kernels, FILL_RAW, 0, 0);
     print_kernel(kernels, FILL_KEEP, 0, 0);
+    print_draws();
+    for (int width = 0; width < N_WIDTHS; width++) {
+        set_bits(width);
+        print_select(width);
+        for (size_t s = 0; s < N_SHAPES; s++)
+            if (has_job(&shapes[s], OPERATION_select) && !print_job(&shapes[s], OPERATION_select, width, 0))
+                return 0;
+    }
     for (size_t s = 0; s < N_SHAPES; s++)
         if (has_job(&shapes[s], OPERATION_fill_keep) && !print_job(&shapes[s], OPERATION_fill_keep, 0, 0))
             return 0;

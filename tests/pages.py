@@ -26,6 +26,7 @@ ROOT = Path(__file__).parents[1]
 # Packages that a page may need and that may be missing. A block fails if it needs any other missing package.
 OPTIONAL_PACKAGES = {
     *("torch", "thinc", "spacy", "keras", "jax", "flax", "equinox", "dask", "distributed", "mpi4py", "ray", "joblib"),
+    *("albumentations", "torchvision", "transformers"),
     *("matplotlib", "sklearn", "ml_dtypes", "rich", "threadpoolctl", "tqdm"),
 }
 

@@ -110,6 +110,24 @@ def keep(key: int, start: int, n_elems: int, p: float) -> npt.NDArray[np.bool_]:
     return whole[skip : skip + n_elems]
 
 
+def draws(key: int, start: int, p: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
+    """Return True where the stream's element start + i has a number below p[i]: where a mask of that p drops it."""
+    first, last = start // ELEMS_PER_BLOCK, (start + p.size - 1) // ELEMS_PER_BLOCK
+    numbers = np.concatenate([block_numbers(key, block) for block in range(first, last + 1)])[start % ELEMS_PER_BLOCK :]
+    drawn = []
+    for i, (number, each) in enumerate(zip(numbers[: p.size].tolist(), p.tolist(), strict=True)):
+        threshold, tie_threshold = thresholds(each)
+        block, elem = divmod(start + i, ELEMS_PER_BLOCK)
+        is_tie_drawn = number == threshold and philox_of_tag(key, block, 1024 + elem // 4)[elem % 4] < tie_threshold
+        drawn.append(number < threshold or is_tie_drawn)
+    return np.array(drawn, bool)
+
+
+def select(x: npt.NDArray[Any], kept: npt.NDArray[np.bool_], fill: Any) -> npt.NDArray[Any]:
+    """Return the bits of x where kept, and those of fill, as a value of x's dtype, where dropped."""
+    return np.where(kept, x, np.asarray(fill).astype(x.dtype))
+
+
 def keep_of_shape(
     key: int, start: int, shape: tuple[int, ...], p: float, shared_axes: tuple[int, ...] = ()
 ) -> npt.NDArray[np.bool_]:

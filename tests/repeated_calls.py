@@ -28,6 +28,7 @@ x, dy, columns = np.ones((10, 10), np.float32), np.ones((10, 10), np.float32), n
 out, reversed_x, weight = np.empty_like(x), x[::-1], np.ones((10, 5), np.float32)
 image, view = np.ones((1, 3, 6, 6), np.float32), memoryview(bytearray(400)).cast("B").cast("f", (10, 10))
 sequence, volume = np.ones((1, 3, 8), np.float32), np.ones((1, 3, 2, 3, 4), np.float32)
+pixels, table, tokens = np.ones((9, 9, 3), np.uint8), np.ones((10, 10), np.int32), np.arange(100)
 long, huge = np.ones(200_000, np.float32), np.broadcast_to(np.float32(1), (1 << 23, 1 << 22))
 stream, generator = cd.Stream(1), np.random.Generator(cd.StreamBitGenerator(1))
 mask, noise = cd.Mask(1, 0, 0.3, (10, 10)), cd.Noise(1, 0, 0.3, (10, 10))
@@ -103,6 +104,23 @@ CALLS = {
     "dropout, list": lambda: cd.dropout([1.0, 2.0], 0.3, rng=stream),
     "dropout, memoryview": lambda: cd.dropout(view, 0.3, rng=stream, out=view),
     "dropout, DLPack": lambda: cd.dropout(Dlpack(x), 0.3, rng=stream),
+    "integers": lambda: [
+        mask.select(table, columns.astype(int)),
+        mask.apply(table, fill=3),
+        cd.pixel_dropout(pixels, 0.3, fill=[1, 2, 3], rng=stream),
+        cd.coarse_dropout(pixels, fill=4, rng=stream),
+        cd.column_dropout(table, 0.3, replace="swap", rng=stream),
+        cd.token_dropout(tokens, 0.3, 5, keep_special=[1], replace_random=9, rng=stream, return_mask=True),
+    ],
+    "integers, errors": lambda: [
+        fails(lambda: mask.select(table, "a")),
+        fails(lambda: cd.pixel_dropout(pixels, 0.3, fill=300, rng=stream)),
+        fails(lambda: cd.token_dropout(tokens, 0.3, 5, replace_random=0, rng=stream)),
+    ],
+    "decisions": lambda: [
+        *(mask.keep(dtype="u2"), mask.dropped(), mask[1:, 1:].packed(), mask.count(), mask.indices()),
+        *(cd.bernoulli(100, 0.3, rng=stream), cd.bernoulli((10, 10), columns * 0.5, rng=stream)),
+    ],
     "functions": lambda: [
         f(x, 0.3, rng=stream)
         for f in (

@@ -8,6 +8,7 @@ import array
 import mmap
 import re
 import sys
+import warnings
 from decimal import Decimal
 from fractions import Fraction
 from typing import Any
@@ -249,7 +250,7 @@ GOOD_OF_OTHER_SHAPES = {
     "a line": lambda: VALUES.ravel(),
     "a line, reversed and misaligned": lambda: misaligned(VALUES.ravel())[::-1],
 }
-DTYPE = r"^(x|a|new) must be an array of float16, bfloat16, float32 or float64, got dtype "
+DTYPE = r"^(x|a|new) must be an array of float16, bfloat16, float32 or float64(, bool or integers)?, got dtype "
 USABLE = r"^(x|a|new) must be usable as an array, got "
 
 # On Windows, and on macOS with ARM64, C's long double is a float64.
@@ -316,13 +317,27 @@ X_ALONE = {
     "Mask.apply": lambda x, rng: cd.Mask(7, 0, P, (4, 6)).apply(x),
     "Noise.add": lambda x, rng: cd.Noise(7, 0, P, (4, 6)).add(x),
 }
+
+
+def of_integers(make: Any) -> tuple[str, ...]:
+    """Return the calls that take what `make` returns if it is of bools or integers, which masks apply to."""
+    with warnings.catch_warnings(action="ignore"):  # of NumPy, about np.matrix
+        try:
+            return ("Mask.apply",) if as_array(make(), "x").dtype.kind in "biu" else ()
+        except (TypeError, ValueError):
+            return ()
+
+
 X_ROWS = {
     **{f"x {name}": Row(lambda make=make: (make(),), with_x(OF_A_MATRIX)) for name, make in GOOD_MATRICES.items()},
     **{
         f"x {name}": Row(lambda make=make: (make(),), without(with_x(OF_ANY_SHAPE), "FeatureDropout", "DropPath"))
         for name, make in GOOD_OF_OTHER_SHAPES.items()
     },
-    **{f"x {name}": Row(lambda make=make: (make(),), X_ALONE, *rest) for name, (make, *rest) in BAD_X.items()},
+    **{
+        f"x {name}": Row(lambda make=make: (make(),), without(X_ALONE, *of_integers(make)), *rest)
+        for name, (make, *rest) in BAD_X.items()
+    },
 }
 
 # ---- arrays that are written to -------------------------------------------------------------------------------------

@@ -107,6 +107,15 @@ def test_floor_runs(capsys):
     assert "mask.apply(x, out=y)" in capsys.readouterr().out
 
 
+def test_masks_runs(capsys):
+    assert main(["masks", "--rounds", "1"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert (
+        sum(line.startswith(("uint8 pixels", "int64 tokens", "bools", "mask of 1e6")) for line in lines)
+        >= 3 + 2 + 7 + 5
+    )
+
+
 def test_import_time_runs(capsys):
     assert main(["import-time", "--rounds", "1"]) == 0
     out = capsys.readouterr().out.splitlines()

@@ -31,6 +31,7 @@ FROZEN = frozen_digests()
 DTYPES = {"f32": np.float32, "f64": np.float64, "f16": np.float16, "bf16": ml_dtypes.bfloat16}
 # Numbers of operations in known_answers.c, and of those with a mask.
 N_OPERATIONS, N_MASKED = 11, 8
+WIDTHS = (1, 2, 4, 8)  # bytes of the elements of select
 
 pytestmark = pytest.mark.skipif(not CORE, reason="the tests were taken out of the checkout")
 
@@ -175,6 +176,7 @@ def test_the_program_runs_every_kernel_and_every_layout(native, jobs):
     n_kernels = N_OPERATIONS + N_MASKED + 2  # on ranges, from keep words, and the two with repeats
     # Each with a dtype also runs with streaming stores; raw blocks, and the keep bytes of jobs except copies, do not.
     expected = 2 * len(DTYPES) * (n_kernels + n_of_jobs) + 2 + len(jobs) - 1
+    expected += 1 + len(WIDTHS) * len(jobs)  # draws; select by keep words and in jobs except copies
     for isa, kernels in native.items():
         assert len(kernels) == expected, isa
 
@@ -182,9 +184,11 @@ def test_the_program_runs_every_kernel_and_every_layout(native, jobs):
 def test_the_programs_answers_are_the_models(native):
     raw = np.frombuffer(reference.raw_bytes(KEY, 2**32 - 1, 2), np.uint8)
     kept = reference.keep(KEY, 70, 3 * 4096 + 7, 0.3)
+    draws = reference.draws(KEY, 70, np.arange(3 * 4096 + 7) * 37 % 997 / 996.0)
     for kernels in native.values():
         assert kernels["fill_raw"] == fnv1a(raw)
         assert kernels["fill_keep"] == fnv1a(kept)
+        assert kernels["fill_draws"] == fnv1a(draws)
 
 
 def test_streaming_words_and_jobs_of_one_run_change_nothing(native):
@@ -196,7 +200,7 @@ def test_streaming_words_and_jobs_of_one_run_change_nothing(native):
         assert from_words == {name: kernels[name.replace("_words_", "_")] for name in from_words}
         of_run = {name: digest for name, digest in kernels.items() if name.startswith("job_run_")}
         assert len(from_words) == 2 * N_MASKED * len(DTYPES)
-        assert len(of_run) == 2 * N_OPERATIONS * len(DTYPES) + 1
+        assert len(of_run) == 2 * N_OPERATIONS * len(DTYPES) + 1 + len(WIDTHS)
         assert of_run == {name: kernels[name.removeprefix("job_run_")] for name in of_run}
 
 
@@ -210,8 +214,13 @@ def test_what_jobs_keep_and_apply_is_the_models(native, jobs):
             x = (eighths / 8).astype(numpy_dtype)
             result = x if job["layout"] == "copy" else reference.apply(x, is_kept, 1.4287109375)
             digests[f"job_{name}_apply_mask_{dtype}"] = fnv1a(result)
+        for width in WIDTHS:
+            i, unsigned = np.arange(n_elems, dtype=np.uint64), f"<u{width}"
+            x = (i * np.uint64(0x9E3779B97F4A7C15)).astype(unsigned)
+            fills = (i[:100] * np.uint64(0xD1342543DE82EF95) + np.uint64(1)).astype(unsigned)
+            digests[f"job_{name}_select_{width}"] = fnv1a(np.where(is_kept, x, np.resize(fills, n_elems)))
         if job["layout"] == "copy":
-            del digests[f"job_{name}_fill_keep"]
+            digests = {answer: digest for answer, digest in digests.items() if "apply_mask" in answer}
         for isa, kernels in native.items():
             assert digests == {answer: kernels[answer] for answer in digests}, isa
 
@@ -402,10 +411,13 @@ def test_a_kernel_that_goes_one_element_too_far_is_caught(run_program, isa):
 @pytest.mark.parametrize("isa", PROCESSORS["native"].isas)
 def test_a_job_that_goes_one_element_too_far_is_caught(run_program, isa):
     printed = run_program("guard_pages", PROCESSORS["native"], "one-too-many-jobs", isa, check=False).decode()
-    assert re.match(f"{isa}: a job as a whole reached outside its arrays", printed)
+    assert re.match(rf"{isa}( streaming)?: a job as a whole reached outside its arrays", printed)
 
 
 @pytest.mark.parametrize("isa", PROCESSORS["native"].isas)
 def test_a_job_that_moves_one_row_too_many_is_caught(run_program, isa):
     printed = run_program("guard_pages", PROCESSORS["native"], "one-too-many-rows", isa, check=False).decode()
-    assert re.match(f"{isa}: a job as a whole (reached outside its arrays|wrote behind its output): (ga|sca)t", printed)
+    assert re.match(
+        rf"{isa}( streaming)?: a job as a whole (reached outside its arrays|wrote behind its output): (ga|sca)t",
+        printed,
+    )

@@ -87,7 +87,7 @@ def test_every_block_is_run_or_listed_with_a_reason(page):
 # ---- Python ---------------------------------------------------------------------------------------------------------
 
 # The pages whose code needs the packages that .ci/run installs.
-OF_FRAMEWORKS = ("docs/frameworks.md", "docs/jax.md", "docs/keras.md", "docs/pytorch.md")
+OF_FRAMEWORKS = ("docs/augmentation.md", "docs/frameworks.md", "docs/jax.md", "docs/keras.md", "docs/pytorch.md")
 WITH_PYTHON = [
     pytest.param(page, marks=pytest.mark.ci if name_of(page) in OF_FRAMEWORKS else (), id=name_of(page))
     for page in RUN_HERE

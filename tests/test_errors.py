@@ -142,7 +142,7 @@ OF_VALUES = [
             r"^a must have the \w+'s shape \(4, 6\), got SHAPE$",
             (VALUES.T, VALUES[:3], VALUES[0], np.float32(1)),
         ),
-        (TypeError, "^a must be an array of float16", (np.zeros((4, 6), int),)),
+        (TypeError, "^a must be an array of float16", (np.zeros((4, 6), complex),)),
     ),
     *each(
         [lambda v, rng: MASK.scaled(v)],

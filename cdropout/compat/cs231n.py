@@ -105,7 +105,7 @@ def dropout_backward(dout: npt.ArrayLike, cache: Cache) -> Array:
     times this array.
     """
     if isinstance(cache, DropoutCache):
-        return cache.lazy_mask.apply(dout)
+        return cache.lazy_mask.apply(dout, "dout")
     _, mask = cache
     return dout if mask is None else multiply(dout, mask)  # type: ignore[return-value]
 

@@ -69,9 +69,11 @@ class NetworkMask:
         """Return whether an object is the array of this mask."""
         return self._array is not None and array is self._array
 
-    def apply(self, dy: npt.ArrayLike) -> Array:
-        """Return the gradient dy through the mask."""
-        return multiply(dy, self._array) if self._is_changed() else self.value.apply(dy, scale=self.scale)
+    def apply(self, dy: npt.ArrayLike, name: str = "dy") -> Array:
+        """Return the gradient dy, which errors call `name`, through the mask."""
+        if self._is_changed():
+            return multiply(dy, self._array)
+        return _kernels.apply_to_floats(self.value, dy, name, None, self.scale)
 
     def _made(self) -> Array:
         return self.value.keep() if self.dtype == np.bool_ else self.value.scaled(self.dtype)

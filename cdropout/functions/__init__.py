@@ -1,6 +1,9 @@
 """Dropout as pure functions: arrays in, arrays out; the only state is the position of the stream."""
 
 from cdropout.functions.alpha import alpha_dropout, feature_alpha_dropout
+from cdropout.functions.bernoulli import bernoulli
+from cdropout.functions.coarse_dropout import coarse_dropout
+from cdropout.functions.column_dropout import column_dropout
 from cdropout.functions.drop_block import drop_block2d
 from cdropout.functions.dropout import dropout
 from cdropout.functions.fused import (
@@ -12,6 +15,7 @@ from cdropout.functions.fused import (
 )
 from cdropout.functions.gaussian import gaussian_dropout, gaussian_noise
 from cdropout.functions.linear import drop_connect, drop_connect_moments, feature_dropout_linear
+from cdropout.functions.pixel_dropout import pixel_dropout
 from cdropout.functions.shared_axes import (
     drop_path,
     dropout1d,
@@ -20,12 +24,16 @@ from cdropout.functions.shared_axes import (
     feature_dropout,
     locked_dropout,
 )
+from cdropout.functions.token_dropout import token_dropout
 from cdropout.functions.zoneout import zoneout
 
 __all__ = [
     "alpha_dropout",
+    "bernoulli",
     "bias_dropout_add",
     "bias_relu_dropout",
+    "coarse_dropout",
+    "column_dropout",
     "drop_block2d",
     "drop_connect",
     "drop_connect_moments",
@@ -41,7 +49,9 @@ __all__ = [
     "gaussian_dropout",
     "gaussian_noise",
     "locked_dropout",
+    "pixel_dropout",
     "relu_dropout",
     "relu_dropout_backward",
+    "token_dropout",
     "zoneout",
 ]

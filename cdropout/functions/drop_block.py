@@ -91,7 +91,7 @@ def check_blocks(x: npt.ArrayLike, block_size: int, channels: Channels) -> tuple
 
 def _keep_outside_blocks(corners: Mask, block_size: int) -> npt.NDArray[np.bool_]:
     """Return a bool array: True outside the squares whose upper left corners a mask drops."""
-    dropped = np.logical_not(corners.keep())
+    dropped = corners.dropped()
     # A pixel lies in a square if, along each axis, a corner is among the block_size pixels that end with it.
     for axis in (-2, -1):
         padding = [(0, 0)] * dropped.ndim

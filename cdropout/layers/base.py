@@ -230,6 +230,6 @@ class DropoutLayer(Layer):
     def _through_mask(self, dy: npt.ArrayLike, out: Any, scale: float | None) -> npt.NDArray[Any] | None:
         """Return the gradient through the mask; without a mask return None in evaluation, and raise in training."""
         if self.mask is not None:
-            return self.mask.apply(dy, out, scale=scale)
+            return _kernels.apply_to_floats(self.mask, dy, "dy", out, scale)
         self._check_not_training()
         return None

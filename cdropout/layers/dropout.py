@@ -165,7 +165,7 @@ class Dropout(DropoutLayer):
             return x  # type: ignore[no-any-return]
         # p = 0 multiplies all elements, p = 1 sets all to +0.0. Neither needs random bits, so any key will do.
         mask = Mask(0, 0, 1.0 if self._p == 1.0 else 0.0, _kernels.as_array(x, "x").shape)
-        return mask.apply(x, x if self.inplace else None, scale=1.0 - self._p)
+        return _kernels.apply_to_floats(mask, x, "x", x if self.inplace else None, 1.0 - self._p)
 
 
 def _check_rescale(rescale: object) -> None:

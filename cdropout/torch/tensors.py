@@ -133,7 +133,7 @@ def write_masked(
     mask: Mask, a: Any, out: Any, scale: float | None = None, shift: float = 0.0, fill: float = 0.0
 ) -> None:
     """Apply a mask to an array, on as many threads as PyTorch uses: its OpenMP runtime may not be this library's."""
-    _kernels.with_threads(torch.get_num_threads(), mask.apply, a, out, scale=scale, shift=shift, fill=fill)
+    _kernels.with_threads(torch.get_num_threads(), _kernels.apply_to_floats, mask, a, "input", out, scale, shift, fill)
 
 
 def factor_of(mask: Mask, scale: float | None, dtype: torch.dtype) -> Tensor:

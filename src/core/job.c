@@ -30,13 +30,16 @@ static int is_valid(const job_request *request)
     if (request->operation < 0 || request->operation >= N_JOB_OPERATIONS)
         return 0;
     const int steps = steps_of_operation(request->operation);
-    const int has_dtype = request->operation == OPERATION_fill_keep || (unsigned)request->dtype < N_DTYPES;
+    const unsigned n_dtypes = request->operation < N_OPERATIONS ? N_DTYPES : N_WIDTHS;
+    const int has_dtype = request->operation == OPERATION_fill_keep || (unsigned)request->dtype < n_dtypes;
     const int has_number = steps & WITH_NOISE ? is_std(request->scale) : is_probability(request->p);
     const int has_x = steps & WITHOUT_X || request->x != NULL;
     const int has_residual = !(steps & READS_RESIDUAL) || request->residual != NULL;
     if (!(has_dtype && has_number && request->out != NULL && has_x && has_residual))
         return 0;
     if (steps & WITH_BIAS && (request->bias == NULL || request->n_bias == 0))
+        return 0;
+    if (request->operation == OPERATION_fill_values && request->n_bias != 2)
         return 0;
     if (request->n_axes == 0 && request->n_repeats <= 1)
         return 1;
@@ -66,6 +69,16 @@ static void set_bias(job *j, const char *bias, size_t n_bias, size_t first)
         memcpy(room + n_done, room, n_done < n_room_bytes - n_done ? n_done : n_room_bytes - n_done);
     j->arrays.bias = room;
     j->arrays.bias_seam = room + n_room_bytes - 2 * group_bytes;
+}
+
+/* Sets the fields of the bias for the dropped value, and behind the seam 64 copies of the kept one: the room is full.
+ */
+static void set_values(job *j, const char *values)
+{
+    char *kept = j->bias_room + 2 * ELEMS_PER_GROUP * j->elem_bytes;
+    set_bias(j, values, 1, 0);
+    for (size_t e = 0; e < ELEMS_PER_GROUP; e++)
+        memcpy(kept + e * j->elem_bytes, values + j->elem_bytes, j->elem_bytes);
 }
 
 /* Divides a C-ordered array into rows that each take one run of positions. Neighbouring axes that a single stride can
@@ -129,8 +142,11 @@ static int streaming_pays(const job *j, int steps)
 
 int job_is_copy(const job_request *request)
 {
-    return request->operation == OPERATION_apply_mask && is_zero(request->p) && is_zero(request->shift) &&
-           bits_of_double(request->scale) == bits_of_double(1.0);
+    if (!is_zero(request->p))
+        return 0;
+    return request->operation == OPERATION_select ||
+           (request->operation == OPERATION_apply_mask && is_zero(request->shift) &&
+            bits_of_double(request->scale) == bits_of_double(1.0));
 }
 
 int job_plan(job *j, const job_request *request)
@@ -140,7 +156,7 @@ int job_plan(job *j, const job_request *request)
     const int steps = steps_of_operation(request->operation);
     j->operation = request->operation;
     j->dtype = request->operation == OPERATION_fill_keep ? 0 : request->dtype;
-    j->elem_bytes = request->operation == OPERATION_fill_keep ? 1 : dtype_table[j->dtype].n_bytes;
+    j->elem_bytes = elem_bytes_of_operation(request->operation, j->dtype);
     j->n_elems = request->n_elems;
     /* Field by field, as in blank_request. */
     j->arrays.out = request->out;
@@ -149,7 +165,8 @@ int job_plan(job *j, const job_request *request)
     j->arrays.bias = j->arrays.bias_seam = NULL;
     j->arrays.bias_period = j->arrays.bias_at = 0;
     j->arrays.n_repeats = request->n_repeats > 1 ? request->n_repeats : 1;
-    j->arrays.scale = steps & WITH_NOISE ? request->scale : round_scale(j->dtype, request->scale);
+    j->arrays.scale = steps & WITH_NOISE || request->operation >= N_OPERATIONS ? request->scale
+                                                                               : round_scale(j->dtype, request->scale);
     j->arrays.shift = request->shift;
     j->arrays.fill = request->fill;
     j->arrays.is_streamed = 0;
@@ -166,7 +183,9 @@ int job_plan(job *j, const job_request *request)
     }
     if (j->operation == OPERATION_apply_mask && !(is_zero(request->fill) && is_zero(request->shift)))
         j->operation = OPERATION_alpha_dropout;
-    if (steps & WITH_BIAS)
+    if (j->operation == OPERATION_fill_values)
+        set_values(j, request->bias);
+    else if (steps & WITH_BIAS)
         set_bias(j, request->bias, request->n_bias, request->bias_first);
     if (request->n_axes > 0) {
         set_rows(j, request);
@@ -192,6 +211,17 @@ size_t count_kept(const uint64_t *words, size_t n_elems)
     if (n_elems % ELEMS_PER_GROUP != 0)
         n_kept += bits_set(words[n_elems / ELEMS_PER_GROUP] & (((uint64_t)1 << n_elems % ELEMS_PER_GROUP) - 1));
     return n_kept;
+}
+
+void list_kept(int64_t *indices, const uint64_t *words, size_t n_elems)
+{
+    for (size_t i = 0; i < n_elems; i += ELEMS_PER_GROUP) {
+        uint64_t word = words[i / ELEMS_PER_GROUP];
+        if (n_elems - i < ELEMS_PER_GROUP)
+            word &= ((uint64_t)1 << (n_elems - i)) - 1;
+        for (; word != 0; word &= word - 1)
+            *indices++ = (int64_t)(i + (size_t)__builtin_ctzll(word));
+    }
 }
 
 int job_plan_submatrix(job *j, const submatrix *request, int dtype)
@@ -229,10 +259,12 @@ static size_t share(size_t n, size_t i, size_t n_ranges)
     return n / n_ranges * i + n % n_ranges * i / n_ranges;
 }
 
-/* A multiple of 64 elements, so that the stores of every range are aligned as those of the first. */
-static size_t cut_at_group(size_t n_elems, size_t i, size_t n_ranges)
+/* A multiple of 64 elements, or of 64 positions with n_repeats elements each, so that the stores of every range are
+ * aligned as those of the first. */
+static size_t cut_at_group(size_t n_elems, size_t n_repeats, size_t i, size_t n_ranges)
 {
-    return i == n_ranges ? n_elems : share(n_elems / ELEMS_PER_GROUP, i, n_ranges) * ELEMS_PER_GROUP;
+    const size_t unit = ELEMS_PER_GROUP * n_repeats;
+    return i == n_ranges ? n_elems : share(n_elems / unit, i, n_ranges) * unit;
 }
 
 /* The start of a block, counted in positions from `first` on; any position if there are fewer blocks than ranges, as
@@ -272,9 +304,10 @@ size_t job_cut(const job *j, size_t i, size_t n_ranges)
         if (j->n_levels > 0)
             return share(j->n_elems / n_repeats, i, n_ranges) * n_repeats;
         return cut_at_block(j->first, j->row_positions, i, n_ranges) * n_repeats;
-    case LAYOUT_COPY:
     case LAYOUT_GATHERED:
+        return cut_at_group(j->n_elems, n_repeats < ELEMS_PER_GROUP ? n_repeats : 1, i, n_ranges);
+    case LAYOUT_COPY:
         break;
     }
-    return cut_at_group(j->n_elems, i, n_ranges);
+    return cut_at_group(j->n_elems, 1, i, n_ranges);
 }

@@ -29,13 +29,30 @@ typedef enum {
     LAYOUT_SUBMATRIX,   /* by job_plan_submatrix: kept rows and columns of a matrix, by keep words that are given */
 } job_layout;
 
-/* A job's operation: one of the catalog, or OPERATION_fill_keep, which writes a byte for each element, 1 where it is
- * kept and 0 where it is dropped. */
-enum { OPERATION_fill_keep = N_OPERATIONS, N_JOB_OPERATIONS };
+/* A job's operation: one of the catalog, or one that computes nothing and has no dtype. The number of a width
+ * (kernel_table.h) stands in the field dtype of the last two. */
+enum {
+    OPERATION_fill_keep =
+        N_OPERATIONS,      /* writes a byte for each element, 1 where it is kept and 0 where it is dropped */
+    OPERATION_select,      /* out = keep ? x : bias */
+    OPERATION_fill_values, /* out = keep ? bias[1] : bias[0]; n_bias is 2 */
+    N_JOB_OPERATIONS
+};
 
 static inline int steps_of_operation(int operation)
 {
-    return operation == OPERATION_fill_keep ? WITHOUT_X : operation_table[operation].steps;
+    return operation == OPERATION_fill_keep     ? WITHOUT_X
+           : operation == OPERATION_select      ? WITH_BIAS
+           : operation == OPERATION_fill_values ? WITH_BIAS | WITHOUT_X
+                                                : operation_table[operation].steps;
+}
+
+/* The bytes of an element of the output. */
+static inline size_t elem_bytes_of_operation(int operation, int dtype)
+{
+    return operation == OPERATION_fill_keep ? 1
+           : operation < N_OPERATIONS       ? dtype_table[dtype].n_bytes
+                                            : (size_t)1 << dtype;
 }
 
 /* How the output is stored. Stores past the caches (streaming or non-temporal stores) spare the processor reading the
@@ -56,7 +73,7 @@ enum {
  * does not use are ignored. */
 typedef struct {
     int operation;
-    int dtype; /* ignored by OPERATION_fill_keep, whose output is bytes */
+    int dtype; /* or width; ignored by OPERATION_fill_keep, whose output is bytes */
     stream_key key;
     uint64_t first; /* the position of element 0 */
     double p;
@@ -144,12 +161,22 @@ int job_plan_submatrix(job *j, const submatrix *request, int dtype);
 /* How many of the first n_elems bits of keep words are set; n_elems if words is NULL. */
 size_t count_kept(const uint64_t *words, size_t n_elems);
 
+/* Lists the indices of the set bits among the first n_elems; `indices` has room for as many as count_kept counts. */
+void list_kept(int64_t *indices, const uint64_t *words, size_t n_elems);
+
 /* Whether the request only copies x: nothing is dropped, scaled or added. */
 int job_is_copy(const job_request *request);
 
 /* Computes elements begin .. end - 1 in the default floating-point mode (rounding to nearest, subnormal numbers, no
  * traps). Threads may run ranges of one job at the same time; the division into ranges does not change the result. */
 void job_run(const job *j, size_t begin, size_t end);
+
+/* Computes the keep words of elements begin .. end - 1 of a planned job, whatever its operation: bit i % 64 of
+ * words[i / 64] is set where element begin + i is kept, and the unused bits of the last word are 0. */
+void job_keep_words(const job *j, uint64_t *words, size_t begin, size_t end);
+
+/* kernels->fill_draws in the default floating-point mode. */
+void job_draws(uint8_t *out, const double *p, const stream_key *key, uint64_t first, size_t n_elems);
 
 /* The element at which range i of n_ranges begins; i = n_ranges gives n_elems. A run of positions is cut at blocks if
  * possible, so that none is seeded twice; shared rows between rows, repeats between positions, other rows anywhere.

@@ -22,10 +22,34 @@ static inline operands arrays_at(const job *j, size_t i, size_t n_to_group)
     return ops;
 }
 
+static void run_words(const job *j, size_t i, const uint64_t *words, size_t n_elems);
+
+/* OPERATION_select or OPERATION_fill_values on one run of positions: the keep words of a few blocks, then their
+ * elements.
+ */
+static void run_selection(const job *j, size_t i, uint64_t first, size_t n_elems)
+{
+    enum { BLOCKS_AT_A_TIME = 4 }; /* 2 KiB of keep words */
+    uint64_t words[BLOCKS_AT_A_TIME * WORDS_PER_BLOCK];
+    while (n_elems > 0) {
+        const size_t n_here =
+            smaller(n_elems, BLOCKS_AT_A_TIME * (size_t)ELEMS_PER_BLOCK - (size_t)(first % ELEMS_PER_BLOCK));
+        kernels->fill_words(words, &j->rule, first, n_here);
+        run_words(j, i, words, n_here);
+        first += n_here;
+        i += n_here;
+        n_elems -= n_here;
+    }
+}
+
 static void run_range(const job *j, size_t i, uint64_t first, size_t n_elems)
 {
     if (j->operation == OPERATION_fill_keep) {
         kernels->fill_keep((uint8_t *)j->arrays.out + i, &j->rule, first, n_elems);
+        return;
+    }
+    if (j->operation > OPERATION_fill_keep) {
+        run_selection(j, i, first, n_elems);
         return;
     }
     if (i == 0 && !j->arrays.is_streamed) { /* saves small calls the copy of the operands */
@@ -45,7 +69,10 @@ static void run_words(const job *j, size_t i, const uint64_t *words, size_t n_el
         return;
     }
     const operands ops = arrays_at(j, i, 0);
-    kernels->dtype[j->dtype]->words(&ops, words, n_elems, j->operation);
+    if (j->operation > OPERATION_fill_keep)
+        kernels->select[j->dtype](&ops, words, n_elems);
+    else
+        kernels->dtype[j->dtype]->words(&ops, words, n_elems, j->operation);
 }
 
 /* ---- rows ---- */
@@ -239,11 +266,65 @@ static void append_positions(const job *j, block_words *cache, uint64_t *to, siz
     }
 }
 
-/* Appends each of the bits bit .. bit + n_bits - 1 of source n_repeats times, fewer than 64; the rest as in
- * append_bits. For speed, bits that do not fill a word yet stay in a register. */
-static void append_short_repeats(uint64_t *to, size_t n_held, const uint64_t *source, size_t bit, size_t n_bits,
-                                 unsigned n_repeats)
+enum { MAX_TABLED_REPEATS = 8 }; /* then the copies of 8 bits fit into 64 */
+
+/* Copies of the bits of a byte, n_repeats of each, for every byte. */
+static void make_byte_copies(uint64_t copies_of_byte[256], unsigned n_repeats)
 {
+    const uint64_t all = ((uint64_t)1 << n_repeats) - 1;
+    copies_of_byte[0] = 0;
+    for (unsigned byte = 1; byte < 256; byte++)
+        copies_of_byte[byte] = copies_of_byte[byte >> 1] << n_repeats | (byte & 1 ? all : 0);
+}
+
+/* n_repeats words with n_repeats copies of each of 64 bits. */
+static ALWAYS_INLINE void repeat_bits(uint64_t *words, uint64_t bits, const uint64_t *copies_of_byte,
+                                      unsigned n_repeats)
+{
+    uint64_t pending = 0;
+    unsigned n_pending = 0;
+    for (int byte = 0; byte < 8; byte++, bits >>= 8) {
+        const uint64_t copies = copies_of_byte[bits & 0xFF];
+        pending |= copies << n_pending;
+        n_pending += 8 * n_repeats;
+        if (n_pending >= 64) {
+            *words++ = pending;
+            n_pending -= 64;
+            pending = n_pending == 0 ? 0 : copies >> (8 * n_repeats - n_pending);
+        }
+    }
+}
+
+/* append_short_repeats for a multiple of 64 bits, by a table of copies. */
+static void append_tabled_repeats(uint64_t *to, size_t n_held, const uint64_t *source, size_t bit, size_t n_bits,
+                                  unsigned n_repeats, const uint64_t *copies_of_byte)
+{
+    for (const size_t end = bit + n_bits; bit < end; bit += 64, n_held += 64 * n_repeats) {
+        uint64_t words[MAX_TABLED_REPEATS + 1];
+        const uint64_t bits = source[bit / 64] >> bit % 64 | source[bit / 64 + 1] << 1 << (63 - bit % 64);
+        uint64_t *made = n_held % 64 == 0 ? to + n_held / 64 : words;
+        if (n_repeats == 3) /* an image's channels */
+            repeat_bits(made, bits, copies_of_byte, 3);
+        else
+            repeat_bits(made, bits, copies_of_byte, n_repeats);
+        made[n_repeats] = 0;
+        if (made == words)
+            append_bits(to, n_held, words, 0, 64 * n_repeats);
+    }
+}
+
+/* Appends each of the bits bit .. bit + n_bits - 1 of source n_repeats times, fewer than 64; the rest as in
+ * append_bits. For speed, bits that do not fill a word yet stay in a register. copies_of_byte may be NULL. */
+static void append_short_repeats(uint64_t *to, size_t n_held, const uint64_t *source, size_t bit, size_t n_bits,
+                                 unsigned n_repeats, const uint64_t *copies_of_byte)
+{
+    if (copies_of_byte != NULL) {
+        const size_t n_tabled = n_bits / 64 * 64;
+        append_tabled_repeats(to, n_held, source, bit, n_tabled, n_repeats, copies_of_byte);
+        n_held += n_tabled * n_repeats;
+        bit += n_tabled;
+        n_bits -= n_tabled;
+    }
     const uint64_t all = ((uint64_t)1 << n_repeats) - 1;
     uint64_t *word = to + n_held / 64, pending = *word;
     unsigned n_pending = n_held % 64;
@@ -262,8 +343,8 @@ static void append_short_repeats(uint64_t *to, size_t n_held, const uint64_t *so
 
 /* Appends the keep bits of n_elems elements, n_repeats to a position. The first one is element `skip` of those that
  * take position `first`. */
-static void append_repeats(const job *j, block_words *cache, uint64_t *to, size_t n_held, uint64_t first, size_t skip,
-                           size_t n_elems)
+static void append_repeats(const job *j, block_words *cache, const uint64_t *copies_of_byte, uint64_t *to,
+                           size_t n_held, uint64_t first, size_t skip, size_t n_elems)
 {
     const size_t n_repeats = j->arrays.n_repeats;
     while (n_elems > 0) {
@@ -271,7 +352,7 @@ static void append_repeats(const job *j, block_words *cache, uint64_t *to, size_
             const size_t n_left = ELEMS_PER_BLOCK - (size_t)(first % ELEMS_PER_BLOCK);
             const size_t n_positions = smaller(n_elems / n_repeats, n_left);
             const size_t bit = make_words(j, cache, first, n_positions);
-            append_short_repeats(to, n_held, cache->words, bit, n_positions, (unsigned)n_repeats);
+            append_short_repeats(to, n_held, cache->words, bit, n_positions, (unsigned)n_repeats, copies_of_byte);
             first += n_positions;
             n_held += n_positions * n_repeats;
             n_elems -= n_positions * n_repeats;
@@ -286,34 +367,92 @@ static void append_repeats(const job *j, block_words *cache, uint64_t *to, size_
     }
 }
 
+/* Where gathering stands: a row, and an element in it. */
+typedef struct {
+    row_cursor cursor;
+    size_t offset;
+    block_words cache;
+    int has_table; /* of the next field */
+    uint64_t copies_of_byte[256];
+} gathering;
+
+static void start_gathering(gathering *at, const job *j, size_t begin)
+{
+    const size_t row_elems = j->row_positions * j->arrays.n_repeats;
+    at->cursor = cursor_at_row(j, begin / row_elems);
+    at->offset = begin % row_elems;
+    at->cache.block = UINT64_MAX; /* no block has this index: there are 2^52 */
+    at->cache.words[WORDS_PER_BLOCK] = 0;
+    /* 256 entries: for fewer positions in a row, the table would cost more time than it saves. */
+    at->has_table = j->arrays.n_repeats > 1 && j->arrays.n_repeats <= MAX_TABLED_REPEATS && j->row_positions >= 1024;
+    if (at->has_table)
+        make_byte_copies(at->copies_of_byte, (unsigned)j->arrays.n_repeats);
+}
+
+/* The keep words of the next n_elems elements, which the job must have. Writes one word more than they fill. */
+static void gather_words(gathering *at, const job *j, uint64_t *words, size_t n_elems)
+{
+    const size_t n_repeats = j->arrays.n_repeats, row_elems = j->row_positions * n_repeats;
+    words[0] = 0;
+    for (size_t n_held = 0; n_held < n_elems;) {
+        const size_t offset = at->offset, n = smaller(row_elems - offset, n_elems - n_held);
+        const uint64_t first = at->cursor.first;
+        if (n_repeats == 1)
+            append_positions(j, &at->cache, words, n_held, first + offset, n);
+        else
+            append_repeats(j, &at->cache, at->has_table ? at->copies_of_byte : NULL, words, n_held,
+                           first + offset / n_repeats, offset % n_repeats, n);
+        n_held += n;
+        at->offset += n;
+        if (at->offset == row_elems) {
+            at->offset = 0;
+            next_row(j, &at->cursor);
+        }
+    }
+}
+
 static void run_gathered(const job *j, size_t begin, size_t end)
 {
-    uint64_t words[MAX_KEEP_WORDS + 1]; /* append_bits writes one more than it fills */
-    block_words cache;
-    const size_t n_repeats = j->arrays.n_repeats, row_elems = j->row_positions * n_repeats;
-    row_cursor cursor = cursor_at_row(j, begin / row_elems);
-    size_t offset = begin % row_elems;
-    cache.block = UINT64_MAX; /* no block has this index: there are 2^52 */
-    cache.words[WORDS_PER_BLOCK] = 0;
+    uint64_t words[MAX_KEEP_WORDS + 1]; /* gather_words writes one more than it fills */
+    /* Whole words from whole positions: copies of bits then need no shifts across words. */
+    const size_t unit = ELEMS_PER_GROUP * smaller(j->arrays.n_repeats, MAX_KEEP_WORDS);
+    const size_t n_most = ELEMS_PER_GROUP * MAX_KEEP_WORDS / unit * unit;
+    gathering at;
+    start_gathering(&at, j, begin);
     while (begin < end) {
-        const size_t n_gathered = smaller(end - begin, ELEMS_PER_GROUP * MAX_KEEP_WORDS);
-        words[0] = 0;
-        for (size_t n_held = 0; n_held < n_gathered;) {
-            const size_t n = smaller(row_elems - offset, n_gathered - n_held);
-            if (n_repeats == 1)
-                append_positions(j, &cache, words, n_held, cursor.first + offset, n);
-            else
-                append_repeats(j, &cache, words, n_held, cursor.first + offset / n_repeats, offset % n_repeats, n);
-            n_held += n;
-            offset += n;
-            if (offset == row_elems) {
-                offset = 0;
-                next_row(j, &cursor);
-            }
-        }
+        const size_t n_gathered = smaller(end - begin, n_most);
+        gather_words(&at, j, words, n_gathered);
         run_words(j, begin, words, n_gathered);
         begin += n_gathered;
     }
+}
+
+void job_keep_words(const job *j, uint64_t *words, size_t begin, size_t end)
+{
+    uint64_t gathered[MAX_KEEP_WORDS + 1];
+    gathering at;
+    if (begin >= end)
+        return;
+    if (j->layout == LAYOUT_RUN) {
+        kernels->fill_words(words, &j->rule, j->first + begin, end - begin);
+        return;
+    }
+    start_gathering(&at, j, begin);
+    while (begin < end) {
+        const size_t n_here = smaller(end - begin, ELEMS_PER_GROUP * MAX_KEEP_WORDS);
+        const size_t n_words = (n_here + ELEMS_PER_GROUP - 1) / ELEMS_PER_GROUP;
+        gather_words(&at, j, gathered, n_here);
+        memcpy(words, gathered, n_words * sizeof *words);
+        words += n_words;
+        begin += n_here;
+    }
+}
+
+void job_draws(uint8_t *out, const double *p, const stream_key *key, uint64_t first, size_t n_elems)
+{
+    const float_mode before = enter_default_mode();
+    kernels->fill_draws(out, p, key, first, n_elems);
+    leave_default_mode(before);
 }
 
 /* ---- any range of any layout ---- */

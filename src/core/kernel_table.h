@@ -160,6 +160,19 @@ typedef const char *fill_words_fn(uint64_t *out, const mask_rule *rule, uint64_t
 /* The output of the generator, RAW_BYTES_PER_BLOCK for each block. */
 typedef const char *fill_raw_fn(uint8_t *out, const stream_key *key, uint64_t first_block, size_t n_blocks);
 
+/* out[i] = 1 where the 48-bit number of position first + i is below p[i], which is in [0, 1]; else 0. With one p for
+ * all elements, 1 stands where a mask of that p drops. */
+typedef const char *fill_draws_fn(uint8_t *out, const double *p, const stream_key *key, uint64_t first, size_t n_elems);
+
+/* Widths of the elements that the select kernels copy: number w stands for 2^w bytes. */
+enum { N_WIDTHS = 4 };
+
+/* out = keep ? x : fill, on the bits of elements of one width. The fill values are in the operands of a bias; keep
+ * words as in words_fn. If x is NULL, kept elements take the value that stands 64 times in bias_seam behind its 128
+ * elements.
+ */
+typedef const char *select_fn(const operands *ops, const uint64_t *keep_words, size_t n_elems);
+
 /* What happens to the kept elements of a matrix: its kept rows, or kept columns, or where these cross. */
 enum {
     GATHER_KEPT,       /* they are copied to a dense smaller matrix */
@@ -206,6 +219,8 @@ typedef struct {
     fill_keep_fn *fill_keep;
     fill_words_fn *fill_words;
     fill_raw_fn *fill_raw;
+    fill_draws_fn *fill_draws;
+    select_fn *select[N_WIDTHS];
     submatrix_fn *submatrix[DTYPE_f64 + 1]; /* float32 and float64 */
 } kernel_table;
 

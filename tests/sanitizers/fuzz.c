@@ -244,7 +244,7 @@ static void check_pieces(const job *j, const test_job *t, const job_pieces *piec
     const size_t n_bytes = bytes_of_job(t);
     const int steps = steps_of_operation(t->request.operation);
     const int is_copied =
-        t->request.operation == OPERATION_fill_keep || steps & WITH_CHOICE || j->layout == LAYOUT_COPY;
+        t->request.operation >= OPERATION_fill_keep || steps & WITH_CHOICE || j->layout == LAYOUT_COPY;
     char *out = t->request.out;
     for (size_t i = 0; supported_at(i) != NULL; i++) {
         kernels = supported_at(i);

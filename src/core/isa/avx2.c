@@ -80,6 +80,38 @@ static inline int any_tie(const v64 numbers[4], v64 threshold16)
     return !_mm256_testz_si256(ties, ties);
 }
 
+typedef __m256i vbytes;
+#define BYTES_OF_VECTOR 32
+#define bytes_load(p) _mm256_loadu_si256((const __m256i *)(const void *)(p))
+#define bytes_store(p, v) _mm256_storeu_si256((__m256i *)(void *)(p), v)
+#define bytes_stream(p, v) v64_stream(p, v)
+static inline vbytes bytes_select1(uint64_t bits, vbytes v, vbytes other)
+{
+    const __m256i byte_of_elem = _mm256_setr_epi64x(0, 0x0101010101010101, 0x0202020202020202, 0x0303030303030303);
+    const __m256i places = _mm256_set1_epi64x((long long)0x8040201008040201u);
+    const __m256i copies = _mm256_shuffle_epi8(_mm256_set1_epi32((int)bits), byte_of_elem);
+    return _mm256_blendv_epi8(other, v, _mm256_cmpeq_epi8(_mm256_and_si256(copies, places), places));
+}
+static inline vbytes bytes_select2(uint64_t bits, vbytes v, vbytes other)
+{
+    const __m256i places =
+        _mm256_setr_epi16(1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, (short)0x8000);
+    const __m256i chosen = _mm256_and_si256(_mm256_set1_epi16((short)bits), places);
+    return _mm256_blendv_epi8(other, v, _mm256_cmpeq_epi16(chosen, places));
+}
+static inline vbytes bytes_select4(uint64_t bits, vbytes v, vbytes other)
+{
+    const __m256i places = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
+    const __m256i chosen = _mm256_and_si256(_mm256_set1_epi32((int)bits), places);
+    return _mm256_blendv_epi8(other, v, _mm256_cmpeq_epi32(chosen, places));
+}
+static inline vbytes bytes_select8(uint64_t bits, vbytes v, vbytes other)
+{
+    const __m256i places = _mm256_setr_epi64x(1, 2, 4, 8);
+    const __m256i chosen = _mm256_and_si256(_mm256_set1_epi64x((long long)bits), places);
+    return _mm256_blendv_epi8(other, v, _mm256_cmpeq_epi64(chosen, places));
+}
+
 typedef __m256 vf32;
 #define f32_load(p) _mm256_loadu_ps((const float *)(const void *)(p))
 #define f32_set1 _mm256_set1_ps

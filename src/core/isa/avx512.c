@@ -75,6 +75,21 @@ static inline int any_tie(const v64 numbers[2], v64 threshold16)
 
 /* The empty asm keeps the compiler from merging a load with the select after it to a masked load, which is slow on some
  * processors (docs/design.md, "Select, and how"). */
+typedef __m512i vbytes;
+#define BYTES_OF_VECTOR 64
+static inline vbytes bytes_load(const char *p)
+{
+    vbytes v = _mm512_loadu_si512(p);
+    __asm__("" : "+v"(v));
+    return v;
+}
+#define bytes_store(p, v) _mm512_storeu_si512(p, v)
+#define bytes_stream(p, v) v64_stream(p, v)
+#define bytes_select1(bits, v, other) _mm512_mask_blend_epi8((__mmask64)(bits), other, v)
+#define bytes_select2(bits, v, other) _mm512_mask_blend_epi16((__mmask32)(bits), other, v)
+#define bytes_select4(bits, v, other) _mm512_mask_blend_epi32((__mmask16)(bits), other, v)
+#define bytes_select8(bits, v, other) _mm512_mask_blend_epi64((__mmask8)(bits), other, v)
+
 typedef __m512 vf32;
 #define f32_set1 _mm512_set1_ps
 #define f32_add _mm512_add_ps

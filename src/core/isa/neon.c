@@ -66,6 +66,33 @@ static inline int any_tie(const v64 numbers[8], v64 threshold16)
     return vmaxvq_u16(ties) != 0;
 }
 
+typedef uint8x16_t vbytes;
+#define BYTES_OF_VECTOR 16
+#define bytes_load(p) vld1q_u8((const uint8_t *)(p))
+#define bytes_store(p, v) vst1q_u8((uint8_t *)(p), v)
+static inline vbytes bytes_select1(uint64_t bits, vbytes v, vbytes other)
+{
+    static const uint8_t places[16] = {1, 2, 4, 8, 16, 32, 64, 128, 1, 2, 4, 8, 16, 32, 64, 128};
+    const uint8x16_t copies = vcombine_u8(vdup_n_u8((uint8_t)bits), vdup_n_u8((uint8_t)(bits >> 8)));
+    return vbslq_u8(vtstq_u8(copies, vld1q_u8(places)), v, other);
+}
+static inline vbytes bytes_select2(uint64_t bits, vbytes v, vbytes other)
+{
+    static const uint16_t places[8] = {1, 2, 4, 8, 16, 32, 64, 128};
+    const uint16x8_t kept = vtstq_u16(vdupq_n_u16((uint16_t)bits), vld1q_u16(places));
+    return vbslq_u8(vreinterpretq_u8_u16(kept), v, other);
+}
+static inline vbytes bytes_select4(uint64_t bits, vbytes v, vbytes other)
+{
+    return vbslq_u8(vreinterpretq_u8_u32(keep32_of_bits((uint32_t)bits)), v, other);
+}
+static inline vbytes bytes_select8(uint64_t bits, vbytes v, vbytes other)
+{
+    static const uint64_t places[2] = {1, 2};
+    const uint64x2_t kept = vtstq_u64(vdupq_n_u64(bits), vld1q_u64(places));
+    return vbslq_u8(vreinterpretq_u8_u64(kept), v, other);
+}
+
 typedef float32x4_t vf32;
 #define f32_load(p) vreinterpretq_f32_u8(vld1q_u8((const uint8_t *)(p)))
 #define f32_store(p, v) vst1q_u8((uint8_t *)(p), vreinterpretq_u8_f32(v))

@@ -95,6 +95,57 @@ static inline int any_tie(const v64 numbers[16], v64 threshold16)
     return (borrows & 0x8000800080008000u) != 0;
 }
 
+/* Bit e of a number in the e-th byte, or half word, of a vector in the order of memory. */
+#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
+#define PLACES_OF_BYTES 0x0102040810204080u
+#define PLACES_OF_HALVES 0x0001000200040008u
+#else
+#define PLACES_OF_BYTES 0x8040201008040201u
+#define PLACES_OF_HALVES 0x0008000400020001u
+#endif
+
+typedef uint64_t vbytes;
+#define BYTES_OF_VECTOR 8
+static inline vbytes bytes_load(const char *p)
+{
+    vbytes v;
+    memcpy(&v, p, sizeof v);
+    return v;
+}
+static inline void bytes_store(char *p, vbytes v)
+{
+    memcpy(p, &v, sizeof v);
+}
+static inline vbytes bytes_of_either(vbytes kept, vbytes v, vbytes other)
+{
+    return other ^ ((v ^ other) & kept);
+}
+/* Each field keeps one bit of a copy of the bits. Adding the largest number below its top bit carries into the top bit
+ * unless the field is 0. */
+static inline vbytes bytes_select1(uint64_t bits, vbytes v, vbytes other)
+{
+    const uint64_t chosen = (bits & 0xFF) * 0x0101010101010101u & PLACES_OF_BYTES;
+    const uint64_t is_kept = (chosen + 0x7F7F7F7F7F7F7F7Fu) >> 7 & 0x0101010101010101u;
+    return bytes_of_either(is_kept * 0xFF, v, other);
+}
+static inline vbytes bytes_select2(uint64_t bits, vbytes v, vbytes other)
+{
+    const uint64_t chosen = (bits & 0xF) * 0x0001000100010001u & PLACES_OF_HALVES;
+    const uint64_t is_kept = (chosen + 0x7FFF7FFF7FFF7FFFu) >> 15 & 0x0001000100010001u;
+    return bytes_of_either(is_kept * 0xFFFF, v, other);
+}
+static inline vbytes bytes_select4(uint64_t bits, vbytes v, vbytes other)
+{
+    const uint32_t kept[2] = {bits & 1 ? UINT32_MAX : 0, bits & 2 ? UINT32_MAX : 0};
+    vbytes mask;
+    memcpy(&mask, kept, sizeof mask);
+    return bytes_of_either(mask, v, other);
+}
+static inline vbytes bytes_select8(uint64_t bits, vbytes v, vbytes other)
+{
+    return bits & 1 ? v : other;
+}
+
 typedef struct {
     float elem[2];
 } vf32;

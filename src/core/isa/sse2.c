@@ -65,6 +65,41 @@ static inline int any_tie(const v64 numbers[8], v64 threshold16)
     return _mm_movemask_epi8(ties) != 0;
 }
 
+typedef __m128i vbytes;
+#define BYTES_OF_VECTOR 16
+#define bytes_load(p) _mm_loadu_si128((const __m128i *)(const void *)(p))
+#define bytes_store(p, v) _mm_storeu_si128((__m128i *)(void *)(p), v)
+#define bytes_stream(p, v) _mm_stream_si128((__m128i *)(void *)(p), v)
+static inline vbytes bytes_of_either(__m128i kept, vbytes v, vbytes other)
+{
+    return _mm_or_si128(_mm_and_si128(kept, v), _mm_andnot_si128(kept, other));
+}
+static inline vbytes bytes_select1(uint64_t bits, vbytes v, vbytes other)
+{
+    const __m128i places = _mm_setr_epi8(1, 2, 4, 8, 16, 32, 64, (char)0x80, 1, 2, 4, 8, 16, 32, 64, (char)0x80);
+    const __m128i both = _mm_cvtsi32_si128((int)(bits & 0xFFFF)), pairs = _mm_unpacklo_epi8(both, both);
+    const __m128i copies = _mm_shuffle_epi32(_mm_shufflelo_epi16(pairs, 0x50), 0x50); /* words 0, 0, 1, 1 of each */
+    return bytes_of_either(_mm_cmpeq_epi8(_mm_and_si128(copies, places), places), v, other);
+}
+static inline vbytes bytes_select2(uint64_t bits, vbytes v, vbytes other)
+{
+    const __m128i places = _mm_setr_epi16(1, 2, 4, 8, 16, 32, 64, 128);
+    const __m128i chosen = _mm_and_si128(_mm_set1_epi16((short)bits), places);
+    return bytes_of_either(_mm_cmpeq_epi16(chosen, places), v, other);
+}
+static inline vbytes bytes_select4(uint64_t bits, vbytes v, vbytes other)
+{
+    const __m128i places = _mm_setr_epi32(1, 2, 4, 8);
+    const __m128i chosen = _mm_and_si128(_mm_set1_epi32((int)bits), places);
+    return bytes_of_either(_mm_cmpeq_epi32(chosen, places), v, other);
+}
+static inline vbytes bytes_select8(uint64_t bits, vbytes v, vbytes other)
+{
+    const __m128i places = _mm_setr_epi32(1, 1, 2, 2);
+    const __m128i chosen = _mm_and_si128(_mm_set1_epi32((int)bits), places);
+    return bytes_of_either(_mm_cmpeq_epi32(chosen, places), v, other);
+}
+
 typedef __m128 vf32;
 #define f32_load(p) _mm_loadu_ps((const float *)(const void *)(p))
 #define f32_set1 _mm_set1_ps

@@ -16,9 +16,12 @@
  *   f32_of_w32     converts signed words to numbers; f32_as_w32, w32_as_f32    reinterpret the bits
  *   vf64, f64_...  as for vf32, except the square root and the words; f64_of_f32
  *   f16_load, bf16_load    from memory to a vf32; f16_halves, bf16_halves    from a vf32 to the form of halves_store
+ *   vbytes, bytes_load, bytes_store    a vector of BYTES_OF_VECTOR bytes
+ *   bytes_select1, ...2, ...4, ...8    (bits, v, other): as elements of 1 (2, 4, 8) bytes, v where an element's bit is
+ *                  set, other where it is not, element 0 lowest; bits beyond the vector's elements are ignored
  *
- * A processor with streaming stores also has HAS_STREAMING_STORES; f32_stream, f64_stream and halves_stream, whose
- * addresses are multiples of STREAM_ALIGN; and stream_fence, which must follow the last of them.
+ * A processor with streaming stores also has HAS_STREAMING_STORES; f32_stream, f64_stream, halves_stream and
+ * bytes_stream, whose addresses are multiples of STREAM_ALIGN; and stream_fence, which must follow the last of them.
  *
  * A processor that packs the chosen elements of a vector side by side has HAS_PACK and, for f32 and f64,
  * PACK_ELEMS_..., the type pack_..., and pack_load_..., pack_load_some_... (the first n elements), pack_store_...,
@@ -259,41 +262,6 @@ static const char *fill_words(uint64_t *out, const mask_rule *rule, uint64_t fir
     return ISA_NAME;
 }
 
-/* The lowest 8 bits as bytes 0 or 1, the lowest bit first in memory. */
-static ALWAYS_INLINE uint64_t bytes_of_bits(uint64_t bits)
-{
-#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
-    const uint64_t places = 0x0102040810204080u;
-#else
-    const uint64_t places = 0x8040201008040201u;
-#endif
-    /* Each byte keeps one bit of a copy of the bits. Adding 0x7F carries into a byte's highest bit unless it is 0. */
-    const uint64_t chosen = (bits & 0xFF) * 0x0101010101010101u & places;
-    return (chosen + 0x7F7F7F7F7F7F7F7Fu) >> 7 & 0x0101010101010101u;
-}
-
-/* Computes the keep words of up to a block on the stack, then the bytes of their bits. */
-static const char *fill_keep(uint8_t *out, const mask_rule *rule, uint64_t first, size_t n_elems)
-{
-    uint64_t words[ELEMS_PER_BLOCK / 64];
-    while (n_elems > 0) {
-        const size_t n_left = ELEMS_PER_BLOCK - (size_t)(first % ELEMS_PER_BLOCK);
-        const size_t n_here = n_elems < n_left ? n_elems : n_left;
-        fill_words(words, rule, first, n_here);
-        size_t i = 0;
-        for (; n_here - i >= 8; i += 8) {
-            const uint64_t bytes = bytes_of_bits(words[i / 64] >> i % 64);
-            memcpy(out + i, &bytes, sizeof bytes);
-        }
-        for (; i < n_here; i++)
-            out[i] = (uint8_t)(words[i / 64] >> i % 64 & 1);
-        out += n_here;
-        first += n_here;
-        n_elems -= n_here;
-    }
-    return ISA_NAME;
-}
-
 /* One block, or two at a time, which is faster: a step depends on the step before it, but not on another block. */
 static ALWAYS_INLINE void fill_raw_blocks(uint8_t *out, const stream_key *key, uint64_t first_block, int n_blocks)
 {
@@ -429,6 +397,7 @@ static ALWAYS_INLINE void for_each_noise_group(const operands *ops, const stream
 #define f32_stream f32_store
 #define f64_stream f64_store
 #define halves_stream halves_store
+#define bytes_stream bytes_store
 #endif
 
 #define f16_store(p, v) halves_store(p, f16_halves(v))
@@ -443,6 +412,8 @@ typedef double f64_scalar;
 
 #include "all_dtypes.inc.h"
 
+#include "select_kernels.inc.h"
+
 #include "submatrix_kernels.inc.h"
 
 static const char *changed_arithmetic_of_table(void)
@@ -456,7 +427,7 @@ static const char *changed_arithmetic_of_table(void)
     {                                                                                                                  \
         .isa = ISA_NAME, .is_supported = (is_supported_fn), .changed_arithmetic = changed_arithmetic_of_table,         \
         .dtype = {CDROPOUT_DTYPES(DTYPE_ROW)}, .fill_keep = fill_keep, .fill_words = fill_words, .fill_raw = fill_raw, \
-        .submatrix = {                                                                                                 \
+        .fill_draws = fill_draws, .select = {select_1, select_2, select_4, select_8}, .submatrix = {                   \
             [DTYPE_f32] = submatrix_f32,                                                                               \
             [DTYPE_f64] = submatrix_f64                                                                                \
         }                                                                                                              \
