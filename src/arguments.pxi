@@ -152,7 +152,7 @@ cdef str advice_for(cnp.ndarray array, str name):
 
 
 cdef inline int width_of(cnp.ndarray a) noexcept:
-    """Return the number of the width (core/kernel_table.h) of a bool or integer array's elements, -1 for other dtypes."""
+    """Return the number of the width (core/kernel_table.h) of a bool or integer array's elements, or -1."""
     cdef int type_num = cnp.PyArray_TYPE(a)
     if not (cnp.PyTypeNum_ISBOOL(type_num) or cnp.PyTypeNum_ISINTEGER(type_num)):
         return -1

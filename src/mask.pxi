@@ -178,8 +178,8 @@ cdef class Mask(Drawn):
         return self.selected(a, "a", x, out, fill, NOT_GIVEN)
 
     cdef object selected(self, object a, str name, cnp.ndarray x, object out, object fill, object rng):
-        """Return `select` for a checked array x, the memory of a, which errors call `name`. If rng is given, the mask is
-        new, with p, shape and shared axes: it takes the stream's next positions after all checks."""
+        """Return `select` for a checked array x, the memory of a, which errors call `name`. If rng is given, the mask
+        is new, with p, shape and shared axes: it takes the stream's next positions after all checks."""
         cdef job_request request
         cdef mask_axes axes
         cdef held_arrays held
@@ -395,7 +395,7 @@ cdef class Mask(Drawn):
         return run_request(&request, held)
 
     cdef object filled(self, int operation, object dtype, double scale, bint is_dropped):
-        """Return a new array of the mask's shape, filled by an operation that reads no array; arguments as in `fill`."""
+        """Return a new array of the mask's shape, filled by an operation that reads no array; see `fill`."""
         cdef cnp.ndarray drawn
         drawn_shape = tuple([1 if axis in self.shared_axes else n for axis, n in enumerate(self.shape)])
         drawn = self.empty_array(drawn_shape, dtype)
@@ -648,8 +648,8 @@ def draw_selection(a, str name, p, fill, rng, out, shared_axes):
 
 
 def apply_to_floats(Mask mask not None, a, str name, out=None, scale=None, shift=0.0, fill=0.0):
-    """Return `mask.apply`, but refuse bool and integers with an error that calls the array `name`: they have no gradient,
-    and a layer scales."""
+    """Return `mask.apply`, but refuse bool and integers with an error that calls the array `name`: they have no
+    gradient, and a layer scales."""
     return mask.applied(a, name, False, out, scale, shift, fill)
 
 

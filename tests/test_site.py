@@ -13,8 +13,8 @@ pages = pytest.importorskip("pages", reason="markdown-it-py is not installed")
 ROOT = Path(__file__).parents[1]
 EXTENSIONS = ("furo", "myst_parser", "numpydoc", "sphinx", "sphinx_copybutton")
 PAGES = {
-    *("index", "getting_started", "layers", "family", "compact", "tables", "augmentation", "networks", "pytorch", "jax"),
-    "keras",
+    *("index", "getting_started", "layers", "family", "compact", "tables", "augmentation", "networks"),
+    *("pytorch", "jax", "keras"),
     *("frameworks", "reproducibility"),
     *("loops", "c_api", "scaling_out", "design", "performance", "api/index"),
 }
