@@ -1,4 +1,4 @@
-"""Measure dropout in JAX on the CPU: one jitted call, the share of a jitted training step, and a second thread.
+"""Measure dropout in JAX on the CPU: one jitted call, the share of a training step, a second thread.
 
 A call is compared with `x * 1.1`, on arrays of --sizes elements. The share is 1 minus the time of a step without
 dropout, divided by the time of a step with it: the median of this over the rounds. Steps are those of a perceptron and

@@ -14,6 +14,7 @@ PURPOSES = {
     "keras": "cdropout.keras",
     "dask": "cdropout.dask",
     "sklearn": "cdropout.sklearn",
+    "albumentations": "cdropout.albumentations",
     "ml_dtypes": "bfloat16 arrays",
     "matplotlib": "Mask.plot",
     "rich": "python -m cdropout bench",

@@ -103,12 +103,13 @@ def instructions_of(extension):
 PREFIXES = re.compile(r"(?:(?:lock|rep\w*|bnd|notrack|data16|cs|ds|[er]s|[fg]s|rex\.?\w*) )*")
 # Names of AVX, AVX2, FMA, F16C and AVX-512 instructions begin with v, names of those on mask registers with k.
 BEYOND_SSE = re.compile(r"v(?!err|erw|m)\w+|k(?:mov|or|and|not|xor|xnor|add|shift|test|unpck)\w*|.*%[yz]mm|.*%k[0-7]\b")
-# SSE3 to SSE4.2, and the instructions on general registers that are newer than x86-64.
+# SSE3 to SSE4.2, and the instructions on general registers that are newer than x86-64. Not tzcnt: its bytes are those
+# of bsf after a prefix that older processors ignore, which is how gcc writes __builtin_ctz, undefined for 0.
 BEYOND_SSE2 = re.compile(
     r"addsub[ps]|h(add|sub)p[sd]|lddqu|mov(d|sh|sl)dup|fisttp|pshufb|ph(add|sub)s?[wd]|pmaddubsw|pmulhrsw|psign[bwd]"
     r"|pabs[bwd]|palignr|mpsadbw|pmul(dq|ld)|dpp[sd]|p?blend\w+|p(min|max)(sb|sd|uw|ud)\b|round[ps][sd]|insertps"
     r"|pinsr[bdq]|extractps|pextr[bdq]|pmov[sz]x\w+|ptest|pcmpeqq|packusdw|movntdqa|pcmp[ei]str[im]|pcmpgtq|crc32\w*"
-    r"|popcnt|lzcnt|tzcnt|movbe|aes\w+|pclmul\w+|sha\d\w+|gf2p8\w+|andn |bextr|bls(i|msk|r)|bzhi|mulx|pdep|pext"
+    r"|popcnt|lzcnt|movbe|aes\w+|pclmul\w+|sha\d\w+|gf2p8\w+|andn |bextr|bls(i|msk|r)|bzhi|mulx|pdep|pext"
     r"|rorx|s(ar|hl|hr)x|ad[co]x|rdrand|rdseed"
 )
 AVX512_ONLY = re.compile(r".*%zmm|.*%k[0-7]\b|.*%[xy]mm(1[6-9]|2\d|3[01])\b")

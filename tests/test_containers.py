@@ -232,7 +232,7 @@ def test_a_container_that_defines_numpys_operations_is_refused(make):
         ("x", lambda: cd.drop_connect(x, weight, None, P, rng=stream)),
         ("x", lambda: layer.forward(x)),
         ("x", lambda: cd.Dropout(P).eval().forward(x)),
-        ("a", lambda: (layer.forward(VALUES), layer.backward(x))),
+        ("dy", lambda: (layer.forward(VALUES), layer.backward(x))),
     ):
         with pytest.raises(TypeError) as caught:
             call()

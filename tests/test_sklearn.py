@@ -89,7 +89,7 @@ def test_scikit_learns_checks_pass_for_every_kind_of_dropout(estimator, check):
 
 def test_importing_cdropout_imports_no_scikit_learn():
     code = "import sys, cdropout; assert not {'sklearn', 'cdropout.sklearn', 'cdropout.networks'} & sys.modules.keys()"
-    subprocess.run([sys.executable, "-c", code], check=True)
+    subprocess.run([sys.executable, "-P", "-c", code], check=True)
 
 
 def test_parameters_and_defaults_are_those_of_scikit_learns_networks():

@@ -1,6 +1,7 @@
 """The base of the classifier and the regressor: fitting, and the predictions of sub-networks."""
 
 from collections.abc import Callable
+from hashlib import sha256
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Self
@@ -60,6 +61,15 @@ class BaseDropoutMLP(BaseEstimator):  # type: ignore[misc]
     # ---- fitting ----------------------------------------------------------------------------------------------------
 
     def _fit(self, X: Any, y: Any, sample_weight: Any, *, incremental: bool) -> Self:
+        before = dict(vars(self))
+        try:
+            return self._fit_in_place(X, y, sample_weight, incremental=incremental)
+        except BaseException:
+            vars(self).clear()
+            vars(self).update(before)
+            raise
+
+    def _fit_in_place(self, X: Any, y: Any, sample_weight: Any, *, incremental: bool) -> Self:
         rates = check_parameters(self)
         if incremental and self.early_stopping:
             raise ValueError("partial_fit does not support early_stopping=True")
@@ -74,6 +84,9 @@ class BaseDropoutMLP(BaseEstimator):  # type: ignore[misc]
             dtype=(np.float64, np.float32),
             reset=is_first,
         )
+        if not isinstance(X, np.ndarray) and not X.has_canonical_format:
+            X = X.copy()
+            X.sum_duplicates()
         if y.ndim == 2 and y.shape[1] == 1:
             y = column_or_1d(y, warn=True)
         weights = self._weights(X, y, sample_weight)
@@ -125,14 +138,20 @@ class BaseDropoutMLP(BaseEstimator):  # type: ignore[misc]
                 training.take_optimizer(self._optimizer_state)
         checkpoint = None if self.checkpoint is None or incremental else Path(self.checkpoint)
         try:
-            training.run(checkpoint, describe_run(self, order_rng) if checkpoint else {})
+            run_of = describe_run(self, order_rng) if checkpoint else {}
+            if checkpoint and not is_first:
+                run_of["warm start from"] = sha256(b"".join(p.tobytes() for p in self._params())).hexdigest()
+            training.run(checkpoint, run_of)
             training.finish()
         except KeyboardInterrupt:
             if incremental:
                 raise
             training.interrupt()
         self._take(training, rates)
-        if not all(np.isfinite(param).all() for param in network.params):
+        is_without_score = training.validation is not None and not np.isfinite(training.history["best_score"])
+        if (training.history["n_iter"] and is_without_score) or not all(
+            np.isfinite(param).all() for param in network.params
+        ):
             raise ValueError(
                 "Solver produced non-finite parameter weights. The input data may contain large values and need to be "
                 "preprocessed."
@@ -148,6 +167,8 @@ class BaseDropoutMLP(BaseEstimator):  # type: ignore[misc]
                 raise ValueError("Negative values in data passed to `sample_weight`")
         of_classes = self._class_weights(y)
         if of_classes is not None:
+            if not (np.isfinite(of_classes).all() and (of_classes >= 0).all()):
+                raise ValueError(f"class_weight must have finite weights of at least 0, got {self.class_weight!r}")  # type: ignore[attr-defined]
             weights = of_classes.astype(X.dtype) if weights is None else weights * of_classes.astype(X.dtype)
         if weights is None or (weights == 1).all():
             return None

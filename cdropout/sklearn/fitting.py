@@ -5,6 +5,7 @@ import time
 import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +98,8 @@ class Training:
             "n_seen": 0,
             "losses": [],
             "scores": [],
-            "best_loss": float("inf"),
+            "best_loss": float("inf"),  # of former calls too, for convergence
+            "kept_loss": float("inf"),  # of this call, for Ctrl-C
             "best_score": float("-inf"),
             "best_iter": 0,
             "n_without_progress": 0,
@@ -126,7 +128,7 @@ class Training:
     def take_history(self, saved: dict[str, Any]) -> None:
         """Continue the losses, scores and counts of a former call."""
         carried = ("n_seen", "losses", "scores", "best_loss", "best_score", "n_without_progress")
-        self.history |= {name: saved[name] for name in carried}
+        self.history |= {name: copy(saved[name]) for name in carried}
 
     def optimizer_state(self) -> dict[str, Any]:
         """Return the state of the optimizer for the next call of `partial_fit`."""
@@ -183,12 +185,14 @@ class Training:
         """Put the best weights so far back after Ctrl-C, and warn."""
         self._put_best_back()
         history = self.history
-        if history["best_iter"] == 0:
+        if history["n_iter"] == 0:
             kept = "those from before the first epoch, which has not ended"
+        elif history["best_iter"] == 0:
+            kept = "those from before this fit, as no epoch was better"
         elif self.validation is not None:
             kept = f"those after epoch {history['best_iter']}, with the validation score {history['best_score']:.6g}"
         else:
-            kept = f"those after epoch {history['best_iter']}, with the training loss {history['best_loss']:.6g}"
+            kept = f"those after epoch {history['best_iter']}, with the training loss {history['kept_loss']:.6g}"
         warnings.warn(
             f"Training interrupted by user in epoch {history['n_iter'] + 1}; the best weights so far are kept: {kept}.",
             stacklevel=5,
@@ -231,22 +235,22 @@ class Training:
         """Note the loss and the score, and decide whether to go on."""
         history, estimator = self.history, self.estimator
         loss = history["loss_sum"] / len(self.samples)
+        score = None if self.validation is None else self.score(self.validation)  # Ctrl-C may end it: it comes first
         history["n_iter"] += 1
         history["n_seen"] += len(self.samples)
         history["position"], history["loss_sum"] = 0, 0.0
         history["losses"].append(loss)
         if self.validation is not None:
-            score = self.score(self.validation)
             history["scores"].append(score)
             is_progress, is_best = score >= history["best_score"] + estimator.tol, score > history["best_score"]
         else:
-            score = None
-            is_progress, is_best = loss <= history["best_loss"] - estimator.tol, loss < history["best_loss"]
+            is_progress, is_best = loss <= history["best_loss"] - estimator.tol, loss < history["kept_loss"]
+            history["best_loss"] = min(history["best_loss"], loss)
         history["n_without_progress"] = 0 if is_progress else history["n_without_progress"] + 1
         if is_best:
             history["best_iter"] = history["n_iter"]
             if self.validation is None:
-                history["best_loss"] = loss
+                history["kept_loss"] = loss
             else:
                 history["best_score"] = score
             for best, param in zip(self.best, self.network.params, strict=not self.is_partial):

@@ -84,7 +84,7 @@ class Samples:
         """Return the SHA-256 of X, targets and weights, and of their shapes, in hexadecimal."""
         sha256 = hashlib.sha256()
         parts = [self.x] if isinstance(self.x, np.ndarray) else [self.x.data, self.x.indices, self.x.indptr]
-        for part in (*parts, self.y, *([] if self.weights is None else [self.weights])):
+        for part in (*parts, self.y, self.rows, *([] if self.weights is None else [self.weights])):
             sha256.update(repr((part.shape, part.dtype.str)).encode())
             for begin in range(0, len(part), BLOCK_ROWS):
                 sha256.update(np.ascontiguousarray(part[begin : begin + BLOCK_ROWS]).data)

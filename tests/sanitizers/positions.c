@@ -13,7 +13,7 @@
 
 #include "../../src/core/active_calls.h"
 #include "../../src/core/position.h"
-#include "../job_calls.h"
+#include "../submatrix_calls.h"
 
 #include <pthread.h>
 #include <stdio.h>
@@ -199,10 +199,46 @@ static const char *check_jobs(void)
         if (failure == NULL && memcmp(alone, together, bytes_of_job(&t)) != 0)
             failure = "ranges of a job with other bits than one thread makes";
     }
-    for (int layout = LAYOUT_COPY; failure == NULL && layout < N_LAYOUTS; layout++)
+    for (int layout = LAYOUT_COPY; failure == NULL && layout < LAYOUT_SUBMATRIX; layout++)
         if (n_of_layout[layout] == 0)
             failure = "a layout that no job had";
     return failure;
+}
+
+/* Random jobs on kept rows and columns. */
+static const char *check_submatrices(void)
+{
+    enum { N_BYTES = 8 * MOST_SUBMATRIX_ELEMS };
+    static char input[N_BYTES], alone[N_BYTES], together[N_BYTES];
+    static test_submatrix t;
+    random_source source = {.take = take_random};
+    const char *failure = NULL;
+    int n_jobs = 0;
+    random_state = 1;
+    for (size_t i = 0; i < N_BYTES; i++)
+        input[i] = (char)(i * 7 % 64);
+    for (int n = 0; failure == NULL && n < N_RANDOM_JOBS; n++) {
+        make_random_submatrix(&t, &source, MOST_SUBMATRIX_ELEMS, 1.25);
+        const size_t n_bytes = is_gathering(&t) ? bytes_of_dense(&t) : bytes_of_matrix(&t);
+        job j;
+        memset(alone, 0, n_bytes);
+        memset(together, 0, n_bytes);
+        t.request.x = input;
+        t.request.out = alone;
+        if (job_plan_submatrix(&j, &t.request, t.dtype) != 0)
+            return "a submatrix that was refused";
+        if (j.layout == LAYOUT_NONE)
+            continue;
+        job_run(&j, 0, j.n_elems);
+        t.request.out = together;
+        if (job_plan_submatrix(&j, &t.request, t.dtype) != 0)
+            return "a submatrix that was refused at another address";
+        n_jobs++;
+        failure = run_in_threads(&j);
+        if (failure == NULL && memcmp(alone, together, n_bytes) != 0)
+            failure = "ranges of a submatrix with other bits than one thread makes";
+    }
+    return failure != NULL ? failure : n_jobs == 0 ? "no submatrix" : NULL;
 }
 
 int main(void)
@@ -224,6 +260,7 @@ int main(void)
         failure = failure != NULL ? failure : check_bits();
         failure = failure != NULL ? failure : check_end();
         failure = failure != NULL ? failure : check_jobs();
+        failure = failure != NULL ? failure : check_submatrices();
         if (failure == NULL && calls.n_running != 0)
             failure = "calls that never left";
         printf("%s: %s\n", kernels->isa, failure != NULL ? failure : "every position once, the bits of one thread");

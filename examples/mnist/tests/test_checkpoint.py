@@ -381,7 +381,7 @@ with lock_for_run(Path(sys.argv[1])):
 def test_lock_of_another_process_is_respected_and_ends_with_the_process_however_it_ends(path):
     for way in ("end", "kill"):
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-        with subprocess.Popen([sys.executable, "-c", HOLDER, str(path)], **pipes) as holder:
+        with subprocess.Popen([sys.executable, "-P", "-c", HOLDER, str(path)], **pipes) as holder:
             pid = int(holder.stdout.readline())
             refused = rf"run\.npz: must be used by one run at a time, got a second while process {pid} on "
             for _ in range(2):
