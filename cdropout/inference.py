@@ -526,7 +526,8 @@ def _check_rows_are_independent(layers: list[Any], samples_per_pass: int) -> Non
     """Raise ValueError if all rows share a layer's last mask: the samples of a pass would be equal."""
     for layer in layers:
         mask = getattr(layer, "mask", None)
-        if isinstance(mask, Mask) and (0 in mask.shared_axes or isinstance(layer, DropConnect)):
+        shares = isinstance(layer, DropConnect) or hasattr(layer, "n_groups")  # whatever their masks' axes
+        if isinstance(mask, Mask) and (shares or 0 in mask.shared_axes):
             raise ValueError(
                 f"samples_per_pass must be 1 for layers that share decisions between rows, got {samples_per_pass} for "
                 f"{layer!r}"

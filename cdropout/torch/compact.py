@@ -147,13 +147,17 @@ def _compact_choice(chain: _Chain, x: Any) -> list[bool]:
         return []
     if not is_ours(1.0, None, *parameters) or any(map(_is_watched, chain.modules)):
         return []
-    if type(x) not in PLAIN or x.dim() < 2 or x.shape[-1] == 0 or x.device.type != "cpu" or chain.n_groups == 0:
+    if type(x) not in PLAIN or x.layout is not torch.strided or x.is_nested or x.device.type != "cpu":
+        return []
+    if x.dim() < 2 or x.shape[-1] == 0 or chain.n_groups == 0:
         return []
     weights: list[Any] = [layer.linear.weight for layer in chain.layers]
     widths = [x.shape[-1], *(weight.shape[0] for weight in weights)]
     if any(width != weight.shape[1] for width, weight in zip(widths, weights, strict=False)):
         return []  # the modules raise PyTorch's error before anything is drawn for them
     n_samples = x.numel() // x.shape[-1]
+    if n_samples == 0 and chain.n_groups == 1:
+        return []
     _check_rows(n_samples, chain.n_groups)
     choice = _choose(chain, n_samples)
     return choice if any(choice) else []
@@ -192,7 +196,8 @@ def _run(chain: _Chain, x: Tensor, choice: Sequence[bool]) -> Tensor:
             groups = [Kept(rows[g] if rows else None, columns[g] if columns else None, scale) for g in range(n_groups)]
             parts = GatherKept.apply(groups, weight, bias)  # type: ignore[no-untyped-call]
             step = 1 if bias is None else 2
-            blocks = [kept_linear(block, *parts[step * g : step * g + step]) for g, block in enumerate(blocks)]
+            multiply = kept_linear if rows else functional.linear  # other modules may need rows without gaps
+            blocks = [multiply(block, *parts[step * g : step * g + step]) for g, block in enumerate(blocks)]
         else:
             full = functional.linear(full, weight, bias)
         if blocks and not rows:
@@ -329,6 +334,14 @@ def _entries(sequence: nn.Module, prefix: str = "") -> Iterator[_Entry]:
             yield _Entry(name, sequence, key, module)
 
 
+def _sequences(sequence: nn.Module) -> Iterator[nn.Module]:
+    """Yield a sequence and the sequences in it whose modules `_entries` yields."""
+    yield sequence
+    for module in sequence._modules.values():
+        if module is not None and _is_sequence(module) and not _is_watched(module):
+            yield from _sequences(module)
+
+
 def _is_sequence(module: nn.Module) -> bool:
     return isinstance(module, nn.Sequential) and type(module).forward in (
         nn.Sequential.forward,
@@ -442,9 +455,20 @@ class CompactSequential(_Swapped, Leaf, nn.Sequential):
 class _CompactFeedForward(_Swapped):
     """A layer of a Transformer whose feed-forward part is a chain."""
 
+    def _is_chain(self) -> bool:
+        """Return whether the modules are still those of a chain: programs replace them, as peft does."""
+        layer: Any = self
+        return (
+            type(layer.dropout) is CompactDropout
+            and layer.dropout.training
+            and layer.dropout.p > 0.0
+            and type(layer.linear1) is nn.Linear
+            and type(layer.linear2) is nn.Linear
+        )
+
     def _ff_block(self, x: Tensor) -> Tensor:
         layer: Any = self
-        if not (layer.dropout.training and layer.dropout.p > 0.0) or _has_any_global_hook():
+        if not self._is_chain() or _has_any_global_hook():
             return super()._ff_block(x)  # type: ignore[misc,no-any-return]
         activation = layer.activation
         layers = [_Layer(layer.linear1, (activation,), layer.dropout), _Layer(layer.linear2, (), None)]
@@ -506,6 +530,10 @@ class Compacted(int):
         made = super().__new__(cls, len(modules))
         made.modules, made.left = modules, left
         return made
+
+    def __getnewargs__(self) -> tuple[dict[str, str], dict[str, str]]:  # type: ignore[override]
+        """Return the arguments of `__new__`, for copies and pickles."""
+        return self.modules, self.left
 
     def describe(self) -> str:
         """Return text: a line for each dropout module."""
@@ -579,7 +607,7 @@ def compact_dropout(
             plan.add_feed_forward(name, module, classes, functions)
         elif _is_sequence(module) and "forward" not in module.__dict__ and module not in covered:
             plan.add_sequence(name, module, classes)
-            covered.update(inner for inner in module.modules() if _is_sequence(inner) and not _is_watched(inner))
+            covered.update(_sequences(module))
     return plan.carry_out(n_groups, classes)
 
 
@@ -603,6 +631,10 @@ class _Plan:
             dropout = modules[index]
             if isinstance(before, str) or isinstance(behind, str):
                 self.reasons[dropout] = before if isinstance(before, str) else str(behind)
+            elif "forward" in dropout.__dict__:
+                self.reasons[dropout] = "its forward pass was replaced by another function"
+            elif any(_is_watched(modules[i]) for i in (before, behind)):
+                self.reasons[dropout] = "a linear layer beside it has hooks (as of pruning), and its products are full"
             else:
                 where = f"{entries[before].name} and {entries[behind].name}"
                 self._accept(dropout, where, (entries[index].holder, entries[index].key), sequence)
@@ -652,7 +684,7 @@ class _Plan:
                     holder.__dict__[_REPLACED] = True
                 if classes and isinstance(holder, CompactSequential):
                     holder.__dict__["elementwise"] = tuple(dict.fromkeys((*holder.elementwise, *classes)))
-            if type(dropout) in (nn.Dropout, Dropout):
+            if type(dropout) in (nn.Dropout, Dropout) or _REPLACED in dropout.__dict__:
                 dropout.__class__ = CompactDropout
                 dropout.__dict__[_REPLACED] = True
                 dropout.__dict__["n_groups"] = n_groups

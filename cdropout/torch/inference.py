@@ -118,6 +118,7 @@ def mc_predict(
         if seed is not None:
             block.enter_context(torch.random.fork_rng(devices=[]))
             torch.manual_seed(seed)
+        block.enter_context(torch.inference_mode(False))  # tensors of inference mode have no version
         block.enter_context(torch.no_grad())
         passes = block.enter_context(_Passes(model, x))
         bar = block.enter_context(tqdm(total=n_samples, unit="sample", leave=False, file=sys.stderr)) if tqdm else None
@@ -325,7 +326,7 @@ class _Passes:
         finally:
             self.running.pop()
         leaves, structure = pytree.tree_flatten(found)
-        if not self.has_drawn and all(isinstance(leaf, _PLAIN) for leaf in leaves):
+        if not self.has_drawn and all(map(_is_plain, leaves)):
             for inner in list(self.kept)[n_kept:]:
                 del self.kept[inner]
             self.kept[key] = _Kept(structure, leaves, _versions(leaves), self.numbers - numbers)
@@ -358,6 +359,11 @@ def _has_statistics(module: nn.Module) -> bool:
     return isinstance(getattr(module, "running_mean", None), Tensor) or bool(
         getattr(module, "track_running_stats", False)
     )
+
+
+def _is_plain(leaf: Any) -> bool:
+    """Return whether a leaf can be kept: tensors of inference mode have no version that tells of changes."""
+    return isinstance(leaf, _PLAIN) and not (isinstance(leaf, Tensor) and leaf.is_inference())
 
 
 def _versions(leaves: list[Any]) -> list[int]:

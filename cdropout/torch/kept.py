@@ -114,10 +114,13 @@ class GatherKept(torch.autograd.Function):
         ctx: Any, groups: Sequence[Kept], weight: Tensor, bias: Tensor | None
     ) -> tuple[Tensor, ...]:
         ctx.groups, ctx.shape, ctx.has_bias = groups, tuple(weight.shape), bias is not None
+        # backward does not read it: PyTorch then notices a step of an optimizer between the passes.
+        ctx.save_for_backward(*([weight] if any(kept.columns is not None for kept in groups) else []))
         return _gather(groups, weight, bias)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:  # noqa: D102
+        ctx.saved_tensors  # noqa: B018
         if not is_kernels_gradient(*grads):
             step = 2 if ctx.has_bias else 1
             dweight: Any = sum(map(_scattered_by_operators, ctx.groups, grads[::step]))
@@ -207,7 +210,8 @@ def _aligned(n_rows: int, n_columns: int, dtype: torch.dtype) -> Tensor:
     """Return a new matrix whose rows begin at multiples of 64 bytes."""
     elems_per_line = 64 // dtype.itemsize
     stride = (n_columns + elems_per_line - 1) // elems_per_line * elems_per_line
-    return torch.empty(n_rows, stride, dtype=dtype)[:, :n_columns]
+    # Not a view of a wider matrix: autograd refuses in-place functions of a view that a Function returns.
+    return torch.empty_strided((n_rows, n_columns), (stride, 1), dtype=dtype)
 
 
 def kept_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

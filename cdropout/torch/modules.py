@@ -193,6 +193,10 @@ class Replaced(int):
         made.modules, made.sites = modules, None
         return made
 
+    def __getnewargs__(self) -> tuple[int, dict[str, str]]:  # type: ignore[override]
+        """Return the arguments of `__new__`, for copies and pickles."""
+        return int(self), self.modules
+
     def report(self, model: nn.Module, *inputs: Any, **named_inputs: Any) -> list[Site]:
         """Call `cdropout.torch.report`, keep its result as `sites`, and return it."""
         self.sites = report(model, *inputs, **named_inputs)
@@ -278,7 +282,6 @@ def restore_dropout(model: nn.Module) -> int:
     for module in model.modules():
         if hasattr(module, "_undo_compact"):
             n_restored += module._undo_compact()  # type: ignore[operator]
-            continue
         if restore_other(module):
             n_restored += 1
             continue
