@@ -12,6 +12,7 @@ from conftest import measures_the_process
 
 import cdropout as cd
 from cdropout import inference
+from cdropout.compact import CompactLinear
 
 X = np.random.default_rng(0).standard_normal((20, 30))
 
@@ -138,6 +139,15 @@ def test_layers_whose_rows_share_decisions_sample_one_at_a_time(make):
         with pytest.raises(ValueError, match=r"samples_per_pass must be 1 for layers that share .*, got 4 for "):
             cd.mc_predict(forward, x, 8, layers=layers, samples_per_pass=4)
         cd.mc_predict(forward, x, 8, layers=layers)
+
+
+@pytest.mark.parametrize("n_groups", [1, 4])
+def test_compact_layers_sample_one_at_a_time(n_groups):
+    first = CompactLinear(30, 8, 0.5, n_groups=n_groups)
+    layers, x = [first, CompactLinear(8, 2, after=first, n_groups=n_groups)], X.astype(np.float32)
+    with pytest.raises(ValueError, match=r"samples_per_pass must be 1 for layers that share .*, got 4 for "):
+        cd.mc_predict(layers, x, 8, samples_per_pass=4)
+    assert cd.mc_predict(layers, x, 8, rng=1)[1].min() > 0.0
 
 
 def test_what_has_no_rows_cannot_be_sampled_in_one_pass():

@@ -17,6 +17,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::F
 torch = pytest.importorskip("torch")
 
 from torch import nn  # noqa: E402
+from torch.nn.utils import prune  # noqa: E402
 from torch.utils.checkpoint import checkpoint  # noqa: E402
 
 import cdropout.torch as ct  # noqa: E402
@@ -530,6 +531,167 @@ def test_other_classes_and_functions_can_be_named_element_wise(choose):
     assert not hasattr(model, "elementwise")
     assert ct.compact_dropout(nn.TransformerEncoderLayer(4, 2, 4, P, torch.sin), elementwise=[torch.sin]) == 1
     assert ct.compact_dropout(nn.Linear(2, 2)).describe() == "nothing drops"
+
+
+# ---- models that programs change, and unusual input -----------------------------------------------------------------
+
+
+class Shifted(nn.Linear):
+    """A linear layer whose forward pass does more, as those of adapters do."""
+
+    def forward(self, input):  # noqa: A002
+        return super().forward(input) + 1000.0
+
+
+class Counting(nn.Dropout):
+    """A dropout module that counts its calls."""
+
+    n_calls = 0
+
+    def forward(self, input):  # noqa: A002
+        self.n_calls += 1
+        return super().forward(input)
+
+
+def encoder_layer():
+    layer = nn.TransformerEncoderLayer(8, 2, 16, P, batch_first=True, norm_first=True).double()
+    assert ct.compact_dropout(layer) == 1
+    return layer
+
+
+def test_modules_replaced_in_a_transformer_layer_are_called(choose):
+    x = numbers(2, 3, 8)
+    layer = encoder_layer()
+    layer.dropout = Counting(P)
+    layer(x)
+    assert layer.dropout.n_calls == 1
+    layer = encoder_layer()
+    layer.linear2 = Shifted(16, 8).double()
+    assert layer(x).max() > 500.0
+    layer = encoder_layer()
+    layer.dropout = nn.Identity()
+    assert layer(x).shape == x.shape
+    assert choose.parts == []
+
+
+def test_dropout_whose_forward_pass_was_replaced_is_left():
+    model = sequence()
+    model[2].forward = model[2].forward
+    found = ct.compact_dropout(model)
+    assert found.left == {"2": "its forward pass was replaced by another function"}
+    assert list(found.modules) == ["5"]
+    assert type(model[2]) is nn.Dropout
+
+
+@pytest.mark.parametrize("change", [nn.utils.weight_norm, nn.utils.parametrizations.weight_norm, "prune"])
+def test_dropout_beside_changed_linear_layers_is_left(change):
+    model = sequence()
+    if change == "prune":
+        prune.random_unstructured(model[3], "weight", 0.5)
+    else:
+        change(model[3])
+    found = ct.compact_dropout(model)
+    assert found == 0
+    assert set(found.left) == {"2", "5"}
+    assert type(model) is nn.Sequential
+
+
+def test_functions_in_place_of_large_products(choose):
+    def trained(inplace):
+        model = nn.Sequential(nn.Linear(784, 2048), nn.ReLU(inplace), nn.Dropout(0.5), nn.Linear(2048, 10))
+        ct.compact_dropout(model)
+        model(torch.ones(128, 784)).sum().backward()
+        return [parameter.grad for parameter in model.parameters()]
+
+    for found, expected in zip(seeded(lambda: trained(True)), seeded(lambda: trained(False)), strict=True):
+        assert torch.equal(found, expected)
+    assert choose.parts
+
+
+@pytest.mark.parametrize("n_groups", [1, 3])
+def test_outputs_are_contiguous(choose, monkeypatch, n_groups):
+    monkeypatch.setattr(kept, "ALIGNED_FROM", 0)
+    y = rewritten(n_groups)(numbers(9, WIDTHS[0]))
+    assert choose.parts
+    assert y.is_contiguous()
+
+
+def test_empty_batches(choose):
+    model = rewritten()
+    y = model(numbers(0, WIDTHS[0]))
+    assert y.shape == (0, WIDTHS[-1])
+    y.sum().backward()
+    assert all((parameter.grad == 0.0).all() for parameter in model.parameters())
+    with pytest.raises(ValueError, match="input must have a row for each of 4 groups, got 0"):
+        rewritten(4)(numbers(0, WIDTHS[0]))
+
+
+def test_sparse_input(choose):
+    model, x = rewritten(), numbers(6, WIDTHS[0])
+    assert_close([seeded(lambda: model(x.to_sparse()))], [seeded(lambda: model(x))])
+
+
+class Residual(nn.Module):
+    """A block whose code is unknown around a sequence."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.Sequential(nn.Linear(6, 9), nn.ReLU(), nn.Dropout(P), nn.Linear(9, 6))
+
+    def forward(self, x):
+        return x + self.inner(x)
+
+
+def test_sequences_within_other_modules_of_a_sequence_are_rewritten():
+    model = nn.Sequential(Residual(), Residual(), nn.Linear(6, 2))
+    found = ct.compact_dropout(model)
+    assert found.modules == {f"{i}.inner.2": f"{i}.inner.0 and {i}.inner.3" for i in (0, 1)}
+    assert found.left == {}
+    assert type(model[1].inner) is ct.CompactSequential
+
+
+def test_a_second_call_sets_the_number_of_groups(choose):
+    model = rewritten()
+    found = ct.compact_dropout(model, n_groups=3)
+    assert found == 2
+    assert {model[2].n_groups, model[5].n_groups} == {3}
+    built = ct.CompactSequential(nn.Linear(4, 5), ct.CompactDropout(P, n_groups=2), nn.Linear(5, 3))
+    ct.compact_dropout(built, n_groups=3)
+    assert built[1].n_groups == 2
+
+
+def test_reports_are_copied_and_pickled():
+    model = nn.Sequential(sequence(), nn.Dropout(P))
+    compacted, replaced = ct.compact_dropout(model), ct.replace_dropout(model)
+    assert compacted.left
+    assert replaced.modules
+    for other in (copy.deepcopy(compacted), pickle.loads(pickle.dumps(compacted))):
+        assert (other, other.modules, other.left) == (2, compacted.modules, compacted.left)
+    for other in (copy.deepcopy(replaced), pickle.loads(pickle.dumps(replaced))):
+        assert (other, other.modules, other.sites) == (int(replaced), replaced.modules, None)
+
+
+@pytest.mark.parametrize("changed", [3, 6])
+def test_weights_changed_between_the_passes_are_noticed(choose, changed):
+    model = rewritten()
+    loss = model(numbers(6, WIDTHS[0])).sum()
+    with torch.no_grad():
+        model[changed].weight.mul_(2.0)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
+def test_restoring_undoes_both_changes_of_a_layer():
+    for calls in itertools.permutations([ct.compact_dropout, "replace"]):
+        layer = nn.TransformerEncoderLayer(8, 2, 16, P)
+        for call in calls:
+            if call == "replace":
+                ct.replace_dropout(layer, also=[nn.TransformerEncoderLayer])
+            else:
+                call(layer)
+        ct.restore_dropout(layer)
+        assert type(layer) is nn.TransformerEncoderLayer
+        assert type(layer.dropout) is nn.Dropout
 
 
 # ---- PyTorch's other machinery --------------------------------------------------------------------------------------

@@ -265,6 +265,24 @@ def test_a_model_is_used_by_one_call_at_a_time():
     assert set(errors) == {"model must be used by one call of mc_predict at a time, got one that another call uses"}
 
 
+@pytest.mark.parametrize("made_inside", [False, True])
+def test_inference_mode_changes_no_prediction(made_inside):
+    def arguments():
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            model = nn.Sequential(nn.Linear(8, 6), nn.ReLU(), nn.Dropout(0.5), nn.Linear(6, 2))
+        return model, ROWS.clone()
+
+    expected = ct.mc_predict(*arguments(), 5, seed=1)
+    model, x = arguments()
+    with torch.inference_mode():
+        if made_inside:
+            model, x = arguments()
+        found = ct.mc_predict(model, x, 5, seed=1)
+    assert torch.equal(found.mean, expected.mean)
+    assert torch.equal(found.std, expected.std)
+
+
 def test_progress_is_shown_on_request(capsys):
     ct.mc_predict(nn.Dropout(0.5), ROWS, 7, progress=True)
     assert "0/7" in capsys.readouterr().err
