@@ -650,6 +650,36 @@ def test_sequences_within_other_modules_of_a_sequence_are_rewritten():
     assert type(model[1].inner) is ct.CompactSequential
 
 
+class Branches(nn.Module):
+    """A sequence that is a part of another one, and is also called by itself."""
+
+    def __init__(self, *head):
+        super().__init__()
+        self.head = nn.Sequential(*head)
+        self.whole = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), self.head)
+
+    def forward(self, x):
+        return self.whole(x) + self.head(torch.ones_like(self.whole[0](x)))
+
+
+@pytest.mark.parametrize("is_head_first", [True, False])
+def test_dropout_of_a_sequence_that_is_also_used_elsewhere_is_left(is_head_first):
+    model = Branches(nn.Dropout(P), nn.Linear(8, 3))
+    if not is_head_first:
+        model._modules = dict(reversed(model._modules.items()))
+    found = ct.compact_dropout(model)
+    assert found == 0
+    name = "head.0" if is_head_first else "whole.2.0"
+    assert found.left == {name: "there is no nn.Linear before it where head is called by itself"}
+    assert [type(each) for each in model.modules()].count(nn.Sequential) == 2
+    complete = Branches(nn.Linear(8, 8), nn.Dropout(P), nn.Linear(8, 3))
+    if not is_head_first:
+        complete._modules = dict(reversed(complete._modules.items()))
+    assert ct.compact_dropout(complete) == 1
+    block = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Dropout(P))
+    assert ct.compact_dropout(nn.Sequential(block, block, nn.Linear(8, 3))) == 1
+
+
 def test_a_second_call_sets_the_number_of_groups(choose):
     model = rewritten()
     found = ct.compact_dropout(model, n_groups=3)
@@ -744,6 +774,8 @@ def test_transforms_take_pytorchs_operators(choose):
         (lambda: ct.compact_dropout(3), TypeError, "model must be an nn.Module, got int"),
         (lambda: ct.compact_dropout(nn.ReLU(), n_groups=0), ValueError, "n_groups must be .*, got 0"),
         (lambda: ct.compact_dropout(nn.ReLU(), elementwise=[3]), TypeError, "elementwise must have .*, got 3"),
+        (lambda: ct.compact_dropout(nn.ReLU(), elementwise=nn.ReLU), TypeError, "elementwise must be an iterable"),
+        (lambda: ct.compact_dropout(nn.ReLU(), elementwise=3), TypeError, "elementwise must be an iterable .*, got 3"),
         (lambda: ct.compact_dropout(nn.ReLU(), elementwise=[int]), TypeError, "elementwise must have"),
         (lambda: ct.compact_dropout(nn.ReLU(), elementwise=[nn.ReLU()]), TypeError, "elementwise must have"),
         (lambda: ct.CompactDropout(1.5), ValueError, r"p must be in \[0, 1\], got 1.5"),

@@ -589,6 +589,8 @@ def compact_dropout(
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be an nn.Module, got {type(model).__name__}")
     n_groups = check_integer("n_groups", n_groups, 1)
+    if not isinstance(elementwise, Iterable):
+        raise TypeError(f"elementwise must be an iterable of classes and functions, got {elementwise!r}")
     given = tuple(elementwise)
     for each in given:
         if (
@@ -601,13 +603,19 @@ def compact_dropout(
     functions: tuple[Any, ...] = tuple(each for each in given if not isinstance(each, type))
 
     plan = _Plan(model)
-    covered: set[nn.Module] = set()
+    covered: set[nn.Module] = set()  # sequences
     for name, module in model.named_modules():
         if isinstance(module, _TRANSFORMERS):
             plan.add_feed_forward(name, module, classes, functions)
         elif _is_sequence(module) and "forward" not in module.__dict__ and module not in covered:
             plan.add_sequence(name, module, classes)
             covered.update(_sequences(module))
+    parts = {inner for sequence in covered for inner in sequence._modules.values() if inner in covered}
+    for holder in model.modules():
+        for key, inner in holder._modules.items():
+            if inner in parts and holder not in covered:
+                place = f" where {plan.name_of(holder, key)} is called by itself"
+                plan.add_sequence(plan.names[inner], inner, classes, place)
     return plan.carry_out(n_groups, classes)
 
 
@@ -622,15 +630,15 @@ class _Plan:
         self.uses: dict[nn.Module, set[tuple[nn.Module, str]]] = {}  # in chains
         self.holders: dict[nn.Module, set[nn.Module]] = {}  # of each dropout module: what else changes its class
 
-    def add_sequence(self, name: str, sequence: nn.Module, classes: tuple[Any, ...]) -> None:
-        """Find the dropout modules of a sequence that are in chains."""
+    def add_sequence(self, name: str, sequence: nn.Module, classes: tuple[Any, ...], place: str = "") -> None:
+        """Find the dropout modules of a sequence that are in chains; place ends the reasons of others."""
         entries = list(_entries(sequence, name))
         modules = [entry.module for entry in entries]
         droppers = (nn.Dropout, Dropout, CompactDropout, FeatureDropoutLinear)
         for index, before, behind in _places(modules, droppers, classes):
             dropout = modules[index]
             if isinstance(before, str) or isinstance(behind, str):
-                self.reasons[dropout] = before if isinstance(before, str) else str(behind)
+                self.reasons[dropout] = (before if isinstance(before, str) else str(behind)) + place
             elif "forward" in dropout.__dict__:
                 self.reasons[dropout] = "its forward pass was replaced by another function"
             elif any(_is_watched(modules[i]) for i in (before, behind)):
@@ -673,9 +681,7 @@ class _Plan:
         for holder in self.model.modules():
             for key, module in holder._modules.items():
                 if module in self.where and (holder, key) not in self.uses[module]:
-                    self.reasons[module] = (
-                        f"it is also {self._name_of(holder, key)}, which is not between linear layers"
-                    )
+                    self.reasons[module] = f"it is also {self.name_of(holder, key)}, which is not between linear layers"
         replaced = {module: where for module, where in self.where.items() if module not in self.reasons}
         for dropout in replaced:
             for holder in self.holders[dropout]:
@@ -694,7 +700,8 @@ class _Plan:
             {name: reason for name, reason in left.items() if reason},
         )
 
-    def _name_of(self, holder: nn.Module, key: str) -> str:
+    def name_of(self, holder: nn.Module, key: str) -> str:
+        """Return the name of a module that another one holds."""
         return f"{self.names[holder]}.{key}" if self.names[holder] else key
 
     def _why_left(self, module: nn.Module) -> str:
