@@ -594,6 +594,13 @@ def test_dropout_beside_changed_linear_layers_is_left(change):
     assert found == 0
     assert set(found.left) == {"2", "5"}
     assert type(model) is nn.Sequential
+    layer = nn.TransformerEncoderLayer(8, 2, 16, P)
+    if change == "prune":
+        prune.random_unstructured(layer.linear2, "weight", 0.5)
+    else:
+        change(layer.linear2)
+    assert ct.compact_dropout(layer) == 0
+    assert "linear layer beside it has hooks" in found.left["5"] or "Parametrized" in found.left["5"]
 
 
 def test_functions_in_place_of_large_products(choose):

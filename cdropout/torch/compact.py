@@ -5,8 +5,8 @@ one reads the columns of its weight that belong to them. A matrix between two dr
 p = 0.5 its products take a quarter of the arithmetic, forward and backward. Parameters keep their shapes, and so do
 their gradients, which are 0 where a row or column was dropped.
 
-Each dropout layer draws two 64-bit numbers from PyTorch's generator in a forward pass, as `FeatureDropout` does; with
-one group the masks are those of `FeatureDropout` for the same seed.
+Each dropout layer draws two 64-bit numbers from PyTorch's generator in a forward pass in training, as `FeatureDropout`
+does; with one group the masks are those of `FeatureDropout` for the same seed.
 """
 
 from __future__ import annotations
@@ -369,7 +369,7 @@ class CompactDropout(DropoutLeaf):
     Raises
     ------
     TypeError, ValueError
-        For an argument other than the above. The forward pass raises ValueError for fewer rows than groups.
+        For an argument other than the above. The forward pass in training raises ValueError for fewer rows than groups.
 
     """
 
@@ -511,7 +511,7 @@ def _unpickle(cls: Any) -> nn.Module:
 
 
 class Compacted(int):
-    """Hold what `compact_dropout` has done: the number of dropout modules that it replaced, with more to read.
+    """Hold what `compact_dropout` has done: the number of dropout modules that drop features now, with more to read.
 
     Attributes
     ----------
@@ -559,14 +559,19 @@ def compact_dropout(
 
     The modules stay the same objects, with their names, parameters and `state_dict`; only the classes of the dropout
     modules (`CompactDropout`), the sequences (`CompactSequential`) and the layers change. `restore_dropout` undoes it.
-    `replace_dropout` may be called before or after, for the dropout that is left.
+    `replace_dropout` may be called before or after, for the dropout that is left. If its `also` names the class of a
+    layer that this function changes, the layer can be copied and restored, but not pickled.
+
+    Dropout beside a linear layer with hooks is left. Parameters other than float32 and float64, as of bfloat16, and
+    `mc_predict` have feature dropout with full products.
 
     Parameters
     ----------
     model : nn.Module
         The model.
     n_groups : int
-        As in `CompactDropout`.
+        As in `CompactDropout`. A second call changes it, but not that of a `CompactDropout` of the original
+        model.
     elementwise : iterable of types or functions
         Classes of modules, besides those of torch.nn, and activation functions of Transformer layers, whose output at a
         position depends on the input there alone.
@@ -574,7 +579,8 @@ def compact_dropout(
     Returns
     -------
     Compacted
-        An int, the number of dropout modules replaced; `modules` names them, `left` says why others were left.
+        An int, the number of dropout modules that drop features now; `modules` names them, `left` says why other
+        dropout modules were left.
 
     Raises
     ------
@@ -619,6 +625,15 @@ def compact_dropout(
     return plan.carry_out(n_groups, classes)
 
 
+def _why_called(dropout: nn.Module, *linears: nn.Module) -> str:
+    """Return why a dropout module and the linear layers beside it must be called, "" if they need not be."""
+    if "forward" in dropout.__dict__:
+        return "its forward pass was replaced by another function"
+    if any(map(_is_watched, linears)):
+        return "a linear layer beside it has hooks (as of pruning), and its products are full"
+    return ""
+
+
 class _Plan:
     """What `compact_dropout` will change."""
 
@@ -639,10 +654,8 @@ class _Plan:
             dropout = modules[index]
             if isinstance(before, str) or isinstance(behind, str):
                 self.reasons[dropout] = (before if isinstance(before, str) else str(behind)) + place
-            elif "forward" in dropout.__dict__:
-                self.reasons[dropout] = "its forward pass was replaced by another function"
-            elif any(_is_watched(modules[i]) for i in (before, behind)):
-                self.reasons[dropout] = "a linear layer beside it has hooks (as of pruning), and its products are full"
+            elif reason := _why_called(dropout, modules[before], modules[behind]):
+                self.reasons[dropout] = reason
             else:
                 where = f"{entries[before].name} and {entries[behind].name}"
                 self._accept(dropout, where, (entries[index].holder, entries[index].key), sequence)
@@ -667,6 +680,8 @@ class _Plan:
                 f"the activation {getattr(activation, '__name__', type(activation).__name__)} is not known to be "
                 "element-wise (elementwise= takes functions that are)"
             )
+        elif reason := _why_called(dropout, layer.linear1, layer.linear2):
+            self.reasons[dropout] = reason
         else:
             prefix = f"{name}." if name else ""
             self._accept(dropout, f"{prefix}linear1 and {prefix}linear2", (layer, "dropout"), layer)
