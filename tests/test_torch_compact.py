@@ -623,6 +623,13 @@ def test_outputs_are_contiguous(choose, monkeypatch, n_groups):
     assert y.is_contiguous()
 
 
+def test_the_output_of_a_large_feature_dropout_linear_is_contiguous(choose, monkeypatch):
+    monkeypatch.setattr(kept, "ALIGNED_FROM", 0)
+    y = ct.FeatureDropoutLinear(2048, 1001)(torch.ones(128, 2048))
+    assert choose.parts
+    assert y.is_contiguous()
+
+
 def test_empty_batches(choose):
     model = rewritten()
     y = model(numbers(0, WIDTHS[0]))

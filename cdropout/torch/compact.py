@@ -196,7 +196,7 @@ def _run(chain: _Chain, x: Tensor, choice: Sequence[bool]) -> Tensor:
             groups = [Kept(rows[g] if rows else None, columns[g] if columns else None, scale) for g in range(n_groups)]
             parts = GatherKept.apply(groups, weight, bias)  # type: ignore[no-untyped-call]
             step = 1 if bias is None else 2
-            multiply = kept_linear if rows else functional.linear  # other modules may need rows without gaps
+            multiply = functools.partial(kept_linear, is_last=not rows)
             blocks = [multiply(block, *parts[step * g : step * g + step]) for g, block in enumerate(blocks)]
         else:
             full = functional.linear(full, weight, bias)

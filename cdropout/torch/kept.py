@@ -183,9 +183,10 @@ class _Product(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, is_aligned: bool) -> Tensor:
         ctx.save_for_backward(x, weight)
-        y = _aligned(x.shape[0], weight.shape[0], x.dtype)
+        sizes = x.shape[0], weight.shape[0]
+        y = _aligned(*sizes, x.dtype) if is_aligned else torch.empty(sizes, dtype=x.dtype)
         if bias is None:
             return torch.mm(x, weight.t(), out=y)
         return torch.addmm(bias, x, weight.t(), out=y)
@@ -193,12 +194,13 @@ class _Product(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
         (dy,), (x, weight) = grads, ctx.saved_tensors
-        needs_x, needs_weight, needs_bias = ctx.needs_input_grad
+        needs_x, needs_weight, needs_bias = ctx.needs_input_grad[:3]
         multiply = torch.mm if torch.is_grad_enabled() or not is_kernels_gradient(dy) else _multiply
         return (
             multiply(dy, weight) if needs_x else None,
             multiply(dy.t(), x) if needs_weight else None,
             dy.sum(0) if needs_bias else None,
+            None,
         )
 
 
@@ -214,9 +216,12 @@ def _aligned(n_rows: int, n_columns: int, dtype: torch.dtype) -> Tensor:
     return torch.empty_strided((n_rows, n_columns), (stride, 1), dtype=dtype)
 
 
-def kept_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Return x weight^T + bias for gathered parts, with aligned rows where this saves time."""
+def kept_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, is_last: bool = False) -> Tensor:
+    """Return x weight^T + bias for gathered parts, with aligned rows where this saves time.
+
+    With is_last, only the gradients have such rows: the result is contiguous, as other modules may need it.
+    """
     is_small = x.shape[0] * weight.numel() < ALIGNED_FROM
     if is_small or torch.is_autocast_enabled("cpu") or x.dtype is not weight.dtype:
         return functional.linear(x, weight, bias)
-    return _Product.apply(x, weight, bias)  # type: ignore[no-any-return,no-untyped-call]
+    return _Product.apply(x, weight, bias, not is_last)  # type: ignore[no-any-return,no-untyped-call]

@@ -149,7 +149,7 @@ def _linear_of_kept_columns(x: Tensor, weight: Tensor, bias: Tensor | None, mask
     gather: Any = GatherKept.apply
     (kept,) = gather([Kept(None, columns, kept_scale(mask.p))], x.reshape(-1, x.shape[-1]), None)
     (kept_weight,) = gather([Kept(None, columns, 1.0)], weight, None)
-    return kept_linear(kept, kept_weight, bias).reshape(*x.shape[:-1], weight.shape[0])
+    return kept_linear(kept, kept_weight, bias, is_last=True).reshape(*x.shape[:-1], weight.shape[0])
 
 
 class _KeptColumns(torch.autograd.Function):
