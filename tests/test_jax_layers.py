@@ -388,7 +388,9 @@ def test_every_layer_is_reached_without_a_change_of_the_model(make):
         ours = cjax.report(step, X)
     assert all(site.is_ours for site in ours)
     assert len(ours) == len(theirs)
-    assert cjax.report(step, X) == theirs
+    # Not the lines: JAX 0.6 names that of an earlier call with the same shapes.
+    again = cjax.report(step, X)
+    assert [(site.is_ours, site.n_calls) for site in again] == [(site.is_ours, site.n_calls) for site in theirs]
 
 
 def test_a_report_names_lines():
