@@ -65,8 +65,8 @@ class BaseDropoutMLP(BaseEstimator):  # type: ignore[misc]
         try:
             return self._fit_in_place(X, y, sample_weight, incremental=incremental)
         except BaseException:
-            vars(self).clear()
-            vars(self).update(before)
+            self.__dict__.clear()
+            self.__dict__.update(before)
             raise
 
     def _fit_in_place(self, X: Any, y: Any, sample_weight: Any, *, incremental: bool) -> Self:
