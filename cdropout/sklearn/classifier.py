@@ -235,7 +235,7 @@ class DropoutMLPClassifier(ClassifierMixin, BaseDropoutMLP):  # type: ignore[mis
             self._given_classes = given
         elif not hasattr(self, "coefs_"):
             raise ValueError("classes must be passed on the first call to partial_fit.")
-        if self.class_weight == "balanced":
+        if isinstance(self.class_weight, str) and self.class_weight == "balanced":
             raise ValueError("class_weight 'balanced' is not supported for partial_fit: give a dict with the weights.")
         for rows, targets, weights in by_chunks(X, y, sample_weight):
             self._fit(rows, targets, weights, incremental=True)

@@ -7,6 +7,7 @@ import numpy.typing as npt
 from sklearn.base import RegressorMixin
 from sklearn.metrics import r2_score
 
+from cdropout.checks import check_integer
 from cdropout.networks import squared_loss
 from cdropout.sklearn.base import BaseDropoutMLP
 from cdropout.sklearn.chunks import by_chunks
@@ -216,6 +217,7 @@ class DropoutMLPRegressor(RegressorMixin, BaseDropoutMLP):  # type: ignore[misc]
             With return_std only. It does not include the noise of the targets.
 
         """
+        check_integer("n_samples", n_samples, 1)
         if not return_std:
             return _column(self._outputs(X))
         mean, std, _ = self._moments(X, n_samples, n_jobs, lambda outputs: outputs)
