@@ -138,6 +138,17 @@ def test_a_checkpoint_knows_the_weights_of_samples_in_one_batch(tmp_path):
         DropoutMLPClassifier(**options).fit(x[:50], y[:50], sample_weight=np.roll(counts, 1))
 
 
+def test_a_checkpoint_knows_the_weights_of_validation_samples(tmp_path):
+    x, y = data()
+    options = OPTIONS | {"max_iter": 1, "batch_size": 200, "checkpoint": tmp_path / "fit.npz"}
+    assert options["early_stopping"]
+    DropoutMLPRegressor(**options).fit(x[:50], y[:50], sample_weight=np.full(50, 2))
+    for row in range(50):  # five of them are validation samples
+        counts = np.where(np.arange(50) == row, 3, 2)
+        with pytest.raises(ValueError, match=r"fit.npz: must be of a fit on the same data"):
+            DropoutMLPRegressor(**options).fit(x[:50], y[:50], sample_weight=counts)
+
+
 def test_a_second_fit_of_a_warm_start_does_not_take_the_checkpoint_of_the_first(tmp_path):
     options = OPTIONS | {"max_iter": 1, "checkpoint": tmp_path / "fit.npz", "warm_start": True}
     fitted = DropoutMLPClassifier(**options).fit(*data())

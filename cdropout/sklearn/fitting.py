@@ -159,6 +159,9 @@ class Training:
             if checkpoint is not None:
                 check_checkpoint_path(checkpoint)
                 digest = self.samples.digest()
+                if self.validation is not None and self.validation.weights is not None:
+                    weights = self.validation.weights[self.validation.rows]
+                    digest = hashlib.sha256(digest.encode() + weights.tobytes()).hexdigest()
                 self._restore(checkpoint, run_of, digest)
             last = time.monotonic()
             with Progress(self.estimator.verbose, self.max_epochs, self.history["n_iter"]) as progress:
