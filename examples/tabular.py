@@ -61,7 +61,10 @@ def fit_curve(epochs: int) -> tuple[Array, Array, Array, Array, Array]:
 
 
 def count_covered(epochs: int) -> tuple[float, float]:
-    """Return the shares of test targets within two standard deviations: of the spread alone, and with the noise."""
+    """Return the shares of test targets within two standard deviations: of the spread alone, and with the noise.
+
+    The noise is estimated by the residuals of the training targets, which underestimate it.
+    """
     x, y = load_diabetes(return_X_y=True)
     x_train, x_test, y_train, y_test = train_test_split(x, (y - y.mean()) / y.std(), random_state=0)
     model = make_pipeline(
@@ -120,6 +123,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--epochs", type=int, default=60, metavar="N", help="passes over the digits (default: 60)")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw to this file; needs matplotlib")
     arguments = parser.parse_args(argv)
+    for name in ("seeds", "epochs"):
+        if getattr(arguments, name) < 1:
+            parser.error(f"argument --{name}: must be at least 1, got {getattr(arguments, name)}")
     warnings.simplefilter("ignore", ConvergenceWarning)  # every network learns for a fixed number of epochs
     # One thread gives the same results on every machine, and the matrices are too small to gain from more.
     with threadpool_limits(1, user_api="blas"):

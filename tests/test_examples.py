@@ -96,6 +96,15 @@ def test_tables_are_learned_and_drawn_by_a_program_of_their_own(tmp_path):
     assert (EXAMPLES / "tabular.png").stat().st_size > 20_000
 
 
+@pytest.mark.parametrize("name", ["seeds", "epochs"])
+def test_the_program_for_tables_refuses_counts_below_1(name, tmp_path):
+    pytest.importorskip("sklearn", minversion="1.6")
+    command = [sys.executable, str(EXAMPLES / "tabular.py"), f"--{name}", "0"]
+    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60)
+    assert run.returncode == 2
+    assert f"error: argument --{name}: must be at least 1, got 0" in run.stderr
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_example_writes_the_table_it_prints_and_the_command_that_made_it(tiny_runs, name):
     folder, arguments, run = tiny_runs[name]

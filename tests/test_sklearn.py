@@ -1,5 +1,6 @@
 """The estimators follow scikit-learn's rules, are scikit-learn's networks without dropout, and predict uncertainty."""
 
+import copy
 import pickle
 import subprocess
 import sys
@@ -300,6 +301,11 @@ def test_a_fit_that_does_not_converge_warns_and_html_and_repr_show_what_was_chos
         warnings.simplefilter("error")
         with pytest.raises(ConvergenceWarning, match=r"Maximum iterations \(2\) reached"):
             DropoutMLPClassifier((4,), max_iter=2).fit(*digits)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        line = sys._getframe().f_lineno + 1
+        DropoutMLPClassifier((4,), max_iter=2).fit(*digits)
+    assert [(each.category, each.filename, each.lineno) for each in caught] == [(ConvergenceWarning, __file__, line)]
     assert repr(DropoutMLPClassifier(dropout=0.3)) == "DropoutMLPClassifier(dropout=0.3)"
     assert "DropoutMLPRegressor" in DropoutMLPRegressor()._repr_html_()
 
@@ -330,6 +336,11 @@ def test_a_fit_that_does_not_converge_warns_and_html_and_repr_show_what_was_chos
         ({"checkpoint": 3}, "'checkpoint' .* the path of a file. Got 3"),
         ({"checkpoint": "fit.npz"}, "'random_state' .* for a fit with a checkpoint. Got None"),
         ({"validation_fraction": 1.0}, "'validation_fraction' .* Got 1.0"),
+        ({"dropout": np.array(0.5)}, r"'dropout' .* Got array\(0.5\)"),
+        ({"dropout": [0.5] * 2, "hidden_layer_sizes": 4}, "a list with one such number for the hidden layer. Got"),
+        ({"hidden_layer_sizes": np.array(4)}, r"hidden_layer_sizes must be integers > 0, got array\(4\)"),
+        ({"activation": np.array(["relu", "tanh"])}, "'activation' .* one of .*'relu'.* Got array"),
+        ({"batch_size": np.array([8, 9])}, r"'batch_size' .* integer of at least 1. Got array\(\[8, 9\]\)"),
     ],
 )
 @pytest.mark.parametrize("estimator", BOTH)
@@ -370,6 +381,92 @@ def test_wrong_data_is_refused(digits):
         fitted.predict_proba(x, n_samples=0)
     with pytest.raises(ValueError, match="non-finite parameter weights"):
         DropoutMLPRegressor((4,), max_iter=3, solver="sgd", learning_rate_init=1e30).fit(x, y)
+    with pytest.raises(ValueError, match="non-finite parameter weights"):
+        DropoutMLPClassifier((4,), max_iter=3, solver="sgd", learning_rate_init=1e100, early_stopping=True).fit(x, y)
+    with pytest.raises(ValueError, match="n_samples must be at least 1, got -1"):
+        DropoutMLPRegressor((4,), max_iter=1).fit(x, y).predict(x, n_samples=-1)
+
+
+@pytest.mark.parametrize("weight", [-1.0, float("nan"), float("inf")])
+def test_class_weights_that_are_negative_or_not_finite_are_refused(weight, digits):
+    with pytest.raises(ValueError, match=rf"class_weight must have finite weights of at least 0, got {{3: {weight}}}"):
+        DropoutMLPClassifier((4,), max_iter=1, class_weight={3: weight}).fit(*digits)
+
+
+@pytest.mark.parametrize("name", ["shuffle", "warm_start", "nesterovs_momentum", "early_stopping"])
+def test_switches_are_booleans(name, digits):
+    for value in (1, "no", None):
+        with pytest.raises(ValueError, match=rf"'{name}' .* an instance of 'bool' or .* 'numpy.bool'. Got {value!r}"):
+            DropoutMLPClassifier((4,), max_iter=1, **{name: value}).fit(*digits)
+    one, other = (
+        DropoutMLPClassifier((4,), max_iter=1, random_state=0, **{name: value}).fit(*digits)
+        for value in (True, np.bool_(True))
+    )
+    assert_same_weights(one, other)
+
+
+@pytest.mark.parametrize("estimator", BOTH)
+def test_a_fit_that_fails_leaves_the_estimator_as_it_was(estimator, digits, diabetes):
+    x, y = data_for(estimator(), digits, diabetes)
+    options = {"max_iter": 2, "random_state": 0, "solver": "sgd"}
+    diverging = estimator((4,), **options, learning_rate_init=1e100)
+    with pytest.raises(ValueError, match="non-finite parameter weights"):
+        diverging.fit(x, y)
+    with pytest.raises(NotFittedError):
+        diverging.predict(x)
+    assert vars(diverging) == diverging.get_params()
+
+    fitted = estimator((4,), **options).fit(x, y)
+    before, predicted = dict(vars(fitted)), fitted.predict(x)
+    losses, arrays = list(fitted.loss_curve_), [array.copy() for array in coefficients(fitted)]
+    masks = fitted._mask_stream.state
+    for warm_start in (False, True):
+        changed = {"learning_rate_init": 1e100, "warm_start": warm_start}
+        with pytest.raises(ValueError, match="non-finite parameter weights"):
+            fitted.set_params(**changed).fit(x, y)
+        with pytest.raises(ValueError, match="non-finite parameter weights"):
+            fitted.partial_fit(x * 1e307, y)
+        with pytest.raises(ValueError, match="validation set is too small"):
+            fitted.set_params(early_stopping=True, validation_fraction=1e-9).fit(x, y)
+        fitted.set_params(**{name: before[name] for name in fitted.get_params()})
+        assert vars(fitted).keys() == before.keys()
+        assert all(vars(fitted)[name] is value for name, value in before.items())
+        np.testing.assert_array_equal(fitted.predict(x), predicted)
+        assert fitted.loss_curve_ == losses
+        assert fitted._mask_stream.state == masks
+        for array, expected in zip(coefficients(fitted), arrays, strict=True):
+            np.testing.assert_array_equal(array, expected)
+
+
+@pytest.mark.parametrize("estimator", BOTH)
+def test_a_shallow_copy_that_learns_on_leaves_the_original_as_it_was(estimator, digits, diabetes):
+    x, y = data_for(estimator(), digits, diabetes)
+    original, expected = (estimator((4,), max_iter=2, random_state=0).fit(x, y) for _ in range(2))
+    copied = copy.copy(original)
+    copied.partial_fit(x, y)
+    assert len(copied.loss_curve_) == 3
+    assert_same_weights(original, expected)
+    assert original.loss_curve_ == expected.loss_curve_
+    original.partial_fit(x, y)
+    assert_same_weights(original, copied)
+    assert original.loss_curve_ == copied.loss_curve_
+
+
+def test_the_kind_of_dropout_of_the_fit_is_that_of_its_predictions(digits):
+    fitted = DropoutMLPClassifier((16,), max_iter=2, random_state=0).fit(*digits)
+    expected = fitted.predict_uncertainty(digits[0], 5)
+    fitted.set_params(dropout_kind="gaussian", dropout=0.1)
+    np.testing.assert_array_equal(fitted.predict_uncertainty(digits[0], 5).proba, expected.proba)
+
+
+def test_repeated_entries_of_a_sparse_matrix_are_summed(digits):
+    x, y = digits
+    single = scipy.sparse.csr_array(x)
+    data, indices = np.repeat(single.data / 2, 2), np.repeat(single.indices, 2)
+    repeated = scipy.sparse.csr_array((data, indices, 2 * single.indptr), shape=single.shape)
+    common = {"hidden_layer_sizes": (16,), "max_iter": 2, "random_state": 0, "input_dropout": 0.2}
+    assert_same_weights(*(DropoutMLPClassifier(**common).fit(each, y) for each in (single, repeated)))
+    assert repeated.nnz == 2 * single.nnz  # the matrix of the caller is not changed
 
 
 # ---- uncertainty ----------------------------------------------------------------------------------------------------

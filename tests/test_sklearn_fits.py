@@ -43,17 +43,17 @@ def test_a_fit_that_is_killed_again_and_again_ends_with_the_same_bits(tmp_path, 
     n_kills = 0
     while not (tmp_path / "result.npz").exists():
         process = start_python(str(PROGRAM), "killed.npz", "result.npz")
-        state = None
+        states = set()
         deadline = time.monotonic() + 60
         while process.poll() is None and time.monotonic() < deadline:
             # Kill once the file has been replaced a few times since this process began.
-            now = (tmp_path / "killed.npz").stat().st_mtime_ns if (tmp_path / "killed.npz").exists() else None
-            if n_kills < 3 and now is not None and state is not None and now - state > 3e8:
+            if (tmp_path / "killed.npz").exists():
+                states.add((tmp_path / "killed.npz").stat().st_mtime_ns)
+            if n_kills < 3 and len(states) > 4:
                 process.kill()
                 n_kills += 1
                 break
-            state = state or now
-            time.sleep(0.01)
+            time.sleep(0.001)
         process.wait()
     assert n_kills >= 2
     found = np.load(tmp_path / "result.npz")
@@ -118,11 +118,78 @@ def test_a_checkpoint_of_another_fit_is_refused(tmp_path):
             DropoutMLPClassifier(**(options | changed)).fit(x, y)
     with pytest.raises(ValueError, match=r"fit.npz: must be of a fit on the same data"):
         DropoutMLPClassifier(**options).fit(x + 1, y)
+    with pytest.raises(ValueError, match=r"fit.npz: must be of a fit on the same data"):
+        DropoutMLPClassifier(**options).fit(x, y, sample_weight=np.where(y == 0, 2, 1))
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(ValueError, match=r"fit.npz: must be a whole training checkpoint"):
         DropoutMLPClassifier(**options).fit(x, y)
     with pytest.raises(ValueError, match="must be a regular file, got a folder"):
         DropoutMLPClassifier(**(options | {"checkpoint": tmp_path})).fit(x, y)
+
+
+def test_a_checkpoint_knows_the_weights_of_samples_in_one_batch(tmp_path):
+    x, y = data()
+    options = OPTIONS | {"max_iter": 1, "batch_size": 200, "early_stopping": False}
+    options["checkpoint"] = tmp_path / "fit.npz"
+    counts = np.arange(50) % 3
+    fitted = DropoutMLPClassifier(**options).fit(x[:50], y[:50], sample_weight=counts)
+    again = DropoutMLPClassifier(**options).fit(x[:50], y[:50], sample_weight=counts)
+    assert_same_weights(fitted, again)
+    with pytest.raises(ValueError, match=r"fit.npz: must be of a fit on the same data"):
+        DropoutMLPClassifier(**options).fit(x[:50], y[:50], sample_weight=np.roll(counts, 1))
+
+
+def test_a_checkpoint_knows_the_weights_of_validation_samples(tmp_path):
+    x, y = data()
+    options = OPTIONS | {"max_iter": 1, "batch_size": 200, "checkpoint": tmp_path / "fit.npz"}
+    assert options["early_stopping"]
+    DropoutMLPRegressor(**options).fit(x[:50], y[:50], sample_weight=np.full(50, 2))
+    for row in range(50):  # five of them are validation samples
+        counts = np.where(np.arange(50) == row, 3, 2)
+        with pytest.raises(ValueError, match=r"fit.npz: must be of a fit on the same data"):
+            DropoutMLPRegressor(**options).fit(x[:50], y[:50], sample_weight=counts)
+
+
+def test_a_second_fit_of_a_warm_start_does_not_take_the_checkpoint_of_the_first(tmp_path):
+    options = OPTIONS | {"max_iter": 1, "checkpoint": tmp_path / "fit.npz", "warm_start": True}
+    fitted = DropoutMLPClassifier(**options).fit(*data())
+    coefs = [coef.copy() for coef in fitted.coefs_]
+    with pytest.raises(ValueError, match=r"fit.npz: must be of a fit with warm start from='[0-9a-f]{64}', got"):
+        fitted.fit(*data())
+    for coef, expected in zip(fitted.coefs_, coefs, strict=True):
+        np.testing.assert_array_equal(coef, expected)
+    fitted.set_params(checkpoint=tmp_path / "second.npz").fit(*data())
+    assert fitted.n_iter_ == 1
+    assert len(fitted.loss_curve_) == 2
+
+
+def test_parameters_with_the_same_values_are_those_of_the_checkpoint(tmp_path, monkeypatch):
+    x, y = data()
+    options = OPTIONS | {"max_iter": 1, "checkpoint": tmp_path / "fit.npz"}
+    options |= {"hidden_layer_sizes": 4, "dropout": 0.5, "shuffle": True, "class_weight": {0: 2, 1: 1}}
+    fitted = DropoutMLPClassifier(**options).fit(x, y)
+    stop_after(0, monkeypatch)  # nothing is left to do
+    for equal in (
+        {"hidden_layer_sizes": [4]},
+        {"hidden_layer_sizes": (np.int64(4),)},
+        {"dropout": np.float64(0.5)},
+        {"dropout": [0.5]},
+        {"max_iter": np.int32(1)},
+        {"shuffle": np.True_},
+        {"activation": np.str_("relu")},
+        {"class_weight": {np.int64(1): 1.0, 0: np.float64(2)}},
+        {"checkpoint": str(tmp_path / "fit.npz")},
+    ):
+        assert_same_weights(fitted, DropoutMLPClassifier(**(options | equal)).fit(x, y))
+    for other in ({"hidden_layer_sizes": (4, 4)}, {"dropout": 0.25}, {"shuffle": False}, {"class_weight": {0: 3}}):
+        with pytest.raises(ValueError, match=rf"must be of a fit with {next(iter(other))}="):
+            DropoutMLPClassifier(**(options | other)).fit(x, y)
+
+
+def test_partial_fit_ignores_a_checkpoint(tmp_path):
+    x, y = data()
+    DropoutMLPRegressor((4,), checkpoint=tmp_path / "fit.npz").partial_fit(x, y)  # without a random_state
+    assert list(tmp_path.iterdir()) == []
 
 
 # ---- Ctrl-C ---------------------------------------------------------------------------------------------------------
@@ -167,6 +234,20 @@ def test_ctrl_c_keeps_the_best_weights_so_far_and_says_so(monkeypatch, early_sto
             first = DropoutMLPClassifier(**options).fit(x, y)
     assert first.n_iter_ == 0
     assert first.predict(x).shape == (1000,)
+
+
+@needs_the_main_thread
+def test_ctrl_c_in_a_warm_start_keeps_the_best_epoch_of_this_fit(monkeypatch):
+    x, y = data()
+    options = {"hidden_layer_sizes": (8,), "batch_size": 100, "max_iter": 3, "random_state": 0, "warm_start": True}
+    first, expected = (DropoutMLPRegressor(**options).fit(x, y * 1e-3) for _ in range(2))
+    expected.fit(x, 100.0 * y)  # each loss is larger than those of the first fit
+    assert min(expected.loss_curve_[3:]) > 10 * max(expected.loss_curve_[:3])
+    assert expected.loss_curve_[3:] == sorted(expected.loss_curve_[3:], reverse=True)
+    interrupt_after(3 * 10 + 5, monkeypatch)
+    with pytest.warns(UserWarning, match="in epoch 4; the best weights so far are kept: those after epoch 3, with"):
+        first.set_params(max_iter=50).fit(x, 100.0 * y)
+    assert_same_weights(first, expected)
 
 
 @needs_the_main_thread
@@ -288,6 +369,11 @@ def test_dask_arrays_are_learned_chunk_by_chunk():
         fitted = DropoutMLPClassifier((8,), random_state=0)
         fitted.partial_fit(da.from_array(x, chunks=(300, 10)), targets, classes=[0, 1, 2])
         assert_same_weights(fitted, expected)
+    fitted = DropoutMLPClassifier((8,), random_state=0)
+    fitted.partial_fit(da.from_array(x, chunks=((0, 300, 300, 0, 300, 100, 0), 10)), y, classes=[0, 1, 2])
+    assert_same_weights(fitted, expected)
+    with pytest.raises(ValueError, match="0 sample"):
+        DropoutMLPRegressor().partial_fit(da.from_array(x[:0], chunks=(0, 10)), y[:0])
     with pytest.raises(ValueError, match="y must have the 1000 rows of X, got 999"):
         DropoutMLPRegressor().partial_fit(da.from_array(x), y[1:])
     unknown = da.from_array(x, chunks=300)

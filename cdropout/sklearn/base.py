@@ -1,6 +1,7 @@
 """The base of the classifier and the regressor: fitting, and the predictions of sub-networks."""
 
 from collections.abc import Callable
+from copy import copy
 from hashlib import sha256
 from itertools import pairwise
 from pathlib import Path
@@ -65,12 +66,12 @@ class BaseDropoutMLP(BaseEstimator):  # type: ignore[misc]
         try:
             return self._fit_in_place(X, y, sample_weight, incremental=incremental)
         except BaseException:
-            vars(self).clear()
-            vars(self).update(before)
+            self.__dict__.clear()
+            self.__dict__.update(before)
             raise
 
     def _fit_in_place(self, X: Any, y: Any, sample_weight: Any, *, incremental: bool) -> Self:
-        rates = check_parameters(self)
+        rates = check_parameters(self, incremental=incremental)
         if incremental and self.early_stopping:
             raise ValueError("partial_fit does not support early_stopping=True")
         is_first = not hasattr(self, "coefs_") or (not self.warm_start and not incremental)
@@ -113,8 +114,8 @@ class BaseDropoutMLP(BaseEstimator):  # type: ignore[misc]
             activation=self.activation,
             p=rates.p,
             p_input=rates.p_input,
-            kind=self.dropout_kind,
-            rng=self._mask_stream,
+            kind=rates.kind,
+            rng=copy(self._mask_stream),  # a shallow copy of the estimator has the same one
             dtype=dtype,
             n_rows=min(most, len(samples)),
         )
@@ -138,7 +139,7 @@ class BaseDropoutMLP(BaseEstimator):  # type: ignore[misc]
                 training.take_optimizer(self._optimizer_state)
         checkpoint = None if self.checkpoint is None or incremental else Path(self.checkpoint)
         try:
-            run_of = describe_run(self, order_rng) if checkpoint else {}
+            run_of = describe_run(self, rates, order_rng) if checkpoint else {}
             if checkpoint and not is_first:
                 run_of["warm start from"] = sha256(b"".join(p.tobytes() for p in self._params())).hexdigest()
             training.run(checkpoint, run_of)
@@ -225,7 +226,7 @@ class BaseDropoutMLP(BaseEstimator):  # type: ignore[misc]
         self.validation_scores_ = list(history["scores"]) if is_scored else None
         self.best_validation_score_ = history["best_score"] if is_scored else None
         self.best_loss_ = None if is_scored else history["best_loss"]
-        self._rates = rates
+        self._rates, self._mask_stream = rates, network.rng
         self._history, self._optimizer_state = history, training.optimizer_state()
 
     def _params(self) -> list[Array]:
@@ -286,7 +287,7 @@ class BaseDropoutMLP(BaseEstimator):  # type: ignore[misc]
             mean = squares = entropy = np.zeros(())
             for i in range(n_samples):
                 drawn = draw_sub_network(
-                    params, self.activation, rates.p, rates.p_input, self.dropout_kind, self._sample_stream.fold_in(i)
+                    params, self.activation, rates.p, rates.p_input, rates.kind, self._sample_stream.fold_in(i)
                 )
                 sample = decode(drawn.evaluate(prefix)).astype(np.float64)
                 change = sample - mean

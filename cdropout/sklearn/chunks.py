@@ -7,7 +7,8 @@ from typing import Any
 def by_chunks(X: Any, y: Any, sample_weight: Any) -> Iterator[tuple[Any, Any, Any]]:
     """Yield rows, targets and weights: all at once, or those of each chunk of rows if X is a Dask array.
 
-    One chunk of rows is computed at a time.
+    One chunk of rows is computed at a time. Chunks without rows are skipped, except in an X without rows, so that the
+    fit refuses it.
 
     Raises
     ------
@@ -26,6 +27,8 @@ def by_chunks(X: Any, y: Any, sample_weight: Any) -> Iterator[tuple[Any, Any, An
             raise ValueError(f"{name} must have the {sum(lengths)} rows of X, got {len(other)}")
     begin = 0
     for length in lengths:
+        if length == 0 and sum(lengths) > 0:
+            continue
         rows = slice(begin, begin + length)
         begin += length
         yield _computed(X[rows]), _computed(y[rows]), None if sample_weight is None else _computed(sample_weight[rows])

@@ -87,7 +87,8 @@ class DropoutMLPClassifier(ClassifierMixin, BaseDropoutMLP):  # type: ignore[mis
     loss_curve_ : list of float
         The mean training loss of each epoch, with dropout and the L2 penalty.
     validation_scores_ : list of float or None
-        The score of the validation set after each epoch; None without early stopping.
+        The score of the validation set after each epoch, weighted by class_weight and sample_weight; None without early
+        stopping.
     best_loss_, best_validation_score_ : float or None
         The lowest training loss, None with early stopping; the highest validation score, None without.
     loss_, n_iter_, t_, n_layers_, n_outputs_, out_activation_, n_features_in_, feature_names_in_
@@ -95,9 +96,9 @@ class DropoutMLPClassifier(ClassifierMixin, BaseDropoutMLP):  # type: ignore[mis
 
     Notes
     -----
-    X may be larger than memory, as an `np.memmap`: batches are gathered from it one at a time. A fit in one batch, as
-    of few samples, depends on the set of samples only, not on their order, and a weight of 2 has the effect of the same
-    sample twice.
+    X may be larger than memory, as an `np.memmap` of float32 or float64: batches are gathered from it one at a time. An
+    X of another dtype is copied as a whole. A fit in one batch, as of few samples, depends on the set of samples only,
+    not on their order, and a weight of 2 has the effect of the same sample twice; `t_` then counts both.
 
     See Also
     --------
@@ -235,7 +236,7 @@ class DropoutMLPClassifier(ClassifierMixin, BaseDropoutMLP):  # type: ignore[mis
             self._given_classes = given
         elif not hasattr(self, "coefs_"):
             raise ValueError("classes must be passed on the first call to partial_fit.")
-        if self.class_weight == "balanced":
+        if isinstance(self.class_weight, str) and self.class_weight == "balanced":
             raise ValueError("class_weight 'balanced' is not supported for partial_fit: give a dict with the weights.")
         for rows, targets, weights in by_chunks(X, y, sample_weight):
             self._fit(rows, targets, weights, incremental=True)

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
 from copy import copy
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from cdropout.digits.checkpoint import (
     write_checkpoint,
 )
 from cdropout.networks import MLP, SGD, Adam
+from cdropout.sklearn.parameters import Rates
 from cdropout.sklearn.progress import Progress
 from cdropout.sklearn.samples import Samples
 
@@ -157,6 +159,9 @@ class Training:
             if checkpoint is not None:
                 check_checkpoint_path(checkpoint)
                 digest = self.samples.digest()
+                if self.validation is not None and self.validation.weights is not None:
+                    weights = self.validation.weights[self.validation.rows]
+                    digest = hashlib.sha256(digest.encode() + weights.tobytes()).hexdigest()
                 self._restore(checkpoint, run_of, digest)
             last = time.monotonic()
             with Progress(self.estimator.verbose, self.max_epochs, self.history["n_iter"]) as progress:
@@ -349,12 +354,30 @@ def _limit_norms(weights: list[Array], limit: float) -> None:
             weight *= np.minimum(1, limit / np.maximum(norms, np.finfo(norms.dtype).tiny))
 
 
-def describe_run(estimator: Any, random_state: np.random.RandomState) -> dict[str, Any]:
-    """Return what must be equal in a checkpoint of a fit: the class, the parameters and the seed, for JSON."""
+def describe_run(estimator: Any, rates: Rates, random_state: np.random.RandomState) -> dict[str, Any]:
+    """Return what must be equal in a checkpoint of a fit: the class, the checked parameters and the seed, for JSON.
+
+    Equal values have equal texts, as those of a number of Python and of NumPy, or of a width and a list with it.
+    """
     seed = estimator.random_state
     if seed is not None and not isinstance(seed, int | np.integer):
         state: Any = random_state.get_state(legacy=True)
         seed = hashlib.sha256(np.asarray(state[1]).tobytes() + repr(state[2:]).encode()).hexdigest()
     described = {"estimator": type(estimator).__name__, "random_state": None if seed is None else str(seed)}
-    parameters = estimator.get_params(deep=False)
-    return described | {name: repr(value) for name, value in parameters.items() if name not in _NOT_OF_A_RUN}
+    dropout = rates.p[0] if len(set(rates.p)) == 1 else rates.p
+    parameters = estimator.get_params(deep=False) | {"hidden_layer_sizes": rates.hidden, "dropout": dropout}
+    return described | {name: repr(_plain(value)) for name, value in parameters.items() if name not in _NOT_OF_A_RUN}
+
+
+def _plain(value: Any) -> Any:
+    """Return the same object for equal values: numbers of Python, containers as lists, the items of dicts sorted."""
+    if isinstance(value, bool | np.bool_):
+        return bool(value)
+    if isinstance(value, Real):
+        number = float(value)
+        return int(number) if number.is_integer() else number
+    if isinstance(value, str):
+        return str(value)
+    if isinstance(value, dict):
+        return sorted(([_plain(key), _plain(each)] for key, each in value.items()), key=repr)
+    return [_plain(each) for each in value] if isinstance(value, list | tuple) else value

@@ -5,19 +5,34 @@ import os
 from numbers import Integral, Real
 from typing import Any, NamedTuple, NoReturn
 
+import numpy as np
+
 from cdropout.networks import ACTIVATIONS, KINDS
 
 
 class Rates(NamedTuple):
-    """Hold the widths of the hidden layers, and the probability of dropping of each."""
+    """Hold the widths of the hidden layers, the probability of dropping of each, and the kind of dropout."""
 
     hidden: list[int]
     p: list[float]
     p_input: float
+    kind: str
 
 
-def check_parameters(estimator: Any) -> Rates:
-    """Return the checked widths and probabilities of an estimator.
+def check_parameters(estimator: Any, *, incremental: bool = False) -> Rates:
+    """Return the checked widths, probabilities and kind of dropout of an estimator.
+
+    Parameters
+    ----------
+    estimator : estimator
+        The estimator, which is not changed.
+    incremental : bool, default=False
+        Whether `partial_fit` asks, which writes no checkpoint and so needs no random_state for it.
+
+    Returns
+    -------
+    Rates
+        The checked values.
 
     Raises
     ------
@@ -31,8 +46,12 @@ def check_parameters(estimator: Any) -> Rates:
         ("learning_rate", ("constant", "invscaling", "adaptive")),
         ("dropout_kind", KINDS),
     ):
-        if getattr(estimator, name) not in choices:
+        value = getattr(estimator, name)
+        if not isinstance(value, str) or value not in choices:
             _refuse(estimator, name, f"one of {', '.join(map(repr, choices))}")
+    for name in ("shuffle", "warm_start", "nesterovs_momentum", "early_stopping"):
+        if not isinstance(getattr(estimator, name), bool | np.bool_):
+            _refuse(estimator, name, "an instance of 'bool' or an instance of 'numpy.bool'")
     for name, low, high, rule in (
         ("alpha", 0, math.inf, "a number in [0, inf)"),
         ("learning_rate_init", math.nextafter(0, 1), math.inf, "a number in (0, inf)"),
@@ -49,27 +68,29 @@ def check_parameters(estimator: Any) -> Rates:
             _refuse(estimator, name, rule)
     for name in ("max_iter", "n_iter_no_change"):
         value = getattr(estimator, name)
-        if not _is_count(value) and not (name == "n_iter_no_change" and value == math.inf):
+        is_endless = name == "n_iter_no_change" and isinstance(value, Real) and value == math.inf
+        if not _is_count(value) and not is_endless:
             _refuse(estimator, name, "an integer of at least 1")
-    if estimator.batch_size != "auto" and not _is_count(estimator.batch_size):
+    batch_size = estimator.batch_size
+    if not (isinstance(batch_size, str) and batch_size == "auto") and not _is_count(batch_size):
         _refuse(estimator, "batch_size", "'auto' or an integer of at least 1")
     if estimator.max_norm is not None and not _is_number(estimator.max_norm, math.nextafter(0, 1), math.inf):
         _refuse(estimator, "max_norm", "None or a number in (0, inf)")
     if estimator.checkpoint is not None and not isinstance(estimator.checkpoint, str | os.PathLike):
         _refuse(estimator, "checkpoint", "None or the path of a file")
-    if estimator.checkpoint is not None and estimator.random_state is None:
+    if estimator.checkpoint is not None and estimator.random_state is None and not incremental:
         _refuse(estimator, "random_state", "an int or a RandomState for a fit with a checkpoint")
-    for name, value in (("dropout_kind", "alpha"), ("dropout_kind", "compact")):
-        needed = "selu" if value == "alpha" else "relu"
-        if getattr(estimator, name) == value and estimator.activation != needed:
-            _refuse(estimator, "activation", f"{needed!r} for dropout_kind {value!r}")
+    for kind, needed in (("alpha", "selu"), ("compact", "relu")):
+        if estimator.dropout_kind == kind and estimator.activation != needed:
+            _refuse(estimator, "activation", f"{needed!r} for dropout_kind {kind!r}")
     hidden = _hidden(estimator)
-    return Rates(hidden, _p(estimator, len(hidden)), float(estimator.input_dropout))
+    p = _p(estimator, len(hidden))
+    return Rates(hidden, p, float(estimator.input_dropout), str(estimator.dropout_kind))
 
 
 def _hidden(estimator: Any) -> list[int]:
     sizes = estimator.hidden_layer_sizes
-    listed = list(sizes) if hasattr(sizes, "__iter__") and not isinstance(sizes, str) else [sizes]
+    listed = list(sizes) if _is_listed(sizes) else [sizes]
     if not all(_is_count(size) for size in listed):
         raise ValueError(f"hidden_layer_sizes must be integers > 0, got {sizes!r}.")
     return [int(size) for size in listed]
@@ -77,12 +98,17 @@ def _hidden(estimator: Any) -> list[int]:
 
 def _p(estimator: Any, n_hidden: int) -> list[float]:
     dropout = estimator.dropout
-    listed = list(dropout) if hasattr(dropout, "__iter__") and not isinstance(dropout, str) else [dropout] * n_hidden
-    numbers = [dropout] if not n_hidden and not hasattr(dropout, "__iter__") else listed
+    listed = list(dropout) if _is_listed(dropout) else [dropout] * n_hidden
+    numbers = listed if _is_listed(dropout) else [dropout]
     if len(listed) != n_hidden or not all(_is_number(p, 0, 1) for p in numbers):
-        layers = f"{n_hidden} hidden layer{'' if n_hidden == 1 else 's'}"
-        _refuse(estimator, "dropout", f"a number in [0, 1), or a list with one such number for each of {layers}")
+        layers = "the hidden layer" if n_hidden == 1 else f"each of {n_hidden} hidden layers"
+        _refuse(estimator, "dropout", f"a number in [0, 1), or a list with one such number for {layers}")
     return [float(p) for p in listed]
+
+
+def _is_listed(value: Any) -> bool:
+    """Return whether value is a sequence; strings and arrays without dimensions are not."""
+    return hasattr(value, "__iter__") and not isinstance(value, str) and getattr(value, "ndim", 1) > 0
 
 
 def _is_number(value: object, low: float, high: float) -> bool:

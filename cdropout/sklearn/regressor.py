@@ -7,6 +7,7 @@ import numpy.typing as npt
 from sklearn.base import RegressorMixin
 from sklearn.metrics import r2_score
 
+from cdropout.checks import check_integer
 from cdropout.networks import squared_loss
 from cdropout.sklearn.base import BaseDropoutMLP
 from cdropout.sklearn.chunks import by_chunks
@@ -60,7 +61,8 @@ class DropoutMLPRegressor(RegressorMixin, BaseDropoutMLP):  # type: ignore[misc]
     loss_curve_ : list of float
         The mean training loss of each epoch, with dropout and the L2 penalty.
     validation_scores_ : list of float or None
-        The score of the validation set after each epoch; None without early stopping.
+        The score of the validation set after each epoch, weighted by sample_weight; None without early
+        stopping.
     best_loss_, best_validation_score_ : float or None
         The lowest training loss, None with early stopping; the highest validation score, None without.
     loss_, n_iter_, t_, n_layers_, n_outputs_, out_activation_, n_features_in_, feature_names_in_
@@ -68,9 +70,9 @@ class DropoutMLPRegressor(RegressorMixin, BaseDropoutMLP):  # type: ignore[misc]
 
     Notes
     -----
-    X may be larger than memory, as an `np.memmap`: batches are gathered from it one at a time. A fit in one batch, as
-    of few samples, depends on the set of samples only, not on their order, and a weight of 2 has the effect of the same
-    sample twice.
+    X may be larger than memory, as an `np.memmap` of float32 or float64: batches are gathered from it one at a time. An
+    X of another dtype is copied as a whole. A fit in one batch, as of few samples, depends on the set of samples only,
+    not on their order, and a weight of 2 has the effect of the same sample twice; `t_` then counts both.
 
     See Also
     --------
@@ -216,6 +218,7 @@ class DropoutMLPRegressor(RegressorMixin, BaseDropoutMLP):  # type: ignore[misc]
             With return_std only. It does not include the noise of the targets.
 
         """
+        check_integer("n_samples", n_samples, 1)
         if not return_std:
             return _column(self._outputs(X))
         mean, std, _ = self._moments(X, n_samples, n_jobs, lambda outputs: outputs)

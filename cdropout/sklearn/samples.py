@@ -1,4 +1,4 @@
-"""Samples of a fit: rows of X, gathered batch by batch, so that X is never copied as a whole."""
+"""Samples of a fit: rows of X, gathered batch by batch, so that X of float32 or float64 is never copied as a whole."""
 
 import hashlib
 from collections.abc import Callable
