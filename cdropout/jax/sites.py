@@ -26,8 +26,8 @@ class Site:
     Attributes
     ----------
     line : str
-        "file:line" of the innermost line outside of JAX and of `cdropout.jax`, with the function's name. JAX 0.6 may name
-        the line of an earlier call with the same shapes.
+        "file:line" of the innermost line outside of JAX and of `cdropout.jax`, with the function's name. JAX 0.6 may
+        name the line of an earlier call with the same shapes.
     is_ours : bool
         Whether the bits are this library's stream.
     n_calls : int
