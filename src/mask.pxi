@@ -339,7 +339,7 @@ cdef class Mask(Drawn):
             copy_elems(array, made, &held)
         else:
             self.fill(made, OPERATION_fill_values, 1.0, is_dropped, &held)
-        return out
+        return handed_back(array, out)
 
     def scaled(self, dtype=np.float32):
         """Return a new array of 0 where an element is dropped and 1/(1-p) where it is kept.
@@ -693,6 +693,7 @@ def bernoulli(shape, p, rng, out):
             raise TypeError(f"out must be an array of bool, got dtype {array.dtype}")
         hold(&held, array, "out", False, True)
     mask = Mask.__new__(Mask)
+    mask.shape = lengths  # for the error of empty_array
     cdef cnp.ndarray drawn = array if array is not None and is_plain(array) else mask.empty_array(lengths, np.bool_)
     place_mask(mask, p_checked, lengths, (), stream_of_rng(rng), n_positions, &held)
     if chances is None:
@@ -701,7 +702,7 @@ def bernoulli(shape, p, rng, out):
         draw_each(mask, drawn, chances, &held)
     if array is not None and drawn is not array:
         copy_elems(array, drawn, &held)
-    return drawn if out is None else out
+    return drawn if out is None else handed_back(array, out)
 
 
 cdef int draw_each(Mask mask, cnp.ndarray drawn, cnp.ndarray chances, held_arrays *held) except -1:
@@ -721,13 +722,19 @@ cdef int draw_each(Mask mask, cnp.ndarray drawn, cnp.ndarray chances, held_array
 
 cdef cnp.ndarray checked_chances(object p, tuple shape):
     """Return an array of probabilities as a plain float64 array of a shape, to which it broadcasts."""
+    check_unmasked(p, "p", "masked values would be used")
     cdef cnp.ndarray given = as_array(p, "p")
     if not (cnp.PyTypeNum_ISINTEGER(cnp.PyArray_TYPE(given)) or dtype_index(given) >= 0):
         raise TypeError(f"p must be a real number or an array of them, got dtype {given.dtype}")
-    cdef cnp.ndarray chances = np.ascontiguousarray(given, np.float64)
+    # A copy, so that the probabilities are those that were checked, also if out shares memory with p.
+    cdef cnp.ndarray chances = np.array(given, np.float64, order="C", ndmin=1)
     if cnp.PyArray_SIZE(chances) and not (chances.min() >= 0.0 and chances.max() <= 1.0):  # false for NaN
         raise ValueError(f"p must be in [0, 1], got {chances[~((chances >= 0.0) & (chances <= 1.0))].flat[0]}")
+    lengths = (<object>chances).shape
+    skip = len(shape) - len(lengths)
+    if skip < 0 or any(n != 1 and n != length for n, length in zip(lengths, shape[max(skip, 0):])):
+        raise ValueError(f"p must broadcast to the shape {shape}, got {lengths}")
     try:
         return np.ascontiguousarray(np.broadcast_to(chances, shape))
-    except ValueError:
-        raise ValueError(f"p must broadcast to the shape {shape}, got {(<object>chances).shape}") from None
+    except ValueError:  # from NumPy, for more bytes than addresses
+        raise ValueError(f"shape must be one that an array can have, got {shape}") from None
