@@ -327,8 +327,9 @@ cdef class Mask(Drawn):
         cdef held_arrays held
         cdef cnp.ndarray array, made
         if out is None:
-            return self.filled(OPERATION_fill_values, checked_value_dtype(np.bool_ if dtype is None else dtype),
-                               1.0, is_dropped)
+            value_dtype = checked_value_dtype(np.bool_ if dtype is None else dtype)
+            native = value_dtype.newbyteorder("=")
+            return self.filled(OPERATION_fill_values, native, 1.0, is_dropped).astype(value_dtype, copy=False)
         begin_holding(&held, True)
         array = checked_decisions_out(out, self.shape, dtype)
         hold(&held, array, "out", False, True)
@@ -564,7 +565,7 @@ cdef inline uint64_t bits_reversed_in_bytes(uint64_t word) noexcept nogil:
 
 
 cdef object checked_value_dtype(object dtype):
-    """Return a dtype of decisions, in native byte order. TypeError unless it is bool, an integer or a float."""
+    """Return a dtype of decisions. TypeError unless it is bool, an integer or a float."""
     try:
         numpy_dtype = np.dtype(dtype)
     except (SyntaxError, TypeError, ValueError):
@@ -572,7 +573,7 @@ cdef object checked_value_dtype(object dtype):
     if numpy_dtype is not None and numpy_dtype.subdtype is None:
         example = np.empty(0, numpy_dtype)
         if width_of(example) >= 0 or dtype_index(example) >= 0:
-            return numpy_dtype.newbyteorder("=")
+            return numpy_dtype
     got = shown(dtype) if numpy_dtype is None else numpy_dtype
     raise TypeError(f"dtype must be {', '.join(FLOATS)}, bool or an integer, got {got}")
 
@@ -584,7 +585,7 @@ cdef cnp.ndarray checked_decisions_out(object out, tuple shape, object dtype):
         raise ValueError(f"out must have the shape {shape}, got {(<object>array).shape}")
     if width_of(array) < 0 and dtype_index(array) < 0:
         raise TypeError(f"out must be an array of {', '.join(FLOATS)}, bool or integers, got dtype {array.dtype}")
-    if dtype is not None and checked_value_dtype(dtype) != array.dtype.newbyteorder("="):
+    if dtype is not None and checked_value_dtype(dtype).newbyteorder("=") != array.dtype.newbyteorder("="):
         raise ValueError(f"out must have the dtype {np.dtype(dtype)}, got {array.dtype}")
     if not cnp.PyArray_ISWRITEABLE(array):
         raise ValueError(f"out must be writable, got a read-only {type(out).__name__} of shape {shape}")
