@@ -156,7 +156,7 @@ cdef class Mask(Drawn):
         Raises
         ------
         TypeError
-            For another dtype, or a fill that is not of numbers.
+            For another dtype, or a fill that is not of numbers or a masked array.
         ValueError
             For another shape, an out that does not fit, a fill that a's dtype does not have, or one that does not
             broadcast.
@@ -231,7 +231,7 @@ cdef class Mask(Drawn):
         out : ndarray, or an object that shares its memory, optional
             Array for the result, of the mask's shape.
         dtype : bool, integer or float dtype, optional
-            The dtype of the result: that of out, or bool without one.
+            The dtype of the result, with its byte order: that of out, or bool without one.
 
         Returns
         -------
