@@ -25,7 +25,8 @@ class PixelDropout(A.PixelDropout):  # type: ignore[misc]
     """`albumentations.PixelDropout` with masks drawn by cdropout; it takes the same arguments and targets.
 
     The masks follow the transform's random generator, so that the seed of a `Compose` repeats them. They differ from
-    albumentations' masks.
+    albumentations' masks. A mask and its values are drawn for the first image: other images of the call, such as those
+    of `additional_targets`, must have its shape and a dtype that has these values; otherwise ValueError.
     """
 
     def apply(self, img: Any, drop_mask: Mask, drop_values: Any, **params: Any) -> Any:
@@ -120,11 +121,15 @@ def replace(transform: Any) -> Replaced:
             f"transform must be a transform or composition of albumentations, got {type(transform).__name__}"
         )
     copied, replaced, left = copy.deepcopy(transform), [], []
+    changed: set[int] = set()  # ids: a transform may stand at several places
     for place, each in _transforms_of(copied, type(copied).__name__):
         if type(each) in REPLACEMENTS:
             each.__class__ = REPLACEMENTS[type(each)]  # keeps the arguments, the generators and the processors
             # albumentations holds methods of the former class.
             each._key2func = {target: getattr(each, method.__name__) for target, method in each._key2func.items()}
+            changed.add(id(each))
+            replaced.append(place)
+        elif id(each) in changed:
             replaced.append(place)
         elif isinstance(each, PixelDropout | CoarseDropout):
             continue

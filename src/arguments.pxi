@@ -178,9 +178,15 @@ cdef cnp.ndarray checked_fill(object fill, cnp.ndarray x, str x_name):
         n_bits = 8 * cnp.PyArray_ITEMSIZE(x) - (0 if cnp.PyTypeNum_ISUNSIGNED(cnp.PyArray_TYPE(x)) else 1)
         if (0 if n_bits % 2 == 0 else -(1 << n_bits)) <= fill < 1 << n_bits:
             return np.array([fill], x.dtype.newbyteorder("="))
+    check_unmasked(fill, "fill", "masked values would be used")
     cdef cnp.ndarray given = as_array(fill, "fill")
     dtype = x.dtype.newbyteorder("=")
     kind = dtype.kind if width_of(x) >= 0 else "f"
+    wide_int = int_beyond_64_bits(given)
+    if wide_int is not None:
+        given = floats_of_ints(given) if kind == "f" else None
+        if given is None:
+            raise ValueError(f"fill must be values of {dtype}, got {shown(wide_int)}")
     is_number = cnp.PyTypeNum_ISINTEGER(cnp.PyArray_TYPE(given)) or dtype_index(given) >= 0
     if not (is_number or (cnp.PyTypeNum_ISBOOL(cnp.PyArray_TYPE(given)) and kind == "b")):
         raise TypeError(f"fill must be values of {dtype}, got {shown(fill) if given.ndim == 0 else given.dtype}")
@@ -212,6 +218,21 @@ cdef cnp.ndarray checked_fill(object fill, cnp.ndarray x, str x_name):
     while lengths[skip] == 1 or values.shape[0] == 1:
         values, skip = values[0], skip + 1
     return np.array(np.broadcast_to(values, lengths[skip:]), order="C").reshape(-1)
+
+
+cdef object int_beyond_64_bits(cnp.ndarray given):
+    """Return an int for which NumPy has no integer dtype, if an array holds ints and one of them is too large."""
+    if cnp.PyArray_TYPE(given) != cnp.NPY_OBJECT or any(type(n) is not int for n in given.flat):
+        return None
+    return next((n for n in given.flat if not -1 << 63 <= n < 1 << 64), None)
+
+
+cdef object floats_of_ints(cnp.ndarray given):
+    """Return an array of ints as float64, None if one of them is too large."""
+    try:
+        return given.astype(np.float64)
+    except OverflowError:
+        return None
 
 
 cdef object is_whole_within(object numbers, object dtype):

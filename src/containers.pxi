@@ -29,11 +29,11 @@ def zero_where_masked(a, name):
     return a.filled(0) if is_masked(a) else as_array(a, name)
 
 
-def check_unmasked(a, name):
-    """Raise TypeError for a masked array, whose mask does not fit sums of its elements."""
+def check_unmasked(a, name, reason="its elements are summed"):
+    """Raise TypeError for a masked array where its mask does not fit the result, for a reason."""
     if is_masked(a):
         raise TypeError(
-            f"{name} must not be a masked array, because its elements are summed, got {type(a).__name__}: "
+            f"{name} must not be a masked array, because {reason}, got {type(a).__name__}: "
             f"pass {name}.filled(0), or another value"
         )
 

@@ -156,7 +156,7 @@ cdef class Mask(Drawn):
         Raises
         ------
         TypeError
-            For another dtype, or a fill that is not of numbers.
+            For another dtype, or a fill that is not of numbers or a masked array.
         ValueError
             For another shape, an out that does not fit, a fill that a's dtype does not have, or one that does not
             broadcast.
@@ -231,7 +231,7 @@ cdef class Mask(Drawn):
         out : ndarray, or an object that shares its memory, optional
             Array for the result, of the mask's shape.
         dtype : bool, integer or float dtype, optional
-            The dtype of the result: that of out, or bool without one.
+            The dtype of the result, with its byte order: that of out, or bool without one.
 
         Returns
         -------
@@ -327,8 +327,9 @@ cdef class Mask(Drawn):
         cdef held_arrays held
         cdef cnp.ndarray array, made
         if out is None:
-            return self.filled(OPERATION_fill_values, checked_value_dtype(np.bool_ if dtype is None else dtype),
-                               1.0, is_dropped)
+            value_dtype = checked_value_dtype(np.bool_ if dtype is None else dtype)
+            native = value_dtype.newbyteorder("=")
+            return self.filled(OPERATION_fill_values, native, 1.0, is_dropped).astype(value_dtype, copy=False)
         begin_holding(&held, True)
         array = checked_decisions_out(out, self.shape, dtype)
         hold(&held, array, "out", False, True)
@@ -339,7 +340,7 @@ cdef class Mask(Drawn):
             copy_elems(array, made, &held)
         else:
             self.fill(made, OPERATION_fill_values, 1.0, is_dropped, &held)
-        return out
+        return handed_back(array, out)
 
     def scaled(self, dtype=np.float32):
         """Return a new array of 0 where an element is dropped and 1/(1-p) where it is kept.
@@ -564,7 +565,7 @@ cdef inline uint64_t bits_reversed_in_bytes(uint64_t word) noexcept nogil:
 
 
 cdef object checked_value_dtype(object dtype):
-    """Return a dtype of decisions, in native byte order. TypeError unless it is bool, an integer or a float."""
+    """Return a dtype of decisions. TypeError unless it is bool, an integer or a float."""
     try:
         numpy_dtype = np.dtype(dtype)
     except (SyntaxError, TypeError, ValueError):
@@ -572,7 +573,7 @@ cdef object checked_value_dtype(object dtype):
     if numpy_dtype is not None and numpy_dtype.subdtype is None:
         example = np.empty(0, numpy_dtype)
         if width_of(example) >= 0 or dtype_index(example) >= 0:
-            return numpy_dtype.newbyteorder("=")
+            return numpy_dtype
     got = shown(dtype) if numpy_dtype is None else numpy_dtype
     raise TypeError(f"dtype must be {', '.join(FLOATS)}, bool or an integer, got {got}")
 
@@ -584,7 +585,7 @@ cdef cnp.ndarray checked_decisions_out(object out, tuple shape, object dtype):
         raise ValueError(f"out must have the shape {shape}, got {(<object>array).shape}")
     if width_of(array) < 0 and dtype_index(array) < 0:
         raise TypeError(f"out must be an array of {', '.join(FLOATS)}, bool or integers, got dtype {array.dtype}")
-    if dtype is not None and checked_value_dtype(dtype) != array.dtype.newbyteorder("="):
+    if dtype is not None and checked_value_dtype(dtype).newbyteorder("=") != array.dtype.newbyteorder("="):
         raise ValueError(f"out must have the dtype {np.dtype(dtype)}, got {array.dtype}")
     if not cnp.PyArray_ISWRITEABLE(array):
         raise ValueError(f"out must be writable, got a read-only {type(out).__name__} of shape {shape}")
@@ -693,6 +694,7 @@ def bernoulli(shape, p, rng, out):
             raise TypeError(f"out must be an array of bool, got dtype {array.dtype}")
         hold(&held, array, "out", False, True)
     mask = Mask.__new__(Mask)
+    mask.shape = lengths  # for the error of empty_array
     cdef cnp.ndarray drawn = array if array is not None and is_plain(array) else mask.empty_array(lengths, np.bool_)
     place_mask(mask, p_checked, lengths, (), stream_of_rng(rng), n_positions, &held)
     if chances is None:
@@ -701,7 +703,7 @@ def bernoulli(shape, p, rng, out):
         draw_each(mask, drawn, chances, &held)
     if array is not None and drawn is not array:
         copy_elems(array, drawn, &held)
-    return drawn if out is None else out
+    return drawn if out is None else handed_back(array, out)
 
 
 cdef int draw_each(Mask mask, cnp.ndarray drawn, cnp.ndarray chances, held_arrays *held) except -1:
@@ -721,13 +723,19 @@ cdef int draw_each(Mask mask, cnp.ndarray drawn, cnp.ndarray chances, held_array
 
 cdef cnp.ndarray checked_chances(object p, tuple shape):
     """Return an array of probabilities as a plain float64 array of a shape, to which it broadcasts."""
+    check_unmasked(p, "p", "masked values would be used")
     cdef cnp.ndarray given = as_array(p, "p")
     if not (cnp.PyTypeNum_ISINTEGER(cnp.PyArray_TYPE(given)) or dtype_index(given) >= 0):
         raise TypeError(f"p must be a real number or an array of them, got dtype {given.dtype}")
-    cdef cnp.ndarray chances = np.ascontiguousarray(given, np.float64)
+    # A copy, so that the probabilities are those that were checked, also if out shares memory with p.
+    cdef cnp.ndarray chances = np.array(given, np.float64, order="C", ndmin=1)
     if cnp.PyArray_SIZE(chances) and not (chances.min() >= 0.0 and chances.max() <= 1.0):  # false for NaN
         raise ValueError(f"p must be in [0, 1], got {chances[~((chances >= 0.0) & (chances <= 1.0))].flat[0]}")
+    lengths = (<object>chances).shape
+    skip = len(shape) - len(lengths)
+    if skip < 0 or any(n != 1 and n != length for n, length in zip(lengths, shape[max(skip, 0):])):
+        raise ValueError(f"p must broadcast to the shape {shape}, got {lengths}")
     try:
         return np.ascontiguousarray(np.broadcast_to(chances, shape))
-    except ValueError:
-        raise ValueError(f"p must broadcast to the shape {shape}, got {(<object>chances).shape}") from None
+    except ValueError:  # from NumPy, for more bytes than addresses
+        raise ValueError(f"shape must be one that an array can have, got {shape}") from None

@@ -60,6 +60,15 @@ def test_masks_and_bounding_boxes_are_targets():
     assert not np.array_equal(batch[0], image)
 
 
+def test_additional_images_of_another_shape_are_refused():
+    pipeline = A.Compose([cda.PixelDropout(p=1.0)], additional_targets={"second": "image"}, seed=1)
+    image = IMAGES["colour"]
+    result = pipeline(image=image, second=image)
+    assert np.array_equal(result["image"], result["second"])
+    with pytest.raises(ValueError, match="a must have the mask's shape"):
+        pipeline.transforms[0](image=image, second=image[:, :, :1])
+
+
 @pytest.mark.parametrize("fill", [0, (1, 2, 3), "random", "random_uniform"])
 @pytest.mark.parametrize(("heights", "widths"), [((0.1, 0.5), (0.2, 0.2)), ((3, 9), (10, 20))])
 def test_rectangles_have_the_numbers_and_sizes_that_were_asked_for(fill, heights, widths):
@@ -108,5 +117,10 @@ def test_replace_finds_transforms_at_any_depth_and_reports_what_it_leaves():
     assert np.array_equal(result, again)
     assert cda.replace(transform)[1:] == ((), left)
     assert cda.replace(A.PixelDropout()).replaced == ("PixelDropout",)
+    twice = A.PixelDropout()
+    assert cda.replace(A.Compose([twice, A.OneOf([twice])])).replaced == (
+        "Compose[0] PixelDropout",
+        "Compose[1] OneOf[0] PixelDropout",
+    )
     with pytest.raises(TypeError, match="transform must be a transform or composition of albumentations, got list"):
         cda.replace([A.PixelDropout()])

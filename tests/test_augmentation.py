@@ -113,6 +113,32 @@ def test_rectangles_have_every_number_size_and_place():
     assert (~kept).any(0).all()
 
 
+def test_a_fill_that_is_a_part_of_the_output_is_read_before_it_is_written():
+    holes = {"num_holes_range": (1, 1), "hole_height_range": (4, 4), "hole_width_range": (4, 4), "rng": 1}
+    out = np.full((4, 4, 3), 7, np.uint8)
+    assert (cd.coarse_dropout(np.zeros_like(out), **holes, fill=out[0, 0], out=out) == 7).all()
+
+
+def test_fills_are_converted_whatever_the_callers_error_state():
+    image, stream = np.ones((8, 8), np.float16), cd.Stream(1)
+    with np.errstate(all="raise"):
+        result = cd.coarse_dropout(
+            image, num_holes_range=(1, 1), hole_height_range=(8, 8), hole_width_range=(8, 8), fill=1e-9, rng=stream
+        )
+    assert not result.any()
+    assert stream.position == 4096
+
+
+def test_rectangles_of_no_images_and_of_float16_ranges():
+    result, kept = cd.coarse_dropout(np.ones((0, 5, 5, 3)), rng=1, return_mask=True)
+    assert result.shape == (0, 5, 5, 3)
+    assert kept.shape == (0, 5, 5)
+    image, half = np.ones((2, 1 << 18), np.uint8), np.float16(0.5)  # half of this width is above float16's largest
+    same = cd.coarse_dropout(image, hole_width_range=(0.5, 0.5), rng=1)
+    with np.errstate(all="raise"):
+        assert np.array_equal(cd.coarse_dropout(image, hole_width_range=(half, half), rng=1), same)
+
+
 # ---- columns --------------------------------------------------------------------------------------------------------
 
 
@@ -183,6 +209,49 @@ def test_tokens_without_random_ones_all_become_the_mask_token():
     assert cd.token_dropout(np.zeros((0, 4), int), 0.5, 1, replace_random=9, rng=1).shape == (0, 4)
 
 
+def test_random_tokens_cover_numbers_of_any_dtype():
+    for dtype, first in (("uint64", 2**63 - 5), ("uint64", 2**64 - 10), ("int64", -(2**63)), ("int8", -5), (">i4", -9)):
+        tokens = np.full(5000, 100, dtype)
+        result = cd.token_dropout(tokens, 1.0, 99, replace_random=(first, first + 10), rng=5)
+        expected = [
+            99 if word >> 32 < 4 * 2**32 // 5
+            else first + ((word & 0xFFFFFFFF) * 10 >> 32) if word >> 32 < 9 * 2**32 // 10
+            else 100
+            for word in words(8192, 5000)
+        ]  # fmt: skip
+        assert result.tolist() == expected
+
+
+def test_special_tokens_are_compared_as_integers():
+    tokens = np.array([2**63, 2**63 + 1, 2**53 + 1], np.uint64)
+    assert cd.token_dropout(tokens, 1.0, 0, keep_special=[2**53], rng=1).tolist() == [0, 0, 0]
+    assert cd.token_dropout(tokens, 1.0, 0, keep_special=[2**53 + 1], rng=1).tolist() == [0, 0, 2**53 + 1]
+
+
+class Refusing(np.ndarray):
+    """An array whose class refuses results."""
+
+    def __array_wrap__(self, *_):
+        raise RuntimeError("refused")
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda rng: cd.token_dropout(TOKENS.view(Refusing), 0.5, 1, rng=rng),
+        lambda rng: cd.token_dropout(TOKENS.view(Refusing), 0.5, 1, keep_special=[1], rng=rng),
+        lambda rng: cd.token_dropout(TOKENS.view(Refusing), 0.5, 1, replace_random=9, rng=rng),
+        lambda rng: cd.column_dropout(TABLE.view(Refusing), 0.5, replace="swap", rng=rng),
+        lambda rng: cd.coarse_dropout(IMAGE.view(Refusing), rng=rng),
+    ],
+)
+def test_the_stream_moves_back_if_a_class_refuses_the_result(call):
+    stream = cd.Stream(1)
+    with pytest.raises(RuntimeError, match="refused"):
+        call(stream)
+    assert stream.position == 0
+
+
 # ---- errors ---------------------------------------------------------------------------------------------------------
 
 IMAGE, TABLE, TOKENS = np.zeros((6, 8, 3), np.uint8), np.zeros((6, 8), np.float32), np.arange(12)
@@ -202,6 +271,61 @@ IMAGE, TABLE, TOKENS = np.zeros((6, 8, 3), np.uint8), np.zeros((6, 8), np.float3
             lambda rng: cd.pixel_dropout(IMAGE, 0.5, fill=[1, 2], rng=rng),
             ValueError,
             "fill must be a number, or one for",
+        ),
+        (
+            lambda rng: cd.pixel_dropout(TABLE, 1.0, fill=[1, 2, 3, 4, 5, 6, 7, 8], rng=rng),
+            ValueError,
+            "fill must be a number, got 8 numbers",
+        ),
+        (
+            lambda rng: cd.coarse_dropout(IMAGE, fill=np.arange(3).reshape(3, 1, 1), rng=rng),
+            ValueError,
+            "fill must be a number, or one for each of 3 channels, got an array of shape (3, 1, 1)",
+        ),
+        (
+            lambda rng: cd.coarse_dropout(TABLE, fill=[1, 2], rng=rng),
+            ValueError,
+            "fill must be a number, got 2 numbers",
+        ),
+        (
+            lambda rng: cd.coarse_dropout(IMAGE, fill=np.ma.array([1, 2, 3]), rng=rng),
+            TypeError,
+            "fill must not be a masked array, because masked values would be used",
+        ),
+        (
+            lambda rng: cd.column_dropout(TABLE, 0.5, fill=np.ma.zeros(8), rng=rng),
+            TypeError,
+            "fill must not be a masked array, because masked values would be used",
+        ),
+        (
+            lambda rng: cd.column_dropout(np.ma.array(TABLE), 0.5, replace="swap", rng=rng),
+            TypeError,
+            "table must not be a masked array, because masked values would be moved to other rows, got MaskedArray",
+        ),
+        (
+            lambda rng: cd.column_dropout(TABLE, 0.5, replace="swap", fill=None, rng=rng),
+            ValueError,
+            "fill must be left out with replace='swap', got None",
+        ),
+        (
+            lambda rng: cd.pixel_dropout(IMAGE, 0.5, channels=np.array(["last", "first"]), rng=rng),
+            ValueError,
+            "channels must be 'first' or",
+        ),
+        (
+            lambda rng: cd.token_dropout(TOKENS, 0.5, 1, keep_special=np.ma.array([1, 2]), rng=rng),
+            TypeError,
+            "keep_special must not be a masked array",
+        ),
+        (
+            lambda rng: cd.token_dropout(TOKENS.astype("u1"), 0.5, 1, keep_special=[0, 256], rng=rng),
+            ValueError,
+            "keep_special must be in [0, 255], got 256",
+        ),
+        (
+            lambda rng: cd.token_dropout(TOKENS.astype("u8"), 0.5, 1, keep_special=[-1, 3], rng=rng),
+            ValueError,
+            f"keep_special must be in [0, {2**64 - 1}], got -1",
         ),
         (lambda rng: cd.pixel_dropout(IMAGE, 0.5, channels="no", rng=rng), ValueError, "channels must be 'first' or"),
         (

@@ -176,7 +176,13 @@ X = np.zeros((4, 6), np.uint8)
         (lambda: MASK.select(X.astype("i8"), 2**63), ValueError, f"fill must be values of int64, got {2**63}"),
         (lambda: MASK.select(X.astype("u8"), 2.0**64), ValueError, "fill must be values of uint64, got 1.8446"),
         (lambda: MASK.select(X.astype("f2"), 1e6), ValueError, "fill must be values of float16, got 1000000.0"),
-        (lambda: MASK.select(X, 2**70), TypeError, f"fill must be values of uint8, got {2**70}"),
+        (lambda: MASK.select(X, 2**70), ValueError, f"fill must be values of uint8, got {2**70}"),
+        (lambda: MASK.select(X, [1] * 5 + [2**70]), ValueError, f"fill must be values of uint8, got {2**70}"),
+        (lambda: MASK.select(X.astype(bool), 2**70), ValueError, f"fill must be values of bool, got {2**70}"),
+        (lambda: MASK.select(X.astype("f2"), 2**70), ValueError, "fill must be values of float16, got 1.18"),
+        (lambda: MASK.select(X.astype("f8"), 10**400), ValueError, "fill must be values of float64, got 1000"),
+        (lambda: MASK.select(X, np.array([1] * 6, object)), TypeError, "fill must be values of uint8, got object"),
+        (lambda: MASK.select(X, np.ma.array([1] * 6)), TypeError, "fill must not be a masked array, because masked"),
         (lambda: MASK.select(X, True), TypeError, "fill must be values of uint8, got True"),
         (lambda: MASK.select(X, "1"), TypeError, "fill must be values of uint8, got '1'"),
         (lambda: MASK.select(X, 1j), TypeError, "fill must be values of uint8, got 1j"),
@@ -206,6 +212,18 @@ X = np.zeros((4, 6), np.uint8)
         (lambda: cd.bernoulli(3, [0.5, np.nan, 0]), ValueError, "p must be in [0, 1], got nan"),
         (lambda: cd.bernoulli(3, [0.5, 0.5]), ValueError, "p must broadcast to the shape (3,), got (2,)"),
         (lambda: cd.bernoulli(3, ["a"] * 3), TypeError, "p must be a real number or an array of them, got dtype <U1"),
+        (lambda: cd.bernoulli(3, [[0.5]] * 3), ValueError, "p must broadcast to the shape (3,), got (3, 1)"),
+        (lambda: cd.bernoulli(3, np.ma.array([0.5] * 3)), TypeError, "p must not be a masked array, because masked"),
+        (
+            lambda: cd.bernoulli((2**62, 3), 0.5),
+            ValueError,
+            f"shape must be one that an array can have, got ({2**62}, 3)",
+        ),
+        (
+            lambda: cd.bernoulli((2**62, 3), [0.5]),
+            ValueError,
+            f"shape must be one that an array can have, got ({2**62}, 3)",
+        ),
         (lambda: cd.bernoulli(3, "a"), TypeError, "p must be a real number, got 'a'"),
         (lambda: cd.bernoulli(3, 0.5, out=np.zeros(3)), TypeError, "out must be an array of bool, got dtype float64"),
         (lambda: cd.bernoulli(3, 0.5, out=np.zeros(4, bool)), ValueError, "out must have the shape (3,), got (4,)"),
@@ -252,10 +270,10 @@ def test_every_form_of_the_decisions_is_the_references(isa):
         assert np.array_equal(mask.indices(), np.flatnonzero(kept))
         assert mask.indices().dtype == np.int64
         assert mask.count() == kept.sum()
-        for dtype in (*INTEGERS, *FLOATS):
+        for dtype in (*INTEGERS, *FLOATS, ">f4", ">i2"):
             for found, expected in ((mask.keep(dtype=dtype), kept), (mask.dropped(dtype=dtype), ~kept)):
                 assert found.dtype == np.dtype(dtype)
-                assert bits(found) == bits(expected.astype(dtype))
+                assert found.tobytes() == expected.astype(dtype).tobytes()
 
 
 @pytest.mark.parametrize("shared_axes", [(), 1])
@@ -311,6 +329,32 @@ def test_probabilities_broadcast_and_may_be_of_any_dtype():
     halves = np.array([0.0, 0.5, 1.0], np.float16)
     assert bits(cd.bernoulli((9, 3), halves, rng=1)) == bits(cd.bernoulli((9, 3), halves.astype(float), rng=1))
     assert cd.bernoulli(4, np.ones(4, int)).all()
+
+
+def test_probabilities_may_share_memory_with_the_output():
+    p = np.random.default_rng(0).random(5000)
+    expected = cd.bernoulli(5000, p, rng=1)
+    assert np.array_equal(cd.bernoulli(5000, p, rng=1, out=p.view(bool)[-5000:]), expected)
+
+
+def test_a_masked_output_gets_no_mask():
+    mask = mask_of((30, 40), (), ...)
+    for draw in (
+        lambda out: mask.keep(out),
+        lambda out: mask.dropped(out),
+        lambda out: cd.bernoulli((30, 40), 0.5, rng=1, out=out),
+        lambda out: cd.bernoulli((30, 40), [0.5], rng=1, out=out),
+    ):
+        out = np.ma.array(np.zeros((30, 40), bool), mask=True)
+        assert draw(out) is out
+        assert not out.mask.any()
+        assert out.data.any()
+
+
+def test_floats_take_fills_beyond_64_bits():
+    for fill in (2**70, [2**70, 1], np.array(2**70, object)):
+        result = cd.Mask(KEY, 0, 1.0, (4, 2)).select(np.ones((4, 2), np.float32), fill)
+        assert np.array_equal(result, np.broadcast_to(np.array(fill, np.float32), (4, 2)))
 
 
 @settings(max_examples=100, deadline=None)

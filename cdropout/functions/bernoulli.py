@@ -34,9 +34,10 @@ def bernoulli(
     Raises
     ------
     TypeError
-        For an argument of another type.
+        For an argument of another type, or a p that is a masked array.
     ValueError
-        For a p outside [0, 1] or NaN, one that does not broadcast to the shape, or an out that does not fit.
+        For a p outside [0, 1] or NaN, one that does not broadcast to the shape, a shape that no array can have, or an
+        out that does not fit.
     OverflowError
         If the stream has fewer positions left than the shape has elements.
 
@@ -44,7 +45,8 @@ def bernoulli(
     -----
     Each element takes one position of the stream. P(True) is p, rounded down to a multiple of 2^-48, for every element.
     For a number p, the result is `draw_mask(shape, p, rng=rng).dropped()`; an array that holds this number everywhere
-    gives the same result. Errors are raised before anything is written and before rng advances.
+    gives the same result. An array is copied first, so that out may share its memory. Errors are raised before anything
+    is written and before rng advances.
 
     """
     return _kernels.bernoulli(shape, p, rng, out)

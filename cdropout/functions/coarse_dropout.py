@@ -82,15 +82,18 @@ def coarse_dropout(
     values = fill_of_channels(fill, array, channel_axis)
     x, result = _kernels.check_selection(image, "image", values, out)
     n_images = x.shape[0] if x.ndim == 4 else 1
-    n_words = n_images * (1 + WORDS_OF_A_HOLE * ranges[0][1])
+    n_words_of_an_image = 1 + WORDS_OF_A_HOLE * ranges[0][1]
+    n_words = n_images * n_words_of_an_image
+    # A copy in the result's dtype, before anything is written: fill may be a part of out, and a conversion may warn.
+    with np.errstate(all="ignore"):
+        fills = np.array(values, result.dtype).reshape(-1)
     with drawing(shape_of_words(n_words), 0.5, rng, arrays=(("image", x), ("out", result))) as room:
-        words = words_of(room, n_words).reshape(n_images, -1)
+        words = words_of(room, n_words).reshape(n_images, n_words_of_an_image)
         kept = np.ones((n_images, *size), bool)
         if result is not x:
             np.copyto(result, x)
         order = [axis - x.ndim for axis in (y_axis, x_axis, channel_axis) if axis is not None]
         images = np.moveaxis(result, order, range(-len(order), 0))
-        fills = values.astype(result.dtype).reshape(-1)
         for each, decisions, own in zip(images if x.ndim == 4 else images[None], kept, words, strict=True):
             for top, left, bottom, right in holes_of(own, *ranges, size):
                 each[top:bottom, left:right] = fills
@@ -121,7 +124,7 @@ def pixels_of(name: str, given: Any, length: int) -> tuple[int, int]:
     """Return a range of fractions or pixels as pixels, at most the image's length."""
     least, most = check_range(name, given)
     if most < 1:
-        least, most = least * length, most * length
+        least, most = float(least) * length, float(most) * length  # float16 would overflow
     return min(int(least), length), min(int(most), length)
 
 

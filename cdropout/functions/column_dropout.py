@@ -55,8 +55,8 @@ def column_dropout(
     Raises
     ------
     TypeError, ValueError, OverflowError
-        For a table without two dimensions, a replace of another value, a fill together with "swap", and as in `dropout`
-        and `Mask.select`, before anything is written or drawn.
+        For a table without two dimensions, a replace of another value, a fill or a masked array together with "swap",
+        and as in `dropout` and `Mask.select`, before anything is written or drawn.
 
     Notes
     -----
@@ -69,13 +69,14 @@ def column_dropout(
     array = _kernels.as_array(table, "table")
     if array.ndim != 2:
         raise ValueError(f"table must have 2 dimensions, got {array.ndim}")
-    if replace not in ("fill", "swap"):
+    if not isinstance(replace, str) or replace not in ("fill", "swap"):
         raise ValueError(f"replace must be 'fill' or 'swap', got {replace!r}")
     shared = () if per_row else (0,)
     if replace == "fill":
         result, mask = _kernels.draw_selection(table, "table", p, fill, rng, out, shared)
         return (result, mask) if return_mask else result
-    if _kernels.as_array(fill, "fill").any():
+    _kernels.check_unmasked(table, "table", "masked values would be moved to other rows")
+    if not np.array_equal(_kernels.as_array(fill, "fill"), 0):
         raise ValueError(f"fill must be left out with replace='swap', got {fill!r}")
     p = _kernels.check_p(p)
     x, result = _kernels.check_selection(table, "table", 0, out)

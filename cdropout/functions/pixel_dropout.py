@@ -21,7 +21,7 @@ def image_axes(image: Array, channels: Channels) -> tuple[int, int, int | None]:
         For a number of dimensions other than 2, 3 and 4, or channels other than "first" and "last".
 
     """
-    if channels not in ("first", "last"):
+    if not isinstance(channels, str) or channels not in ("first", "last"):
         raise ValueError(f"channels must be 'first' or 'last', got {channels!r}")
     if image.ndim not in (2, 3, 4):
         raise ValueError(f"image must have 2 dimensions, 3 with channels, or 4 with a batch axis, got {image.ndim}")
@@ -32,14 +32,26 @@ def image_axes(image: Array, channels: Channels) -> tuple[int, int, int | None]:
 
 
 def fill_of_channels(fill: npt.ArrayLike, image: Array, channel_axis: int | None) -> Array:
-    """Return a fill value, or one for each channel, in a shape that broadcasts to the image's."""
+    """Return a fill value, or one for each channel, in a shape that broadcasts to the image's.
+
+    Raises
+    ------
+    TypeError
+        For a masked array.
+    ValueError
+        For another number of values, or values of more than one dimension.
+
+    """
+    _kernels.check_unmasked(fill, "fill", "masked values would be used")
     values = _kernels.as_array(fill, "fill")
-    if values.ndim != 1 or channel_axis is None:
+    if values.ndim == 0:
         return values
-    if values.size not in (1, image.shape[channel_axis]):
-        n_channels = image.shape[channel_axis]
-        raise ValueError(f"fill must be a number, or one for each of {n_channels} channels, got {values.size} numbers")
-    return values.reshape(-1, *(1,) * (image.ndim - 1 - channel_axis))
+    n_channels = 1 if channel_axis is None else image.shape[channel_axis]
+    if values.shape not in ((1,), (n_channels,)):
+        rule = "a number" if channel_axis is None else f"a number, or one for each of {n_channels} channels"
+        got = f"{values.size} numbers" if values.ndim == 1 else f"an array of shape {values.shape}"
+        raise ValueError(f"fill must be {rule}, got {got}")
+    return values if channel_axis is None else values.reshape(-1, *(1,) * (image.ndim - 1 - channel_axis))
 
 
 def pixel_dropout(

@@ -70,7 +70,8 @@ def token_dropout(
     -----
     The selection takes one position of the stream for each token, also for special ones. With replace_random, a word of
     64 bits of the generator's raw output follows for each token, 1024 words to a block. Its upper 32 bits decide what
-    becomes of a selected token; its lower 32 bits, b, choose the random token floor(b n / 2^32) of n.
+    becomes of a selected token; its lower 32 bits, b, choose the random token first + floor(b n / 2^32), where first is
+    the first token number and n their count.
 
     Source: Devlin et al., "BERT: pre-training of deep bidirectional transformers for language understanding",
     NAACL 2019.
@@ -82,7 +83,7 @@ def token_dropout(
     p = _kernels.check_p(p)
     limits = np.iinfo(array.dtype)
     mask_token = check_integer("mask_token", mask_token, int(limits.min), int(limits.max))
-    special = checked_special(keep_special, array.shape)
+    special = checked_special(keep_special, array)
     choices = None if replace_random is None else checked_choices(replace_random, int(limits.min), int(limits.max))
     x, result = _kernels.check_selection(tokens, "tokens", mask_token, out)
     stream = _kernels.stream_for(rng, ("tokens", x), ("out", result))
@@ -92,11 +93,12 @@ def token_dropout(
                 return mask.select(tokens, mask_token, out)
             selected = selection(mask, x, special)
             replace(result, x, selected, mask_token)
+            returned = _kernels.handed_back(result, out, tokens)
         else:
             with drawing(shape_of_words(x.size), 0.5, stream) as room:
                 selected = selection(mask, x, special)
                 replace_by_rule(result, x, selected, mask_token, choices, room)
-        returned = _kernels.handed_back(result, out, tokens)
+                returned = _kernels.handed_back(result, out, tokens)
     if not return_mask:
         return returned
     chosen = np.zeros(x.size, bool)
@@ -104,20 +106,25 @@ def token_dropout(
     return returned, chosen.reshape(x.shape)
 
 
-def checked_special(keep_special: npt.ArrayLike | None, shape: tuple[int, ...]) -> Array | None:
-    """Return the special tokens: their numbers, of one dimension, or a bool array of the shape."""
+def checked_special(keep_special: npt.ArrayLike | None, tokens: Array) -> Array | None:
+    """Return the special tokens: their numbers, of one dimension and the tokens' dtype, or a bool array."""
     if keep_special is None:
         return None
+    _kernels.check_unmasked(keep_special, "keep_special", "masked values would be used")
     special = _kernels.as_array(keep_special, "keep_special")
     if special.dtype.kind == "b":
-        if special.shape != shape:
-            raise ValueError(f"keep_special must have the shape of tokens, {shape}, got {special.shape}")
+        if special.shape != tokens.shape:
+            raise ValueError(f"keep_special must have the shape of tokens, {tokens.shape}, got {special.shape}")
         return special
     if special.size == 0:
         return None
     if special.dtype.kind not in "iu":
         raise TypeError(f"keep_special must be token numbers or a bool array, got dtype {special.dtype}")
-    return np.unique(special)
+    limits = np.iinfo(tokens.dtype)
+    for number in (int(special.min()), int(special.max())):
+        check_integer("keep_special", number, int(limits.min), int(limits.max))
+    # In one dtype, because NumPy compares uint64 and signed integers as float64.
+    return np.unique(special.astype(tokens.dtype))
 
 
 def checked_choices(replace_random: Any, least: int, most: int) -> tuple[int, int]:
@@ -163,6 +170,8 @@ def replace_by_rule(
     values = x.reshape(-1)[at] if x.flags.c_contiguous else x.flat[at]
     at_random = np.flatnonzero(words < RANDOM_BELOW)
     lower = words[at_random] & np.uint64(0xFFFFFFFF)
-    values[at_random] = (lower * np.uint64(n_choices) >> np.uint64(32)).astype(np.int64) + begin
+    # The sum is modulo 2^64, as the conversion is, so that it holds for negative numbers and for those from 2^63 on.
+    numbers = (lower * np.uint64(n_choices) >> np.uint64(32)) + np.uint64(begin % 2**64)
+    values[at_random] = numbers.astype(values.dtype)
     replace(result, x, selected, mask_token)
     replace(result, result, at, values)
