@@ -37,6 +37,7 @@ autodoc_member_order = "bysource"
 autodoc_typehints = "none"  # docstrings say what arguments are
 # Never the packages themselves: the site is the same, and as quickly made, wherever they are or are not installed.
 autodoc_mock_imports = [
+    "albumentations",
     "dask",
     "equinox",
     "flax",
