@@ -26,6 +26,12 @@ def _blocks(params: Sequence[Array], *others: Sequence[Array]) -> list[tuple[boo
     ]
 
 
+def _add_penalty(grad: Array, param: Array, l2: float, scratch: Array) -> None:
+    """Add the gradient of the L2 penalty to that of a weight; scratch has the weight's size."""
+    np.multiply(param, l2, out=scratch)
+    grad += scratch
+
+
 def _scratch(params: Sequence[Array]) -> dict[Any, Array]:
     return {param.dtype: np.empty(BLOCK_ELEMS, param.dtype) for param in params}
 
@@ -89,8 +95,7 @@ class Adam:
         for is_weight, (param, grad, first_sum, second_sum) in self._blocks:
             scratch = self._scratch[param.dtype][: param.size]
             if self.l2 and is_weight:
-                np.multiply(param, self.l2, out=scratch)
-                grad += scratch
+                _add_penalty(grad, param, self.l2, scratch)
             first_sum *= self.beta1
             first_sum += grad
             np.multiply(grad, grad, out=scratch)
@@ -152,9 +157,7 @@ class SGD:
         self.n_steps += 1
         for is_weight, (param, grad, velocity) in self._blocks:
             if self.l2 and is_weight:
-                scratch = self._scratch[param.dtype][: param.size]
-                np.multiply(param, self.l2, out=scratch)
-                grad += scratch
+                _add_penalty(grad, param, self.l2, self._scratch[param.dtype][: param.size])
             grad *= -self.lr
             velocity *= self.momentum
             velocity += grad

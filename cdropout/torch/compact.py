@@ -222,9 +222,9 @@ def _run_modules(modules: Sequence[nn.Module], x: Any) -> Any:
 def _run_in_mode(chain: _Chain, x: Tensor, choice: Sequence[bool]) -> Tensor:
     """Return what `_run` does; torch.compile ends its graph before it, because the sizes depend on the mask."""
     if torch.compiler.is_compiling():
-        from cdropout.torch import compact_between_graphs  # its import takes seconds
+        from cdropout.torch import between_graphs  # its import takes seconds
 
-        return compact_between_graphs.run(chain, x, choice)  # type: ignore[no-any-return]
+        return between_graphs.run_chain(chain, x, choice)  # type: ignore[no-any-return]
     return _run(chain, x, choice)
 
 
