@@ -1,7 +1,7 @@
 """`drop`, `attend` and `run_chain`: functions before which torch.compile ends its graph.
 
-It records neither generators nor compact products. Compiled programs that have these import this module, and nothing else
-does: `torch.compiler.disable` imports PyTorch's compiler, which takes more than a second.
+It records neither generators nor compact products. Compiled programs that have these import this module, and nothing
+else does: `torch.compiler.disable` imports PyTorch's compiler, which takes more than a second.
 """
 
 from typing import Any
