@@ -31,6 +31,7 @@ operations and holds state, Cython checks arguments and owns the parallel loop, 
 cimport cython
 from cython.parallel cimport prange
 from cpython.buffer cimport PyObject_CheckBuffer
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.float cimport PyFloat_CheckExact
 from cpython.long cimport PyLong_CheckExact
@@ -247,7 +248,10 @@ def forward(x, double p, rng, out, shared_axes, double scale, double shift, doub
     place_mask(mask, p, shape, axes, stream, n_positions, &held)
     cdef affine map
     map.scale, map.shift, map.fill = scale, shift, fill
-    apply_mask(&mask.key_words, mask.first, p, &map, strides, result, array, scratch, &held)
+    if strides is None and scratch is NO_SCRATCH and cnp.PyArray_SIZE(array) > 0:
+        mask.record_and_apply(&map, result, array, &held)
+    else:
+        apply_mask(&mask.key_words, mask.first, p, &map, strides, result, array, scratch, &held)
     if container is None:
         return result, mask
     return container.holding_drawn(result, stream, n_positions, mask.first), mask

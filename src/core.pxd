@@ -95,6 +95,8 @@ cdef extern from "core/job.h" nogil:
         int n_axes
         const size_t *lens
         const uint64_t *strides
+        uint64_t *record
+        bint has_record
 
     ctypedef struct job:
         size_t n_elems
@@ -102,6 +104,8 @@ cdef extern from "core/job.h" nogil:
     ctypedef struct job_limits:
         size_t max_cached_bytes
         uint64_t max_gathered_stride
+        size_t min_recorded_elems
+        size_t max_recorded_elems
         size_t min_elems_per_thread
         size_t min_elems_per_xla_thread
         size_t min_elems_without_gil
@@ -112,6 +116,7 @@ cdef extern from "core/job.h" nogil:
     job_limits limits
     job_request blank_request(int operation, int dtype)
     int job_plan(job *j, const job_request *request)
+    size_t job_record_words(const job_request *request)
     int job_plan_submatrix(job *j, const submatrix *request, int dtype)
     size_t count_kept(const uint64_t *words, size_t n_elems)
     void list_kept(int64_t *indices, const uint64_t *words, size_t n_elems)

@@ -6,7 +6,9 @@ cdef class Mask(Drawn):
 
     A mask holds a stream's key and position, p and a shape. Its bits are a function of these. They are generated again,
     in registers, each time the mask is applied: the forward and the backward pass, other threads, other processes and
-    other machines get the same bits. `draw_mask` returns masks; two masks are equal if all their fields are.
+    other machines get the same bits. (On processors without AVX-512, where that takes more time than reading bits, the
+    mask of a layer keeps them from the forward pass on, one bit for each element, for 1024 to 2^20
+    elements.) `draw_mask` returns masks; two masks are equal if all their fields are.
 
     Parameters
     ----------
@@ -36,6 +38,8 @@ cdef class Mask(Drawn):
     cdef readonly double p
     cdef readonly tuple shared_axes
     cdef tuple part_strides  # None if the mask takes one run of positions
+    cdef bytes record  # of the decisions, by `record_and_apply`; or None
+    cdef const kernel_table *recorded_by  # the only kernels that can read the record
 
     def __cinit__(self, key=NOT_GIVEN, start=NOT_GIVEN, p=NOT_GIVEN, shape=NOT_GIVEN, shared_axes=(), strides=None):
         self.shape = self.shared_axes = ()
@@ -130,8 +134,40 @@ cdef class Mask(Drawn):
         cdef tuple strides = self.all_strides() if self.shared_axes else self.part_strides
         cdef Scratch scratch = scratch_for(result, x, None, strides is not None, &held)
         check_held(&held)
-        apply_mask(&self.key_words, self.first, self.p, &map, strides, result, x, scratch, &held)
+        if self.record is None or scratch is not NO_SCRATCH or not self.apply_record(&map, result, x, &held):
+            apply_mask(&self.key_words, self.first, self.p, &map, strides, result, x, scratch, &held)
         return in_container(result, container)
+
+    cdef int record_and_apply(self, const affine *map, cnp.ndarray out, cnp.ndarray x, held_arrays *held) except -1:
+        """out = x, masked and mapped, for plain arrays and a mask of one run of positions, after check_held. Records
+        the decisions for later calls of `apply_record`, where that saves time."""
+        cdef bytes record = None
+        cdef job_request request
+        request = mask_request(&self.key_words, self.first, self.p, map, x)
+        set_arrays(&request, out, x, None)
+        cdef size_t n_words = job_record_words(&request)
+        if n_words > 0:
+            try:
+                record = PyBytes_FromStringAndSize(NULL, n_words * sizeof(uint64_t))
+                request.record = <uint64_t *>PyBytes_AS_STRING(record)
+            except MemoryError:
+                pass  # the decisions will be made again
+        run_request(&request, held)
+        self.record, self.recorded_by = record, kernels
+        return 0
+
+    cdef int apply_record(self, const affine *map, cnp.ndarray out, cnp.ndarray x, held_arrays *held) except -1:
+        """out = x, masked and mapped, for plain arrays, after check_held, by the record. Return 0, and write nothing,
+        if the record does not serve this call."""
+        cdef job_request request
+        request = mask_request(&self.key_words, self.first, self.p, map, x)
+        set_arrays(&request, out, x, None)
+        if kernels != self.recorded_by or job_record_words(&request) * sizeof(uint64_t) != <size_t>len(self.record):
+            return 0
+        request.record = <uint64_t *>PyBytes_AS_STRING(self.record)
+        request.has_record = True
+        run_request(&request, held)
+        return 1
 
     def select(self, a, fill=0, out=None):
         """Copy the kept elements of an array and replace the dropped ones, without arithmetic.
@@ -617,6 +653,11 @@ def draw_mask(shape, p, rng, shared_axes):
     cdef Mask mask = Mask.__new__(Mask)
     place_mask(mask, p_checked, lengths, axes, stream_of_rng(rng), n_positions, &nothing_held)
     return mask
+
+
+def record_bytes(Mask mask not None):
+    """Return the size in bytes of a mask's record of its decisions, for tests; 0 if it has none."""
+    return 0 if mask.record is None else len(mask.record)
 
 
 def dropped_indices(Mask mask not None):

@@ -149,12 +149,10 @@ ctypedef struct affine:
     double scale, shift, fill
 
 
-cdef int apply_mask(const stream_key *key, uint64_t first, double p, const affine *map, tuple strides, cnp.ndarray out,
-                    cnp.ndarray x, Scratch scratch, held_arrays *held) except -1:
-    """out = x, masked and mapped, after check_held. strides is None if the elements of x take one run of positions in C
-    order."""
+cdef inline job_request mask_request(const stream_key *key, uint64_t first, double p, const affine *map,
+                                     cnp.ndarray x) noexcept:
+    """Return a request of apply_mask for one run of positions, without arrays."""
     cdef job_request request
-    cdef mask_axes axes
     request = blank_request(OPERATION_apply_mask, dtype_index(x))
     request.key = key[0]
     request.first = first
@@ -162,6 +160,16 @@ cdef int apply_mask(const stream_key *key, uint64_t first, double p, const affin
     request.scale = map.scale
     request.shift = map.shift
     request.fill = map.fill
+    return request
+
+
+cdef int apply_mask(const stream_key *key, uint64_t first, double p, const affine *map, tuple strides, cnp.ndarray out,
+                    cnp.ndarray x, Scratch scratch, held_arrays *held) except -1:
+    """out = x, masked and mapped, after check_held. strides is None if the elements of x take one run of positions in C
+    order."""
+    cdef job_request request
+    cdef mask_axes axes
+    request = mask_request(key, first, p, map, x)
     if strides is not None:
         set_axes(&axes, x, strides)
         request.n_axes = axes.n

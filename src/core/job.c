@@ -15,6 +15,8 @@ enum {
 job_limits limits = {
     .max_cached_bytes = (size_t)64 << 20,
     .max_gathered_stride = 1024,
+    .min_recorded_elems = 1024,
+    .max_recorded_elems = (size_t)1 << 20,
     .min_elems_per_thread = 262144,
     .min_elems_per_xla_thread = 65536,
     .min_elems_without_gil = 32768,
@@ -149,6 +151,23 @@ int job_is_copy(const job_request *request)
             bits_of_double(request->scale) == bits_of_double(1.0));
 }
 
+size_t job_record_words(const job_request *request)
+{
+    mask_rule rule;
+    if (request->operation != OPERATION_apply_mask || !is_valid(request) || job_is_copy(request))
+        return 0;
+    if (request->n_axes > 0 || request->n_repeats > 1 || !is_zero(request->fill) || !is_zero(request->shift))
+        return 0;
+    if (request->n_elems < limits.min_recorded_elems || request->n_elems > limits.max_recorded_elems)
+        return 0;
+    set_threshold(&rule, request->p);
+    /* The kernels record what they decide by signs, for which see has_signs in block_kernels.inc.h. */
+    const int has_signs = rule.threshold > -32768 && !signbit(request->scale);
+    if (request->first % ELEMS_PER_GROUP != 0 || !has_signs || kernels->dtype[request->dtype]->record == NULL)
+        return 0;
+    return request->n_elems / ELEMS_PER_GROUP;
+}
+
 int job_plan(job *j, const job_request *request)
 {
     if (!is_valid(request))
@@ -170,6 +189,8 @@ int job_plan(job *j, const job_request *request)
     j->arrays.shift = request->shift;
     j->arrays.fill = request->fill;
     j->arrays.is_streamed = 0;
+    j->arrays.record = NULL;
+    j->record = NULL;
     j->rule.key = request->key;
     set_threshold(&j->rule, steps & WITH_NOISE ? 0.0 : request->p);
     j->first = request->first;
@@ -194,6 +215,12 @@ int job_plan(job *j, const job_request *request)
         j->row_positions = j->arrays.n_repeats == 1 ? j->n_elems : j->n_elems / j->arrays.n_repeats;
     }
     j->layout = choose_layout(j);
+    if (request->record != NULL && request->has_record) {
+        j->layout = LAYOUT_RECORDED;
+        j->record = request->record;
+    } else {
+        j->arrays.record = request->record;
+    }
     j->arrays.is_streamed =
         request->stores == STORES_PAST_CACHES || (request->stores == STORES_BY_SIZE && streaming_pays(j, steps));
     return 0;
@@ -290,8 +317,11 @@ size_t job_cut(const job *j, size_t i, size_t n_ranges)
     switch (j->layout) {
     case LAYOUT_NONE:
         return 0;
-    case LAYOUT_RUN:
-        return cut_at_block(j->first, j->n_elems, i, n_ranges);
+    case LAYOUT_RUN: {
+        const size_t at = cut_at_block(j->first, j->n_elems, i, n_ranges);
+        /* A record has a word for each whole group, which one thread writes. */
+        return j->arrays.record == NULL || i == n_ranges ? at : at / ELEMS_PER_GROUP * ELEMS_PER_GROUP;
+    }
     case LAYOUT_SHARED_ROWS:
         return share(j->n_elems / j->row_positions, i, n_ranges) * j->row_positions;
     case LAYOUT_SUBMATRIX:
@@ -307,6 +337,7 @@ size_t job_cut(const job *j, size_t i, size_t n_ranges)
     case LAYOUT_GATHERED:
         return cut_at_group(j->n_elems, n_repeats < ELEMS_PER_GROUP ? n_repeats : 1, i, n_ranges);
     case LAYOUT_COPY:
+    case LAYOUT_RECORDED:
         break;
     }
     return cut_at_group(j->n_elems, 1, i, n_ranges);

@@ -26,6 +26,7 @@ typedef enum {
     LAYOUT_SHARED_ROWS, /* several successive rows take the same run: its keep words are computed once for all */
     LAYOUT_REPEATED,    /* neighbouring elements take the same position, and a repeat kernel computes them */
     LAYOUT_GATHERED,    /* other repeats, or rows close together: keep bits are collected in the elements' order */
+    LAYOUT_RECORDED,    /* one run of positions, whose decisions are read from a record (kernel_table.h) */
     LAYOUT_SUBMATRIX,   /* by job_plan_submatrix: kept rows and columns of a matrix, by keep words that are given */
 } job_layout;
 
@@ -94,6 +95,10 @@ typedef struct {
     const size_t *lens;
     const uint64_t *strides;
     job_stores stores;
+    /* NULL, or room for as many words as job_record_words returns: the job writes a record of its decisions there, or,
+     * if has_record, reads the one that the same kernels wrote for the same key, first, p and n_elems. */
+    uint64_t *record;
+    int has_record;
 } job_request;
 
 /* A request whose other fields are 0 or NULL. */
@@ -111,6 +116,8 @@ static inline job_request blank_request(int operation, int dtype)
     blank.lens = NULL;
     blank.strides = NULL;
     blank.stores = STORES_BY_SIZE;
+    blank.record = NULL;
+    blank.has_record = 0;
     return blank;
 }
 
@@ -122,6 +129,7 @@ typedef struct {
     size_t elem_bytes; /* of the output */
     size_t n_elems;
     operands arrays;
+    const uint64_t *record; /* of LAYOUT_RECORDED */
     submatrix matrix; /* of LAYOUT_SUBMATRIX, which uses neither the arrays nor what follows */
     mask_rule rule;
     uint64_t first;
@@ -139,6 +147,8 @@ typedef struct {
 typedef struct {
     size_t max_cached_bytes;              /* a call that reads and writes more than this outgrows the caches */
     uint64_t max_gathered_stride;         /* positions; rows that begin further apart are not gathered */
+    size_t min_recorded_elems;            /* with fewer, a record costs more time than it saves */
+    size_t max_recorded_elems;            /* with more, it would take much memory, and save little time */
     size_t min_elems_per_thread;          /* with fewer, a second thread costs more time than it saves */
     size_t min_elems_per_xla_thread;      /* the same on XLA's threads, which the caller does not wait for */
     size_t min_elems_without_gil;         /* with fewer, releasing the GIL costs more time than it saves */
@@ -152,6 +162,9 @@ extern job_limits limits;
 /* Plans a request. Returns 0; or -1 if a number is out of its range, an array that the operation reads or writes is
  * NULL, n_repeats does not divide n_elems, or an operation without a mask has axes or repeats. */
 int job_plan(job *j, const job_request *request);
+
+/* How many words a record of the request's decisions has; 0 if it cannot have one, or none that saves time. */
+size_t job_record_words(const job_request *request);
 
 /* Plans moving the kept elements of a matrix (kernel_table.h). The job's elements are those of the whole matrix, and
  * its ranges are cut between rows. Returns -1 if the verb is unknown, the dtype is not float32 or float64, the scale is

@@ -75,6 +75,16 @@ static void run_words(const job *j, size_t i, const uint64_t *words, size_t n_el
         kernels->dtype[j->dtype]->words(&ops, words, n_elems, j->operation);
 }
 
+/* By the record up to the last whole group. */
+static void run_recorded(const job *j, size_t begin, size_t end)
+{
+    const size_t n_whole = (end - begin) / ELEMS_PER_GROUP * ELEMS_PER_GROUP, n_left = end - begin - n_whole;
+    const operands ops = arrays_at(j, begin, 0);
+    kernels->dtype[j->dtype]->record(&ops, j->record + begin / ELEMS_PER_GROUP, n_whole);
+    if (n_left > 0)
+        run_range(j, begin + n_whole, j->first + begin + n_whole, n_left);
+}
+
 /* ---- rows ---- */
 
 static uint64_t first_of_row(const job *j, size_t row)
@@ -471,6 +481,9 @@ void job_run(const job *j, size_t begin, size_t end)
             break;
         case LAYOUT_RUN:
             run_range(j, begin, j->first + begin, end - begin);
+            break;
+        case LAYOUT_RECORDED:
+            run_recorded(j, begin, end);
             break;
         case LAYOUT_ROWS:
             run_rows(j, begin, end);

@@ -131,6 +131,7 @@ typedef struct {
     size_t n_repeats;
     double scale, shift, fill;
     int is_streamed;
+    uint64_t *record; /* where apply_mask records its decisions, or NULL */
 } operands;
 
 /* The same arrays from element i on. */
@@ -142,6 +143,8 @@ static inline operands operands_at(const operands *ops, size_t i, size_t elem_by
         at.x += i * elem_bytes;
     if (ops->residual != NULL)
         at.residual += i * elem_bytes;
+    if (ops->record != NULL)
+        at.record += i / ELEMS_PER_GROUP;
     at.bias_at = ops->bias_period != 0 ? (ops->bias_at + i) % ops->bias_period : 0;
     return at;
 }
@@ -153,6 +156,10 @@ typedef const char *repeat_fn(const operands *ops, const mask_rule *rule, uint64
                               int operation);
 /* An operation with a mask that is given: bit i % 64 of keep_words[i / 64] is set where element i is kept. */
 typedef const char *words_fn(const operands *ops, const uint64_t *keep_words, size_t n_elems, int operation);
+/* apply_mask by a record, of n_elems elements, a multiple of 64. A record holds the decisions on whole groups, a word
+ * for each, in an order that only the kernels of one instruction set and all their dtypes know. Kernels with this
+ * function write one where operands.record is not NULL, and the job's elements are cut at groups. */
+typedef const char *record_fn(const operands *ops, const uint64_t *record, size_t n_elems);
 /* out[i] = 1 where position first + i is kept, else 0. */
 typedef const char *fill_keep_fn(uint8_t *out, const mask_rule *rule, uint64_t first, size_t n_elems);
 /* The keep words of n_elems positions; the unused bits of the last word are 0. */
@@ -209,6 +216,7 @@ typedef struct {
     range_fn *range[N_OPERATIONS];
     repeat_fn *repeat;
     words_fn *words;
+    record_fn *record; /* NULL where making the decisions again takes hardly longer than reading them */
 } dtype_kernels;
 
 typedef struct {

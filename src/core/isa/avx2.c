@@ -80,6 +80,42 @@ static inline int any_tie(const v64 numbers[4], v64 threshold16)
     return !_mm256_testz_si256(ties, ties);
 }
 
+/* Signs: 16-bit numbers of which the highest bit is set where an element is kept or tied, and all bits where it is tied.
+ * below16 is one less than the threshold. */
+#define HAS_SIGNS
+static inline v64 signs_of(v64 numbers, v64 below16)
+{
+    return _mm256_subs_epi16(below16, numbers);
+}
+#define signs_of_lower(signs) _mm256_slli_epi32(signs, 16)
+#define signs_most(a, b) _mm256_max_epu16(a, b)
+static inline int has_tied_sign(v64 signs)
+{
+    return _mm256_movemask_epi8(_mm256_cmpeq_epi16(signs, _mm256_set1_epi32(-1)));
+}
+#define f32_load_by_signs(p, signs) _mm256_maskload_ps((const float *)(const void *)(p), signs)
+/* The dropped bits in the order in which packing leaves them: vectors 0 and 1 in the lower half, 2 and 3 in the upper;
+ * there, the lower lanes of both and then the upper ones; of each word of 32 bits first the lower number. */
+static inline uint64_t record_of_signs(const v64 signs[4])
+{
+    const uint32_t first = (uint32_t)_mm256_movemask_epi8(_mm256_packs_epi16(signs[0], signs[1]));
+    const uint32_t second = (uint32_t)_mm256_movemask_epi8(_mm256_packs_epi16(signs[2], signs[3]));
+    return ~(first | (uint64_t)second << 32);
+}
+static inline unsigned bit_in_record(unsigned elem)
+{
+    const unsigned word = elem % 32, vec = word / 8, lane = word % 8;
+    return 32 * (vec / 2) + 16 * (lane / 4) + 8 * (vec % 2) + 2 * (lane % 4) + (elem < 32);
+}
+static inline keep32 keep_of_record(uint64_t record, int v, int is_upper)
+{
+    /* Shifts the bit of each element to the sign: those of the upper numbers of an odd vector, then of the others. */
+    const __m256i places = _mm256_setr_epi32(22, 20, 18, 16, 6, 4, 2, 0);
+    const __m256i odd_upper = _mm256_sllv_epi32(_mm256_set1_epi32((int)(record >> (v < 2 ? 0 : 32))), places);
+    const __m256i signs = _mm256_slli_epi32(odd_upper, (v % 2 == 0 ? 8 : 0) + (is_upper ? 0 : 1));
+    return (keep32){_mm256_srai_epi32(signs, 31)};
+}
+
 typedef __m256i vbytes;
 #define BYTES_OF_VECTOR 32
 #define bytes_load(p) _mm256_loadu_si256((const __m256i *)(const void *)(p))

@@ -28,6 +28,11 @@
  * pack_store_some_..., pack_set1_..., pack_mul_..., pack_add_..., pack_chosen_... (the inverse is spread_chosen_...,
  * with zeros elsewhere) and pack_blend_....
  *
+ * Where one subtraction of 16-bit numbers decides all elements of a v64, and a load zeroes elements by their sign, there
+ * is HAS_SIGNS: signs_of (isa/avx2.c says what they are), signs_of_lower, which moves those of the lower numbers up,
+ * f32_load_by_signs, signs_most and has_tied_sign, which together find ties. The decisions of a group can then be kept
+ * in a record of 64 bits (kernel_table.h): record_of_signs, bit_in_record, keep_of_record.
+ *
  * Where rows with the same chosen elements are faster by indices that are listed once, PACK_INDEX_BYTES_... for each
  * vector, there is HAS_PACK_MERGE: pack_list_merge_... lists the indices by which pack_merge_... puts the chosen
  * elements of v behind n_before others, and pack_left_... those that did not fit first; or HAS_PACK_SPREAD:
@@ -95,17 +100,27 @@ static OUT_OF_LINE void seed_block(lanes *gen, const stream_key *key, uint64_t b
 
 /* A step of xoroshiro128++ in all lanes: Blackman & Vigna, "Scrambled linear pseudorandom number generators", ACM TOMS
  * 47(4), 2021. */
+static ALWAYS_INLINE v64 next_of_vec(lanes *gen, int v)
+{
+    const v64 s0 = gen->s0[v], x = v64_xor(s0, gen->s1[v]), sum = v64_add(s0, gen->s1[v]);
+    gen->s0[v] = v64_xor3(v64_rotl(s0, 49), x, v64_shl(x, 21));
+    gen->s1[v] = v64_rotl(x, 28);
+    return v64_add(v64_rotl(sum, 17), s0);
+}
+
 static ALWAYS_INLINE void next_numbers(lanes *gen, v64 out[N_VECS])
 {
-    for (int v = 0; v < N_VECS; v++) {
-        const v64 s0 = gen->s0[v], x = v64_xor(s0, gen->s1[v]);
-        out[v] = v64_add(v64_rotl(v64_add(s0, gen->s1[v]), 17), s0);
-        gen->s0[v] = v64_xor3(v64_rotl(s0, 49), x, v64_shl(x, 21));
-        gen->s1[v] = v64_rotl(x, 28);
-    }
+    for (int v = 0; v < N_VECS; v++)
+        out[v] = next_of_vec(gen, v);
 }
 
 /* ---- from numbers to keep words ---- */
+
+/* The threshold in the upper half of each word of 32 bits. */
+static ALWAYS_INLINE v64 threshold32_of(const mask_rule *rule)
+{
+    return v64_set1((uint64_t)((uint32_t)rule->threshold << 16) * 0x100000001u);
+}
 
 /* The keep word of a group, with ties as kept. */
 static ALWAYS_INLINE uint64_t keep_word(const v64 numbers[N_VECS], v64 threshold32)
@@ -146,16 +161,21 @@ static ALWAYS_INLINE uint64_t resolve_ties(uint64_t keep_u64, const v64 numbers[
 
 /* ---- operations on groups ---- */
 
-/* Which elements of a whole group are kept: given by its numbers, still in registers, or by a keep word. */
+/* Which elements of a whole group are kept: given by its numbers, still in registers, by a keep word or by a record. */
 typedef struct {
-    const v64 *numbers; /* N_VECS of them; NULL if the keep word is given */
+    const v64 *numbers; /* N_VECS of them; NULL if the keep word or the record is given */
     v64 threshold32;
-    uint64_t keep_u64;
+    uint64_t keep_u64; /* or the record */
+    int is_record;
 } group_keep;
 
 /* The v-th keep32 of the first half of a group (upper 16-bit numbers) or of the second half. */
 static ALWAYS_INLINE keep32 keep_of_vec(const group_keep *group, int v, int is_upper)
 {
+#ifdef HAS_SIGNS
+    if (group->is_record)
+        return keep_of_record(group->keep_u64, v, is_upper);
+#endif
     if (group->numbers == NULL)
         return keep32_of_bits((uint32_t)(group->keep_u64 >> (v * V32_LANES + (is_upper ? 0 : 32))));
     if (is_upper)
@@ -168,16 +188,22 @@ typedef void group_fn(const operands *ops, size_t i, size_t bias_at, const group
 /* The same on 1 to 64 elements by a keep word: for the ends of a range and for groups with a tie. */
 typedef void word_fn(const operands *ops, size_t i, size_t bias_at, uint64_t keep_u64, size_t n_elems, int operation);
 
+/* An operation on n_groups whole groups of a block, which begin at element i of the range and at element first_elem of
+ * the block. It steps the generators and resolves ties by itself. */
+typedef void groups_fn(const operands *ops, const mask_rule *rule, size_t i, lanes *gen, uint64_t block,
+                       unsigned first_elem, unsigned n_groups);
+
 /* The loop over positions first .. first + n_elems - 1, block by block and group by group. on_group, which is inlined,
  * gets a copy of the operands, which the compiler can keep in registers. on_word may be out of line and gets the
- * caller's operands, because passing the address of the copy would force it into memory. */
+ * caller's operands, because passing the address of the copy would force it into memory. on_groups, unless it is NULL,
+ * is inlined instead of on_group. */
 static ALWAYS_INLINE void for_each_group(const operands *ops, const mask_rule *rule, uint64_t first, size_t n_elems,
-                                         group_fn *on_group, word_fn *on_word, int operation, int has_bias)
+                                         group_fn *on_group, groups_fn *on_groups, word_fn *on_word, int operation,
+                                         int has_bias)
 {
     const operands local = *ops;
-    const uint32_t threshold = (uint32_t)rule->threshold;
-    const v64 threshold32 = v64_set1((uint64_t)(threshold << 16) * 0x100000001u);
-    const v64 threshold16 = v64_set1((uint64_t)(threshold & 0xFFFFu) * 0x1000100010001u);
+    const v64 threshold32 = threshold32_of(rule);
+    const v64 threshold16 = v64_set1((uint64_t)((uint32_t)rule->threshold & 0xFFFFu) * 0x1000100010001u);
     const size_t period = has_bias ? ops->bias_period : 1;
     size_t i = 0, bias_at = has_bias ? ops->bias_at : 0;
     while (i < n_elems) {
@@ -193,7 +219,14 @@ static ALWAYS_INLINE void for_each_group(const operands *ops, const mask_rule *r
         while (elem < end) {
             const unsigned skip = elem % ELEMS_PER_GROUP;
             int has_tie = 0;
-            if (skip == 0) {
+            if (skip == 0 && on_groups != NULL) {
+                const unsigned n_groups = (end - elem) / ELEMS_PER_GROUP;
+                on_groups(&local, rule, i, &gen, block, elem, n_groups);
+                elem += n_groups * ELEMS_PER_GROUP;
+                i += n_groups * ELEMS_PER_GROUP;
+                if (elem == end)
+                    break;
+            } else if (skip == 0) {
                 for (; end - elem >= ELEMS_PER_GROUP; elem += ELEMS_PER_GROUP, i += ELEMS_PER_GROUP) {
                     next_numbers(&gen, numbers);
                     has_tie = any_tie(numbers, threshold16);
@@ -225,6 +258,48 @@ static ALWAYS_INLINE void for_each_group(const operands *ops, const mask_rule *r
         }
     }
 }
+
+/* ---- signs and records ---- */
+
+#ifdef HAS_SIGNS
+/* Signs tell ties from other elements only if a number can be below below16; nor can a masked load's zero be scaled by a
+ * negative number, because dropped elements are +0.0. */
+static inline int has_signs(const operands *ops, const mask_rule *rule)
+{
+    return rule->threshold > -32768 && !__builtin_signbit(ops->scale);
+}
+
+static ALWAYS_INLINE v64 below16_of(const mask_rule *rule)
+{
+    return v64_set1((uint64_t)((uint32_t)(rule->threshold - 1) & 0xFFFFu) * 0x1000100010001u);
+}
+
+/* The bits of the tied elements that their 32-bit numbers drop, for a group whose numbers the generators gave last.
+ * Computes these numbers again, by a step back and one forward, so that the fast loop need not hold them. */
+static OUT_OF_LINE uint64_t dropped_ties(const lanes *after, const mask_rule *rule, uint64_t block, unsigned first_elem)
+{
+    lanes gen;
+    v64 numbers[N_VECS];
+    uint8_t bytes[STREAM_LANES * 8];
+    for (int v = 0; v < N_VECS; v++) {
+        const v64 x = v64_rotl(after->s1[v], 36);
+        gen.s0[v] = v64_rotl(v64_xor3(after->s0[v], x, v64_shl(x, 21)), 15);
+        gen.s1[v] = v64_xor(x, gen.s0[v]);
+    }
+    next_numbers(&gen, numbers);
+    for (int v = 0; v < N_VECS; v++)
+        v64_store_le(bytes + v * V64_LANES * 8, numbers[v]);
+    return ~drop_ties(~(uint64_t)0, bytes, rule, block, first_elem);
+}
+
+/* The record of a group of which the signs are known, and which of the tied elements are dropped. */
+static ALWAYS_INLINE uint64_t resolved_record(uint64_t record, uint64_t ties)
+{
+    for (; ties != 0; ties &= ties - 1)
+        record |= (uint64_t)1 << bit_in_record((unsigned)__builtin_ctzll(ties));
+    return record;
+}
+#endif
 
 /* ---- kernels without a dtype ---- */
 
@@ -258,7 +333,7 @@ static ALWAYS_INLINE void words_on_group(const operands *ops, size_t i, size_t b
 static const char *fill_words(uint64_t *out, const mask_rule *rule, uint64_t first, size_t n_elems)
 {
     const operands ops = {.out = (char *)out};
-    for_each_group(&ops, rule, first, n_elems, words_on_group, words_on_word, 0, 0);
+    for_each_group(&ops, rule, first, n_elems, words_on_group, NULL, words_on_word, 0, 0);
     return ISA_NAME;
 }
 
@@ -407,6 +482,9 @@ static ALWAYS_INLINE void for_each_noise_group(const operands *ops, const stream
 #define f32_of_f32(v) (v)
 typedef vf32 f32_vec, bf16_vec;
 typedef vf64 f64_vec;
+#define IS_FLOAT32_f32 1
+#define HAS_RECORD_f32 1
+#define HAS_RECORD_f64 1
 typedef float f32_scalar;
 typedef double f64_scalar;
 

@@ -143,6 +143,124 @@ static OUT_OF_LINE void OF_DTYPE(operate_on_word)(const operands *ops, size_t i,
     }
 }
 
+/* ---- ranges by signs ---- */
+
+#if defined(HAS_SIGNS) && JOIN(IS_FLOAT32, DTYPE)
+/* apply_mask and relu_dropout on whole groups. A masked load takes the place of two comparisons and of the selection.
+ * Each vector is stored before the next numbers are made, so that fewer registers are in use; a tied element counts as
+ * kept then, and is dropped afterwards where its number says so (docs/design.md, "AVX2"). */
+static ALWAYS_INLINE void groups_by_signs(const operands *ops, const mask_rule *rule, size_t i, lanes *gen,
+                                          uint64_t block, unsigned first_elem, unsigned n_groups, int steps,
+                                          int is_streamed, int is_recorded)
+{
+    enum { BYTES_AHEAD = 512, CACHE_LINE = 64 };
+    /* Masked loads do not make processors prefetch. In place, the stores do. */
+    const size_t ahead = ops->out == ops->x ? 0 : BYTES_AHEAD;
+    const v64 below16 = below16_of(rule);
+    const vf32 scale = f32_set1((float)ops->scale);
+    const char *x = ops->x + i * 4;
+    char *out = ops->out + i * 4;
+    uint64_t *record = is_recorded ? ops->record + i / ELEMS_PER_GROUP : NULL;
+    for (unsigned group = 0; group < n_groups; group++) {
+        v64 signs[N_VECS], most = below16;
+        for (int line = 0; line < ELEMS_PER_GROUP * 4; line += CACHE_LINE)
+            __builtin_prefetch(x + ahead + line);
+        for (int v = 0; v < N_VECS; v++) {
+            const int upper = v * V32_LANES * 4, lower = upper + ELEMS_PER_GROUP * 2;
+            signs[v] = signs_of(next_of_vec(gen, v), below16);
+            most = v == 0 ? signs[v] : signs_most(most, signs[v]);
+            vf32 first = f32_load_by_signs(x + upper, signs[v]);
+            first = steps & WITH_RELU ? f32_relu(first) : first;
+            store_vec_f32(out + upper, f32_mul(first, scale), is_streamed);
+            vf32 second = f32_load_by_signs(x + lower, signs_of_lower(signs[v]));
+            second = steps & WITH_RELU ? f32_relu(second) : second;
+            store_vec_f32(out + lower, f32_mul(second, scale), is_streamed);
+        }
+        if (is_recorded)
+            record[group] = record_of_signs(signs);
+        if (UNLIKELY(has_tied_sign(most))) {
+            const lanes after = *gen;
+            uint64_t ties = dropped_ties(&after, rule, block, first_elem + group * ELEMS_PER_GROUP);
+            if (is_recorded)
+                record[group] = resolved_record(record[group], ties);
+            for (; ties != 0; ties &= ties - 1)
+                memset(out + (size_t)__builtin_ctzll(ties) * 4, 0, 4);
+        }
+        x += ELEMS_PER_GROUP * 4;
+        out += ELEMS_PER_GROUP * 4;
+    }
+}
+
+#define DEFINE_BY_SIGNS(name, steps, is_streamed, is_recorded)                                                         \
+    static ALWAYS_INLINE void name(const operands *ops, const mask_rule *rule, size_t i, lanes *gen, uint64_t block,   \
+                                   unsigned first_elem, unsigned n_groups)                                             \
+    {                                                                                                                  \
+        groups_by_signs(ops, rule, i, gen, block, first_elem, n_groups, steps, is_streamed, is_recorded);              \
+    }
+DEFINE_BY_SIGNS(apply_by_signs, 0, 0, 0)
+DEFINE_BY_SIGNS(apply_by_signs_streamed, 0, 1, 0)
+DEFINE_BY_SIGNS(apply_by_signs_recorded, 0, 0, 1)
+DEFINE_BY_SIGNS(relu_by_signs, WITH_RELU, 0, 0)
+DEFINE_BY_SIGNS(relu_by_signs_streamed, WITH_RELU, 1, 0)
+#undef DEFINE_BY_SIGNS
+
+/* The range function of an operation with the steps 0 or WITH_RELU, where has_signs. */
+static ALWAYS_INLINE void range_by_signs(const operands *ops, const mask_rule *rule, uint64_t first, size_t n_elems,
+                                         int operation, int steps)
+{
+    groups_fn *const streamed = steps == 0 ? apply_by_signs_streamed : relu_by_signs_streamed;
+    groups_fn *const stored = steps == 0 ? apply_by_signs : relu_by_signs;
+    if (steps == 0 && ops->record != NULL) {
+        for_each_group(ops, rule, first, n_elems, NULL, apply_by_signs_recorded, operate_on_word_f32, operation, 0);
+    } else if (ops->is_streamed) {
+        for_each_group(ops, rule, first, n_elems, NULL, streamed, operate_on_word_f32, operation, 0);
+        stream_fence();
+    } else {
+        for_each_group(ops, rule, first, n_elems, NULL, stored, operate_on_word_f32, operation, 0);
+    }
+}
+#define RANGE_BY_SIGNS(name, steps)                                                    \
+    if (((steps) == 0 || (steps) == WITH_RELU) && has_signs(ops, rule)) {              \
+        range_by_signs(ops, rule, first, n_elems, OPERATION_##name, steps);            \
+        return ISA_NAME;                                                               \
+    }
+#elif defined(HAS_SIGNS) && JOIN(HAS_RECORD, DTYPE)
+/* apply_mask on whole groups, with a record of the decisions. */
+static ALWAYS_INLINE void OF_DTYPE(recorded_groups)(const operands *ops, const mask_rule *rule, size_t i, lanes *gen,
+                                                    uint64_t block, unsigned first_elem, unsigned n_groups)
+{
+    const v64 below16 = below16_of(rule), threshold32 = threshold32_of(rule);
+    for (unsigned at = 0; at < n_groups * ELEMS_PER_GROUP; at += ELEMS_PER_GROUP) {
+        v64 numbers[N_VECS], signs[N_VECS], most = below16;
+        next_numbers(gen, numbers);
+        for (int v = 0; v < N_VECS; v++) {
+            signs[v] = signs_of(numbers[v], below16);
+            most = v == 0 ? signs[v] : signs_most(most, signs[v]);
+        }
+        uint64_t *record = ops->record + (i + at) / ELEMS_PER_GROUP;
+        *record = record_of_signs(signs);
+        if (UNLIKELY(has_tied_sign(most))) {
+            const operands local = *ops;
+            const uint64_t with_ties = keep_word(numbers, threshold32);
+            const uint64_t keep_u64 = resolve_ties(with_ties, numbers, rule, block, first_elem + at);
+            *record = resolved_record(*record, with_ties & ~keep_u64);
+            OF_DTYPE(operate_on_word)(&local, i + at, 0, keep_u64, ELEMS_PER_GROUP, OPERATION_apply_mask);
+            continue;
+        }
+        const group_keep group = {.numbers = numbers, .threshold32 = threshold32};
+        OF_DTYPE(operate_on_group)(ops, i + at, 0, &group, 0, 0);
+    }
+}
+#define RANGE_BY_SIGNS(name, steps)                                                                                    \
+    if ((steps) == 0 && ops->record != NULL) {                                                                         \
+        for_each_group(ops, rule, first, n_elems, NULL, OF_DTYPE(recorded_groups), OF_DTYPE(operate_on_word),          \
+                       OPERATION_##name, 0);                                                                           \
+        return ISA_NAME;                                                                                               \
+    }
+#else
+#define RANGE_BY_SIGNS(name, steps)
+#endif
+
 /* ---- ranges ---- */
 
 /* An operation without a mask: every group has the same keep word. */
@@ -218,8 +336,8 @@ CDROPOUT_OPERATIONS(X)
 #undef X
 #define STREAM_RANGE(name, steps)                                                                           \
     if (ops->is_streamed) {                                                                                 \
-        for_each_group(ops, rule, first, n_elems, OF_DTYPE(name##_stream_group), OF_DTYPE(operate_on_word), \
-                       OPERATION_##name, (steps) & WITH_BIAS);                                              \
+        for_each_group(ops, rule, first, n_elems, OF_DTYPE(name##_stream_group), NULL,                      \
+                       OF_DTYPE(operate_on_word), OPERATION_##name, (steps) & WITH_BIAS);                   \
         stream_fence();                                                                                     \
         return ISA_NAME;                                                                                    \
     }
@@ -238,8 +356,9 @@ CDROPOUT_OPERATIONS(X)
             OF_DTYPE(operate_unmasked)(ops, n_elems, OPERATION_##name, steps);                                    \
             return ISA_NAME;                                                                                      \
         }                                                                                                         \
+        RANGE_BY_SIGNS(name, steps)                                                                               \
         STREAM_RANGE(name, steps)                                                                                 \
-        for_each_group(ops, rule, first, n_elems, OF_DTYPE(name##_on_group), OF_DTYPE(operate_on_word),           \
+        for_each_group(ops, rule, first, n_elems, OF_DTYPE(name##_on_group), NULL, OF_DTYPE(operate_on_word),     \
                        OPERATION_##name, (steps) & WITH_BIAS);                                                    \
         return ISA_NAME;                                                                                          \
     }
@@ -247,6 +366,7 @@ CDROPOUT_OPERATIONS(X)
 #undef X
 #undef DEFINE_ON_GROUP
 #undef STREAM_RANGE
+#undef RANGE_BY_SIGNS
 
 /* ---- masks given as keep words ---- */
 
@@ -284,6 +404,22 @@ static const char *OF_DTYPE(words)(const operands *ops, const uint64_t *keep_wor
         AFTER_STREAMING();
     return ISA_NAME;
 }
+
+/* apply_mask by the record of whole groups. */
+#if defined(HAS_SIGNS) && JOIN(HAS_RECORD, DTYPE)
+static const char *OF_DTYPE(record)(const operands *ops, const uint64_t *record, size_t n_elems)
+{
+    const operands local = *ops;
+    for (size_t i = 0; i < n_elems; i += ELEMS_PER_GROUP) {
+        const group_keep group = {.numbers = NULL, .keep_u64 = record[i / ELEMS_PER_GROUP], .is_record = 1};
+        OF_DTYPE(operate_on_group)(&local, i, 0, &group, 0, 0);
+    }
+    return ISA_NAME;
+}
+#define RECORD_KERNEL OF_DTYPE(record)
+#else
+#define RECORD_KERNEL NULL
+#endif
 
 /* ---- n_repeats elements to each position ---- */
 
@@ -363,9 +499,11 @@ static const dtype_kernels OF_DTYPE(dtype_kernels) = {
     .range = {CDROPOUT_OPERATIONS(X)},
     .repeat = OF_DTYPE(repeat),
     .words = OF_DTYPE(words),
+    .record = RECORD_KERNEL,
 };
 #undef X
 
+#undef RECORD_KERNEL
 #undef DTYPE
 #undef COMPUTED
 #undef COPIED
