@@ -261,7 +261,7 @@ static random_source source = {.take = take_random};
 
 /* Counts of the jobs that have run. */
 static struct {
-    size_t n_jobs, n_streamed, n_refused, n_of_layout[N_LAYOUTS];
+    size_t n_jobs, n_streamed, n_recorded, n_refused, n_of_layout[N_LAYOUTS];
 } counts;
 
 /* Runs a planned job in these pieces on the current instruction set. */
@@ -362,6 +362,54 @@ static void check_job(const char *only_isa, size_t n_job, int is_at_end, size_t 
             check_run(j, &t, &anywhere, 0);
         }
         now_how = "";
+    }
+    now_is_in_place = 0;
+}
+
+/* ---- records ---- */
+
+/* Checks a job that writes a record and one that reads it, at one distance from the guard pages, on every instruction
+ * set whose kernels have records. */
+static void check_record(const char *only_isa, size_t n_job, int is_at_end, size_t distance)
+{
+    test_job t = make_random_job(&source, MOST_ELEMS, 1.4287109375, 0.375, -1.25);
+    job_request *r = &t.request;
+    make_recordable(&t, (size_t)(ELEMS_PER_GROUP + next_random() % MOST_ELEMS));
+    const size_t n_bytes = bytes_of_job(&t), record_bytes = r->n_elems / ELEMS_PER_GROUP * sizeof(uint64_t);
+    const size_t record_at = offset_of(record_bytes, is_at_end, distance / sizeof(uint64_t) * sizeof(uint64_t));
+    now_call = NULL;
+    now_job = &t;
+    now_is_at_end = is_at_end;
+    now_distance = distance;
+    fill_with_numbers(inputs[X], n_bytes, elem_bytes_of(&t));
+    r->x = inputs[X];
+    expect_job(expected, &t);
+    r->out = memory[OUT].writable + offset_of(n_bytes, is_at_end, distance);
+    const char *const other_x = put_input(X, inputs[X], n_bytes, is_at_end, distance);
+    for (size_t i = 0; supported_at(i) != NULL; i++) {
+        kernels = supported_at(i);
+        if ((only_isa != NULL && strcmp(only_isa, kernels->isa) != 0) || kernels->dtype[r->dtype]->record == NULL)
+            continue;
+        now_isa = kernels->isa;
+        for (int how = 0; how < 4; how++) {
+            job_pieces cut;
+            r->has_record = how / 2;
+            now_how = r->has_record ? " by a record" : " with a record";
+            now_is_in_place = how % 2;
+            now_is_streaming = 0;
+            r->x = now_is_in_place ? r->out : other_x;
+            r->record = (uint64_t *)(void *)((r->has_record ? memory[WORDS_ARRAY].readable
+                                                            : memory[WORDS_ARRAY].writable) + record_at);
+            if (job_record_words(r) != record_bytes / sizeof(uint64_t))
+                end_with("has a record of another size");
+            const job *j = plan_guarded(&t);
+            const char *failure = cut_into_ranges(&cut, j, 1 + n_job % MAX_CUTS);
+            if (failure != NULL)
+                end_with(failure);
+            counts.n_of_layout[j->layout]++;
+            counts.n_recorded++;
+            check_run(j, &t, &cut, 0);
+        }
     }
     now_is_in_place = 0;
 }
@@ -498,12 +546,15 @@ static void check_jobs(const task *what)
         check_job(what->only_isa, n, n % 2 == 0, distance_of(what, n / 2), what->n_too_many_of_jobs);
     for (size_t n = 0; n < what->n_jobs; n++)
         check_submatrix(what->only_isa, n, n % 2 == 0, distance_of(what, n / 2), what->n_too_many_rows);
-    printf("%zu jobs, %zu of them streaming (", counts.n_jobs, counts.n_streamed);
+    for (size_t n = 0; n < what->n_jobs && !what->n_too_many_rows; n++)
+        check_record(what->only_isa, n, n % 2 == 0, distance_of(what, n / 2));
+    printf("%zu jobs, %zu of them streaming, and %zu with records (", counts.n_jobs, counts.n_streamed,
+           counts.n_recorded);
     for (int layout = 0; layout < N_LAYOUTS; layout++)
         printf("%s%zu %s", layout > 0 ? ", " : "", counts.n_of_layout[layout], name_of_layout((job_layout)layout));
     printf("), %zu refused: nothing outside an array, the bits of single elements\n", counts.n_refused);
     for (int layout = 0; layout < N_LAYOUTS; layout++)
-        if (counts.n_of_layout[layout] == 0) {
+        if (counts.n_of_layout[layout] == 0 && (layout != LAYOUT_RECORDED || counts.n_recorded > 0)) {
             printf("no job had the layout %s\n", name_of_layout((job_layout)layout));
             exit(1);
         }
@@ -528,6 +579,7 @@ int main(int n_arguments, char **arguments)
         memory[array] = make_guarded();
         memset(memory[array].writable, CANARY, ROOM_BYTES);
     }
+    limits.min_recorded_elems = ELEMS_PER_GROUP;
     signal(SIGSEGV, on_fault);
     signal(SIGBUS, on_fault);
     if (!what.n_too_many_of_jobs && !what.n_too_many_rows)

@@ -9,14 +9,14 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { MAX_TEST_AXES = 4, MAX_BIAS = 700, N_LAYOUTS = LAYOUT_SUBMATRIX + 1 };
+enum { MAX_TEST_AXES = 4, MAX_BIAS = 700, N_LAYOUTS = LAYOUT_RECORDED + 1 };
 
 static inline const char *name_of_layout(job_layout layout)
 {
     static const char *const names[N_LAYOUTS] = {
         [LAYOUT_NONE] = "none",         [LAYOUT_COPY] = "copy",           [LAYOUT_RUN] = "run",
         [LAYOUT_ROWS] = "rows",         [LAYOUT_REPEATED] = "repeated",   [LAYOUT_SHARED_ROWS] = "shared rows",
-        [LAYOUT_GATHERED] = "gathered", [LAYOUT_SUBMATRIX] = "submatrix",
+        [LAYOUT_GATHERED] = "gathered", [LAYOUT_SUBMATRIX] = "submatrix", [LAYOUT_RECORDED] = "recorded",
     };
     return names[layout];
 }
@@ -283,6 +283,21 @@ static inline void run_pieces(const job *j, const job_pieces *pieces, size_t n_t
         for (size_t piece = pieces->n_pieces; piece-- > 0;)
             if (piece % 2 == parity)
                 job_run(j, pieces->at[piece], pieces->at[piece + 1] + (piece + 1 == pieces->n_pieces ? n_too_many : 0));
+}
+
+/* Makes a random job one whose decisions can be recorded, if it has n_elems elements or more. */
+static inline void make_recordable(test_job *t, size_t n_elems)
+{
+    job_request *r = &t->request;
+    r->operation = OPERATION_apply_mask;
+    r->dtype = r->dtype % 2 ? DTYPE_f64 : DTYPE_f32;
+    r->first -= r->first % ELEMS_PER_GROUP;
+    r->p = r->p < 0x1p-16 ? 0.5 : r->p;
+    r->scale = fabs(r->scale);
+    r->shift = r->fill = 0.0;
+    r->n_axes = 0;
+    r->n_repeats = 0;
+    r->n_elems = n_elems;
 }
 
 /* ---- expected results ---- */

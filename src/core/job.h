@@ -26,8 +26,8 @@ typedef enum {
     LAYOUT_SHARED_ROWS, /* several successive rows take the same run: its keep words are computed once for all */
     LAYOUT_REPEATED,    /* neighbouring elements take the same position, and a repeat kernel computes them */
     LAYOUT_GATHERED,    /* other repeats, or rows close together: keep bits are collected in the elements' order */
-    LAYOUT_RECORDED,    /* one run of positions, whose decisions are read from a record (kernel_table.h) */
     LAYOUT_SUBMATRIX,   /* by job_plan_submatrix: kept rows and columns of a matrix, by keep words that are given */
+    LAYOUT_RECORDED,    /* one run of positions, whose decisions are read from a record (kernel_table.h) */
 } job_layout;
 
 /* A job's operation: one of the catalog, or one that computes nothing and has no dtype. The number of a width

@@ -199,6 +199,30 @@ static const char *check_jobs(void)
         if (failure == NULL && memcmp(alone, together, bytes_of_job(&t)) != 0)
             failure = "ranges of a job with other bits than one thread makes";
     }
+    for (int n = 0; failure == NULL && n < N_RANDOM_JOBS; n++) {
+        static uint64_t record[MOST_JOB_ELEMS / ELEMS_PER_GROUP];
+        test_job t = make_random_job(&source, MOST_JOB_ELEMS, 1.25, 0.375, -1.25);
+        job j;
+        make_recordable(&t, limits.min_recorded_elems + (size_t)n % 2000);
+        t.request.x = input;
+        t.request.out = alone;
+        if (job_record_words(&t.request) == 0)
+            continue; /* these kernels have none */
+        if (plan_job(&j, &t) != 0)
+            return "a job that was refused";
+        job_run(&j, 0, j.n_elems);
+        t.request.record = record;
+        t.request.out = together;
+        for (int has_record = 0; failure == NULL && has_record < 2; has_record++) {
+            t.request.has_record = has_record;
+            if (plan_job(&j, &t) != 0)
+                return "a job with a record that was refused";
+            memset(together, 0, bytes_of_job(&t));
+            failure = run_in_threads(&j);
+            if (failure == NULL && memcmp(alone, together, bytes_of_job(&t)) != 0)
+                failure = "ranges of a job with a record with other bits than one thread makes";
+        }
+    }
     for (int layout = LAYOUT_COPY; failure == NULL && layout < LAYOUT_SUBMATRIX; layout++)
         if (n_of_layout[layout] == 0)
             failure = "a layout that no job had";
