@@ -398,8 +398,9 @@ static void check_record(const char *only_isa, size_t n_job, int is_at_end, size
             now_is_in_place = how % 2;
             now_is_streaming = 0;
             r->x = now_is_in_place ? r->out : other_x;
-            r->record = (uint64_t *)(void *)((r->has_record ? memory[WORDS_ARRAY].readable
-                                                            : memory[WORDS_ARRAY].writable) + record_at);
+            r->record =
+                (uint64_t *)(void *)((r->has_record ? memory[WORDS_ARRAY].readable : memory[WORDS_ARRAY].writable) +
+                                     record_at);
             if (job_record_words(r) != record_bytes / sizeof(uint64_t))
                 end_with("has a record of another size");
             const job *j = plan_guarded(&t);

@@ -130,7 +130,7 @@ typedef struct {
     size_t n_elems;
     operands arrays;
     const uint64_t *record; /* of LAYOUT_RECORDED */
-    submatrix matrix; /* of LAYOUT_SUBMATRIX, which uses neither the arrays nor what follows */
+    submatrix matrix;       /* of LAYOUT_SUBMATRIX, which uses neither the arrays nor what follows */
     mask_rule rule;
     uint64_t first;
     /* The output is rows of row_positions positions, arrays.n_repeats elements to each. n_levels nested loops go

@@ -80,8 +80,8 @@ static inline int any_tie(const v64 numbers[4], v64 threshold16)
     return !_mm256_testz_si256(ties, ties);
 }
 
-/* Signs: 16-bit numbers of which the highest bit is set where an element is kept or tied, and all bits where it is tied.
- * below16 is one less than the threshold. */
+/* Signs: 16-bit numbers of which the highest bit is set where an element is kept or tied, and all bits where it is
+ * tied. below16 is one less than the threshold. */
 #define HAS_SIGNS
 static inline v64 signs_of(v64 numbers, v64 below16)
 {

@@ -28,10 +28,10 @@
  * pack_store_some_..., pack_set1_..., pack_mul_..., pack_add_..., pack_chosen_... (the inverse is spread_chosen_...,
  * with zeros elsewhere) and pack_blend_....
  *
- * Where one subtraction of 16-bit numbers decides all elements of a v64, and a load zeroes elements by their sign, there
- * is HAS_SIGNS: signs_of (isa/avx2.c says what they are), signs_of_lower, which moves those of the lower numbers up,
- * f32_load_by_signs, signs_most and has_tied_sign, which together find ties. The decisions of a group can then be kept
- * in a record of 64 bits (kernel_table.h): record_of_signs, bit_in_record, keep_of_record.
+ * Where one subtraction of 16-bit numbers decides all elements of a v64, and a load zeroes elements by their sign,
+ * there is HAS_SIGNS: signs_of (isa/avx2.c says what they are), signs_of_lower, which moves those of the lower numbers
+ * up, f32_load_by_signs, signs_most and has_tied_sign, which together find ties. The decisions of a group can then be
+ * kept in a record of 64 bits (kernel_table.h): record_of_signs, bit_in_record, keep_of_record.
  *
  * Where rows with the same chosen elements are faster by indices that are listed once, PACK_INDEX_BYTES_... for each
  * vector, there is HAS_PACK_MERGE: pack_list_merge_... lists the indices by which pack_merge_... puts the chosen
@@ -262,8 +262,8 @@ static ALWAYS_INLINE void for_each_group(const operands *ops, const mask_rule *r
 /* ---- signs and records ---- */
 
 #ifdef HAS_SIGNS
-/* Signs tell ties from other elements only if a number can be below below16; nor can a masked load's zero be scaled by a
- * negative number, because dropped elements are +0.0. */
+/* Signs tell ties from other elements only if a number can be below below16; nor can a masked load's zero be scaled by
+ * a negative number, because dropped elements are +0.0. */
 static inline int has_signs(const operands *ops, const mask_rule *rule)
 {
     return rule->threshold > -32768 && !__builtin_signbit(ops->scale);

@@ -191,11 +191,11 @@ static ALWAYS_INLINE void groups_by_signs(const operands *ops, const mask_rule *
     }
 }
 
-#define DEFINE_BY_SIGNS(name, steps, is_streamed, is_recorded)                                                         \
-    static ALWAYS_INLINE void name(const operands *ops, const mask_rule *rule, size_t i, lanes *gen, uint64_t block,   \
-                                   unsigned first_elem, unsigned n_groups)                                             \
-    {                                                                                                                  \
-        groups_by_signs(ops, rule, i, gen, block, first_elem, n_groups, steps, is_streamed, is_recorded);              \
+#define DEFINE_BY_SIGNS(name, steps, is_streamed, is_recorded)                                                       \
+    static ALWAYS_INLINE void name(const operands *ops, const mask_rule *rule, size_t i, lanes *gen, uint64_t block, \
+                                   unsigned first_elem, unsigned n_groups)                                           \
+    {                                                                                                                \
+        groups_by_signs(ops, rule, i, gen, block, first_elem, n_groups, steps, is_streamed, is_recorded);            \
     }
 DEFINE_BY_SIGNS(apply_by_signs, 0, 0, 0)
 DEFINE_BY_SIGNS(apply_by_signs_streamed, 0, 1, 0)
@@ -219,10 +219,10 @@ static ALWAYS_INLINE void range_by_signs(const operands *ops, const mask_rule *r
         for_each_group(ops, rule, first, n_elems, NULL, stored, operate_on_word_f32, operation, 0);
     }
 }
-#define RANGE_BY_SIGNS(name, steps)                                                    \
-    if (((steps) == 0 || (steps) == WITH_RELU) && has_signs(ops, rule)) {              \
-        range_by_signs(ops, rule, first, n_elems, OPERATION_##name, steps);            \
-        return ISA_NAME;                                                               \
+#define RANGE_BY_SIGNS(name, steps)                                         \
+    if (((steps) == 0 || (steps) == WITH_RELU) && has_signs(ops, rule)) {   \
+        range_by_signs(ops, rule, first, n_elems, OPERATION_##name, steps); \
+        return ISA_NAME;                                                    \
     }
 #elif defined(HAS_SIGNS) && JOIN(HAS_RECORD, DTYPE)
 /* apply_mask on whole groups, with a record of the decisions. */
@@ -251,11 +251,11 @@ static ALWAYS_INLINE void OF_DTYPE(recorded_groups)(const operands *ops, const m
         OF_DTYPE(operate_on_group)(ops, i + at, 0, &group, 0, 0);
     }
 }
-#define RANGE_BY_SIGNS(name, steps)                                                                                    \
-    if ((steps) == 0 && ops->record != NULL) {                                                                         \
-        for_each_group(ops, rule, first, n_elems, NULL, OF_DTYPE(recorded_groups), OF_DTYPE(operate_on_word),          \
-                       OPERATION_##name, 0);                                                                           \
-        return ISA_NAME;                                                                                               \
+#define RANGE_BY_SIGNS(name, steps)                                                                           \
+    if ((steps) == 0 && ops->record != NULL) {                                                                \
+        for_each_group(ops, rule, first, n_elems, NULL, OF_DTYPE(recorded_groups), OF_DTYPE(operate_on_word), \
+                       OPERATION_##name, 0);                                                                  \
+        return ISA_NAME;                                                                                      \
     }
 #else
 #define RANGE_BY_SIGNS(name, steps)
@@ -334,12 +334,12 @@ CDROPOUT_OPERATIONS(X)
 #define X(name, number, steps) DEFINE_ON_GROUP(name##_stream_group, steps, 1)
 CDROPOUT_OPERATIONS(X)
 #undef X
-#define STREAM_RANGE(name, steps)                                                                           \
-    if (ops->is_streamed) {                                                                                 \
-        for_each_group(ops, rule, first, n_elems, OF_DTYPE(name##_stream_group), NULL,                      \
-                       OF_DTYPE(operate_on_word), OPERATION_##name, (steps) & WITH_BIAS);                   \
-        stream_fence();                                                                                     \
-        return ISA_NAME;                                                                                    \
+#define STREAM_RANGE(name, steps)                                                                                 \
+    if (ops->is_streamed) {                                                                                       \
+        for_each_group(ops, rule, first, n_elems, OF_DTYPE(name##_stream_group), NULL, OF_DTYPE(operate_on_word), \
+                       OPERATION_##name, (steps) & WITH_BIAS);                                                    \
+        stream_fence();                                                                                           \
+        return ISA_NAME;                                                                                          \
     }
 #else
 #define STREAM_RANGE(name, steps)
