@@ -4,7 +4,7 @@ The estimators of `cdropout.sklearn`, the training of `cdropout.digits`, the exa
 """
 
 from cdropout.networks.activations import ACTIVATIONS
-from cdropout.networks.initialization import glorot_uniform, he_uniform, lecun_normal
+from cdropout.networks.initialization import fill_he_uniform, glorot_uniform, lecun_normal
 from cdropout.networks.layers import Layer
 from cdropout.networks.losses import logistic_loss, softmax, softmax_loss, squared_loss
 from cdropout.networks.mlp import KINDS, MLP, evaluate, pass_hidden
@@ -23,8 +23,8 @@ __all__ = [
     "SubNetwork",
     "draw_sub_network",
     "evaluate",
+    "fill_he_uniform",
     "glorot_uniform",
-    "he_uniform",
     "lecun_normal",
     "logistic_loss",
     "n_layers_before",

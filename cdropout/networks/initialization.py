@@ -1,4 +1,7 @@
-"""Rules for initial weights, each a function that draws from a NumPy generator."""
+"""Rules for initial weights: each is a function that draws from a NumPy generator."""
+
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -7,10 +10,11 @@ Array = npt.NDArray[np.float64]
 Generator = np.random.Generator | np.random.RandomState
 
 
-def he_uniform(n_in: int, n_out: int, rng: Generator) -> Array:
-    """Return weights (n_in, n_out), uniform with variance 2 / n_in (He et al. 2015, eq. 10), for ReLU."""
-    bound = np.sqrt(6 / n_in)
-    return rng.uniform(-bound, bound, (n_in, n_out))
+def fill_he_uniform(weights: Sequence[npt.NDArray[Any]], rng: Generator) -> None:
+    """Fill weights (n_in, n_out) of each layer in turn, uniform with variance 2 / n_in (He et al. 2015, eq. 10)."""
+    for weight in weights:
+        bound = np.sqrt(6 / len(weight))
+        weight[...] = rng.uniform(-bound, bound, weight.shape)
 
 
 def lecun_normal(n_in: int, n_out: int, rng: Generator) -> Array:

@@ -111,22 +111,23 @@ class MLP:
         if dropouts:
             self._hidden = [self._hidden_with(*given) for given in zip(sizes[:-1], dropouts, strict=True)]
         else:
-            self._hidden = [self._hidden_of(kind, *given) for given in zip(sizes[:-1], p, strict=True)]
+            self._hidden = [self._hidden_of(kind, self.rng, *given) for given in zip(sizes[:-1], p, strict=True)]
         self._output = Affine(sizes[-1])
         self.params = [param for layer in (*self._hidden, self._output) for param in layer.params]
         self.grads = [grad for layer in (*self._hidden, self._output) for grad in layer.grads]
 
-    def _hidden_of(self, kind: str, sizes: Sizes, p: float) -> Affine:
+    def _hidden_of(self, kind: str, rng: Stream, sizes: Sizes, p: float) -> Affine:
         """Return a hidden layer with dropout of a kind."""
         if self.activation == "relu" and kind == "elementwise":
-            return FusedReLU(sizes, self.rng, p)
-        return HiddenInTwoPasses(sizes, self.rng, p, self.activation, kind)
+            return FusedReLU(sizes, rng, p)
+        return HiddenInTwoPasses(sizes, rng, p, self.activation, kind)
 
     def _hidden_with(self, sizes: Sizes, dropout: Layer | None) -> Affine | HiddenWithLayer | HiddenWithLinear:
         """Return a hidden layer with a layer of `dropouts`."""
         params = getattr(dropout, "params", ())
         if dropout is None or len(params) == 0:
-            hidden = self._hidden_of("elementwise", sizes, 0.0)
+            # FusedReLU moves its stream for p = 0 too, and the given layers may have the network's.
+            hidden = self._hidden_of("elementwise", Stream(0), sizes, 0.0)
             return hidden if dropout is None else HiddenWithLayer(hidden, dropout)
         expected = [((sizes.n_in, sizes.n_out), np.dtype(sizes.dtype)), ((sizes.n_out,), np.dtype(sizes.dtype))]
         found = [(param.shape, param.dtype) for param in params]
