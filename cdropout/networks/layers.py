@@ -176,15 +176,17 @@ class HiddenWithLayer:
     def __init__(self, hidden: Affine, dropout: Layer) -> None:
         self.hidden, self.dropout = hidden, dropout
         self.params, self.grads = hidden.params, hidden.grads
-        self._copy = np.empty_like(hidden.z)
+        # Derivatives of activations are computed from y; a dropout layer that works in place overwrites the copy.
+        self._copy = None if hidden.activation == "identity" else np.empty_like(hidden.z)
 
     def forward(self, x: Any) -> Array:
         """Return the output of the dropout layer."""
         y = self.hidden.forward(x)
-        # The derivative of the activation is computed from y; a dropout layer that works in place overwrites the copy.
-        copy = self._copy[: len(y)]
-        np.copyto(copy, y)
-        return self.dropout.forward(copy)
+        if self._copy is not None:
+            copy = self._copy[: len(y)]
+            np.copyto(copy, y)
+            y = copy
+        return self.dropout.forward(y)
 
     def backward(self, dy: Array) -> Array | None:
         """Do what `Affine.backward` does."""
