@@ -26,8 +26,9 @@ from cdropout.digits.checkpoint import (
     read_checkpoint,
     write_checkpoint,
 )
-from cdropout.digits.network import Adam, DivergenceError
+from cdropout.digits.divergence import DivergenceError
 from cdropout.digits.training import DROPOUTS, Config, train
+from cdropout.networks import Adam
 from train import main
 
 needs_posix = pytest.mark.skipif(sys.platform == "win32", reason="signals, links, devices and permissions of POSIX")
