@@ -298,7 +298,7 @@ def _train(
     layer = kind.make_layer(config.hidden, config.p, rng)
     dropout = None if layer is None or kind.linear is not None else Timed(layer)
     n_rows = min(config.batch, len(data.train))
-    network = build_network(config, data.n_pixels, data.n_classes, dropout or layer, n_rows=n_rows)
+    network = build_network(config, data.n_pixels, data.n_classes, layer if dropout is None else dropout, n_rows=n_rows)
     optimizer = Adam(network.params, network.grads, lr=config.lr, l2=config.l2)
     n_steps = config.epochs * -(-len(data.train) // config.batch)  # the batches of `draw_batches`
     evaluate_after = set(np.linspace(0, n_steps, config.epochs * evaluations_per_epoch + 1).round().astype(int)[1:])

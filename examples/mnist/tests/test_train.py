@@ -217,9 +217,7 @@ def test_kinds_of_dropout_train_different_networks_from_the_same_start(few):
 
 
 def test_l2_makes_weights_smaller(few):
-    norms = [
-        np.linalg.norm(train(Config(epochs=2, hidden=32, l2=l2), few).network.weights[0]) for l2 in (0.0, 0.1)
-    ]
+    norms = [np.linalg.norm(train(Config(epochs=2, hidden=32, l2=l2), few).network.weights[0]) for l2 in (0.0, 0.1)]
     assert norms[1] < 0.97 * norms[0]
 
 
