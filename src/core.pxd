@@ -51,6 +51,19 @@ cdef extern from "core/kernel_table.h" nogil:
         double scale
         int verb
 
+    enum:
+        UPDATE_MOMENTUM
+        UPDATE_NESTEROV
+        UPDATE_ADAM
+
+    ctypedef struct param_update:
+        char *param
+        const char *grad
+        char *first
+        char *second
+        double l2, decay_first, add_first, decay_second, add_second, eps, factor
+        int rule
+
     ctypedef struct kernel_table:
         const char *isa
         int (*is_supported)() noexcept nogil
@@ -113,6 +126,7 @@ cdef extern from "core/job.h" nogil:
     job_request blank_request(int operation, int dtype)
     int job_plan(job *j, const job_request *request)
     int job_plan_submatrix(job *j, const submatrix *request, int dtype)
+    int job_plan_update(job *j, const param_update *request, size_t n_elems, int dtype)
     size_t count_kept(const uint64_t *words, size_t n_elems)
     void list_kept(int64_t *indices, const uint64_t *words, size_t n_elems)
     bint job_is_copy(const job_request *request)

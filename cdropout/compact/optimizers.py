@@ -14,9 +14,6 @@ __all__ = ["SGD", "Adam"]
 
 Array = npt.NDArray[Any]
 
-# A step's arrays for so many elements stay in the second-level cache.
-ELEMS_PER_CHUNK = 32768
-
 
 class _Optimizer:
     """The parameters of layers, and the moving averages of each."""
@@ -55,6 +52,23 @@ class _Optimizer:
                 self._update(_matrix(param), grad, own)
 
     def _update(self, param: Array, grad: KeptGrad, averages: tuple[Array, ...]) -> None:
+        """Update a parameter and its averages, where the step is not lazy also those of dropped rows and columns."""
+        if not self.lazy:
+            grad = self._whole(grad, param.shape)
+        rows, columns, values, scale = grad
+        values = np.ascontiguousarray(values)
+        if rows is None and columns is None:
+            self._move(param, values, scale, averages)
+            return
+        own = tuple(gather_kept(each, rows, columns) for each in averages)
+        moved = np.zeros_like(values)
+        self._move(moved, values, scale, own)
+        for each, kept in zip(averages, own, strict=True):
+            scatter_kept(kept, rows, columns, out=each, rest="keep")
+        scatter_kept(moved, rows, columns, out=param, rest="add")
+
+    def _move(self, param: Array, values: Array, scale: float, averages: tuple[Array, ...]) -> None:
+        """Make a step of the gradient values * scale: update the averages and param, arrays of one shape."""
         raise NotImplementedError
 
     def _whole(self, grad: KeptGrad, shape: tuple[int, ...]) -> KeptGrad:
@@ -99,20 +113,13 @@ class SGD(_Optimizer):
         super().__init__(layers, lr, lazy)
 
     def _update(self, param: Array, grad: KeptGrad, averages: tuple[Array, ...]) -> None:
-        rows, columns, values, scale = grad
-        if not averages:
-            scatter_kept(values, rows, columns, out=param, rest="add", scale=-self._lr * scale)
-            return
-        (velocity,) = averages
-        if not self.lazy or (rows is None and columns is None):
-            velocity *= velocity.dtype.type(self.momentum)
-            scatter_kept(values, rows, columns, out=velocity, rest="add", scale=scale)
-            scatter_kept(velocity, out=param, rest="add", scale=-self._lr)
-            return
-        own = gather_kept(velocity, rows, columns, scale=self.momentum)
-        scatter_kept(values, out=own, rest="add", scale=scale)
-        scatter_kept(own, rows, columns, out=velocity, rest="keep")
-        scatter_kept(own, rows, columns, out=param, rest="add", scale=-self._lr)
+        if averages:
+            super()._update(param, grad, averages)
+        else:
+            scatter_kept(grad.values, grad.rows, grad.columns, out=param, rest="add", scale=-self._lr * grad.scale)
+
+    def _move(self, param: Array, values: Array, scale: float, averages: tuple[Array, ...]) -> None:
+        _kernels.step_momentum(param, values, *averages, momentum=self.momentum, scale=scale, factor=-self._lr)
 
 
 class Adam(_Optimizer):
@@ -169,48 +176,20 @@ class Adam(_Optimizer):
         self.n_steps += 1
         super().step()
 
-    def _update(self, param: Array, grad: KeptGrad, averages: tuple[Array, ...]) -> None:
-        if not self.lazy:
-            grad = self._whole(grad, param.shape)
-        rows, columns, values, scale = grad
-        is_whole = rows is None and columns is None
-        mean, square = averages if is_whole else (gather_kept(each, rows, columns) for each in averages)
-        if is_whole:
-            self._move(mean, square, values, scale, param)
-            return
-        moved = np.zeros_like(mean)
-        self._move(mean, square, values, scale, moved)
-        for each, own in zip(averages, (mean, square), strict=True):
-            scatter_kept(own, rows, columns, out=each, rest="keep")
-        scatter_kept(moved, rows, columns, out=param, rest="add")
-
-    def _move(self, mean: Array, square: Array, values: Array, scale: float, param: Array) -> None:
-        """Update the averages and add the step to param, in chunks that stay in the cache."""
-        number = param.dtype.type
-        beta1, beta2 = number(self.beta1), number(self.beta2)
-        to_mean = number((1 - self.beta1) * scale)
-        to_square = number((1 - self.beta2) * scale**2)
+    def _move(self, param: Array, values: Array, scale: float, averages: tuple[Array, ...]) -> None:
         # lr / (1 - beta1^t) * mean / (sqrt(square / (1 - beta2^t)) + eps), with the second root taken out.
         root = (1 - self.beta2**self.n_steps) ** 0.5
-        factor = number(-self._lr * root / (1 - self.beta1**self.n_steps))
-        eps = number(self.eps * root)
-        flat = [np.ravel(a) for a in (mean, square, values, param)]
-        room = np.empty(min(ELEMS_PER_CHUNK, param.size), param.dtype)
-        for begin in range(0, param.size, ELEMS_PER_CHUNK):
-            m, v, g, w = (a[begin : begin + ELEMS_PER_CHUNK] for a in flat)
-            work = room[: len(w)]
-            m *= beta1
-            np.multiply(g, to_mean, out=work)
-            m += work
-            v *= beta2
-            np.multiply(g, g, out=work)
-            work *= to_square
-            v += work
-            np.sqrt(v, out=work)
-            work += eps
-            np.divide(m, work, out=work)
-            work *= factor
-            w += work
+        _kernels.step_adam(
+            param,
+            values,
+            *averages,
+            decay_first=self.beta1,
+            add_first=(1 - self.beta1) * scale,
+            decay_second=self.beta2,
+            add_second=(1 - self.beta2) * scale**2,
+            eps=self.eps * root,
+            factor=-self._lr * root / (1 - self.beta1**self.n_steps),
+        )
 
 
 def _matrix(a: Array) -> Array:

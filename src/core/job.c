@@ -251,6 +251,31 @@ int job_plan_submatrix(job *j, const submatrix *request, int dtype)
     return 0;
 }
 
+/* ---- steps of optimizers ---- */
+
+int job_plan_update(job *j, const param_update *request, size_t n_elems, int dtype)
+{
+    const param_update *r = request;
+    const int is_adam = r->rule == UPDATE_ADAM;
+    const double numbers[] = {r->l2, r->decay_first, r->add_first, r->decay_second, r->add_second, r->eps, r->factor};
+    if (r->rule < 0 || r->rule >= N_UPDATE_RULES || (dtype != DTYPE_f32 && dtype != DTYPE_f64))
+        return -1;
+    for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++)
+        if (!(numbers[i] - numbers[i] == 0.0))
+            return -1;
+    if (n_elems > 0 &&
+        (r->param == NULL || r->grad == NULL || r->first == NULL || (is_adam && r->second == NULL)))
+        return -1;
+    j->operation = r->rule;
+    j->dtype = dtype;
+    j->elem_bytes = dtype_table[dtype].n_bytes;
+    j->n_elems = n_elems;
+    j->update = *r;
+    j->arrays.n_repeats = 1;
+    j->layout = n_elems > 0 ? LAYOUT_UPDATE : LAYOUT_NONE;
+    return 0;
+}
+
 /* ---- cutting ---- */
 
 /* n * i / n_ranges, rounded down, without the product, which may overflow. */
@@ -307,6 +332,7 @@ size_t job_cut(const job *j, size_t i, size_t n_ranges)
     case LAYOUT_GATHERED:
         return cut_at_group(j->n_elems, n_repeats < ELEMS_PER_GROUP ? n_repeats : 1, i, n_ranges);
     case LAYOUT_COPY:
+    case LAYOUT_UPDATE:
         break;
     }
     return cut_at_group(j->n_elems, 1, i, n_ranges);

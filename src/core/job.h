@@ -27,6 +27,7 @@ typedef enum {
     LAYOUT_REPEATED,    /* neighbouring elements take the same position, and a repeat kernel computes them */
     LAYOUT_GATHERED,    /* other repeats, or rows close together: keep bits are collected in the elements' order */
     LAYOUT_SUBMATRIX,   /* by job_plan_submatrix: kept rows and columns of a matrix, by keep words that are given */
+    LAYOUT_UPDATE,      /* by job_plan_update: a step of an optimizer */
 } job_layout;
 
 /* A job's operation: one of the catalog, or one that computes nothing and has no dtype. The number of a width
@@ -122,7 +123,8 @@ typedef struct {
     size_t elem_bytes; /* of the output */
     size_t n_elems;
     operands arrays;
-    submatrix matrix; /* of LAYOUT_SUBMATRIX, which uses neither the arrays nor what follows */
+    submatrix matrix;    /* of LAYOUT_SUBMATRIX, which uses neither the arrays nor what follows */
+    param_update update; /* of LAYOUT_UPDATE, which uses neither as well */
     mask_rule rule;
     uint64_t first;
     /* The output is rows of row_positions positions, arrays.n_repeats elements to each. n_levels nested loops go
@@ -157,6 +159,10 @@ int job_plan(job *j, const job_request *request);
  * its ranges are cut between rows. Returns -1 if the verb is unknown, the dtype is not float32 or float64, the scale is
  * not finite, the matrix has too many elements for a size_t, or an array that has elements is NULL. */
 int job_plan_submatrix(job *j, const submatrix *request, int dtype);
+
+/* Plans a step of an optimizer on n_elems elements (kernel_table.h). Returns -1 if the rule is unknown, the dtype is not
+ * float32 or float64, a number is not finite, or an array that has elements is NULL. */
+int job_plan_update(job *j, const param_update *request, size_t n_elems, int dtype);
 
 /* How many of the first n_elems bits of keep words are set; n_elems if words is NULL. */
 size_t count_kept(const uint64_t *words, size_t n_elems);

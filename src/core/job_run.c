@@ -488,6 +488,9 @@ void job_run(const job *j, size_t begin, size_t end)
             kernels->submatrix[j->dtype](&j->matrix, (begin + j->matrix.n_columns - 1) / j->matrix.n_columns,
                                          (end + j->matrix.n_columns - 1) / j->matrix.n_columns);
             break;
+        case LAYOUT_UPDATE:
+            kernels->update[j->dtype](&j->update, begin, end);
+            break;
         }
     leave_default_mode(before);
 }
