@@ -92,6 +92,7 @@ cdef extern from "core/job.h" nogil:
         OPERATION_fill_keep
         OPERATION_select
         OPERATION_fill_values
+        UPDATE_ELEM_COST
         MAX_AXES
 
     ctypedef struct job_request:
@@ -126,13 +127,14 @@ cdef extern from "core/job.h" nogil:
     job_request blank_request(int operation, int dtype)
     int job_plan(job *j, const job_request *request)
     int job_plan_submatrix(job *j, const submatrix *request, int dtype)
-    int job_plan_update(job *j, const param_update *request, size_t n_elems, int dtype)
+    int job_plan_update(job *j, const param_update *request, const submatrix *kept, size_t n_elems, int dtype)
     size_t count_kept(const uint64_t *words, size_t n_elems)
     void list_kept(int64_t *indices, const uint64_t *words, size_t n_elems)
     bint job_is_copy(const job_request *request)
     void job_run(const job *j, size_t begin, size_t end)
     void job_keep_words(const job *j, uint64_t *words, size_t begin, size_t end)
     void job_draws(uint8_t *out, const double *p, const stream_key *key, uint64_t first, size_t n_elems)
+    size_t job_min_elems_per_thread(const job *j)
     size_t job_cut(const job *j, size_t i, size_t n_ranges)
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cdropout import _kernels
-from cdropout.compact.kept import gather_kept, scatter_kept
+from cdropout.compact.kept import KeepWords, scatter_kept
 from cdropout.compact.linear import KeptGrad
 
 __all__ = ["SGD", "Adam"]
@@ -32,7 +32,6 @@ class _Optimizer:
             [tuple(np.zeros_like(_matrix(param)) for _ in range(self._n_averages)) for param in layer.params]
             for layer in listed
         ]
-        self._dense: Array | None = None
 
     @property
     def lr(self) -> float:
@@ -53,34 +52,18 @@ class _Optimizer:
 
     def _update(self, param: Array, grad: KeptGrad, averages: tuple[Array, ...]) -> None:
         """Update a parameter and its averages, where the step is not lazy also those of dropped rows and columns."""
-        if not self.lazy:
-            grad = self._whole(grad, param.shape)
         rows, columns, values, scale = grad
         values = np.ascontiguousarray(values)
         if rows is None and columns is None:
-            self._move(param, values, scale, averages)
-            return
-        own = tuple(gather_kept(each, rows, columns) for each in averages)
-        moved = np.zeros_like(values)
-        self._move(moved, values, scale, own)
-        for each, kept in zip(averages, own, strict=True):
-            scatter_kept(kept, rows, columns, out=each, rest="keep")
-        scatter_kept(moved, rows, columns, out=param, rest="add")
+            self._move(param, values, scale, averages, None)
+        elif self.lazy:
+            self._move(param, values, scale, averages, (_words(rows), _words(columns), 1.0, True))
+        else:
+            self._move(param, values, 1.0, averages, (_words(rows), _words(columns), scale, False))
 
-    def _move(self, param: Array, values: Array, scale: float, averages: tuple[Array, ...]) -> None:
-        """Make a step of the gradient values * scale: update the averages and param, arrays of one shape."""
+    def _move(self, param: Array, values: Array, scale: float, averages: tuple[Array, ...], kept: Any) -> None:
+        """Make a step of the gradient values * scale, all of it or, if kept is not None, kept rows and columns."""
         raise NotImplementedError
-
-    def _whole(self, grad: KeptGrad, shape: tuple[int, ...]) -> KeptGrad:
-        """Return the gradient with its zeros."""
-        if grad.rows is None and grad.columns is None:
-            return grad
-        n_elems = shape[0] * shape[1]
-        if self._dense is None or self._dense.size < n_elems or self._dense.dtype != grad.values.dtype:
-            self._dense = np.empty(n_elems, grad.values.dtype)
-        out = self._dense[:n_elems].reshape(shape)
-        scatter_kept(grad.values, grad.rows, grad.columns, out=out, scale=grad.scale)
-        return KeptGrad(None, None, out, 1.0)
 
 
 class SGD(_Optimizer):
@@ -118,8 +101,10 @@ class SGD(_Optimizer):
         else:
             scatter_kept(grad.values, grad.rows, grad.columns, out=param, rest="add", scale=-self._lr * grad.scale)
 
-    def _move(self, param: Array, values: Array, scale: float, averages: tuple[Array, ...]) -> None:
-        _kernels.step_momentum(param, values, *averages, momentum=self.momentum, scale=scale, factor=-self._lr)
+    def _move(self, param: Array, values: Array, scale: float, averages: tuple[Array, ...], kept: Any) -> None:
+        _kernels.step_momentum(
+            param, values, *averages, momentum=self.momentum, add=scale, factor=-self._lr, kept=kept
+        )
 
 
 class Adam(_Optimizer):
@@ -176,7 +161,7 @@ class Adam(_Optimizer):
         self.n_steps += 1
         super().step()
 
-    def _move(self, param: Array, values: Array, scale: float, averages: tuple[Array, ...]) -> None:
+    def _move(self, param: Array, values: Array, scale: float, averages: tuple[Array, ...], kept: Any) -> None:
         # lr / (1 - beta1^t) * mean / (sqrt(square / (1 - beta2^t)) + eps), with the second root taken out.
         root = (1 - self.beta2**self.n_steps) ** 0.5
         _kernels.step_adam(
@@ -189,6 +174,7 @@ class Adam(_Optimizer):
             add_second=(1 - self.beta2) * scale**2,
             eps=self.eps * root,
             factor=-self._lr * root / (1 - self.beta1**self.n_steps),
+            kept=kept,
         )
 
 
@@ -197,6 +183,10 @@ def _matrix(a: Array) -> Array:
     if not (isinstance(a, np.ndarray) and a.flags.c_contiguous and a.dtype in (np.float32, np.float64)):
         raise TypeError("params and grads must be C-contiguous arrays of float32 or float64")
     return a.reshape(1, -1) if a.ndim < 2 else a.reshape(a.shape[0], -1)
+
+
+def _words(kept: KeepWords | None) -> Array | None:
+    return None if kept is None else kept.words
 
 
 def _check_range(name: str, number: float, least: float, limit: float) -> float:

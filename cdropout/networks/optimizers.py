@@ -145,7 +145,7 @@ class SGD:
                 grad,
                 velocity,
                 momentum=self.momentum,
-                scale=-self.lr,
+                add=-self.lr,
                 factor=self.momentum if self.nesterov else 1.0,
                 l2=self.l2 if param.ndim > 1 else 0.0,
                 is_nesterov=self.nesterov,

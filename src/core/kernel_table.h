@@ -232,6 +232,11 @@ typedef struct {
 
 /* Elements begin .. end - 1 of the arrays. */
 typedef const char *update_fn(const param_update *update, size_t begin, size_t end);
+/* Rows first_row .. end_row - 1 of a matrix, of whose gradient there are the kept elements: grad is the dense matrix of
+ * `kept`, of which out and x are not used. With SCATTER_KEPT_ZERO, the gradient is that matrix times kept->scale, and 0
+ * elsewhere. With SCATTER_KEPT_SET, only kept elements are updated, and kept->scale is 1; whole rows that have kept
+ * elements are read and written. */
+typedef const char *update_kept_fn(const param_update *update, const submatrix *kept, size_t first_row, size_t end_row);
 
 /* The kernels of one dtype. */
 typedef struct {
@@ -252,6 +257,7 @@ typedef struct {
     select_fn *select[N_WIDTHS];
     submatrix_fn *submatrix[DTYPE_f64 + 1]; /* float32 and float64 */
     update_fn *update[DTYPE_f64 + 1];
+    update_kept_fn *update_kept[DTYPE_f64 + 1];
 } kernel_table;
 
 /* ---- instruction sets ------------------------------------------------------------------------------------------

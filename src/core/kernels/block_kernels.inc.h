@@ -416,6 +416,7 @@ typedef double f64_scalar;
 
 #include "submatrix_kernels.inc.h"
 
+enum { UPDATE_COLUMNS = 1024 }; /* a multiple of 64; their gradient stays in the first-level cache */
 #define UPDATED f32
 #include "update_kernels.inc.h"
 #define UPDATED f64
@@ -433,8 +434,9 @@ static const char *changed_arithmetic_of_table(void)
         .isa = ISA_NAME, .is_supported = (is_supported_fn), .changed_arithmetic = changed_arithmetic_of_table,         \
         .dtype = {CDROPOUT_DTYPES(DTYPE_ROW)}, .fill_keep = fill_keep, .fill_words = fill_words, .fill_raw = fill_raw, \
         .fill_draws = fill_draws, .select = {select_1, select_2, select_4, select_8},                                  \
-        .submatrix = {[DTYPE_f32] = submatrix_f32, [DTYPE_f64] = submatrix_f64}, .update = {                           \
-            [DTYPE_f32] = update_params_f32,                                                                           \
-            [DTYPE_f64] = update_params_f64                                                                            \
+        .submatrix = {[DTYPE_f32] = submatrix_f32, [DTYPE_f64] = submatrix_f64},                                       \
+        .update = {[DTYPE_f32] = update_params_f32, [DTYPE_f64] = update_params_f64}, .update_kept = {                 \
+            [DTYPE_f32] = update_kept_f32,                                                                             \
+            [DTYPE_f64] = update_kept_f64                                                                              \
         }                                                                                                              \
     }
