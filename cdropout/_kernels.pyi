@@ -180,6 +180,7 @@ def move_kept(
     scale: float,
 ) -> npt.NDArray[Any]: ...
 def relu_in_place(x: npt.NDArray[Any], mask: Mask | None) -> npt.NDArray[Any]: ...
+
 # The words of kept rows and columns, the scale of their gradient, and whether only they are updated.
 _KeptPart: TypeAlias = tuple[npt.NDArray[np.uint64] | None, npt.NDArray[np.uint64] | None, float, bool]
 

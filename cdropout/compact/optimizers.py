@@ -102,9 +102,7 @@ class SGD(_Optimizer):
             scatter_kept(grad.values, grad.rows, grad.columns, out=param, rest="add", scale=-self._lr * grad.scale)
 
     def _move(self, param: Array, values: Array, scale: float, averages: tuple[Array, ...], kept: Any) -> None:
-        _kernels.step_momentum(
-            param, values, *averages, momentum=self.momentum, add=scale, factor=-self._lr, kept=kept
-        )
+        _kernels.step_momentum(param, values, *averages, momentum=self.momentum, add=scale, factor=-self._lr, kept=kept)
 
 
 class Adam(_Optimizer):

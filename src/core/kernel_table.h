@@ -213,12 +213,7 @@ typedef const char *submatrix_fn(const submatrix *matrix, size_t first_row, size
  *                     param += factor * (first / (sqrt(second) + eps))
  *
  * Each operation is rounded once, in the order of the formula. */
-enum {
-    UPDATE_MOMENTUM,
-    UPDATE_NESTEROV,
-    UPDATE_ADAM,
-    N_UPDATE_RULES
-};
+enum { UPDATE_MOMENTUM, UPDATE_NESTEROV, UPDATE_ADAM, N_UPDATE_RULES };
 
 /* Arrays of one dtype, of the same size and apart from each other; second is for UPDATE_ADAM. The numbers are rounded
  * to the dtype before they are used. */

@@ -47,7 +47,8 @@ static ALWAYS_INLINE param_update OF_UPDATED(update_at)(const param_update *u, s
     return at;
 }
 
-static ALWAYS_INLINE size_t OF_UPDATED(update_by)(const param_update *u, const uint64_t *words, size_t n_elems, int rule)
+static ALWAYS_INLINE size_t OF_UPDATED(update_by)(const param_update *u, const uint64_t *words, size_t n_elems,
+                                                  int rule)
 {
     size_t i = 0;
     for (; n_elems - i >= V32_LANES; i += V32_LANES) {
@@ -83,7 +84,8 @@ static void OF_UPDATED(update_elems)(const param_update *u, const uint64_t *word
     const size_t n_done = OF_UPDATED(update_vecs)(u, words, n_elems), n_bytes = (n_elems - n_done) * BYTES;
     if (n_bytes == 0)
         return;
-    char param[V32_LANES * BYTES] = {0}, grad[sizeof param] = {0}, first[sizeof param] = {0}, second[sizeof param] = {0};
+    char param[V32_LANES * BYTES] = {0}, grad[sizeof param] = {0}, first[sizeof param] = {0},
+                           second[sizeof param] = {0};
     const param_update at = OF_UPDATED(update_at)(u, n_done);
     const uint64_t last_word = words == NULL ? 0 : words[n_done / 64] >> n_done % 64;
     param_update padded = at;
