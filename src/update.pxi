@@ -3,7 +3,6 @@
 The rules and the order of their operations are in core/kernel_table.h, and in no other place."""
 
 
-
 cdef int check_updated_array(cnp.ndarray array, str name, cnp.ndarray param, bint is_written) except -1:
     """Raise TypeError or ValueError unless an array of a step, next to its parameter, can be used as it is."""
     if cnp.PyArray_TYPE(array) not in (cnp.NPY_FLOAT, cnp.NPY_DOUBLE):
@@ -83,6 +82,8 @@ cdef int run_update(param_update *request, tuple names, tuple arrays, kept) exce
 
 def check_updated(cnp.ndarray param not None, cnp.ndarray grad not None):
     """Raise TypeError or ValueError unless a parameter can be updated in place by its gradient."""
+    for name, array in (("param", param), ("grad", grad)):
+        check_unmasked(array, name, "masked elements would be updated")
     check_updated_array(param, "param", param, True)
     check_updated_array(grad, "grad", param, False)
     check_shapes(("param", "grad"), (param, grad), NULL)

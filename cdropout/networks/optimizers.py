@@ -20,6 +20,12 @@ def _check_arrays(params: Sequence[Array], grads: Sequence[Array]) -> None:
         _kernels.check_updated(param, grad)
 
 
+def _check_finite(optimizer: Any, *names: str) -> None:
+    """Raise TypeError or ValueError unless these attributes are finite numbers."""
+    for name in names:
+        _kernels.check_finite(getattr(optimizer, name), name)
+
+
 class Adam:
     """Update parameters by Adam (Kingma and Ba 2015, algorithm 1), with an optional L2 penalty.
 
@@ -71,6 +77,7 @@ class Adam:
 
     def step(self) -> None:
         """Update the parameters by their gradients, which stay as they are."""
+        _check_finite(self, "lr", "l2", "beta1", "beta2", "eps")
         self.n_steps += 1
         # The factors of the paper's moments and bias corrections are the same for all elements, so they go into the
         # step size and eps.
@@ -138,6 +145,7 @@ class SGD:
 
     def step(self) -> None:
         """Update the parameters by their gradients, which stay as they are."""
+        _check_finite(self, "lr", "l2", "momentum")
         self.n_steps += 1
         for param, grad, velocity in self._rows:
             _kernels.step_momentum(
