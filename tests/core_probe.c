@@ -70,7 +70,8 @@ size_t probe_isas(const kernel_table *table, const char **names)
                                      .second = (char *)arrays[3],
                                      .eps = 1,
                                      .rule = UPDATE_ADAM};
-        const submatrix kept = {.n_rows = 2, .n_columns = 3, .n_kept_columns = 3, .scale = 1, .verb = SCATTER_KEPT_ZERO};
+        const submatrix kept = {
+            .n_rows = 2, .n_columns = 3, .n_kept_columns = 3, .scale = 1, .verb = SCATTER_KEPT_ZERO};
         names[n++] = table->update[dtype](&update, 0, 8);
         names[n++] = table->update_kept[dtype](&update, &kept, 0, 2);
     }
