@@ -1,4 +1,4 @@
-"""Time steps of Adam and of gradient descent with momentum beside NumPy's operations in blocks that stay in the cache.
+"""Time steps of optimizers beside NumPy's operations in blocks that stay in the cache.
 
 Both give the same bits. "adam" is the rule of cdropout.networks.Adam, "nesterov" that of cdropout.networks.SGD. In the
 column of two threads, small arrays are divided too; UPDATE_ELEM_COST in src/core/job.h comes from it.
