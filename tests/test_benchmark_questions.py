@@ -300,6 +300,12 @@ def test_optimizers_prints_a_row_for_each_rule_and_size(dtype, capsys):
     assert rows == [(rule, n_elems) for rule in ("adam", "nesterov") for n_elems in ("100", "40000")]
 
 
+def test_optimizers_prints_cpu_time_of_one_thread(capsys):
+    assert main(["optimizers", "--cpu-time", "--rounds", "2", "--sizes", "1000"]) == 0
+    rows = re.findall(r"^(\w+) +(\d+)(?: +\d+\.\d+){3}$", capsys.readouterr().out, re.MULTILINE)
+    assert rows == [("adam", "1000"), ("nesterov", "1000")]
+
+
 def test_optimizers_refuses_to_time_steps_with_other_bits(monkeypatch):
     from benchmarks import optimizers
 
