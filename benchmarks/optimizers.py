@@ -88,7 +88,8 @@ def least_cpu_seconds(calls: dict[str, Callable[[], object]], rounds: int) -> di
 def measure(rule: str, n_elems: int, dtype: str, rounds: int, is_cpu_time: bool = False) -> tuple[Any, ...]:
     """Return rule, elements, ns an element of NumPy, of one thread and of two, and the ratios of each to the former.
 
-    With CPU time, there are None for two threads."""
+    With CPU time, there are None for two threads.
+    """
     optimizer_class, step_in_blocks = RULES[rule]
     rng = np.random.default_rng(0)
     param, grad = (rng.standard_normal(n_elems).astype(dtype) for _ in range(2))
