@@ -15,6 +15,8 @@ cdef extern from "core/stream.h" nogil:
 cdef extern from "core/kernel_table.h" nogil:
     enum:
         N_DTYPES
+        DTYPE_f32
+        DTYPE_f64
         N_OPERATIONS
         OPERATION_apply_mask
         OPERATION_fill_scaled

@@ -5,9 +5,10 @@ The rules and the order of their operations are in core/kernel_table.h, and in n
 
 cdef int check_updated_array(cnp.ndarray array, str name, cnp.ndarray param, bint is_written) except -1:
     """Raise TypeError or ValueError unless an array of a step, next to its parameter, can be used as it is."""
-    if cnp.PyArray_TYPE(array) not in (cnp.NPY_FLOAT, cnp.NPY_DOUBLE):
+    cdef int dtype = dtype_index(array)
+    if dtype != DTYPE_f32 and dtype != DTYPE_f64:
         raise TypeError(f"{name} must be an array of float32 or float64, got dtype {array.dtype}")
-    if cnp.PyArray_TYPE(array) != cnp.PyArray_TYPE(param):
+    if dtype != dtype_index(param):
         raise TypeError(f"{name} must have the dtype of param, {param.dtype}, got {array.dtype}")
     if not is_plain(array):
         raise ValueError(
