@@ -267,9 +267,9 @@ int job_plan_update(job *j, const param_update *request, const submatrix *kept, 
     for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++)
         if (!is_finite_number(numbers[i]))
             return -1;
-    if (n_elems > 0 && (r->param == NULL || r->first == NULL || (r->rule == UPDATE_ADAM && r->second == NULL)))
+    const int has_second = r->rule != UPDATE_ADAM || r->second != NULL;
+    if (n_elems > 0 && (r->param == NULL || r->grad == NULL || r->first == NULL || !has_second))
         return -1;
-    size_t n_given = n_elems;
     if (kept != NULL) {
         const int is_lazy = kept->verb == SCATTER_KEPT_SET;
         if ((!is_lazy && kept->verb != SCATTER_KEPT_ZERO) || !is_finite_number(kept->scale) ||
@@ -280,12 +280,9 @@ int job_plan_update(job *j, const param_update *request, const submatrix *kept, 
             return -1;
         j->matrix = *kept;
         j->matrix.n_kept_columns = count_kept(kept->column_words, kept->n_columns);
-        n_given = j->matrix.n_kept_columns > 0 ? count_kept(kept->row_words, kept->n_rows) : 0;
-        if (is_lazy && n_given == 0)
+        if (is_lazy && (j->matrix.n_kept_columns == 0 || count_kept(kept->row_words, kept->n_rows) == 0))
             n_elems = 0;
     }
-    if (n_given > 0 && r->grad == NULL)
-        return -1;
     j->operation = r->rule;
     j->dtype = dtype;
     j->elem_bytes = dtype_table[dtype].n_bytes;

@@ -166,8 +166,8 @@ int job_plan_submatrix(job *j, const submatrix *request, int dtype);
 
 /* Plans a step of an optimizer (kernel_table.h) on n_elems elements or, if kept is not NULL, on a matrix of as many, of
  * whose gradient there are kept rows and columns. Returns -1 if the rule or the verb of kept is not one for steps, the
- * dtype is not float32 or float64, a number is not finite, kept has another number of elements, or an array that has
- * elements is NULL. */
+ * dtype is not float32 or float64, a number is not finite, kept has another number of elements, or an array of the
+ * request is NULL although there are elements. */
 int job_plan_update(job *j, const param_update *request, const submatrix *kept, size_t n_elems, int dtype);
 
 /* How many of the first n_elems bits of keep words are set; n_elems if words is NULL. */

@@ -36,14 +36,21 @@ static ALWAYS_INLINE void OF_UPDATED(update_vec)(const param_update *u, const ke
     OF_UPDATED(store_kept)(u->param, VERB(add)(from, VERB(mul)(direction, NUMBER(u->factor))), param, keep);
 }
 
-static ALWAYS_INLINE param_update OF_UPDATED(update_at)(const param_update *u, size_t i)
+/* The same arrays from element i on, except the gradient. */
+static ALWAYS_INLINE param_update OF_UPDATED(updated_at)(const param_update *u, size_t i)
 {
     param_update at = *u;
     at.param += i * BYTES;
-    at.grad += i * BYTES;
     at.first += i * BYTES;
     if (u->rule == UPDATE_ADAM)
         at.second += i * BYTES;
+    return at;
+}
+
+static ALWAYS_INLINE param_update OF_UPDATED(update_at)(const param_update *u, size_t i)
+{
+    param_update at = OF_UPDATED(updated_at)(u, i);
+    at.grad += i * BYTES;
     return at;
 }
 
@@ -148,7 +155,7 @@ static const char *OF_UPDATED(update_kept)(const param_update *update, const sub
         for (size_t c = 0, n; c < kept->n_columns; c += n) {
             n = kept->n_columns - c < UPDATE_COLUMNS ? kept->n_columns - c : UPDATE_COLUMNS;
             const uint64_t *words = kept->column_words == NULL ? NULL : kept->column_words + c / 64;
-            param_update at = OF_UPDATED(update_at)(update, row * kept->n_columns + c);
+            param_update at = OF_UPDATED(updated_at)(update, row * kept->n_columns + c);
             size_t n_kept = is_kept ? n : 0;
             at.grad = room;
             if (!is_kept)
