@@ -9,14 +9,16 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { MAX_TEST_AXES = 4, MAX_BIAS = 700, N_LAYOUTS = LAYOUT_SUBMATRIX + 1 };
+enum { MAX_TEST_AXES = 4, MAX_BIAS = 700, N_LAYOUTS = LAYOUT_UPDATE_KEPT + 1 };
 
 static inline const char *name_of_layout(job_layout layout)
 {
     static const char *const names[N_LAYOUTS] = {
-        [LAYOUT_NONE] = "none",         [LAYOUT_COPY] = "copy",           [LAYOUT_RUN] = "run",
-        [LAYOUT_ROWS] = "rows",         [LAYOUT_REPEATED] = "repeated",   [LAYOUT_SHARED_ROWS] = "shared rows",
+        [LAYOUT_NONE] = "none",         [LAYOUT_COPY] = "copy",
+        [LAYOUT_RUN] = "run",           [LAYOUT_ROWS] = "rows",
+        [LAYOUT_REPEATED] = "repeated", [LAYOUT_SHARED_ROWS] = "shared rows",
         [LAYOUT_GATHERED] = "gathered", [LAYOUT_SUBMATRIX] = "submatrix",
+        [LAYOUT_UPDATE] = "update",     [LAYOUT_UPDATE_KEPT] = "update of kept",
     };
     return names[layout];
 }

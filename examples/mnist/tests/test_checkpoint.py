@@ -557,7 +557,7 @@ def test_diverged_run_keeps_the_last_good_checkpoint(every, few, path, monkeypat
     def step_too_far(self):
         step(self)
         if self.n_steps == 3:
-            for _, (param, *_) in self._blocks:
+            for param, *_ in self._rows:
                 param *= 1e30
 
     monkeypatch.setattr(Adam, "step", step_too_far)

@@ -24,7 +24,6 @@ from cdropout.digits.numpy_dropout import NumPyDropout
 from cdropout.digits.scores import score_logits
 from cdropout.digits.training import DROPOUTS, Config, build_network, draw_batches, train
 from cdropout.networks import Adam, softmax_loss
-from cdropout.networks.optimizers import BLOCK_ELEMS
 from train import main
 
 KINDS = sorted(DROPOUTS)
@@ -94,7 +93,7 @@ def step_adam_by_the_paper(params, grads_of_steps, lr, l2):
 
 
 @pytest.mark.parametrize("l2", [0.0, 0.1])
-@pytest.mark.parametrize("n_inputs", [4, BLOCK_ELEMS // 3 + 1], ids=["one-block", "two-blocks"])
+@pytest.mark.parametrize("n_inputs", [4, 11_000], ids=["few-inputs", "many-inputs"])
 def test_adam_follows_the_paper_and_decays_weights_only(n_inputs, l2):
     rng = np.random.default_rng(6)
     params = [rng.normal(size=(n_inputs, 3)).astype(np.float32), rng.normal(size=3).astype(np.float32)]
