@@ -10,6 +10,7 @@ other, and how often a request sleeps, on a lock or the GIL.
 """
 
 import argparse
+import functools
 import math
 import multiprocessing
 import random
@@ -35,12 +36,14 @@ from benchmarks.table import Table
 from benchmarks.timing import introduce
 from cdropout import _kernels
 from cdropout.digits.data import Dataset, load_dataset, pixels
-from cdropout.digits.network import Adam, Array, Linear, Network, softmax, train_step
 from cdropout.digits.training import Config, draw_batches, evaluate
+from cdropout.functions.linear import affine
+from cdropout.networks import MLP, Adam, fill_he_uniform, softmax, softmax_loss, train_step
 from examples.mnist.sample import SAMPLE
 
 THREAD_COUNTS = (1, 2, 8)
 PERCENTILES = (50, 90, 99)
+Array = npt.NDArray[Any]
 Answer = tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]
 
 
@@ -49,8 +52,8 @@ Answer = tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]
 SHARED_OPTIONS = {"threads": THREAD_COUNTS, "rounds": 15, "p": 0.5}
 
 
-def train_network(data: Dataset, p: float, config: Config) -> Network:
-    """Train a network with fused ReLU and dropout after both hidden layers; return it in evaluation mode.
+def train_network(data: Dataset, p: float, config: Config) -> MLP:
+    """Train a network with ReLU and dropout after both hidden layers; return it in evaluation mode.
 
     Parameters
     ----------
@@ -63,21 +66,24 @@ def train_network(data: Dataset, p: float, config: Config) -> Network:
 
     """
     weights, _, masks = config.spawn_seeds()
-    rng, stream = np.random.default_rng(weights), cd.Stream(masks)
-    network = Network(
-        [
-            Linear(data.n_pixels, config.hidden, rng, input_gradient=False),
-            cd.ReLUDropout(p, rng=stream),
-            Linear(config.hidden, config.hidden, rng),
-            cd.ReLUDropout(p, rng=stream),
-            Linear(config.hidden, data.n_classes, rng),
-        ]
-    )
+    widths = [data.n_pixels, config.hidden, config.hidden, data.n_classes]
+    network = MLP(widths, p=[p, p], rng=cd.Stream(masks), n_rows=min(config.batch, len(data.train)))
+    fill_he_uniform(network.weights, np.random.default_rng(weights))
     optimizer = Adam(network.params, network.grads, lr=config.lr)
     for batch in draw_batches(config, len(data.train)):
-        train_step(network, optimizer, pixels(data.train.images[batch]), data.train.labels[batch])
-    network.eval()
-    return network
+        train_step(network, optimizer, softmax_loss, pixels(data.train.images[batch]), data.train.labels[batch])
+    return network.eval()
+
+
+def steps_of(network: MLP, p: float) -> list[Any]:
+    """Return a network as functions and dropout layers, and softmax: a sequence for `cdropout.mc_predict`.
+
+    Unlike the network, they have no buffers, so that many threads may use them at the same time.
+    """
+    steps: list[Any] = []
+    for weight, bias in zip(network.weights, network.biases, strict=True):
+        steps += [functools.partial(affine, weight=weight, bias=bias), cd.ReLUDropout(p).eval()]
+    return [*steps[:-1], softmax]
 
 
 @dataclass(frozen=True)
@@ -87,7 +93,7 @@ class Server:
     Attributes
     ----------
     steps : list
-        The network's layers, and the function that turns its output into probabilities.
+        The functions and dropout layers through which an input is passed, from `steps_of`.
     digits : ndarray of float32, shape (n_digits, n_pixels)
         The inputs: request i is about digit i modulo n_digits.
     stream : Stream
@@ -329,7 +335,7 @@ def run(args: argparse.Namespace) -> None:
         trained = f"784-512-512-10, accuracy {accuracy:.3f} with dropout off"
         setting = f"{trained}; {args.samples} samples a request, p = {args.p}"
         introduce(setting, args.rounds, f" of {args.requests} requests")
-        server = Server([*network.layers, softmax], pixels(data.test.images), cd.Stream(args.seed), args.samples)
+        server = Server(steps_of(network, args.p), pixels(data.test.images), cd.Stream(args.seed), args.samples)
         answers = check_answers(server, min(200, args.requests), thread_counts)
         counts = ", ".join(map(str, thread_counts))
         print(f"{len(answers)} answers are the same bits from {counts} threads, in any order\n")

@@ -12,8 +12,10 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
@@ -23,9 +25,11 @@ from benchmarks.table import Table
 from benchmarks.timing import introduce
 from cdropout.bench.numpy_code import WRITE_UPS
 from cdropout.digits.data import Dataset, load_dataset, pixels
-from cdropout.digits.network import Adam, Array, Layer, Linear, Network, ReLU, train_step
 from cdropout.digits.training import Timed
+from cdropout.networks import MLP, Adam, Layer, fill_he_uniform, softmax_loss, train_step
 from examples.mnist.sample import SAMPLE
+
+Array = npt.NDArray[Any]
 
 HIDDEN = 512
 SHARED_OPTIONS = {"threads": 1, "rounds": 200, "p": 0.5, "quiet": False}
@@ -49,8 +53,6 @@ class NumPyBestDropout:
         self.rng = np.random.Generator(np.random.SFC64(seed))
         self.numbers = np.empty(0, np.float32)
         self.keep = np.empty(0, bool)
-        self.params: list[Array] = []
-        self.grads: list[Array] = []
 
     def forward(self, x: Array) -> Array:
         """Drop elements of x, in place."""
@@ -83,8 +85,6 @@ class WriteUpDropout:
         self.draw, self.divides_after, _ = WRITE_UPS[name]
         self.keep_prob = 1 - p
         self.mask: Array | None = None
-        self.params: list[Array] = []
-        self.grads: list[Array] = []
 
     def forward(self, x: Array) -> Array:
         """Multiply by a new mask."""
@@ -140,33 +140,25 @@ class Trainee:
         The probability of dropping, in [0, 1).
     n_inputs, n_classes : int
         The widths of input and output.
+    batch : int
+        The samples in a step.
 
     """
 
     def __init__(
-        self, make_dropout: Callable[[float, int], Layer] | None, p: float, n_inputs: int, n_classes: int
+        self, make_dropout: Callable[[float, int], Layer] | None, p: float, n_inputs: int, n_classes: int, batch: int
     ) -> None:
-        rng = np.random.default_rng(0)
         self.timed = [] if make_dropout is None else [Timed(make_dropout(p, seed)) for seed in (1, 2)]
-        first, second = ([layer] for layer in self.timed) if self.timed else ([], [])
-        self.network = Network(
-            [
-                Linear(n_inputs, HIDDEN, rng, input_gradient=False),
-                ReLU(),
-                *first,
-                Linear(HIDDEN, HIDDEN, rng),
-                ReLU(),
-                *second,
-                Linear(HIDDEN, n_classes, rng),
-            ]
-        )
+        widths = [n_inputs, HIDDEN, HIDDEN, n_classes]
+        self.network = MLP(widths, dropouts=self.timed or [None, None], n_rows=batch)
+        fill_he_uniform(self.network.weights, np.random.default_rng(0))
         self.optimizer = Adam(self.network.params, self.network.grads)
 
     def step(self, x: Array, labels: Array) -> tuple[float, float]:
         """Make a training step; return its time in seconds, and that of its dropout."""
         before = sum(layer.seconds for layer in self.timed)
         start = time.perf_counter()
-        train_step(self.network, self.optimizer, x, labels)
+        train_step(self.network, self.optimizer, softmax_loss, x, labels)
         seconds = time.perf_counter() - start
         return seconds, sum(layer.seconds for layer in self.timed) - before
 
@@ -195,7 +187,7 @@ def measure_shares(
         For each name in `DROPOUTS`.
 
     """
-    trainees = {name: Trainee(make, p, data.n_pixels, data.n_classes) for name, make in DROPOUTS.items()}
+    trainees = {name: Trainee(make, p, data.n_pixels, data.n_classes, batch) for name, make in DROPOUTS.items()}
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in DROPOUTS}
     rng = np.random.default_rng(0)
     n_warm = max(1, rounds // 10)

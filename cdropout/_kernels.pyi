@@ -181,6 +181,38 @@ def move_kept(
     scale: float,
 ) -> npt.NDArray[Any]: ...
 def relu_in_place(x: npt.NDArray[Any], mask: Mask | None) -> npt.NDArray[Any]: ...
+
+# The words of kept rows and columns, the scale of their gradient, and whether only they are updated.
+_KeptPart: TypeAlias = tuple[npt.NDArray[np.uint64] | None, npt.NDArray[np.uint64] | None, float, bool]
+
+def check_updated(param: npt.NDArray[Any], grad: npt.NDArray[Any]) -> None: ...
+def step_momentum(
+    param: npt.NDArray[Any],
+    grad: npt.NDArray[Any],
+    velocity: npt.NDArray[Any],
+    *,
+    momentum: float,
+    add: float,
+    factor: float,
+    l2: float = 0.0,
+    is_nesterov: bool = False,
+    kept: _KeptPart | None = None,
+) -> None: ...
+def step_adam(
+    param: npt.NDArray[Any],
+    grad: npt.NDArray[Any],
+    first: npt.NDArray[Any],
+    second: npt.NDArray[Any],
+    *,
+    decay_first: float,
+    add_first: float,
+    decay_second: float,
+    add_second: float,
+    eps: float,
+    factor: float,
+    l2: float = 0.0,
+    kept: _KeptPart | None = None,
+) -> None: ...
 def get_limits() -> dict[str, int]: ...
 def set_limits(**changes: int) -> dict[str, int]: ...
 def check_axes(shared_axes: object) -> None: ...

@@ -11,8 +11,9 @@ import numpy as np
 
 import cdropout as cd
 from cdropout.digits.data import N_CLASSES, Dataset, LabelledImages, check_n_classes, pixels
+from cdropout.digits.divergence import check_loss, ignore_overflow
 from cdropout.digits.files import check_writable, write_figure, write_file
-from cdropout.digits.network import Adam, Linear, Network, ReLU, check_loss, ignore_overflow, train_step
+from cdropout.networks import MLP, Adam, fill_he_uniform, softmax_loss, train_step
 from mnist.sample import SAMPLE
 
 HERE = Path(__file__).resolve().parent
@@ -31,7 +32,7 @@ def build_network(
     hidden: int = 512,
     p: float = 0.0,
     p_input: float = 0.0,
-) -> tuple[Network, list[cd.Dropout]]:
+) -> MLP:
     """Build a network with two hidden layers, each followed by a ReLU and dropout.
 
     Parameters
@@ -43,43 +44,27 @@ def build_network(
     hidden : int
         The width of the hidden layers.
     p, p_input : float
-        The probability of dropping a hidden unit, and a pixel; where it is 0 there is no dropout layer.
-
-    Returns
-    -------
-    network : Network
-        In training mode.
-    dropouts : list of Dropout
-        Its dropout layers.
+        The probability of dropping a hidden unit, and a pixel; where p is 0 there are no dropout layers.
 
     """
-    rng, stream = np.random.default_rng(weights), cd.Stream(masks)
-
-    def drop(p: float) -> list[cd.Dropout]:
-        return [cd.Dropout(p, rng=stream)] if p > 0 else []
-
-    layers = [
-        *drop(p_input),
-        # Only a dropout layer before it uses the gradient of the pixels.
-        Linear(data.n_pixels, hidden, rng, input_gradient=p_input > 0),
-        ReLU(),
-        *drop(p),
-        Linear(hidden, hidden, rng),
-        ReLU(),
-        *drop(p),
-        Linear(hidden, data.n_classes, rng),
-    ]
-    return Network(layers), [layer for layer in layers if isinstance(layer, cd.Dropout)]
+    stream = cd.Stream(masks)
+    network = MLP(
+        [data.n_pixels, hidden, hidden, data.n_classes],
+        dropouts=[cd.Dropout(p, rng=stream) if p > 0 else None for _ in range(2)],
+        p_input=p_input,
+        rng=stream,
+        n_rows=BATCH,
+    )
+    fill_he_uniform(network.weights, np.random.default_rng(weights))
+    return network
 
 
-def train_epochs(
-    network: Network, images: LabelledImages, epochs: int, order: np.random.SeedSequence
-) -> Iterator[float]:
+def train_epochs(network: MLP, images: LabelledImages, epochs: int, order: np.random.SeedSequence) -> Iterator[float]:
     """Train a network with Adam, in batches of `BATCH`, and yield the mean loss of each epoch's batches, in nats.
 
     Parameters
     ----------
-    network : Network
+    network : MLP
         Switched to training at the start of each epoch: between epochs it may be evaluated.
     images : LabelledImages
         The training set.
@@ -102,7 +87,8 @@ def train_epochs(
         losses = []
         with ignore_overflow():
             for i in batches:
-                losses.append(train_step(network, optimizer, pixels(images.images[i]), images.labels[i]))
+                x, labels = pixels(images.images[i]), images.labels[i]
+                losses.append(train_step(network, optimizer, softmax_loss, x, labels))
                 check_loss(losses[-1], optimizer.n_steps, LEARNING_RATE)
         yield float(np.mean(losses))
 

@@ -89,7 +89,7 @@ def compare(
             chosen = np.random.default_rng(choice).choice(len(data.train), n_digits, replace=False)
             digits = LabelledImages(data.train.images[chosen], data.train.labels[chosen])
             for i, probabilities in enumerate(({}, {"p": p, "p_input": p_input})):
-                network, _ = common.build_network(data, weights, masks, hidden=hidden, **probabilities)
+                network = common.build_network(data, weights, masks, hidden=hidden, **probabilities)
                 for epoch, loss in enumerate(common.train_epochs(network, digits, epochs, order)):
                     errors[i, row, epoch] = 1 - evaluate(network, data.test).accuracy
                     bar.set_postfix_str(f"seed {seed}, loss {loss:.4f}", refresh=False)

@@ -42,9 +42,10 @@ from cdropout import compact, environment
 from cdropout.command import CommandError, run_command
 from cdropout.digits.checkpoint import digest_dataset
 from cdropout.digits.data import DataError, Dataset, LabelledImages, load_dataset, pixels
+from cdropout.digits.divergence import check_loss, ignore_overflow
 from cdropout.digits.files import LockedError, lock_for_run, write_file
-from cdropout.digits.network import Linear, Network, check_loss, ignore_overflow, softmax_cross_entropy
 from cdropout.digits.training import evaluate
+from cdropout.networks import MLP, fill_he_uniform, softmax_loss, train_step
 from mnist.sample import SAMPLE
 
 PROG = "regularization_compact.py"
@@ -191,21 +192,17 @@ def build_network(
         the same.
 
     """
-    rng, stream = np.random.default_rng(weights), cd.Stream(masks)
+    stream = cd.Stream(masks)
     widths = [data.n_pixels, settings.hidden, settings.hidden, data.n_classes]
-    linear = [Linear(widths[i], widths[i + 1], rng, input_gradient=i > 0) for i in range(3)]
-    if method == "element-wise":
-        drops = [[cd.ReLUDropout(settings.p, rng=stream, inplace=True)] for _ in range(2)]
-    elif method == "feature-wise":
-        # With p = 0, ReLUDropout is a ReLU in place.
-        drops = [[cd.ReLUDropout(0.0, rng=0, inplace=True), cd.FeatureDropout(settings.p, rng=stream)] for _ in (0, 1)]
+    network: MLP | compact.CompactMLP
+    if method in ("element-wise", "feature-wise"):
+        kind = "elementwise" if method == "element-wise" else "feature"
+        network = MLP(widths, p=[settings.p] * 2, kind=kind, rng=stream, n_rows=settings.batch)
     else:
         p, n_groups = 0.0 if method == "none" else settings.p, settings.groups if method == "grouped" else 1
         network = compact.CompactMLP(widths, p, n_groups=n_groups, rng=stream, full_grads=False)
-        for param, start in zip(network.params, Network(linear).params, strict=True):
-            param[...] = start
-        return network
-    return Network([linear[0], *drops[0], linear[1], *drops[1], linear[2]])
+    fill_he_uniform(network.params[::2], np.random.default_rng(weights))
+    return network
 
 
 def make_optimizer(name: str, method: str, settings: Settings, network: Any) -> compact.SGD | compact.Adam:
@@ -255,10 +252,8 @@ def train(name: str, data: Dataset, settings: Settings, seed: int, optimizer: st
             wall_start, cpu_start = time.perf_counter(), time.process_time()
             for step in range(begin, end):
                 i = next(batches)
-                loss, dlogits = softmax_cross_entropy(network.forward(pixels(training.images[i])), training.labels[i])
-                network.backward(dlogits)
                 stepper.lr = first_lr * (1 - step / n_steps_in_all)
-                stepper.step()
+                loss = train_step(network, stepper, softmax_loss, pixels(training.images[i]), training.labels[i])
                 check_loss(loss, step + 1, first_lr)
                 span.append(loss)
             cpu.append(cpu[-1] + time.process_time() - cpu_start)

@@ -25,7 +25,7 @@ import cdropout as cd
 import digit_network as common
 from cdropout.command import run_command
 from cdropout.digits.data import DataError, Dataset, load_dataset, pixels
-from cdropout.digits.network import Array, Network, softmax
+from cdropout.networks import MLP, softmax
 
 PROG = "uncertainty.py"
 TITLE = "Predictive uncertainty on rotated digits"
@@ -89,7 +89,7 @@ def rotate_images(images: npt.NDArray[np.uint8], angle: int) -> npt.NDArray[np.u
 
 def train_networks(
     data: Dataset, seed: int, *, p: float, epochs: int, hidden: int = 512, progress: bool = False
-) -> tuple[Network, Network, list[cd.Dropout]]:
+) -> tuple[MLP, MLP]:
     """Train a network without dropout and one with it, from the same weights on the same order of digits.
 
     Parameters
@@ -109,34 +109,30 @@ def train_networks(
 
     Returns
     -------
-    plain, network : Network
+    plain, network : MLP
         Both in evaluation mode.
-    dropouts : list of Dropout
-        The dropout layers of the second.
 
     """
     weights, order, masks = np.random.SeedSequence(seed).spawn(3)
-    plain, _ = common.build_network(data, weights, masks, hidden=hidden)
-    network, dropouts = common.build_network(data, weights, masks, hidden=hidden, p=p)
+    plain = common.build_network(data, weights, masks, hidden=hidden)
+    network = common.build_network(data, weights, masks, hidden=hidden, p=p)
     with tqdm(total=2 * epochs, unit="epoch", desc="training", disable=not progress, file=sys.stderr) as bar:
         for trainee in (plain, network):
             for loss in common.train_epochs(trainee, data.train, epochs, order):
                 bar.set_postfix_str(f"loss {loss:.4f}", refresh=False)
                 bar.update()
             trainee.eval()
-    return plain, network, dropouts
+    return plain, network
 
 
-def predict(
-    plain: Network, network: Network, dropouts: Sequence[cd.Dropout], x: Array, *, n_samples: int, seed: int
-) -> Prediction:
+def predict(plain: MLP, network: MLP, x: npt.NDArray[np.float32], *, n_samples: int, seed: int) -> Prediction:
     """Predict the classes of rows of pixels (n_images, n_pixels), in the three ways."""
 
-    def forward(x: Array) -> npt.NDArray[np.float64]:
+    def forward(x: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
         return softmax(network.forward(x))
 
     # The same seed at every angle gives the same sub-networks, so that curves over angles are smooth.
-    mean, std = cd.mc_predict(forward, x, n_samples, layers=dropouts, rng=seed)
+    mean, std = cd.mc_predict(forward, x, n_samples, layers=network.dropouts, rng=seed)
     return Prediction(softmax(plain.forward(x)), forward(x), mean, std)
 
 

@@ -21,6 +21,7 @@ This module is one compilation unit. Its subjects are in .pxi files, which are i
     mask.pxi           the class Mask
     noise.pxi          the class Noise
     kept.pxi           rows and columns of a matrix by a mask's keep words
+    update.pxi         steps of optimizers
     c_api.pxi          the part of the C interface that handles Python objects
     xla_ffi.pxi        the handlers that JAX calls
 
@@ -77,6 +78,7 @@ include "stream.pxi"
 include "mask.pxi"
 include "noise.pxi"
 include "kept.pxi"
+include "update.pxi"
 include "c_api.pxi"
 include "xla_ffi.pxi"
 

@@ -15,6 +15,8 @@ cdef extern from "core/stream.h" nogil:
 cdef extern from "core/kernel_table.h" nogil:
     enum:
         N_DTYPES
+        DTYPE_f32
+        DTYPE_f64
         N_OPERATIONS
         OPERATION_apply_mask
         OPERATION_fill_scaled
@@ -51,6 +53,19 @@ cdef extern from "core/kernel_table.h" nogil:
         double scale
         int verb
 
+    enum:
+        UPDATE_MOMENTUM
+        UPDATE_NESTEROV
+        UPDATE_ADAM
+
+    ctypedef struct param_update:
+        char *param
+        const char *grad
+        char *first
+        char *second
+        double l2, decay_first, add_first, decay_second, add_second, eps, factor
+        int rule
+
     ctypedef struct kernel_table:
         const char *isa
         int (*is_supported)() noexcept nogil
@@ -79,6 +94,7 @@ cdef extern from "core/job.h" nogil:
         OPERATION_fill_keep
         OPERATION_select
         OPERATION_fill_values
+        UPDATE_ELEM_COST
         MAX_AXES
 
     ctypedef struct job_request:
@@ -118,12 +134,14 @@ cdef extern from "core/job.h" nogil:
     int job_plan(job *j, const job_request *request)
     size_t job_record_words(const job_request *request)
     int job_plan_submatrix(job *j, const submatrix *request, int dtype)
+    int job_plan_update(job *j, const param_update *request, const submatrix *kept, size_t n_elems, int dtype)
     size_t count_kept(const uint64_t *words, size_t n_elems)
     void list_kept(int64_t *indices, const uint64_t *words, size_t n_elems)
     bint job_is_copy(const job_request *request)
     void job_run(const job *j, size_t begin, size_t end)
     void job_keep_words(const job *j, uint64_t *words, size_t begin, size_t end)
     void job_draws(uint8_t *out, const double *p, const stream_key *key, uint64_t first, size_t n_elems)
+    size_t job_min_elems_per_thread(const job *j)
     size_t job_cut(const job *j, size_t i, size_t n_ranges)
 
 

@@ -109,13 +109,14 @@ cdef int run_job(const job *j, held_arrays *held) except -1:
     some elements have been written then. Until handlers run, this runs no Python code."""
     cdef size_t n_threads, n_slices
     cdef bint is_interruptible, is_raised
-    if j.n_elems < min(limits.min_elems_without_gil, limits.min_elems_per_thread):
+    cdef size_t min_elems_per_thread = job_min_elems_per_thread(j)
+    if j.n_elems < min(limits.min_elems_without_gil, min_elems_per_thread):
         job_run(j, 0, j.n_elems)
         return 0
     is_interruptible = j.n_elems > limits.max_elems_per_slice and handles_signals()
     if is_interruptible:
         watch(held)
-    n_threads = share_of_threads(min(max(<size_t>1, j.n_elems // limits.min_elems_per_thread), <size_t>MAX_THREADS))
+    n_threads = share_of_threads(min(max(<size_t>1, j.n_elems // min_elems_per_thread), <size_t>MAX_THREADS))
     n_slices = (j.n_elems - 1) // (n_threads * limits.max_elems_per_slice) + 1 if is_interruptible else 1
     n_slices = min(n_slices, <size_t>MAX_SLICES)
     with nogil:

@@ -62,6 +62,19 @@ size_t probe_isas(const kernel_table *table, const char **names)
             names[n++] = row->repeat(&arrays, &rule, 0, 2, OPERATION_apply_mask);
             names[n++] = row->words(&arrays, words, 2, OPERATION_apply_mask);
         }
+    for (int dtype = DTYPE_f32; dtype <= DTYPE_f64; dtype++) {
+        static double arrays[4][8];
+        const param_update update = {.param = (char *)arrays[0],
+                                     .grad = (char *)arrays[1],
+                                     .first = (char *)arrays[2],
+                                     .second = (char *)arrays[3],
+                                     .eps = 1,
+                                     .rule = UPDATE_ADAM};
+        const submatrix kept = {
+            .n_rows = 2, .n_columns = 3, .n_kept_columns = 3, .scale = 1, .verb = SCATTER_KEPT_ZERO};
+        names[n++] = table->update[dtype](&update, 0, 8);
+        names[n++] = table->update_kept[dtype](&update, &kept, 0, 2);
+    }
     return n;
 }
 

@@ -1,7 +1,8 @@
 /* Runs every kernel of every instruction set that this processor supports, and jobs of every layout, on arrays between
  * guard pages, which can be neither read nor written: an access outside an array ends the program. A write beside the
  * output changes a canary; inputs and planned jobs are mapped read-only. The results of kernels are compared with those
- * of the portable kernels, the results of jobs with those of single elements (job_calls.h, submatrix_calls.h).
+ * of the portable kernels, the results of jobs with those of single elements (job_calls.h, submatrix_calls.h,
+ * update_calls.h).
  *
  *     guard_pages                     at a few distances from the guard pages
  *     guard_pages all                 at every distance from 0 to 63 bytes
@@ -9,6 +10,7 @@
  *     guard_pages one-too-many        kernels run one element too far: the program must fail
  *     guard_pages one-too-many-jobs   jobs run one element too far: the program must fail
  *     guard_pages one-too-many-rows   jobs that move kept rows run one row too far: the program must fail
+ *     guard_pages one-too-many-steps  steps of optimizers update one element or row too far: the program must fail
  *
  * A second argument names the only instruction set to run. tests/test_cross_compiled.py runs the program, also under
  * emulation. Plain C without Python; needs Linux, for memory that is mapped twice. */
@@ -16,6 +18,7 @@
 #include "job_calls.h"
 #include "kernel_calls.h"
 #include "submatrix_calls.h"
+#include "update_calls.h"
 
 #include <signal.h>
 #include <stdio.h>
@@ -47,7 +50,7 @@ typedef struct {
     char *readable;
 } guarded;
 
-enum { OUT, X, RESIDUAL, BIAS, ROOM, WORDS_ARRAY, N_ARRAYS };
+enum { OUT, X, RESIDUAL, BIAS, ROOM, WORDS_ARRAY, FIRST, SECOND, N_ARRAYS };
 static guarded memory[N_ARRAYS];
 
 static char *map_between_guards(int file, int protection)
@@ -86,9 +89,10 @@ static const char *put_input(int array, const char *from, size_t n_bytes, int is
 /* ---- what is running: printed if a check fails ---- */
 
 static const char *now_isa = "no instruction set", *now_how = "";
-static const kernel_call *now_call; /* NULL while a job runs */
-static const test_job *now_job;     /* NULL while a job of a submatrix runs */
-static const test_submatrix *now_submatrix;
+static const kernel_call *now_call;         /* NULL while a job runs */
+static const test_job *now_job;             /* NULL while a job of a submatrix runs */
+static const test_submatrix *now_submatrix; /* NULL while a step runs */
+static const test_update *now_update;
 static size_t now_distance;
 static int now_is_at_end, now_is_streaming, now_is_in_place; /* 1 where the output is x, 2 where it is the residual */
 
@@ -100,8 +104,10 @@ static void say(const char *what)
                  now_call->n_repeats, (unsigned long long)now_call->first, now_call->n_bias);
     else if (now_job != NULL)
         describe_job(called, sizeof called, now_job);
-    else
+    else if (now_submatrix != NULL)
         describe_submatrix(called, sizeof called, now_submatrix);
+    else
+        describe_update(called, sizeof called, now_update);
     const int n =
         snprintf(line, sizeof line, "%s%s: %s%s %s: %s, %zu bytes from the guard page %s%s\n", now_isa,
                  now_is_streaming ? " streaming" : "",
@@ -175,15 +181,20 @@ static void make_streamable(kernel_call *call, const char *out)
         call->first++;
 }
 
-static void check_canaries(const char *out, size_t n_bytes)
+static void check_canaries_of(int array, const char *out, size_t n_bytes)
 {
-    const char *begin = memory[OUT].writable, *end = begin + ROOM_BYTES;
+    const char *begin = memory[array].writable, *end = begin + ROOM_BYTES;
     for (size_t i = 1; i <= N_CANARIES; i++) {
         if (out - begin >= (ptrdiff_t)i && (unsigned char)out[-(ptrdiff_t)i] != CANARY)
             end_with("wrote before its output");
         if (end - (out + n_bytes) >= (ptrdiff_t)i && (unsigned char)out[n_bytes + i - 1] != CANARY)
             end_with("wrote behind its output");
     }
+}
+
+static void check_canaries(const char *out, size_t n_bytes)
+{
+    check_canaries_of(OUT, out, n_bytes);
 }
 
 /* Checks a call with all arrays at one distance from their guard pages. Returns how many kernels ran with streaming. */
@@ -501,6 +512,99 @@ static void check_submatrix(const char *only_isa, size_t n_job, int is_at_end, s
     now_how = "";
 }
 
+/* ---- steps of optimizers ---- */
+
+enum { N_UPDATED = 3 };
+static const int updated[N_UPDATED] = {OUT, FIRST, SECOND};
+static char stepped[N_UPDATED][ROOM_BYTES];
+
+static void check_update_mistakes(const test_update *t)
+{
+    for (int mistake = 0; mistake < N_UPDATE_MISTAKES; mistake++) {
+        static test_update wrong;
+        job unused;
+        wrong = *t;
+        if (!make_update_mistake(&wrong, mistake))
+            continue;
+        if (plan_update(&unused, &wrong) != -1)
+            end_with("was planned with a mistake in it");
+        counts.n_refused++;
+    }
+}
+
+/* Checks a random step at one distance from the guard pages, whole and in pieces, on every instruction set. */
+static void check_update(const char *only_isa, size_t n_job, int is_at_end, size_t distance, size_t n_too_many)
+{
+    static test_update t;
+    submatrix *r = &t.kept.request;
+    const size_t aligned = distance / sizeof(uint64_t) * sizeof(uint64_t); /* words must be aligned */
+    make_random_update(&t, &source, n_job % JOBS_TO_A_LONG_ONE == 0 ? MOST_SUBMATRIX_ELEMS : MOST_ELEMS);
+    const size_t elem_bytes = dtype_table[t.kept.dtype].n_bytes, n_bytes = bytes_of_updated(&t);
+    const updated_arrays after = {stepped[0], stepped[1], stepped[2]};
+    now_call = NULL;
+    now_job = NULL;
+    now_submatrix = NULL;
+    now_update = &t;
+    now_is_at_end = is_at_end;
+    now_distance = distance;
+    now_is_streaming = now_is_in_place = 0;
+    now_isa = "portable";
+    now_how = "";
+    fill_with_numbers(inputs[X], bytes_of_grad(&t), elem_bytes);
+    for (int i = 0; i < N_UPDATED; i++) {
+        fill_with_numbers(inputs[updated[i]], n_bytes, elem_bytes);
+        for (size_t e = 0; i == 2 && e < n_bytes; e += elem_bytes) /* no second is below 0: no root is NaN */
+            store_bits(inputs[SECOND] + e, next_random() >> 2 >> (64 - 8 * elem_bytes), elem_bytes);
+        memcpy(stepped[i], inputs[updated[i]], n_bytes);
+    }
+    expect_update(&after, inputs[X], &t);
+
+    char *at[N_UPDATED];
+    for (int i = 0; i < N_UPDATED; i++)
+        at[i] = memory[updated[i]].writable + offset_of(n_bytes, is_at_end, distance);
+    t.request.param = at[0];
+    t.request.first = at[1];
+    t.request.second = at[2];
+    t.request.grad = put_input(X, inputs[X], bytes_of_grad(&t), is_at_end, distance);
+    if (r->row_words != NULL)
+        r->row_words = (const void *)put_input(BIAS, (const char *)t.kept.row_words, bytes_of_line_words(r->n_rows),
+                                               is_at_end, aligned);
+    if (r->column_words != NULL)
+        r->column_words = (const void *)put_input(WORDS_ARRAY, (const char *)t.kept.column_words,
+                                                  bytes_of_line_words(r->n_columns), is_at_end, aligned);
+    check_update_mistakes(&t);
+    const size_t offset = (ROOM_BYTES - sizeof(job)) / _Alignof(job) * _Alignof(job);
+    if (plan_update((job *)(void *)(memory[ROOM].writable + offset), &t) != 0)
+        end_with("was refused");
+    const job *j = (const job *)(const void *)(memory[ROOM].readable + offset);
+    const job_pieces whole = whole_job(j), anywhere = cut_anywhere(j, &source);
+    job_pieces cut = whole;
+    const char *failure = j->layout == LAYOUT_NONE ? NULL : cut_into_ranges(&cut, j, 1 + n_job % MAX_CUTS);
+    if (failure != NULL)
+        end_with(failure);
+    counts.n_of_layout[j->layout]++;
+    counts.n_jobs++;
+    for (size_t i = 0; supported_at(i) != NULL; i++) {
+        kernels = supported_at(i);
+        if (only_isa != NULL && strcmp(only_isa, kernels->isa) != 0)
+            continue;
+        now_isa = kernels->isa;
+        for (int how = 0; how < 3; how++) {
+            now_how = how == 0 ? " as a whole" : how == 1 ? " by the planner's ranges" : " cut anywhere";
+            for (int k = 0; k < N_UPDATED; k++)
+                memcpy(at[k], inputs[updated[k]], n_bytes);
+            run_pieces(j, how == 0 ? &whole : how == 1 ? &cut : &anywhere, j->n_elems > 0 ? n_too_many : 0);
+            for (int k = 0; k < N_UPDATED; k++) {
+                check_canaries_of(updated[k], at[k], n_bytes);
+                if (memcmp(at[k], stepped[k], n_bytes) != 0)
+                    end_with("gave another result than its elements one by one");
+                memset(at[k], CANARY, n_bytes);
+            }
+        }
+    }
+    now_how = "";
+}
+
 /* ---- all kernels, many jobs ---- */
 
 static const size_t few[] = {0, 1, 2, 4, 8, 16, 39, 56};
@@ -509,7 +613,7 @@ static const size_t few[] = {0, 1, 2, 4, 8, 16, 39, 56};
 typedef struct {
     const char *only_isa;
     size_t n_distances, n_jobs;
-    size_t n_too_many, n_too_many_of_jobs, n_too_many_rows;
+    size_t n_too_many, n_too_many_of_jobs, n_too_many_rows, n_too_many_of_steps;
 } task;
 
 static size_t distance_of(const task *what, size_t i)
@@ -543,12 +647,15 @@ static void check_kernels(const task *what)
 
 static void check_jobs(const task *what)
 {
-    for (size_t n = 0; n < what->n_jobs && !what->n_too_many_rows; n++)
+    const int is_special = what->n_too_many_rows || what->n_too_many_of_steps;
+    for (size_t n = 0; n < what->n_jobs && !is_special; n++)
         check_job(what->only_isa, n, n % 2 == 0, distance_of(what, n / 2), what->n_too_many_of_jobs);
-    for (size_t n = 0; n < what->n_jobs; n++)
+    for (size_t n = 0; n < what->n_jobs && !what->n_too_many_of_steps; n++)
         check_submatrix(what->only_isa, n, n % 2 == 0, distance_of(what, n / 2), what->n_too_many_rows);
-    for (size_t n = 0; n < what->n_jobs && !what->n_too_many_rows; n++)
+    for (size_t n = 0; n < what->n_jobs && !is_special; n++)
         check_record(what->only_isa, n, n % 2 == 0, distance_of(what, n / 2));
+    for (size_t n = 0; n < what->n_jobs; n++)
+        check_update(what->only_isa, n, n % 2 == 0, distance_of(what, n / 2), what->n_too_many_of_steps);
     printf("%zu jobs, %zu of them streaming, and %zu with records (", counts.n_jobs, counts.n_streamed,
            counts.n_recorded);
     for (int layout = 0; layout < N_LAYOUTS; layout++)
@@ -569,7 +676,8 @@ int main(int n_arguments, char **arguments)
                  .n_jobs = 2000,
                  .n_too_many = strcmp(name, "one-too-many") == 0,
                  .n_too_many_of_jobs = strcmp(name, "one-too-many-jobs") == 0,
-                 .n_too_many_rows = strcmp(name, "one-too-many-rows") == 0};
+                 .n_too_many_rows = strcmp(name, "one-too-many-rows") == 0,
+                 .n_too_many_of_steps = strcmp(name, "one-too-many-steps") == 0};
     if (strcmp(name, "all") == 0) {
         what.n_distances = 64;
         what.n_jobs = 50000;
@@ -583,11 +691,11 @@ int main(int n_arguments, char **arguments)
     limits.min_recorded_elems = ELEMS_PER_GROUP;
     signal(SIGSEGV, on_fault);
     signal(SIGBUS, on_fault);
-    if (!what.n_too_many_of_jobs && !what.n_too_many_rows)
+    if (!what.n_too_many_of_jobs && !what.n_too_many_rows && !what.n_too_many_of_steps)
         check_kernels(&what);
     check_jobs(&what);
-    for (size_t i = 0; i < ROOM_BYTES; i++)
-        if ((unsigned char)memory[OUT].writable[i] != CANARY)
+    for (size_t i = 0; i < N_UPDATED * (size_t)ROOM_BYTES; i++)
+        if ((unsigned char)memory[updated[i / ROOM_BYTES]].writable[i % ROOM_BYTES] != CANARY)
             end_with("wrote far from its output");
     return 0;
 }

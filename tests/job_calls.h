@@ -14,9 +14,12 @@ enum { MAX_TEST_AXES = 4, MAX_BIAS = 700, N_LAYOUTS = LAYOUT_RECORDED + 1 };
 static inline const char *name_of_layout(job_layout layout)
 {
     static const char *const names[N_LAYOUTS] = {
-        [LAYOUT_NONE] = "none",         [LAYOUT_COPY] = "copy",           [LAYOUT_RUN] = "run",
-        [LAYOUT_ROWS] = "rows",         [LAYOUT_REPEATED] = "repeated",   [LAYOUT_SHARED_ROWS] = "shared rows",
-        [LAYOUT_GATHERED] = "gathered", [LAYOUT_SUBMATRIX] = "submatrix", [LAYOUT_RECORDED] = "recorded",
+        [LAYOUT_NONE] = "none",         [LAYOUT_COPY] = "copy",
+        [LAYOUT_RUN] = "run",           [LAYOUT_ROWS] = "rows",
+        [LAYOUT_REPEATED] = "repeated", [LAYOUT_SHARED_ROWS] = "shared rows",
+        [LAYOUT_GATHERED] = "gathered", [LAYOUT_SUBMATRIX] = "submatrix",
+        [LAYOUT_UPDATE] = "update",     [LAYOUT_UPDATE_KEPT] = "update of kept",
+        [LAYOUT_RECORDED] = "recorded",
     };
     return names[layout];
 }

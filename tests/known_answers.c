@@ -278,6 +278,49 @@ static void print_draws(void)
     print_answer(kernels->isa, "fill_draws", 0, draws, N_ELEMS, 1);
 }
 
+/* Steps of optimizers: all elements, and a matrix of 5 rows with a gradient of kept rows and columns. */
+static int print_steps(int dtype)
+{
+    enum { WHOLE, KEPT, LAZY, N_MODES, N_ROWS = 5, N_COLUMNS = N_ELEMS / N_ROWS };
+    _Static_assert(N_ROWS * N_COLUMNS == N_ELEMS, "the matrix must have all elements");
+    static const char *const rules[N_UPDATE_RULES] = {
+        [UPDATE_MOMENTUM] = "momentum", [UPDATE_NESTEROV] = "nesterov", [UPDATE_ADAM] = "adam"};
+    static const char *const modes[N_MODES] = {"whole", "kept", "lazy"}, *const names[] = {"param", "first", "second"};
+    static char updated[3][N_BYTES];
+    const size_t elem_bytes = dtype_table[dtype].n_bytes, n_bytes = N_ELEMS * elem_bytes;
+    for (int rule = 0; rule < N_UPDATE_RULES; rule++)
+        for (int mode = 0; mode < N_MODES; mode++) {
+            const submatrix kept = {.n_rows = N_ROWS,
+                                    .n_columns = N_COLUMNS,
+                                    .row_words = words,
+                                    .column_words = words,
+                                    .scale = mode == LAZY ? 1.0 : SCALE,
+                                    .verb = mode == LAZY ? SCATTER_KEPT_SET : SCATTER_KEPT_ZERO};
+            const param_update request = {updated[0], residual, updated[1], updated[2], 0.01,  0.9,
+                                          0.1,        0.999,    0.001,      1e-8,       -0.03, rule};
+            job j;
+            job_pieces pieces;
+            for (size_t i = 0; i < N_ELEMS; i++) {
+                set_number(updated[0], dtype, i, (int)(i % 61) - 30);
+                set_number(updated[1], dtype, i, (int)(i % 47) - 23);
+                set_number(updated[2], dtype, i, (int)(i % 17));
+            }
+            if (job_plan_update(&j, &request, mode == WHOLE ? NULL : &kept, N_ELEMS, dtype) != 0 ||
+                cut_into_ranges(&pieces, &j, N_RANGES) != NULL) {
+                fprintf(stderr, "%s: a step of %s was refused\n", kernels->isa, rules[rule]);
+                return 0;
+            }
+            run_pieces(&j, &pieces, 0);
+            for (int i = 0; i < 3; i++) {
+                char name[100];
+                snprintf(name, sizeof name, "step_%s_%s_%s_%s", dtype_table[dtype].name, rules[rule], modes[mode],
+                         names[i]);
+                print_answer(kernels->isa, name, 0, updated[i], n_bytes, elem_bytes);
+            }
+        }
+    return 1;
+}
+
 static int print_answers(void)
 {
     mask_rule rule = {.key = key};
@@ -304,6 +347,8 @@ static int print_answers(void)
             return 0;
     for (int dtype = 0; dtype < N_DTYPES; dtype++) {
         set_inputs(dtype);
+        if (dtype <= DTYPE_f64 && !print_steps(dtype))
+            return 0;
         for (int is_streaming = 0; is_streaming < 2; is_streaming++) {
             for (int kernel = 0; kernel < FILL_KEEP; kernel++)
                 if (is_kernel(kernel))

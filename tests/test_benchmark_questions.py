@@ -293,6 +293,27 @@ def test_compact_measures_cpu_time_of_one_thread_in_pytorch_only(capsys):
         assert "--cpu-time: needs --torch --threads 1" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_optimizers_prints_a_row_for_each_rule_and_size(dtype, capsys):
+    assert main(["optimizers", "--rounds", "1", "--dtype", dtype, "--sizes", "100", "40000"]) == 0
+    rows = re.findall(r"^(\w+) +(\d+)(?: +\d+\.\d+){5}$", capsys.readouterr().out, re.MULTILINE)
+    assert rows == [(rule, n_elems) for rule in ("adam", "nesterov") for n_elems in ("100", "40000")]
+
+
+def test_optimizers_prints_cpu_time_of_one_thread(capsys):
+    assert main(["optimizers", "--cpu-time", "--rounds", "2", "--sizes", "1000"]) == 0
+    rows = re.findall(r"^(\w+) +(\d+)(?: +\d+\.\d+){3}$", capsys.readouterr().out, re.MULTILINE)
+    assert rows == [("adam", "1000"), ("nesterov", "1000")]
+
+
+def test_optimizers_refuses_to_time_steps_with_other_bits(monkeypatch):
+    from benchmarks import optimizers
+
+    monkeypatch.setattr(optimizers, "MOMENTUM", 0.8)
+    with pytest.raises(WrongResultError, match="nesterov: a step has other bits"):
+        optimizers.measure("nesterov", 100, "float32", 1)
+
+
 def test_networks_of_compact_in_pytorch_have_the_same_start():
     torch = pytest.importorskip("torch")
     from benchmarks.compact_torch import networks

@@ -177,6 +177,7 @@ def test_the_program_runs_every_kernel_and_every_layout(native, jobs):
     # Each with a dtype also runs with streaming stores; raw blocks, and the keep bytes of jobs except copies, do not.
     expected = 2 * len(DTYPES) * (n_kernels + n_of_jobs) + 2 + len(jobs) - 1
     expected += 1 + len(WIDTHS) * len(jobs)  # draws; select by keep words and in jobs except copies
+    expected += 2 * 3 * 3 * 3  # steps: dtypes, rules, kinds of gradients, arrays
     for isa, kernels in native.items():
         assert len(kernels) == expected, isa
 
@@ -223,6 +224,40 @@ def test_what_jobs_keep_and_apply_is_the_models(native, jobs):
             digests = {answer: digest for answer, digest in digests.items() if "apply_mask" in answer}
         for isa, kernels in native.items():
             assert digests == {answer: kernels[answer] for answer in digests}, isa
+
+
+def steps_of_the_model(dtype):
+    """Yield name and digest of each of known_answers.c's steps, by the formulas in NumPy."""
+    n_elems, number = 3 * 4096 + 7, np.dtype(dtype).type
+    i = np.arange(n_elems)
+    kept = reference.keep(KEY, 70, n_elems, 0.3)
+    given = ((i % 53 - 26) / 8).astype(dtype)
+    is_kept = kept[:5, None] & kept[None, : n_elems // 5]
+    grads = {"whole": given, "kept": np.zeros(n_elems, dtype), "lazy": np.zeros(n_elems, dtype)}
+    for mode, scale in (("kept", 1.4287109375), ("lazy", 1.0)):
+        grads[mode][is_kept.reshape(-1)] = given[: is_kept.sum()] * number(scale)
+    for rule, (mode, grad) in itertools.product(("momentum", "nesterov", "adam"), grads.items()):
+        param, first, second = ((i % n - m).astype(dtype) / 8 for n, m in ((61, 30), (47, 23), (17, 0)))
+        g = grad + param * number(0.01)
+        new_first = first * number(0.9) + g * number(0.1)
+        direction, new_second, start = new_first, second, param
+        if rule == "adam":
+            new_second = second * number(0.999) + g * g * number(0.001)
+            direction = new_first / (np.sqrt(new_second) + number(1e-8))
+        elif rule == "nesterov":
+            start = param + g * number(0.1)
+        new_param = start + direction * number(-0.03)
+        changed = {"param": (new_param, param), "first": (new_first, first), "second": (new_second, second)}
+        for name, (new, old) in changed.items():
+            yield f"{rule}_{mode}_{name}", fnv1a(np.where(is_kept.reshape(-1), new, old) if mode == "lazy" else new)
+
+
+@pytest.mark.parametrize("dtype", ["f32", "f64"])
+def test_steps_of_optimizers_are_those_of_the_formulas(native, dtype):
+    expected = {f"step_{dtype}_{name}": digest for name, digest in steps_of_the_model(DTYPES[dtype])}
+    assert len(expected) == 27
+    for isa, kernels in native.items():
+        assert expected == {name: kernels[name] for name in expected}, isa
 
 
 def test_every_isa_of_this_machine_gives_the_same_answers(native):
@@ -383,7 +418,7 @@ def test_a_case_whose_bias_has_no_room_in_the_program_is_refused(run_program):
 
 IN_BOUNDS = (
     r"\d{5,} calls, \d{5,} of them streaming as well: nothing outside an array, the same bits everywhere\n"
-    r"\d{4,} jobs, \d{3,} of them streaming, and \d+ with records \((\d+ [a-z ]+(, )?){9}\), \d{4,} refused: "
+    r"\d{4,} jobs, \d{3,} of them streaming, and \d+ with records \((\d+ [a-z ]+(, )?){11}\), \d{4,} refused: "
     r"nothing outside an array, the bits of single elements\n"
 )
 
@@ -419,5 +454,14 @@ def test_a_job_that_moves_one_row_too_many_is_caught(run_program, isa):
     printed = run_program("guard_pages", PROCESSORS["native"], "one-too-many-rows", isa, check=False).decode()
     assert re.match(
         rf"{isa}( streaming)?: a job as a whole (reached outside its arrays|wrote behind its output): (ga|sca)t",
+        printed,
+    )
+
+
+@pytest.mark.parametrize("isa", PROCESSORS["native"].isas)
+def test_a_step_on_one_element_or_row_too_many_is_caught(run_program, isa):
+    printed = run_program("guard_pages", PROCESSORS["native"], "one-too-many-steps", isa, check=False).decode()
+    assert re.match(
+        rf"{isa}: a job as a whole (reached outside its arrays|wrote behind its output): step of [a-z]+, \d+ elements",
         printed,
     )

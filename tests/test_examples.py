@@ -180,7 +180,7 @@ def test_prediction_is_one_of_the_seed_and_leaves_dropout_off(few):
     assert (first.mean != other.mean).any()
     np.testing.assert_array_equal(first.off, other.off)
     np.testing.assert_allclose(first.mean.sum(axis=1), 1)
-    assert not any(layer.training for layer in networks[2])
+    assert [layer.training for layer in networks[1].dropouts] == [False, False]
 
 
 def test_comparison_gives_both_networks_the_same_start(few):

@@ -1,10 +1,14 @@
-"""The network of the estimators: gradients, kinds of dropout, losses, optimizers and sub-networks."""
+"""The network of estimators and examples: gradients, dropout, losses, optimizers, initial weights, sub-networks."""
+
+import math
 
 import numpy as np
 import pytest
 from reference import numeric_gradient
 
 import cdropout as cd
+from cdropout.bench.numpy_code import WRITE_UPS
+from cdropout.digits.numpy_dropout import NumPyDropout
 from cdropout.networks import (
     ACTIVATIONS,
     KINDS,
@@ -13,9 +17,14 @@ from cdropout.networks import (
     Adam,
     draw_sub_network,
     evaluate,
+    fill_he_uniform,
+    glorot_uniform,
+    lecun_normal,
     logistic_loss,
+    softmax,
     softmax_loss,
     squared_loss,
+    train_step,
 )
 
 WIDTHS = (5, 7, 6, 3)
@@ -146,14 +155,284 @@ def test_a_smaller_last_batch_uses_part_of_the_buffers():
     softmax_loss(outputs, targets)
     network.backward(outputs)
     for each in (network, other):
-        each.rng = cd.Stream(5)
-        for hidden in each._hidden:
-            hidden.rng = each.rng
+        each.rng._place(cd.Stream(5).key, 0)
         outputs = each.forward(x[:3])
         softmax_loss(outputs, targets[:3])
         each.backward(outputs)
     for grad, expected in zip(network.grads, other.grads, strict=True):
         np.testing.assert_array_equal(grad, expected)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_backward_before_forward_is_an_error(kind):
+    network = make_network(kind, NEEDED_ACTIVATION.get(kind, "tanh"))
+    with pytest.raises(RuntimeError, match="backward must follow a forward pass"):
+        network.backward(np.ones((8, 3)))
+    network.eval().forward(make_batch(softmax_loss)[0])
+    if kind != "compact":
+        with pytest.raises(RuntimeError, match="backward must follow a forward pass in training"):
+            network.backward(np.ones((8, 3)))
+
+
+def test_more_rows_than_buffers_are_refused_before_anything_is_drawn():
+    network = make_network(p_input=0.2)
+    x = make_batch(softmax_loss, 9)[0]
+    before = x.copy()
+    with pytest.raises(ValueError, match="x must have at most 8 rows, got 9"):
+        network.forward(x)
+    np.testing.assert_array_equal(x, before)
+    assert network.rng.position == 0
+    assert network.eval().forward(x).shape == (9, 3)
+
+
+# ---- dropout layers -------------------------------------------------------------------------------------------------
+
+
+class WriteUp:
+    """A layer with the code of a write-up, whose masks a seed gives."""
+
+    def __init__(self, name, p, seed):
+        self.draw, self.divides_after, _ = WRITE_UPS[name]
+        self.keep_prob, self.seed = 1 - p, seed
+
+    def forward(self, x):
+        self.mask = self.draw(x.shape, self.keep_prob)
+        return self.backward(x)
+
+    def backward(self, dy):
+        return dy * self.mask / (self.keep_prob if self.divides_after else 1)
+
+
+class Logged:
+    """A layer without `params`, as a wrapper that measures times is."""
+
+    def __init__(self, layer):
+        self.layer, self.calls = layer, []
+
+    def forward(self, x):
+        self.calls.append("forward")
+        return self.layer.forward(x)
+
+    def backward(self, dy):
+        self.calls.append("backward")
+        return self.layer.backward(dy)
+
+
+# name -> a layer for p, a stream and a width; the same stream at the same position gives the same masks
+LAYERS = {
+    "Dropout": lambda p, rng, width: cd.Dropout(p, rng=rng),
+    "in place": lambda p, rng, width: cd.Dropout(p, rng=rng, inplace=True),
+    "of features": lambda p, rng, width: cd.Dropout(p, rng=rng, shared_axes=0),
+    "standard": lambda p, rng, width: cd.Dropout(p, rng=rng, rescale="eval"),
+    "FeatureDropout": lambda p, rng, width: cd.FeatureDropout(p, rng=rng),
+    "ReLUDropout": lambda p, rng, width: cd.ReLUDropout(p, rng=rng),
+    "AlphaDropout": lambda p, rng, width: cd.AlphaDropout(p, rng=rng),
+    "AlphaDropout, in place": lambda p, rng, width: cd.AlphaDropout(p, rng=rng, inplace=True),
+    "GaussianDropout, in place": lambda p, rng, width: cd.GaussianDropout(p, rng=rng, inplace=True),
+    "wrapped": lambda p, rng, width: Logged(cd.Dropout(p, rng=rng)),
+    "DropConnect": lambda p, rng, width: cd.DropConnect(*width, p, rng=rng, dtype=np.float64),
+    "DropConnect with ReLU": lambda p, rng, width: cd.DropConnect(*width, p, rng=rng, relu=True, dtype=np.float64),
+    "FeatureDropoutLinear": lambda p, rng, width: cd.FeatureDropoutLinear(*width, p, rng=rng, dtype=np.float64),
+}
+LINEAR = ("DropConnect", "DropConnect with ReLU", "FeatureDropoutLinear")
+
+
+def network_with(dropouts, activation="relu", **options):
+    options = {"dtype": np.float64, "n_rows": 8, "rng": 1} | options
+    network = MLP(WIDTHS, activation=activation, dropouts=dropouts, **options)
+    rng = np.random.default_rng(0)
+    for param in network.params:
+        param[...] = rng.standard_normal(param.shape) / 2
+    return network
+
+
+def check_gradients(network, rewind):
+    """Compare the gradients of a step with finite differences; after rewind, a pass draws the masks of the last one."""
+    x, targets, _ = make_batch(softmax_loss)
+
+    def loss():
+        rewind()
+        return softmax_loss(network.forward(x.copy()), targets)
+
+    loss()
+    rewind()
+    outputs = network.forward(x.copy())
+    softmax_loss(outputs, targets)
+    network.backward(outputs)
+    for param, grad in zip(network.params, [grad.copy() for grad in network.grads], strict=True):
+        np.testing.assert_allclose(grad, numeric_gradient(loss, param), atol=2e-6)
+
+
+@pytest.mark.parametrize("activation", ["identity", "relu", "tanh", "selu"])
+@pytest.mark.parametrize("name", LAYERS)
+def test_gradients_with_dropout_layers_are_those_of_finite_differences(name, activation):
+    stream = cd.Stream(1)
+    layers = [LAYERS[name](p, stream, width) for p, width in zip((0.5, 0.25), (WIDTHS[:2], WIDTHS[1:3]), strict=True)]
+    network = network_with(layers, activation, p_input=0.2, rng=stream)
+    start = stream.position
+    check_gradients(network, lambda: stream._place(stream.key, start))
+    if not name.startswith("Gaussian"):
+        masks = [getattr(layer, "layer", layer).mask.keep() for layer in layers]
+        assert all(0 < keep.sum() < keep.size for keep in masks), "a mask that drops all or nothing tests no gradient"
+
+
+def test_gradients_with_dropout_of_numpy_are_those_of_finite_differences():
+    rng = np.random.default_rng(1)
+    state = rng.bit_generator.state
+    network = network_with([NumPyDropout(0.5, rng), NumPyDropout(0.25, rng)])
+
+    def rewind():
+        rng.bit_generator.state = state
+
+    check_gradients(network, rewind)
+    assert 0 < (network.dropouts[0].mask == 0).sum() < 56
+
+
+@pytest.mark.parametrize("name", WRITE_UPS)
+def test_gradients_with_write_ups_are_those_of_finite_differences(name):
+    network = network_with([WriteUp(name, 0.5, 1), WriteUp(name, 0.25, 2)])
+    check_gradients(network, lambda: np.random.seed(3))  # noqa: NPY002 - write-ups draw from this generator
+    assert 0 < (network.dropouts[0].mask == 0).sum() < 56
+
+
+def test_a_dropout_layer_is_the_same_network_as_its_probability_and_stream():
+    x, targets, _ = make_batch(softmax_loss)
+    found = []
+    for inplace in (None, False, True):
+        stream = cd.Stream(4)
+        options = {"dtype": np.float32, "p_input": 0.2, "rng": stream}
+        if inplace is None:
+            network = MLP(WIDTHS, p=(0.5, 0.25), n_rows=8, **options)
+        else:
+            network = network_with([cd.Dropout(p, rng=stream, inplace=inplace) for p in (0.5, 0.25)], **options)
+        fill_he_uniform(network.weights, np.random.default_rng(0))
+        for bias in network.biases:
+            bias[...] = np.linspace(-0.1, 0.1, len(bias))
+        optimizer = Adam(network.params, network.grads)
+        losses = [train_step(network, optimizer, softmax_loss, x.astype(np.float32), targets) for _ in range(3)]
+        found.append([np.array(losses), *network.params])
+    for one, *others in zip(*found, strict=True):
+        for other in others:
+            np.testing.assert_array_equal(one, other)
+
+
+def test_hidden_layers_without_a_dropout_layer_draw_nothing():
+    stream = cd.Stream(2)
+    network = network_with([None, cd.Dropout(0.5, rng=stream)], rng=stream)
+    network.forward(make_batch(softmax_loss)[0])
+    np.testing.assert_array_equal(network.dropouts[0].mask.keep(), cd.draw_mask((8, 6), 0.5, rng=2).keep())
+
+
+def test_modes_reach_the_layers_that_have_them():
+    dropout, wrapped, linear = cd.Dropout(0.5), Logged(cd.Dropout(0.5)), cd.DropConnect(6, 3, dtype=np.float64)
+    network = MLP((5, 7, 6, 3, 2), dropouts=[dropout, wrapped, linear], dtype=np.float64)
+    assert network.eval() is network
+    assert (network.training, dropout.training, linear.training) == (False, False, False)
+    assert network.train() is network
+    assert (network.training, dropout.training, linear.training) == (True, True, True)
+
+
+@pytest.mark.parametrize("activation", ["identity", "relu", "tanh"])
+@pytest.mark.parametrize("name", ["Dropout", "in place", "wrapped", "DropConnect", "FeatureDropoutLinear"])
+def test_evaluation_is_the_plain_network(name, activation):
+    layers = [LAYERS[name](0.5, 1, width) for width in (WIDTHS[:2], WIDTHS[1:3])]
+    network, x = network_with(layers, activation), make_batch(softmax_loss)[0]
+    for layer in layers:
+        getattr(layer, "layer", layer).eval()
+    expected = evaluate(network.params, activation, x)
+    np.testing.assert_allclose(network.eval().forward(x), expected, rtol=1e-12, atol=1e-12)
+
+
+def test_evaluation_of_standard_dropout_scales_by_the_probability_of_keeping():
+    network = network_with([None, cd.Dropout(0.25, rescale="eval")])
+    x = make_batch(softmax_loss)[0]
+    scaled = [*network.params[:-2], 0.75 * network.params[-2], network.params[-1]]
+    np.testing.assert_allclose(network.eval().forward(x), evaluate(scaled, "relu", x), atol=1e-12)
+
+
+def test_monte_carlo_dropout_switches_the_layers_on_in_evaluation():
+    network = network_with([cd.Dropout(0.5), cd.Dropout(0.25)]).eval()
+    x = make_batch(softmax_loss)[0]
+    mean, std = cd.mc_predict(network.forward, x, 200, layers=network.dropouts, rng=1)
+    stream, params = cd.Stream(1), network.params
+    samples = []
+    for _ in range(200):
+        hidden = cd.dropout(np.maximum(x @ params[0] + params[1], 0), 0.5, rng=stream)
+        hidden = cd.dropout(np.maximum(hidden @ params[2] + params[3], 0), 0.25, rng=stream)
+        samples.append(hidden @ params[4] + params[5])
+    np.testing.assert_allclose(mean, np.mean(samples, axis=0), atol=1e-12)
+    np.testing.assert_allclose(std, np.std(samples, axis=0), atol=1e-12)
+    np.testing.assert_array_equal(network.forward(x), evaluate(params, "relu", x))
+
+
+@pytest.mark.parametrize("options", [{"p": (0.5, 0.5)}, {"kind": "feature"}, {"kind": "compact"}])
+def test_dropout_layers_beside_probabilities_or_a_kind_are_refused(options):
+    with pytest.raises(ValueError, match=r"p and kind must be left out where dropouts are given, got p="):
+        MLP(WIDTHS, dropouts=[None, cd.Dropout(0.5)], **options)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        cd.DropConnect(7, 5),
+        cd.DropConnect(7, 6, dtype=np.float64),
+        cd.BiasReLUDropout(np.zeros(6, np.float32)),
+    ],
+)
+def test_linear_layers_of_other_shapes_or_dtypes_are_refused(layer):
+    with pytest.raises(ValueError, match=r"dropouts must have no params, or those of shapes and dtypes \[\(\(7, 6\)"):
+        MLP(WIDTHS, dropouts=[None, layer])
+
+
+def test_a_number_of_dropout_layers_other_than_that_of_hidden_layers_is_refused():
+    with pytest.raises(ValueError, match="argument"):
+        MLP(WIDTHS, dropouts=[cd.Dropout(0.5)])
+
+
+# ---- the step and the initial weights -------------------------------------------------------------------------------
+
+
+def test_a_step_is_forward_loss_backward_and_update_and_returns_the_loss_before_it():
+    x, targets, weights = make_batch(softmax_loss)
+    network, other = make_network(p=(0.0, 0.0)), make_network(p=(0.0, 0.0))
+    loss = train_step(network, SGD(network.params, network.grads, lr=0.1), softmax_loss, x, targets, weights)
+    outputs = other.forward(x)
+    assert loss == softmax_loss(outputs, targets, weights)
+    other.backward(outputs)
+    optimizer = SGD(other.params, other.grads, lr=0.1)
+    optimizer.step()
+    for param, expected in zip(network.params, other.params, strict=True):
+        np.testing.assert_array_equal(param, expected)
+    assert softmax_loss(network.forward(x), targets, weights) < loss
+
+
+def test_loss_of_equal_outputs_is_the_logarithm_of_the_classes():
+    assert softmax_loss(np.zeros((3, 10), np.float32), np.array([0, 4, 9])) == pytest.approx(math.log(10), rel=1e-6)
+
+
+def test_softmax_gives_probabilities_in_float64_without_overflow():
+    outputs = np.array([[1e4, 0, -1e4], [1, 2, 3]], np.float32)
+    found = softmax(outputs)
+    assert found.dtype == np.float64
+    exponentials = np.exp([1.0, 2.0, 3.0])
+    np.testing.assert_allclose(found, [[1, 0, 0], exponentials / exponentials.sum()])
+    np.testing.assert_array_equal(outputs, np.array([[1e4, 0, -1e4], [1, 2, 3]], np.float32))
+
+
+def test_initial_weights_have_the_variance_of_their_rule():
+    rng, shape = np.random.default_rng(4), (300, 200)
+    weights = [np.zeros(shape, np.float32), np.zeros((200, 10))]
+    fill_he_uniform(weights, rng)
+    # 60,000 uniform weights: the standard error of their variance is 0.4 %; of normal ones 0.6 %.
+    assert weights[0].var() == pytest.approx(2 / 300, rel=0.02)
+    assert weights[1].var() == pytest.approx(2 / 200, rel=0.12)
+    assert weights[0].dtype == np.float32
+    assert lecun_normal(*shape, rng).var() == pytest.approx(1 / 300, rel=0.03)
+    for activation, variance in (("relu", 2 / 500), ("logistic", 2 / 1500)):
+        weight, bias = glorot_uniform(*shape, rng, activation)
+        assert weight.var() == pytest.approx(variance, rel=0.02)
+        assert bias.shape == (200,)
+        assert np.abs(bias).max() <= math.sqrt(3 * variance)
 
 
 # ---- sub-networks ---------------------------------------------------------------------------------------------------

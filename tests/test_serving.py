@@ -10,25 +10,24 @@ from benchmarks import serving
 from benchmarks.command_line import main
 from benchmarks.result_check import WrongResultError
 from cdropout.digits.data import Dataset, LabelledImages, load_dataset
-from cdropout.digits.network import Linear, softmax
 from cdropout.digits.training import Config, evaluate
+from cdropout.networks import MLP, fill_he_uniform, softmax
 from examples.mnist.sample import SAMPLE
 
 N_REQUESTS = 60
 DIGITS = np.random.default_rng(0).random((10, 20), dtype=np.float32)
 
 
-def small_layers():
+def small_network(widths=(20, 32, 16, 4)):
     """Return a network like the benchmark's, in evaluation mode."""
-    rng = np.random.default_rng(1)
-    layers = [Linear(20, 32, rng), cd.ReLUDropout(0.5, rng=1), Linear(32, 16, rng), cd.ReLUDropout(0.5, rng=2)]
-    cd.eval(layers)
-    return [*layers, Linear(16, 4, rng)]
+    network = MLP(widths, p=[0.5] * (len(widths) - 2))
+    fill_he_uniform(network.weights, np.random.default_rng(1))
+    return network.eval()
 
 
 @pytest.fixture
 def server():
-    return serving.Server([*small_layers(), softmax], DIGITS, cd.Stream(7), n_samples=16)
+    return serving.Server(serving.steps_of(small_network(), 0.5), DIGITS, cd.Stream(7), n_samples=16)
 
 
 class ForgetfulServer(serving.Server):
@@ -62,12 +61,12 @@ def test_the_check_finds_answers_that_depend_on_the_order(server):
 def test_an_answer_is_that_of_a_separate_network_and_stream(server):
     answers, _, _ = serving.answer_all(server, range(N_REQUESTS), 8)
     for request in (0, 17, 59):
-        layers = small_layers()
+        network, layers = small_network(), [cd.ReLUDropout(0.5), cd.ReLUDropout(0.5)]
 
-        def forward(x, layers=layers):
-            for layer in layers:
-                x = layer.forward(x)
-            return softmax(x)
+        def forward(x, network=network, layers=layers):
+            for weight, bias, layer in zip(network.weights, network.biases, layers, strict=False):
+                x = layer.forward(x @ weight + bias)
+            return softmax(x @ network.weights[-1] + network.biases[-1])
 
         x = DIGITS[[request % 10]]
         stream = cd.Stream(7).fold_in(request)
@@ -77,17 +76,26 @@ def test_an_answer_is_that_of_a_separate_network_and_stream(server):
 
 
 def test_requests_leave_the_layers_as_they_were(server):
-    layers = server.steps[:-1]
+    layers = [step for step in server.steps if isinstance(step, cd.ReLUDropout)]
+    for layer in layers:
+        layer.rng = 1
     before = [dict(vars(layer)) for layer in layers]
-    streams = [layer.rng.position for layer in layers if hasattr(layer, "rng")]
     serving.answer_all(server, range(N_REQUESTS), 8)
     assert [dict(vars(layer)) for layer in layers] == before
-    assert [layer.rng.position for layer in layers if hasattr(layer, "rng")] == streams
+    assert [(layer.rng.position, layer.training) for layer in layers] == [(0, False)] * 2
     assert (server.stream.position, server.stream.state["n_children_spawned"]) == (0, 0)
 
 
+def test_steps_without_dropout_are_the_network():
+    network = small_network()
+    x = DIGITS
+    for step in serving.steps_of(network, 0.5):
+        x = step.forward(x) if hasattr(step, "forward") else step(x)
+    np.testing.assert_array_equal(x, softmax(network.forward(DIGITS)))
+
+
 def test_a_function_that_takes_a_stream_serves_many_threads_too():
-    weights = [layer.weight for layer in small_layers() if isinstance(layer, Linear)]
+    weights = small_network().weights
 
     def forward(x, rng):
         for weight in weights[:-1]:
@@ -108,7 +116,7 @@ def test_the_network_is_trained():
     few = Dataset(LabelledImages(data.train.images[:2000], data.train.labels[:2000]), data.test)
     network = serving.train_network(few, 0.5, Config(epochs=1, hidden=64, batch=32))
     assert evaluate(network, data.test).accuracy > 0.5
-    assert not any(layer.training for layer in network.layers if isinstance(layer, cd.ReLUDropout))
+    assert not network.training
 
 
 # ---- the table ------------------------------------------------------------------------------------------------------
@@ -155,14 +163,9 @@ def test_the_table_has_a_line_for_each_row():
 
 
 def test_the_program_checks_first_and_prints_the_table(capsys, monkeypatch):
-    monkeypatch.setattr(serving, "train_network", lambda data, p, config: trained_on_nothing(data, p))
+    monkeypatch.setattr(serving, "train_network", lambda data, p, config: small_network((data.n_pixels, 8, 10)))
     assert main(["serving", "--threads", "2", "--requests", "5", "--rounds", "1", "--samples", "4"]) == 0
     out = capsys.readouterr().out
     assert "5 answers are the same bits from 1, 2 threads, in any order" in out
     assert out.index("same bits") < out.index("requests/s")
     assert "2 threads" in out
-
-
-def trained_on_nothing(data, p):
-    rng = np.random.default_rng(0)
-    return serving.Network([Linear(data.n_pixels, 8, rng), cd.ReLUDropout(p).eval(), Linear(8, data.n_classes, rng)])

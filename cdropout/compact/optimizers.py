@@ -7,15 +7,12 @@ import numpy as np
 import numpy.typing as npt
 
 from cdropout import _kernels
-from cdropout.compact.kept import gather_kept, scatter_kept
+from cdropout.compact.kept import KeepWords, scatter_kept
 from cdropout.compact.linear import KeptGrad
 
 __all__ = ["SGD", "Adam"]
 
 Array = npt.NDArray[Any]
-
-# A step's arrays for so many elements stay in the second-level cache.
-ELEMS_PER_CHUNK = 32768
 
 
 class _Optimizer:
@@ -35,7 +32,6 @@ class _Optimizer:
             [tuple(np.zeros_like(_matrix(param)) for _ in range(self._n_averages)) for param in layer.params]
             for layer in listed
         ]
-        self._dense: Array | None = None
 
     @property
     def lr(self) -> float:
@@ -55,18 +51,19 @@ class _Optimizer:
                 self._update(_matrix(param), grad, own)
 
     def _update(self, param: Array, grad: KeptGrad, averages: tuple[Array, ...]) -> None:
-        raise NotImplementedError
+        """Update a parameter and its averages, where the step is not lazy also those of dropped rows and columns."""
+        rows, columns, values, scale = grad
+        values = np.ascontiguousarray(values)
+        if rows is None and columns is None:
+            self._move(param, values, scale, averages, None)
+        elif self.lazy:
+            self._move(param, values, scale, averages, (_words(rows), _words(columns), 1.0, True))
+        else:
+            self._move(param, values, 1.0, averages, (_words(rows), _words(columns), scale, False))
 
-    def _whole(self, grad: KeptGrad, shape: tuple[int, ...]) -> KeptGrad:
-        """Return the gradient with its zeros."""
-        if grad.rows is None and grad.columns is None:
-            return grad
-        n_elems = shape[0] * shape[1]
-        if self._dense is None or self._dense.size < n_elems or self._dense.dtype != grad.values.dtype:
-            self._dense = np.empty(n_elems, grad.values.dtype)
-        out = self._dense[:n_elems].reshape(shape)
-        scatter_kept(grad.values, grad.rows, grad.columns, out=out, scale=grad.scale)
-        return KeptGrad(None, None, out, 1.0)
+    def _move(self, param: Array, values: Array, scale: float, averages: tuple[Array, ...], kept: Any) -> None:
+        """Make a step of the gradient values * scale, all of it or, if kept is not None, kept rows and columns."""
+        raise NotImplementedError
 
 
 class SGD(_Optimizer):
@@ -99,20 +96,13 @@ class SGD(_Optimizer):
         super().__init__(layers, lr, lazy)
 
     def _update(self, param: Array, grad: KeptGrad, averages: tuple[Array, ...]) -> None:
-        rows, columns, values, scale = grad
-        if not averages:
-            scatter_kept(values, rows, columns, out=param, rest="add", scale=-self._lr * scale)
-            return
-        (velocity,) = averages
-        if not self.lazy or (rows is None and columns is None):
-            velocity *= velocity.dtype.type(self.momentum)
-            scatter_kept(values, rows, columns, out=velocity, rest="add", scale=scale)
-            scatter_kept(velocity, out=param, rest="add", scale=-self._lr)
-            return
-        own = gather_kept(velocity, rows, columns, scale=self.momentum)
-        scatter_kept(values, out=own, rest="add", scale=scale)
-        scatter_kept(own, rows, columns, out=velocity, rest="keep")
-        scatter_kept(own, rows, columns, out=param, rest="add", scale=-self._lr)
+        if averages:
+            super()._update(param, grad, averages)
+        else:
+            scatter_kept(grad.values, grad.rows, grad.columns, out=param, rest="add", scale=-self._lr * grad.scale)
+
+    def _move(self, param: Array, values: Array, scale: float, averages: tuple[Array, ...], kept: Any) -> None:
+        _kernels.step_momentum(param, values, *averages, momentum=self.momentum, add=scale, factor=-self._lr, kept=kept)
 
 
 class Adam(_Optimizer):
@@ -169,48 +159,21 @@ class Adam(_Optimizer):
         self.n_steps += 1
         super().step()
 
-    def _update(self, param: Array, grad: KeptGrad, averages: tuple[Array, ...]) -> None:
-        if not self.lazy:
-            grad = self._whole(grad, param.shape)
-        rows, columns, values, scale = grad
-        is_whole = rows is None and columns is None
-        mean, square = averages if is_whole else (gather_kept(each, rows, columns) for each in averages)
-        if is_whole:
-            self._move(mean, square, values, scale, param)
-            return
-        moved = np.zeros_like(mean)
-        self._move(mean, square, values, scale, moved)
-        for each, own in zip(averages, (mean, square), strict=True):
-            scatter_kept(own, rows, columns, out=each, rest="keep")
-        scatter_kept(moved, rows, columns, out=param, rest="add")
-
-    def _move(self, mean: Array, square: Array, values: Array, scale: float, param: Array) -> None:
-        """Update the averages and add the step to param, in chunks that stay in the cache."""
-        number = param.dtype.type
-        beta1, beta2 = number(self.beta1), number(self.beta2)
-        to_mean = number((1 - self.beta1) * scale)
-        to_square = number((1 - self.beta2) * scale**2)
+    def _move(self, param: Array, values: Array, scale: float, averages: tuple[Array, ...], kept: Any) -> None:
         # lr / (1 - beta1^t) * mean / (sqrt(square / (1 - beta2^t)) + eps), with the second root taken out.
         root = (1 - self.beta2**self.n_steps) ** 0.5
-        factor = number(-self._lr * root / (1 - self.beta1**self.n_steps))
-        eps = number(self.eps * root)
-        flat = [np.ravel(a) for a in (mean, square, values, param)]
-        room = np.empty(min(ELEMS_PER_CHUNK, param.size), param.dtype)
-        for begin in range(0, param.size, ELEMS_PER_CHUNK):
-            m, v, g, w = (a[begin : begin + ELEMS_PER_CHUNK] for a in flat)
-            work = room[: len(w)]
-            m *= beta1
-            np.multiply(g, to_mean, out=work)
-            m += work
-            v *= beta2
-            np.multiply(g, g, out=work)
-            work *= to_square
-            v += work
-            np.sqrt(v, out=work)
-            work += eps
-            np.divide(m, work, out=work)
-            work *= factor
-            w += work
+        _kernels.step_adam(
+            param,
+            values,
+            *averages,
+            decay_first=self.beta1,
+            add_first=(1 - self.beta1) * scale,
+            decay_second=self.beta2,
+            add_second=(1 - self.beta2) * scale**2,
+            eps=self.eps * root,
+            factor=-self._lr * root / (1 - self.beta1**self.n_steps),
+            kept=kept,
+        )
 
 
 def _matrix(a: Array) -> Array:
@@ -218,6 +181,10 @@ def _matrix(a: Array) -> Array:
     if not (isinstance(a, np.ndarray) and a.flags.c_contiguous and a.dtype in (np.float32, np.float64)):
         raise TypeError("params and grads must be C-contiguous arrays of float32 or float64")
     return a.reshape(1, -1) if a.ndim < 2 else a.reshape(a.shape[0], -1)
+
+
+def _words(kept: KeepWords | None) -> Array | None:
+    return None if kept is None else kept.words
 
 
 def _check_range(name: str, number: float, least: float, limit: float) -> float:

@@ -1,4 +1,4 @@
-"""The network that `python -m cdropout train` trains on images of digits: data, layers, training, checkpoints, scores.
+"""The training on images of digits behind `python -m cdropout train`: data, training, checkpoints, scores.
 
-The examples and benchmarks of a checkout use it too.
+The examples and benchmarks of a checkout use it too. The network is that of `cdropout.networks`.
 """

@@ -6,7 +6,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .network import Array, softmax_cross_entropy
+from cdropout.networks import softmax_loss
+
+Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ def score_logits(logits: Array, labels: npt.NDArray[np.uint8]) -> Score:
     """Score logits (n_samples, n_classes) against labels (n_samples,)."""
     predictions = logits.argmax(axis=1)
     return Score(
-        loss=softmax_cross_entropy(logits, labels)[0],
+        loss=softmax_loss(logits.copy(), labels),
         macro_f1=macro_f1(predictions, labels),
         accuracy=float(np.mean(predictions == labels)),
     )

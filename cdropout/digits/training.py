@@ -16,27 +16,16 @@ import numpy as np
 import numpy.typing as npt
 
 import cdropout as cd
+from cdropout.networks import MLP, Adam, Layer, fill_he_uniform, softmax_loss, train_step
 
 from .checkpoint import Checkpoints, Rng, RunState, digest_dataset, lock_checkpoint
 from .data import Dataset, LabelledImages, pixels
-from .network import (
-    Adam,
-    Array,
-    DivergenceError,
-    Layer,
-    Linear,
-    Network,
-    NumPyDropout,
-    ReLU,
-    SwitchedLayer,
-    check_loss,
-    ignore_overflow,
-    softmax_cross_entropy,
-    train_step,
-)
+from .divergence import DivergenceError, check_loss, ignore_overflow
+from .numpy_dropout import NumPyDropout
 from .progress import progress_bar
 from .scores import Evaluation, Score, score_logits
 
+Array = npt.NDArray[Any]
 Value = TypeVar("Value")
 
 
@@ -49,15 +38,21 @@ class Kind:
     layer : callable or None
         Takes the probability of dropping and the source of the masks; returns the layer after the second hidden one.
     linear : type or None
-        The layer that drops inside its product; it replaces the second hidden linear layer.
+        The layer that drops inside its product; it replaces that of the second hidden layer.
     make_rng : callable
         Takes a seed; returns the source of the masks.
 
     """
 
-    layer: Callable[[float, Any], SwitchedLayer] | None = None
+    layer: Callable[[float, Any], Layer] | None = None
     linear: type[cd.DropConnect | cd.FeatureDropoutLinear] | None = None
     make_rng: Callable[[np.random.SeedSequence], Rng] = cd.Stream
+
+    def make_layer(self, width: int, p: float, rng: Any, dtype: npt.DTypeLike = np.float32) -> Layer | None:
+        """Return the layer that drops in the second of two hidden layers of a width, or None for no dropout."""
+        if self.linear is not None:
+            return self.linear(width, width, p, rng=rng, dtype=dtype)
+        return None if self.layer is None else self.layer(p, rng)
 
 
 DROPOUTS: dict[str, Kind] = {
@@ -144,7 +139,7 @@ class Result:
 
     Attributes
     ----------
-    network : Network
+    network : MLP
         In evaluation mode.
     test : Score
         On the test set, after the last step.
@@ -159,7 +154,7 @@ class Result:
 
     """
 
-    network: Network
+    network: MLP
     test: Score
     losses: npt.NDArray[np.float64]
     step_seconds: npt.NDArray[np.float64]
@@ -175,26 +170,25 @@ class Result:
 class Timed:
     """Wrap a layer, and add the wall time of `forward` and `backward` to `seconds`."""
 
-    def __init__(self, layer: SwitchedLayer) -> None:
+    def __init__(self, layer: Layer) -> None:
         self.layer = layer
-        self.params, self.grads = layer.params, layer.grads
         self.seconds = 0.0
 
     def forward(self, x: Array) -> Array:
         """Call the layer's `forward`."""
         return self._timed(self.layer.forward, x)
 
-    def backward(self, dy: Array) -> Array | None:
+    def backward(self, dy: Array) -> Array:
         """Call the layer's `backward`."""
         return self._timed(self.layer.backward, dy)
 
     def train(self) -> None:
         """Switch the layer to training."""
-        self.layer.train()
+        cd.train([self.layer])
 
     def eval(self) -> None:
         """Switch the layer to evaluation."""
-        self.layer.eval()
+        cd.eval([self.layer])
 
     def _timed(self, function: Callable[[Array], Value], argument: Array) -> Value:
         start = time.perf_counter()
@@ -204,8 +198,14 @@ class Timed:
 
 
 def build_network(
-    config: Config, n_inputs: int, n_classes: int, dropout: Layer | None, *, dtype: npt.DTypeLike = np.float32
-) -> Network:
+    config: Config,
+    n_inputs: int,
+    n_classes: int,
+    dropout: Layer | None,
+    *,
+    n_rows: int = 1,
+    dtype: npt.DTypeLike = np.float32,
+) -> MLP:
     """Build the network of a configuration around a dropout layer.
 
     Parameters
@@ -215,47 +215,22 @@ def build_network(
     n_inputs, n_classes : int
         The widths of input and output.
     dropout : Layer or None
-        The layer after the second hidden layer.
+        The layer that drops in the second hidden layer, from `Kind.make_layer`.
+    n_rows : int
+        The largest number of rows of a batch in training.
     dtype : dtype
         The dtype of the parameters.
 
     """
-    rng = np.random.default_rng(config.spawn_seeds()[0])
-    activation = [ReLU] if config.relu else []
-    layers: list[Layer] = [
-        Linear(n_inputs, config.hidden, rng, dtype=dtype, input_gradient=False),
-        *(activate() for activate in activation),
-        Linear(config.hidden, config.hidden, rng, dtype=dtype),
-        *(activate() for activate in activation),
-        *([] if dropout is None else [dropout]),
-        Linear(config.hidden, n_classes, rng, dtype=dtype),
-    ]
-    return Network(layers)
-
-
-def drop_in_product(network: Network, kind: Kind, p: float, rng: Rng) -> Network:
-    """Return a network in which a kind's linear layer, with the same weights, replaces the second hidden one.
-
-    Parameters
-    ----------
-    network : Network
-        A network from `build_network`; the new one shares its other layers.
-    kind : Kind
-        If it has no such layer, the network is returned unchanged.
-    p : float
-        The probability of dropping.
-    rng : Stream
-        The source of the masks.
-
-    """
-    if kind.linear is None:
-        return network
-    hidden = [layer for layer in network.layers if isinstance(layer, Linear)][1]
-    n_in, n_out = hidden.weight.shape
-    dropping = kind.linear(n_in, n_out, p, rng=rng, dtype=hidden.weight.dtype)
-    for new, old in zip(dropping.params, hidden.params, strict=True):
-        new[...] = old
-    return Network([dropping if layer is hidden else layer for layer in network.layers])
+    network = MLP(
+        [n_inputs, config.hidden, config.hidden, n_classes],
+        activation="relu" if config.relu else "identity",
+        dropouts=[None, dropout],
+        dtype=dtype,
+        n_rows=n_rows,
+    )
+    fill_he_uniform(network.weights, np.random.default_rng(config.spawn_seeds()[0]))
+    return network
 
 
 def draw_batches(config: Config, n_samples: int) -> Iterator[npt.NDArray[np.int64]]:
@@ -267,7 +242,7 @@ def draw_batches(config: Config, n_samples: int) -> Iterator[npt.NDArray[np.int6
             yield order[start : start + config.batch]
 
 
-def evaluate(network: Network, images: LabelledImages) -> Score:
+def evaluate(network: MLP, images: LabelledImages) -> Score:
     """Score a network on images with dropout off; leaves the network in evaluation mode."""
     network.eval()
     logits = [
@@ -320,9 +295,10 @@ def _train(
 ) -> Result:
     kind = DROPOUTS[config.dropout]
     rng = kind.make_rng(config.spawn_seeds()[2])
-    dropout = None if kind.layer is None else Timed(kind.layer(config.p, rng))
-    network = build_network(config, data.n_pixels, data.n_classes, dropout)
-    network = drop_in_product(network, kind, config.p, rng)
+    layer = kind.make_layer(config.hidden, config.p, rng)
+    dropout = None if layer is None or kind.linear is not None else Timed(layer)
+    n_rows = min(config.batch, len(data.train))
+    network = build_network(config, data.n_pixels, data.n_classes, layer if dropout is None else dropout, n_rows=n_rows)
     optimizer = Adam(network.params, network.grads, lr=config.lr, l2=config.l2)
     n_steps = config.epochs * -(-len(data.train) // config.batch)  # the batches of `draw_batches`
     evaluate_after = set(np.linspace(0, n_steps, config.epochs * evaluations_per_epoch + 1).round().astype(int)[1:])
@@ -353,7 +329,7 @@ def _train(
             x, labels = pixels(data.train.images[batch]), data.train.labels[batch]
             dropout_before = dropout.seconds if dropout else 0.0
             start = time.perf_counter()
-            losses[i] = train_step(network, optimizer, x, labels)
+            losses[i] = train_step(network, optimizer, softmax_loss, x, labels)
             step_seconds[i] = time.perf_counter() - start
             if dropout:
                 dropout_seconds[i] = dropout.seconds - dropout_before
@@ -369,7 +345,7 @@ def _train(
                 # The update of this step may have made numbers that are not finite, which the next loss would show.
                 _check_finite(learned, i + 1, config.lr)
                 network.eval()
-                check_loss(softmax_cross_entropy(network.forward(x), labels)[0], i + 1, config.lr)
+                check_loss(softmax_loss(network.forward(x), labels), i + 1, config.lr)
                 network.train()
                 state.n_steps, state.evaluations = i + 1, evaluations
                 state.save(checkpoints.path)
@@ -387,7 +363,7 @@ def _check_finite(arrays: dict[str, Array], step: int, lr: float) -> None:
             raise DivergenceError(f"{name} must be finite, got {value} after step {step} with a step size of {lr:g}")
 
 
-def name_arrays(network: Network, optimizer: Adam) -> dict[str, Array]:
+def name_arrays(network: MLP, optimizer: Adam) -> dict[str, Array]:
     """Return the arrays that training changes, not copies of them, by their names in a checkpoint."""
     rows = zip(network.params, optimizer.first_sums, optimizer.second_sums, strict=True)
     return {

@@ -1,13 +1,16 @@
 """Multilayer perceptrons with dropout in NumPy: the network, its losses, its optimizers and its sub-networks.
 
-The estimators of `cdropout.sklearn` train these networks, and `cdropout.digits` uses the optimizer.
+The estimators of `cdropout.sklearn`, the training of `cdropout.digits`, the examples and the benchmarks use them.
 """
 
 from cdropout.networks.activations import ACTIVATIONS
-from cdropout.networks.losses import logistic_loss, softmax_loss, squared_loss
+from cdropout.networks.initialization import fill_he_uniform, glorot_uniform, lecun_normal
+from cdropout.networks.layers import Layer
+from cdropout.networks.losses import logistic_loss, softmax, softmax_loss, squared_loss
 from cdropout.networks.mlp import KINDS, MLP, evaluate, pass_hidden
 from cdropout.networks.optimizers import SGD, Adam
 from cdropout.networks.sampling import SubNetwork, draw_sub_network, n_layers_before
+from cdropout.networks.training import Loss, train_step
 
 __all__ = [
     "ACTIVATIONS",
@@ -15,12 +18,19 @@ __all__ = [
     "MLP",
     "SGD",
     "Adam",
+    "Layer",
+    "Loss",
     "SubNetwork",
     "draw_sub_network",
     "evaluate",
+    "fill_he_uniform",
+    "glorot_uniform",
+    "lecun_normal",
     "logistic_loss",
     "n_layers_before",
     "pass_hidden",
+    "softmax",
     "softmax_loss",
     "squared_loss",
+    "train_step",
 ]

@@ -30,6 +30,13 @@ def softmax_loss(outputs: Array, labels: npt.NDArray[np.integer[Any]], weights: 
     return _mean(losses, outputs, weights)
 
 
+def softmax(outputs: Array) -> npt.NDArray[np.float64]:
+    """Return probabilities (n_samples, n_outputs), in float64, so that rows add up to 1 closely."""
+    exponentials: npt.NDArray[np.float64] = np.exp(outputs.astype(np.float64) - outputs.max(axis=1, keepdims=True))
+    exponentials /= exponentials.sum(axis=1, keepdims=True)
+    return exponentials
+
+
 def logistic_loss(outputs: Array, targets: Array, weights: Array | None = None) -> float:
     """Return the binary cross-entropy, in nats, summed over outputs; targets are 0 or 1, of the outputs' shape."""
     losses = np.maximum(outputs, 0) - outputs * targets

@@ -2,17 +2,25 @@
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any, Protocol, Self
+from typing import Any, Self, cast
 
 import numpy as np
 import numpy.typing as npt
 
-from cdropout import _kernels
 from cdropout.compact import CompactMLP
-from cdropout.functions.gaussian import noise_std
-from cdropout.mask import Mask, draw_mask
-from cdropout.networks.activations import ACTIVATIONS
-from cdropout.noise import Noise, draw_noise
+from cdropout.inference import train as switch_modes
+from cdropout.mask import draw_mask
+from cdropout.networks.layers import (
+    Affine,
+    FusedReLU,
+    HiddenInTwoPasses,
+    HiddenWithLayer,
+    HiddenWithLinear,
+    Layer,
+    LinearLayer,
+    Sizes,
+    apply,
+)
 from cdropout.stream import Rng, Stream, as_stream
 
 Array = npt.NDArray[Any]
@@ -37,18 +45,31 @@ class MLP:
         A name of `KINDS`. "elementwise" drops elements. "feature" drops a unit for all rows of a batch. "gaussian"
         multiplies by normal noise of the same variance. "alpha" is alpha dropout, for SELU. "compact" is "feature" with
         matrix products of kept rows and columns only, for ReLU. Inputs are dropped element by element by every kind.
+    dropouts : sequence of Layer or None
+        Instead of p and kind: what drops in each hidden layer. None is no dropout. A layer with `forward` and
+        `backward`, such as `cdropout.Dropout`, gets the activation, and may work in place. A layer that has a weight
+        and a bias in `params`, such as `cdropout.DropConnect`, replaces the product with the weight. Layers that have
+        `train` and `eval` are switched with the network, and may be switched back: in evaluation, the network calls
+        them in the mode that they have, so that `cdropout.mc_predict` with `layers` works.
     rng
-        As in `cdropout.Dropout`: the stream of the masks, one for all layers.
+        As in `cdropout.Dropout`: the stream of the masks, one for all layers except those of `dropouts`.
     dtype : float32 or float64
         The dtype of the parameters.
     n_rows : int
-        The largest number of rows of a batch; the buffers have that many.
+        The largest number of rows of a batch in training; the buffers have that many.
 
     Attributes
     ----------
     params, grads : list of ndarray
         The weights (n_in, n_out) and biases (n_out,) of each layer in turn, zero at first, and their gradients. For
-        "compact", the weights are random at first.
+        "compact", the weights are random at first. Linear layers of `dropouts` keep the parameters they have.
+    dropouts : list of Layer
+        The given layers, without None.
+
+    Raises
+    ------
+    ValueError
+        If p or kind is given beside `dropouts`, or if a linear layer of `dropouts` has other shapes or another dtype.
 
     Notes
     -----
@@ -64,15 +85,18 @@ class MLP:
         p: Sequence[float] = (),
         p_input: float = 0.0,
         kind: str = "elementwise",
+        dropouts: Sequence[Layer | None] = (),
         rng: Rng | None = None,
         dtype: npt.DTypeLike = np.float32,
         n_rows: int = 128,
     ) -> None:
-        self.activation, self.p_input = activation, p_input
+        if dropouts and (len(p) > 0 or kind != "elementwise"):
+            raise ValueError(f"p and kind must be left out where dropouts are given, got p={p!r}, kind={kind!r}")
+        self.activation, self.p_input, self.n_rows = activation, p_input, n_rows
         self.rng = Stream() if rng is None else as_stream(rng)
+        self.dropouts = [dropout for dropout in dropouts if dropout is not None]
         self.training = True
         self._compact: CompactMLP | None = None
-        self._x: Any = None
         self.params: list[Array]
         self.grads: list[Array]
         if kind == "compact":
@@ -82,16 +106,34 @@ class MLP:
                 layer.rng = self.rng
             self.params, self.grads = self._compact.params, self._compact.grads
             return
-        shapes = [shape for n_in, n_out in pairwise(widths) for shape in ((n_in, n_out), (n_out,))]
-        self.params = [np.zeros(shape, dtype) for shape in shapes]
-        self.grads = [np.zeros(shape, dtype) for shape in shapes]
-        self._hidden: list[_Hidden] = [
-            _FusedReLU(self.rng, rate, n_rows, width, dtype)
-            if activation == "relu" and kind == "elementwise"
-            else _HiddenInTwoPasses(self.rng, rate, n_rows, width, dtype, activation, kind)
-            for rate, width in zip(p, widths[1:-1], strict=True)
-        ]
-        self._outputs = np.empty((n_rows, widths[-1]), dtype)
+        sizes = [Sizes(n_in, n_out, n_rows, dtype, i == 0) for i, (n_in, n_out) in enumerate(pairwise(widths))]
+        self._hidden: list[Affine | HiddenWithLayer | HiddenWithLinear]
+        if dropouts:
+            self._hidden = [self._hidden_with(*given) for given in zip(sizes[:-1], dropouts, strict=True)]
+        else:
+            self._hidden = [self._hidden_of(kind, self.rng, *given) for given in zip(sizes[:-1], p, strict=True)]
+        self._output = Affine(sizes[-1])
+        self.params = [param for layer in (*self._hidden, self._output) for param in layer.params]
+        self.grads = [grad for layer in (*self._hidden, self._output) for grad in layer.grads]
+
+    def _hidden_of(self, kind: str, rng: Stream, sizes: Sizes, p: float) -> Affine:
+        """Return a hidden layer with dropout of a kind."""
+        if self.activation == "relu" and kind == "elementwise":
+            return FusedReLU(sizes, rng, p)
+        return HiddenInTwoPasses(sizes, rng, p, self.activation, kind)
+
+    def _hidden_with(self, sizes: Sizes, dropout: Layer | None) -> Affine | HiddenWithLayer | HiddenWithLinear:
+        """Return a hidden layer with a layer of `dropouts`."""
+        params = getattr(dropout, "params", ())
+        if dropout is None or len(params) == 0:
+            # FusedReLU moves its stream for p = 0 too, and the given layers may have the network's.
+            hidden = self._hidden_of("elementwise", Stream(0), sizes, 0.0)
+            return hidden if dropout is None else HiddenWithLayer(hidden, dropout)
+        expected = [((sizes.n_in, sizes.n_out), np.dtype(sizes.dtype)), ((sizes.n_out,), np.dtype(sizes.dtype))]
+        found = [(param.shape, param.dtype) for param in params]
+        if found != expected:
+            raise ValueError(f"dropouts must have no params, or those of shapes and dtypes {expected}, got {found}")
+        return HiddenWithLinear(cast(LinearLayer, dropout), self.activation)
 
     @property
     def weights(self) -> list[Array]:
@@ -106,6 +148,7 @@ class MLP:
     def train(self, mode: bool = True) -> Self:
         """Switch to training, or to evaluation if mode is False, and return the network."""
         self.training = mode
+        switch_modes(self.dropouts, mode)
         return self
 
     def eval(self) -> Self:
@@ -125,42 +168,46 @@ class MLP:
         ndarray of shape (n_samples, n_outputs)
             In training, a buffer, which the next call overwrites.
 
+        Raises
+        ------
+        ValueError
+            If x has more rows than the buffers, in training.
+
         """
         if not self.training:
-            return evaluate(self.params, self.activation, x)
+            return self._evaluate(x)
+        if self._compact is None and x.shape[0] > self.n_rows:
+            raise ValueError(f"x must have at most {self.n_rows} rows, got {x.shape[0]}")
         if self.p_input:
             kept = x if isinstance(x, np.ndarray) else x.data
             draw_mask(kept.shape, self.p_input, rng=self.rng).apply(kept, out=kept)
         if self._compact is not None:
             return self._compact.forward(x if isinstance(x, np.ndarray) else x.toarray())
-        self._x = x
-        n_rows = x.shape[0]
-        for i, hidden in enumerate(self._hidden):
-            _multiply(x, self.params[2 * i], hidden.z[:n_rows])
-            x = hidden.forward(self.params[2 * i + 1], n_rows)
-        outputs = self._outputs[:n_rows]
-        _multiply(x, self.params[-2], outputs)
-        outputs += self.params[-1]
-        return outputs
+        for hidden in self._hidden:
+            x = hidden.forward(x)
+        return self._output.forward(x)
+
+    def _evaluate(self, x: Any) -> Array:
+        if self._compact is not None:
+            return evaluate(self.params, self.activation, x)
+        for hidden in self._hidden:
+            x = hidden.evaluate(x)
+        return self._output.evaluate(x)
 
     def backward(self, dy: Array) -> None:
-        """Write the gradients to `grads`, for the gradient of the outputs of the last `forward` in training."""
+        """Write the gradients to `grads`, for the gradient of the outputs of the last `forward` in training.
+
+        RuntimeError if there was no such forward pass.
+        """
         if self._compact is not None:
             self._compact.backward(dy)
             return
-        n_rows = len(dy)
-        for i in range(len(self._hidden), -1, -1):
-            x = self._hidden[i - 1].y[:n_rows] if i else self._x
-            if isinstance(x, np.ndarray):
-                np.matmul(x.T, dy, out=self.grads[2 * i])
-            else:
-                self.grads[2 * i][...] = x.T @ dy
-            np.sum(dy, axis=0, out=self.grads[2 * i + 1])
-            if i:
-                dx = self._hidden[i - 1].gradient[:n_rows]
-                np.matmul(dy, self.params[2 * i].T, out=dx)
-                self._hidden[i - 1].backward(dx)
-                dy = dx
+        if self._output.x is None:
+            raise RuntimeError("backward must follow a forward pass in training, and none has been made")
+        gradient = self._output.backward(dy)
+        for hidden in reversed(self._hidden):
+            assert gradient is not None
+            gradient = hidden.backward(gradient)
 
 
 def evaluate(params: Sequence[Array], activation: str, x: Any) -> Array:
@@ -176,145 +223,11 @@ def evaluate(params: Sequence[Array], activation: str, x: Any) -> Array:
         The inputs.
 
     """
-    outputs: Array = pass_hidden(params[:-2], activation, x) @ params[-2]
-    outputs += params[-1]
-    return outputs
+    return apply(params[-2:], "identity", pass_hidden(params[:-2], activation, x))
 
 
 def pass_hidden(params: Sequence[Array], activation: str, x: Any) -> Any:
     """Return the output of hidden layers with these weights and biases for x; x itself if there are none."""
-    for weight, bias in zip(params[::2], params[1::2], strict=True):
-        x = x @ weight
-        x += bias
-        ACTIVATIONS[activation][0](x)
+    for weight_and_bias in zip(params[::2], params[1::2], strict=True):
+        x = apply(weight_and_bias, activation, x)
     return x
-
-
-def _multiply(x: Any, weight: Array, out: Array) -> None:
-    """Write x @ weight to out."""
-    if isinstance(x, np.ndarray):
-        np.matmul(x, weight, out=out)
-    else:
-        out[...] = x @ weight
-
-
-class _Hidden:
-    """The bias, activation and dropout of one hidden layer.
-
-    Attributes
-    ----------
-    z, y, gradient : ndarray of shape (n_rows, width)
-        Buffers for the product of inputs and weights, the layer's output, and the gradient of that output.
-
-    """
-
-    z: Array
-    y: Array
-    gradient: Array
-
-    def __init__(self, rng: Stream, p: float, n_rows: int, width: int, dtype: npt.DTypeLike) -> None:
-        self.rng, self.p = rng, p
-        self.z, self.gradient = (np.empty((n_rows, width), dtype) for _ in range(2))
-        self.y = self.z
-
-    def forward(self, bias: Array, n_rows: int) -> Array:
-        """Return the layer's output for the first rows of z."""
-        raise NotImplementedError
-
-    def backward(self, gradient: Array) -> None:
-        """Replace the gradient of the output by that of z."""
-        raise NotImplementedError
-
-
-class _FusedReLU(_Hidden):
-    """ReLU and element-wise dropout: one pass over memory, in place, each way."""
-
-    def forward(self, bias: Array, n_rows: int) -> Array:
-        z = self.z[:n_rows]
-        return _kernels.fused("bias_relu_dropout", z, bias, None, self.p, self.rng, z)
-
-    def backward(self, gradient: Array) -> None:
-        _kernels.relu_dropout_backward(gradient, self.y[: len(gradient)], self.p, gradient)
-
-
-class _HiddenInTwoPasses(_Hidden):
-    """Any activation, in place, and then any kind of dropout."""
-
-    def __init__(
-        self, rng: Stream, p: float, n_rows: int, width: int, dtype: npt.DTypeLike, activation: str, kind: str
-    ) -> None:
-        super().__init__(rng, p, n_rows, width, dtype)
-        self._activate, self._multiply_by_derivative = ACTIVATIONS[activation]
-        self._kind, self._drop = kind, _NOTHING
-        self._active = self.z
-        if p:
-            self.y = np.empty((n_rows, width), dtype)
-
-    def forward(self, bias: Array, n_rows: int) -> Array:
-        z, y = self.z[:n_rows], self.y[:n_rows]
-        z += bias
-        self._activate(z)
-        if self.p:
-            self._drop = _draw(self._kind, self.p, z.shape, self.rng)
-            self._drop.forward(z, y)
-        return y
-
-    def backward(self, gradient: Array) -> None:
-        self._drop.backward(gradient)
-        self._multiply_by_derivative(gradient, self._active[: len(gradient)])
-
-
-class _Drop(Protocol):
-    """Apply one draw of a kind of dropout to activations and to their gradient."""
-
-    def forward(self, x: Array, out: Array) -> None: ...
-
-    def backward(self, gradient: Array) -> None: ...
-
-
-class _Nothing:
-    def forward(self, x: Array, out: Array) -> None:
-        pass
-
-    def backward(self, gradient: Array) -> None:
-        pass
-
-
-_NOTHING: _Drop = _Nothing()
-
-
-class _MaskDrop:
-    """A mask with the affine map of `Mask.apply`."""
-
-    def __init__(self, mask: Mask, scale: float, shift: float, fill: float) -> None:
-        self.mask, self.map = mask, {"scale": scale, "shift": shift, "fill": fill}
-
-    def forward(self, x: Array, out: Array) -> None:
-        self.mask.apply(x, out, **self.map)
-
-    def backward(self, gradient: Array) -> None:
-        self.mask.apply(gradient, gradient, scale=self.map["scale"])
-
-
-class _NoiseFactor:
-    def __init__(self, noise: Noise) -> None:
-        self.noise = noise
-
-    def forward(self, x: Array, out: Array) -> None:
-        self.noise.multiply(x, out)
-
-    def backward(self, gradient: Array) -> None:
-        self.noise.multiply(gradient, gradient)
-
-
-def _draw(kind: str, p: float, shape: tuple[int, ...], rng: Stream) -> _Drop:
-    """Draw what a kind of dropout does to an array of this shape."""
-    if kind == "gaussian":
-        return _NoiseFactor(draw_noise(shape, noise_std(p), rng=rng))
-    mask = draw_mask(shape, p, rng=rng, shared_axes=0 if kind == "feature" else ())
-    return _MaskDrop(mask, *drop_map(kind, p))
-
-
-def drop_map(kind: str, p: float) -> tuple[float, float, float]:
-    """Return the scale and shift of kept elements, and the value of dropped ones, of a kind that draws a mask."""
-    return _kernels.alpha_map(p) if kind == "alpha" else (_kernels.kept_scale(p), 0.0, 0.0)

@@ -23,9 +23,18 @@ from threadpoolctl import threadpool_limits
 
 import cdropout as cd
 from cdropout.checks import check_integer
-from cdropout.networks import MLP, draw_sub_network, evaluate, n_layers_before, pass_hidden
+from cdropout.networks import (
+    MLP,
+    Loss,
+    draw_sub_network,
+    evaluate,
+    glorot_uniform,
+    lecun_normal,
+    n_layers_before,
+    pass_hidden,
+)
 from cdropout.optional import require
-from cdropout.sklearn.fitting import Loss, Training, describe_run
+from cdropout.sklearn.fitting import Training, describe_run
 from cdropout.sklearn.parameters import Rates, check_parameters
 from cdropout.sklearn.samples import BLOCK_ROWS, Samples, in_blocks
 
@@ -188,10 +197,9 @@ class BaseDropoutMLP(BaseEstimator):  # type: ignore[misc]
         self.coefs_, self.intercepts_ = [], []
         for n_in, n_out in pairwise([n_features, *rates.hidden, self.n_outputs_]):
             if self.activation == "selu":
-                coef, intercept = rng.normal(0, np.sqrt(1 / n_in), (n_in, n_out)), np.zeros(n_out)
+                coef, intercept = lecun_normal(n_in, n_out, rng), np.zeros(n_out)
             else:
-                bound = np.sqrt((2 if self.activation == "logistic" else 6) / (n_in + n_out))
-                coef, intercept = rng.uniform(-bound, bound, (n_in, n_out)), rng.uniform(-bound, bound, n_out)
+                coef, intercept = glorot_uniform(n_in, n_out, rng, self.activation)
             self.coefs_.append(coef.astype(dtype, copy=False))
             self.intercepts_.append(intercept.astype(dtype, copy=False))
 

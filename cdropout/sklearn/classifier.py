@@ -9,11 +9,10 @@ from sklearn.metrics import accuracy_score
 from sklearn.utils import compute_sample_weight
 from sklearn.utils.multiclass import check_classification_targets, type_of_target, unique_labels
 
-from cdropout.networks import logistic_loss, softmax_loss
+from cdropout.networks import Loss, logistic_loss, softmax_loss
 from cdropout.networks.activations import logistic
 from cdropout.sklearn.base import BaseDropoutMLP
 from cdropout.sklearn.chunks import by_chunks
-from cdropout.sklearn.fitting import Loss
 
 Array = npt.NDArray[Any]
 

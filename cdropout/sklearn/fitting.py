@@ -21,13 +21,12 @@ from cdropout.digits.checkpoint import (
     read_checkpoint,
     write_checkpoint,
 )
-from cdropout.networks import MLP, SGD, Adam
+from cdropout.networks import MLP, SGD, Adam, Loss, train_step
 from cdropout.sklearn.parameters import Rates
 from cdropout.sklearn.progress import Progress
 from cdropout.sklearn.samples import Samples
 
 Array = npt.NDArray[Any]
-Loss = Callable[[Array, Array, Array | None], float]
 
 CHECKPOINT_FORMAT = "cdropout estimator checkpoint 1"
 CHECKPOINT_FIELDS = {"format", "run", "data", "history", "rng", "order_rng"}
@@ -220,16 +219,14 @@ class Training:
         inputs, targets, weights = self.samples.batch(chosen)
         total = len(chosen) if weights is None else float(weights.sum())
         if total > 0:
-            outputs = self.network.forward(inputs)
-            loss = self.loss(outputs, targets, weights)
+            loss = 0.0
             if estimator.alpha:
-                loss += 0.5 * estimator.alpha / total * sum(float(np.vdot(w, w)) for w in self.network.weights)
-            self.network.backward(outputs)
+                loss = 0.5 * estimator.alpha / total * sum(float(np.vdot(w, w)) for w in self.network.weights)
             optimizer.n_steps, optimizer.lr, optimizer.l2 = history["n_steps"], history["lr"], estimator.alpha / total
             if isinstance(optimizer, Adam):
                 # scikit-learn adds epsilon to the root of the mean square before its correction, the paper after it.
                 optimizer.eps = estimator.epsilon / (1 - estimator.beta_2 ** (optimizer.n_steps + 1)) ** 0.5
-            optimizer.step()
+            loss += train_step(self.network, optimizer, self.loss, inputs, targets, weights)
             history["n_steps"] = optimizer.n_steps
             if estimator.max_norm is not None:
                 _limit_norms(self.network.weights[:-1], estimator.max_norm)

@@ -8,10 +8,9 @@ from sklearn.base import RegressorMixin
 from sklearn.metrics import r2_score
 
 from cdropout.checks import check_integer
-from cdropout.networks import squared_loss
+from cdropout.networks import Loss, squared_loss
 from cdropout.sklearn.base import BaseDropoutMLP
 from cdropout.sklearn.chunks import by_chunks
-from cdropout.sklearn.fitting import Loss
 
 Array = npt.NDArray[Any]
 

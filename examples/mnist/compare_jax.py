@@ -16,7 +16,7 @@ import numpy as np
 
 from cdropout.command import run_command
 from cdropout.digits.data import DataError, Dataset, load_dataset, pixels
-from cdropout.digits.network import Linear, check_loss
+from cdropout.digits.divergence import check_loss
 from cdropout.digits.scores import Score, score_logits
 from cdropout.digits.training import Config, build_network, draw_batches
 from comparison import make_parser, parse, report
@@ -40,12 +40,12 @@ def build_flax(config: Config, data: Dataset, kind: str) -> "nnx.Sequential":
     impl = cdropout.jax.prng if kind == "prng" else None
     rngs = nnx.Rngs(jax.random.key(config.seed, impl=impl))
     layers: list[object] = []
-    for linear in build_network(config, data.n_pixels, data.n_classes, None).layers:
-        if not isinstance(linear, Linear):
+    start = build_network(config, data.n_pixels, data.n_classes, None)
+    for weight, bias in zip(start.weights, start.biases, strict=True):
+        if layers and config.relu:
             layers.append(nnx.relu)
-            continue
-        module = nnx.Linear(*linear.weight.shape, rngs=rngs)
-        module.kernel[...], module.bias[...] = linear.weight, linear.bias
+        module = nnx.Linear(*weight.shape, rngs=rngs)
+        module.kernel[...], module.bias[...] = weight, bias
         layers.append(module)
     layers.insert(len(layers) - 1, (Dropout if kind == "layer" else nnx.Dropout)(config.p, rngs=rngs))
     return nnx.Sequential(*layers)

@@ -20,7 +20,7 @@ import numpy as np
 
 from cdropout.command import run_command
 from cdropout.digits.data import N_CLASSES, DataError, Dataset, check_n_classes, load_dataset, pixels
-from cdropout.digits.network import Linear, check_loss
+from cdropout.digits.divergence import check_loss
 from cdropout.digits.scores import Score, score_logits
 from cdropout.digits.training import Config, build_network, draw_batches, train
 from comparison import make_parser, parse, report
@@ -69,15 +69,14 @@ def train_torch(config: Config, data: Dataset, *, kind: str | None = None) -> Sc
 
     torch.manual_seed(config.seed)
     layers: list[torch.nn.Module] = []
-    for linear in build_network(config, data.n_pixels, data.n_classes, None).layers:
-        if not isinstance(linear, Linear):
+    start = build_network(config, data.n_pixels, data.n_classes, None)
+    for weight, bias in zip(start.weights, start.biases, strict=True):
+        if layers and config.relu:
             layers.append(torch.nn.ReLU())
-            continue
-        n_in, n_out = linear.weight.shape
-        module = torch.nn.Linear(n_in, n_out)
+        module = torch.nn.Linear(*weight.shape)
         with torch.no_grad():
-            module.weight.copy_(torch.from_numpy(linear.weight.T))
-            module.bias.copy_(torch.from_numpy(linear.bias))
+            module.weight.copy_(torch.from_numpy(weight.T))
+            module.bias.copy_(torch.from_numpy(bias))
         layers.append(module)
     network = torch.nn.Sequential(*layers)
     add_dropout(network, config.p, kind)

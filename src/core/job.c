@@ -251,10 +251,15 @@ void list_kept(int64_t *indices, const uint64_t *words, size_t n_elems)
     }
 }
 
+static int is_finite_number(double number)
+{
+    return number - number == 0.0;
+}
+
 int job_plan_submatrix(job *j, const submatrix *request, int dtype)
 {
     if (request->verb < 0 || request->verb >= N_SUBMATRIX_VERBS || (dtype != DTYPE_f32 && dtype != DTYPE_f64) ||
-        !(request->scale - request->scale == 0.0))
+        !is_finite_number(request->scale))
         return -1;
     if (request->n_columns != 0 && request->n_rows > SIZE_MAX / request->n_columns)
         return -1;
@@ -275,6 +280,43 @@ int job_plan_submatrix(job *j, const submatrix *request, int dtype)
     if ((request->x == NULL && has_kept) || (request->out == NULL && (has_kept || !is_gathered)))
         return -1;
     j->layout = LAYOUT_SUBMATRIX;
+    return 0;
+}
+
+/* ---- steps of optimizers ---- */
+
+int job_plan_update(job *j, const param_update *request, const submatrix *kept, size_t n_elems, int dtype)
+{
+    const param_update *r = request;
+    const double numbers[] = {r->l2, r->decay_first, r->add_first, r->decay_second, r->add_second, r->eps, r->factor};
+    if (r->rule < 0 || r->rule >= N_UPDATE_RULES || (dtype != DTYPE_f32 && dtype != DTYPE_f64))
+        return -1;
+    for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++)
+        if (!is_finite_number(numbers[i]))
+            return -1;
+    const int has_second = r->rule != UPDATE_ADAM || r->second != NULL;
+    if (n_elems > 0 && (r->param == NULL || r->grad == NULL || r->first == NULL || !has_second))
+        return -1;
+    if (kept != NULL) {
+        const int is_lazy = kept->verb == SCATTER_KEPT_SET;
+        if ((!is_lazy && kept->verb != SCATTER_KEPT_ZERO) || !is_finite_number(kept->scale) ||
+            (is_lazy && kept->scale != 1.0))
+            return -1;
+        if (kept->n_columns != 0 ? n_elems / kept->n_columns != kept->n_rows || n_elems % kept->n_columns != 0
+                                 : n_elems != 0)
+            return -1;
+        j->matrix = *kept;
+        j->matrix.n_kept_columns = count_kept(kept->column_words, kept->n_columns);
+        if (is_lazy && (j->matrix.n_kept_columns == 0 || count_kept(kept->row_words, kept->n_rows) == 0))
+            n_elems = 0;
+    }
+    j->operation = r->rule;
+    j->dtype = dtype;
+    j->elem_bytes = dtype_table[dtype].n_bytes;
+    j->n_elems = n_elems;
+    j->update = *r;
+    j->arrays.n_repeats = 1;
+    j->layout = n_elems == 0 ? LAYOUT_NONE : kept != NULL ? LAYOUT_UPDATE_KEPT : LAYOUT_UPDATE;
     return 0;
 }
 
@@ -311,6 +353,13 @@ static size_t cut_at_block(uint64_t first, size_t n_positions, size_t i, size_t 
     return at - offset < n_positions ? at - offset : n_positions;
 }
 
+size_t job_min_elems_per_thread(const job *j)
+{
+    const int is_update = j->layout == LAYOUT_UPDATE || j->layout == LAYOUT_UPDATE_KEPT;
+    const size_t least = is_update ? limits.min_elems_per_thread / UPDATE_ELEM_COST : limits.min_elems_per_thread;
+    return least > 0 ? least : 1;
+}
+
 size_t job_cut(const job *j, size_t i, size_t n_ranges)
 {
     const size_t n_repeats = j->arrays.n_repeats;
@@ -325,6 +374,7 @@ size_t job_cut(const job *j, size_t i, size_t n_ranges)
     case LAYOUT_SHARED_ROWS:
         return share(j->n_elems / j->row_positions, i, n_ranges) * j->row_positions;
     case LAYOUT_SUBMATRIX:
+    case LAYOUT_UPDATE_KEPT:
         return share(j->matrix.n_rows, i, n_ranges) * j->matrix.n_columns;
     case LAYOUT_ROWS:
         return share(j->n_elems, i, n_ranges);
@@ -338,6 +388,7 @@ size_t job_cut(const job *j, size_t i, size_t n_ranges)
         return cut_at_group(j->n_elems, n_repeats < ELEMS_PER_GROUP ? n_repeats : 1, i, n_ranges);
     case LAYOUT_COPY:
     case LAYOUT_RECORDED:
+    case LAYOUT_UPDATE:
         break;
     }
     return cut_at_group(j->n_elems, 1, i, n_ranges);

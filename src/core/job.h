@@ -27,6 +27,8 @@ typedef enum {
     LAYOUT_REPEATED,    /* neighbouring elements take the same position, and a repeat kernel computes them */
     LAYOUT_GATHERED,    /* other repeats, or rows close together: keep bits are collected in the elements' order */
     LAYOUT_SUBMATRIX,   /* by job_plan_submatrix: kept rows and columns of a matrix, by keep words that are given */
+    LAYOUT_UPDATE,      /* by job_plan_update: a step of an optimizer */
+    LAYOUT_UPDATE_KEPT, /* the same with a gradient of kept rows and columns */
     LAYOUT_RECORDED,    /* one run of positions, whose decisions are read from a record (kernel_table.h) */
 } job_layout;
 
@@ -129,8 +131,9 @@ typedef struct {
     size_t elem_bytes; /* of the output */
     size_t n_elems;
     operands arrays;
+    submatrix matrix;    /* of LAYOUT_SUBMATRIX and LAYOUT_UPDATE_KEPT */
+    param_update update; /* of LAYOUT_UPDATE and LAYOUT_UPDATE_KEPT: these three use neither arrays nor what follows */
     const uint64_t *record; /* of LAYOUT_RECORDED */
-    submatrix matrix;       /* of LAYOUT_SUBMATRIX, which uses neither the arrays nor what follows */
     mask_rule rule;
     uint64_t first;
     /* The output is rows of row_positions positions, arrays.n_repeats elements to each. n_levels nested loops go
@@ -165,11 +168,19 @@ int job_plan(job *j, const job_request *request);
 
 /* How many words a record of the request's decisions has; 0 if it cannot have one, or none that saves time. */
 size_t job_record_words(const job_request *request);
+/* Divides limits.min_elems_per_thread: an element of a step takes so many times the time of one of dropout. */
+enum { UPDATE_ELEM_COST = 2 };
 
 /* Plans moving the kept elements of a matrix (kernel_table.h). The job's elements are those of the whole matrix, and
  * its ranges are cut between rows. Returns -1 if the verb is unknown, the dtype is not float32 or float64, the scale is
  * not finite, the matrix has too many elements for a size_t, or an array that has elements is NULL. */
 int job_plan_submatrix(job *j, const submatrix *request, int dtype);
+
+/* Plans a step of an optimizer (kernel_table.h) on n_elems elements or, if kept is not NULL, on a matrix of as many, of
+ * whose gradient there are kept rows and columns. Returns -1 if the rule or the verb of kept is not one for steps, the
+ * dtype is not float32 or float64, a number is not finite, kept has another number of elements, or an array of the
+ * request is NULL although there are elements. */
+int job_plan_update(job *j, const param_update *request, const submatrix *kept, size_t n_elems, int dtype);
 
 /* How many of the first n_elems bits of keep words are set; n_elems if words is NULL. */
 size_t count_kept(const uint64_t *words, size_t n_elems);
@@ -190,6 +201,9 @@ void job_keep_words(const job *j, uint64_t *words, size_t begin, size_t end);
 
 /* kernels->fill_draws in the default floating-point mode. */
 void job_draws(uint8_t *out, const double *p, const stream_key *key, uint64_t first, size_t n_elems);
+
+/* With fewer elements of this job, a second thread costs more time than it saves. */
+size_t job_min_elems_per_thread(const job *j);
 
 /* The element at which range i of n_ranges begins; i = n_ranges gives n_elems. A run of positions is cut at blocks if
  * possible, so that none is seeded twice; shared rows between rows, repeats between positions, other rows anywhere.

@@ -467,6 +467,12 @@ void job_draws(uint8_t *out, const double *p, const stream_key *key, uint64_t fi
 
 /* ---- any range of any layout ---- */
 
+/* The first row of a matrix that begins at element i or later: a row belongs to the range in which it begins. */
+static size_t row_from(const job *j, size_t i)
+{
+    return i / j->matrix.n_columns + (i % j->matrix.n_columns != 0);
+}
+
 void job_run(const job *j, size_t begin, size_t end)
 {
     const float_mode before = enter_default_mode();
@@ -497,9 +503,14 @@ void job_run(const job *j, size_t begin, size_t end)
         case LAYOUT_GATHERED:
             run_gathered(j, begin, end);
             break;
-        case LAYOUT_SUBMATRIX: /* a row belongs to the range in which it begins */
-            kernels->submatrix[j->dtype](&j->matrix, (begin + j->matrix.n_columns - 1) / j->matrix.n_columns,
-                                         (end + j->matrix.n_columns - 1) / j->matrix.n_columns);
+        case LAYOUT_SUBMATRIX:
+            kernels->submatrix[j->dtype](&j->matrix, row_from(j, begin), row_from(j, end));
+            break;
+        case LAYOUT_UPDATE:
+            kernels->update[j->dtype](&j->update, begin, end);
+            break;
+        case LAYOUT_UPDATE_KEPT:
+            kernels->update_kept[j->dtype](&j->update, &j->matrix, row_from(j, begin), row_from(j, end));
             break;
         }
     leave_default_mode(before);

@@ -211,6 +211,35 @@ static inline unsigned bits_set(uint64_t word)
 /* Rows first_row .. end_row - 1 of the whole matrix. */
 typedef const char *submatrix_fn(const submatrix *matrix, size_t first_row, size_t end_row);
 
+/* How a step of an optimizer moves parameters, with `step` for add_first * (grad + l2 * param) and l2 left out at 0:
+ *
+ *   first = decay_first * first + step             in all of them
+ *   UPDATE_MOMENTUM   param += factor * first
+ *   UPDATE_NESTEROV   param += step, then param += factor * first
+ *   UPDATE_ADAM       second = decay_second * second + add_second * (grad + l2 * param)^2
+ *                     param += factor * (first / (sqrt(second) + eps))
+ *
+ * Each operation is rounded once, in the order of the formula. */
+enum { UPDATE_MOMENTUM, UPDATE_NESTEROV, UPDATE_ADAM, N_UPDATE_RULES };
+
+/* Arrays of one dtype, of the same size and apart from each other; second is for UPDATE_ADAM. The numbers are rounded
+ * to the dtype before they are used. */
+typedef struct {
+    char *param;
+    const char *grad;
+    char *first, *second;
+    double l2, decay_first, add_first, decay_second, add_second, eps, factor;
+    int rule;
+} param_update;
+
+/* Elements begin .. end - 1 of the arrays. */
+typedef const char *update_fn(const param_update *update, size_t begin, size_t end);
+/* Rows first_row .. end_row - 1 of a matrix, of whose gradient there are the kept elements: grad is the dense matrix of
+ * `kept`, of which out and x are not used. With SCATTER_KEPT_ZERO, the gradient is that matrix times kept->scale, and 0
+ * elsewhere. With SCATTER_KEPT_SET, only kept elements are updated, and kept->scale is 1; whole rows that have kept
+ * elements are read and written. */
+typedef const char *update_kept_fn(const param_update *update, const submatrix *kept, size_t first_row, size_t end_row);
+
 /* The kernels of one dtype. */
 typedef struct {
     range_fn *range[N_OPERATIONS];
@@ -230,6 +259,8 @@ typedef struct {
     fill_draws_fn *fill_draws;
     select_fn *select[N_WIDTHS];
     submatrix_fn *submatrix[DTYPE_f64 + 1]; /* float32 and float64 */
+    update_fn *update[DTYPE_f64 + 1];
+    update_kept_fn *update_kept[DTYPE_f64 + 1];
 } kernel_table;
 
 /* ---- instruction sets ------------------------------------------------------------------------------------------

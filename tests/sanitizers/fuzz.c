@@ -10,6 +10,7 @@
 #include "../job_calls.h"
 #include "../kernel_calls.h"
 #include "../submatrix_calls.h"
+#include "../update_calls.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -377,12 +378,82 @@ static void try_submatrix(bytes *input)
         free(all[i].block);
 }
 
+/* ---- steps of optimizers ---- */
+
+static void try_update(bytes *input)
+{
+    enum { N_UPDATED = 3 };
+    static test_update t, wrong;
+    static char described[500];
+    random_source source = {take_for_job, input};
+    make_random_update(&t, &source, take(input, 1) % 128 == 1 ? MOST_SUBMATRIX_ELEMS : MOST_ELEMS_OF_JOBS);
+    t.request.l2 = take(input, 1) % 2 ? take_finite(input) : 0.0;
+    t.request.eps = take_finite(input);
+    t.request.factor = take_finite(input);
+    describe_update(described, sizeof described, &t);
+    submatrix *r = &t.kept.request;
+    const int mistake = (int)take(input, 1) % N_UPDATE_MISTAKES;
+    const size_t n_ranges = 1 + (size_t)take(input, 1) % MAX_CUTS, n_bytes = bytes_of_updated(&t);
+    const size_t row_bytes = bytes_of_line_words(r->n_rows), column_bytes = bytes_of_line_words(r->n_columns);
+    const held grad = hold_elements(input, bytes_of_grad(&t), (size_t)take(input, 1) % 64);
+    const held rows = hold(row_bytes, 0), columns = hold(column_bytes, 0), planned = hold(sizeof(job), 0);
+    held before[N_UPDATED], expected[N_UPDATED], updated[N_UPDATED];
+    for (int i = 0; i < N_UPDATED; i++) {
+        before[i] = hold_elements(input, n_bytes, 0);
+        expected[i] = hold(n_bytes, 0);
+        updated[i] = hold(n_bytes, (size_t)take(input, 1) % 64);
+        memcpy(expected[i].array, before[i].array, n_bytes);
+    }
+    job *j = (job *)(void *)planned.array;
+    memcpy(rows.array, t.kept.row_words, row_bytes);
+    memcpy(columns.array, t.kept.column_words, column_bytes);
+    expect_update(&(updated_arrays){expected[0].array, expected[1].array, expected[2].array}, grad.array, &t);
+    t.request.grad = grad.array;
+    t.request.param = updated[0].array;
+    t.request.first = updated[1].array;
+    t.request.second = updated[2].array;
+    r->row_words = r->row_words != NULL ? (const uint64_t *)(const void *)rows.array : NULL;
+    r->column_words = r->column_words != NULL ? (const uint64_t *)(const void *)columns.array : NULL;
+    wrong = t;
+    if (make_update_mistake(&wrong, mistake)) {
+        if (plan_update(j, &wrong) != -1)
+            end_with("planned a step with a mistake", "planner", "", described);
+        n_refused++;
+    }
+    if (plan_update(j, &t) != 0)
+        end_with("refused", "planner", "", described);
+    n_of_layout[j->layout]++;
+    job_pieces pieces = whole_job(j);
+    const char *failure = j->layout == LAYOUT_NONE ? NULL : cut_into_ranges(&pieces, j, n_ranges);
+    if (failure != NULL)
+        end_with(failure, "planner", "", described);
+    for (size_t i = 0; supported_at(i) != NULL; i++) {
+        kernels = supported_at(i);
+        for (int k = 0; k < N_UPDATED; k++)
+            memcpy(updated[k].array, before[k].array, n_bytes);
+        run_pieces(j, &pieces, j->n_elems > 0 ? N_TOO_MANY : 0);
+        for (int k = 0; k < N_UPDATED; k++)
+            if (!same_result(updated[k].array, expected[k].array, n_bytes, t.kept.dtype, 0))
+                end_with("gave another result than its elements one by one", kernels->isa, "", described);
+    }
+    for (int k = 0; k < N_UPDATED; k++) {
+        free(before[k].block);
+        free(expected[k].block);
+        free(updated[k].block);
+    }
+    const held all[] = {grad, rows, columns, planned};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+        free(all[i].block);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n_bytes_given)
 {
     bytes input = {data, n_bytes_given};
     const uint64_t what = take(&input, 1);
     if (what % 8 == 6 && !IS_ALWAYS_JOB)
         try_submatrix(&input);
+    else if (what % 8 == 4 && !IS_ALWAYS_JOB)
+        try_update(&input);
     else if (what % 2 || IS_ALWAYS_JOB)
         try_job(&input);
     else

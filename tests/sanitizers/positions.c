@@ -14,6 +14,7 @@
 #include "../../src/core/active_calls.h"
 #include "../../src/core/position.h"
 #include "../submatrix_calls.h"
+#include "../update_calls.h"
 
 #include <pthread.h>
 #include <stdio.h>
@@ -265,6 +266,46 @@ static const char *check_submatrices(void)
     return failure != NULL ? failure : n_jobs == 0 ? "no submatrix" : NULL;
 }
 
+/* Random steps of optimizers. */
+static const char *check_updates(void)
+{
+    enum { N_BYTES = 8 * MOST_SUBMATRIX_ELEMS };
+    static char grad[N_BYTES], alone[3][N_BYTES], together[3][N_BYTES];
+    static test_update t;
+    random_source source = {.take = take_random};
+    size_t n_of_layout[N_LAYOUTS] = {0};
+    const char *failure = NULL;
+    random_state = 1;
+    for (size_t i = 0; i < N_BYTES; i++)
+        grad[i] = (char)(i * 7 % 64);
+    for (int n = 0; failure == NULL && n < N_RANDOM_JOBS; n++) {
+        make_random_update(&t, &source, MOST_SUBMATRIX_ELEMS);
+        job j;
+        memset(alone, 0, sizeof alone);
+        memset(together, 0, sizeof together);
+        t.request.grad = grad;
+        t.request.param = alone[0];
+        t.request.first = alone[1];
+        t.request.second = alone[2];
+        if (plan_update(&j, &t) != 0)
+            return "a step that was refused";
+        n_of_layout[j.layout]++;
+        if (j.layout == LAYOUT_NONE)
+            continue;
+        job_run(&j, 0, j.n_elems);
+        t.request.param = together[0];
+        t.request.first = together[1];
+        t.request.second = together[2];
+        if (plan_update(&j, &t) != 0)
+            return "a step that was refused at another address";
+        failure = run_in_threads(&j);
+        if (failure == NULL && memcmp(alone, together, sizeof alone) != 0)
+            failure = "ranges of a step with other bits than one thread makes";
+    }
+    const int has_both = n_of_layout[LAYOUT_UPDATE] > 0 && n_of_layout[LAYOUT_UPDATE_KEPT] > 0;
+    return failure != NULL ? failure : has_both ? NULL : "a kind of step that no job had";
+}
+
 int main(void)
 {
     const size_t most_elems = (size_t)MOST_BLOCKS * ELEMS_PER_BLOCK;
@@ -285,6 +326,7 @@ int main(void)
         failure = failure != NULL ? failure : check_end();
         failure = failure != NULL ? failure : check_jobs();
         failure = failure != NULL ? failure : check_submatrices();
+        failure = failure != NULL ? failure : check_updates();
         if (failure == NULL && calls.n_running != 0)
             failure = "calls that never left";
         printf("%s: %s\n", kernels->isa, failure != NULL ? failure : "every position once, the bits of one thread");

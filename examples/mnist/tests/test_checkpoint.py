@@ -26,8 +26,9 @@ from cdropout.digits.checkpoint import (
     read_checkpoint,
     write_checkpoint,
 )
-from cdropout.digits.network import Adam, DivergenceError
+from cdropout.digits.divergence import DivergenceError
 from cdropout.digits.training import DROPOUTS, Config, train
+from cdropout.networks import Adam
 from train import main
 
 needs_posix = pytest.mark.skipif(sys.platform == "win32", reason="signals, links, devices and permissions of POSIX")
@@ -556,7 +557,7 @@ def test_diverged_run_keeps_the_last_good_checkpoint(every, few, path, monkeypat
     def step_too_far(self):
         step(self)
         if self.n_steps == 3:
-            for _, (param, *_) in self._blocks:
+            for param, *_ in self._rows:
                 param *= 1e30
 
     monkeypatch.setattr(Adam, "step", step_too_far)

@@ -16,7 +16,7 @@ from threadpoolctl import threadpool_limits
 import compare_torch
 import comparison
 from cdropout.digits.data import load_dataset
-from cdropout.digits.network import DivergenceError
+from cdropout.digits.divergence import DivergenceError
 from cdropout.digits.training import Config, train
 
 pytestmark = pytest.mark.usefixtures("one_blas_thread")

@@ -20,10 +20,10 @@ import train as script
 from cdropout.command import CommandError
 from cdropout.digits import program
 from cdropout.digits.data import pixels
-from cdropout.digits.network import Adam, Linear, Network, NumPyDropout, ReLU, softmax_cross_entropy
+from cdropout.digits.numpy_dropout import NumPyDropout
 from cdropout.digits.scores import score_logits
-from cdropout.digits.training import DROPOUTS, Config, build_network, draw_batches, drop_in_product, train
-from cdropout.networks.optimizers import BLOCK_ELEMS
+from cdropout.digits.training import DROPOUTS, Config, build_network, draw_batches, train
+from cdropout.networks import Adam, softmax_loss
 from train import main
 
 KINDS = sorted(DROPOUTS)
@@ -37,10 +37,12 @@ def largest_gradient_error(network, reseed, x, labels):
 
     def loss_of():
         reseed()
-        return softmax_cross_entropy(network.forward(x), labels)[0]
+        return softmax_loss(network.forward(x), labels)
 
     reseed()
-    network.backward(softmax_cross_entropy(network.forward(x), labels)[1])
+    outputs = network.forward(x)
+    softmax_loss(outputs, labels)
+    network.backward(outputs)
     worst = 0.0
     for param, grad in zip(network.params, network.grads, strict=True):
         numeric = numeric_gradient(loss_of, param)
@@ -55,9 +57,8 @@ def test_gradients_equal_numeric_gradients(kind, relu):
     seed = config.spawn_seeds()[2]
     where = DROPOUTS[kind]
     rng = where.make_rng(seed)
-    dropout = None if where.layer is None else where.layer(0.4, rng)
-    network = build_network(config, 5, 3, dropout, dtype=np.float64)
-    network = drop_in_product(network, where, 0.4, rng)
+    dropout = where.make_layer(6, 0.4, rng, np.float64)
+    network = build_network(config, 5, 3, dropout, n_rows=4, dtype=np.float64)
     for param in network.params:
         if param.ndim == 1:
             # Without biases, a unit all of whose inputs are dropped stands at 0, where ReLU has no derivative.
@@ -74,48 +75,8 @@ def test_gradients_equal_numeric_gradients(kind, relu):
     x, labels = np.random.default_rng(5).normal(size=(4, 5)), np.array([0, 2, 1, 2])
     assert largest_gradient_error(network, reseed, x, labels) < 1e-6
     if dropout is not None:
-        reseed()
-        dropped = [dropout.forward(np.ones((4, 6))) == 0]
-    else:
-        dropped = [~layer.mask.keep() for layer in network.layers if isinstance(layer, cd.layers.base.DropoutLayer)]
-    for drops in dropped:
+        drops = dropout.mask == 0 if kind == "numpy" else ~dropout.mask.keep()
         assert 0 < drops.sum() < drops.size, "a mask that drops all or nothing tests no gradient of dropout"
-
-
-def test_input_gradient_of_linear_equals_numeric_gradient():
-    rng = np.random.default_rng(2)
-    linear = Linear(4, 3, rng, dtype=np.float64)
-    x, dy = rng.normal(size=(2, 4)), rng.normal(size=(2, 3))
-    linear.forward(x)
-    dx = linear.backward(dy)
-    numeric = numeric_gradient(lambda: (linear.forward(x) * dy).sum(), x)
-    np.testing.assert_allclose(dx, numeric, rtol=1e-7, atol=1e-9)
-
-
-@pytest.mark.parametrize("layer", [Linear(2, 2, np.random.default_rng(0)), ReLU()], ids=["linear", "relu"])
-def test_backward_without_forward_is_an_error(layer):
-    with pytest.raises(RuntimeError, match="backward must follow a forward pass"):
-        layer.backward(np.ones((1, 2), np.float32))
-
-
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_cross_entropy_is_finite_and_right_for_large_logits(dtype):
-    loss, dlogits = softmax_cross_entropy(np.array([[1e4, 0.0], [0.0, 1e4]], dtype), np.array([1, 1]))
-    assert loss == pytest.approx(5000)
-    np.testing.assert_allclose(dlogits, [[0.5, -0.5], [0, 0]])
-    assert dlogits.dtype == dtype
-
-
-def test_cross_entropy_of_equal_logits_is_the_logarithm_of_the_classes():
-    loss, _ = softmax_cross_entropy(np.zeros((3, 10), np.float32), np.array([0, 4, 9]))
-    assert loss == pytest.approx(math.log(10), rel=1e-6)
-
-
-def test_weights_have_the_variance_of_he():
-    weight = Linear(300, 200, np.random.default_rng(4)).weight
-    # 60,000 uniform weights: the standard error of their variance is 0.4 %.
-    assert weight.var() == pytest.approx(2 / 300, rel=0.02)
-    assert weight.dtype == np.float32
 
 
 def step_adam_by_the_paper(params, grads_of_steps, lr, l2):
@@ -132,7 +93,7 @@ def step_adam_by_the_paper(params, grads_of_steps, lr, l2):
 
 
 @pytest.mark.parametrize("l2", [0.0, 0.1])
-@pytest.mark.parametrize("n_inputs", [4, BLOCK_ELEMS // 3 + 1], ids=["one-block", "two-blocks"])
+@pytest.mark.parametrize("n_inputs", [4, 11_000], ids=["few-inputs", "many-inputs"])
 def test_adam_follows_the_paper_and_decays_weights_only(n_inputs, l2):
     rng = np.random.default_rng(6)
     params = [rng.normal(size=(n_inputs, 3)).astype(np.float32), rng.normal(size=3).astype(np.float32)]
@@ -174,42 +135,39 @@ def test_numpy_dropout_refuses_a_p_that_is_no_probability():
 
 
 def test_network_stands_as_described():
-    layers = build_network(Config(relu=True), 784, 10, NumPyDropout(0.5, np.random.default_rng(0))).layers
-    assert [type(layer) for layer in layers] == [Linear, ReLU, Linear, ReLU, NumPyDropout, Linear]
-    linears = [layer for layer in layers if isinstance(layer, Linear)]
-    assert [linear.weight.shape for linear in linears] == [(784, 512), (512, 512), (512, 10)]
-    layers = build_network(Config(), 784, 10, None).layers
-    assert [type(layer) for layer in layers] == [Linear, Linear, Linear]
+    dropout = NumPyDropout(0.5, np.random.default_rng(0))
+    network = build_network(Config(relu=True), 784, 10, dropout)
+    assert [weight.shape for weight in network.weights] == [(784, 512), (512, 512), (512, 10)]
+    assert {param.dtype for param in network.params} == {np.dtype(np.float32)}
+    assert (network.activation, network.dropouts) == ("relu", [dropout])
+    network = build_network(Config(), 784, 10, None)
+    assert (network.activation, network.dropouts) == ("identity", [])
 
 
-@pytest.mark.parametrize(
-    ("kind", "types"),
-    [
-        ("drop-connect", [Linear, ReLU, cd.DropConnect, ReLU, Linear]),
-        ("feature-linear", [Linear, ReLU, cd.FeatureDropoutLinear, ReLU, Linear]),
-        ("none", [Linear, ReLU, Linear, ReLU, Linear]),
-    ],
-)
-def test_kinds_that_drop_in_the_product_take_the_weights_of_the_linear_layers(kind, types):
-    plain = build_network(Config(relu=True, hidden=6), 5, 3, None)
-    plain.layers[2].bias[...] = np.arange(6)
-    stream = cd.Stream(0)
-    network = drop_in_product(plain, DROPOUTS[kind], 0.25, stream)
-    assert [type(layer) for layer in network.layers] == types
+def test_dropout_follows_the_second_hidden_layer():
+    class Recorder:
+        def forward(self, x):
+            self.x = x.copy()
+            return x
+
+    recorder, x = Recorder(), np.ones((2, 5), np.float32)
+    network = build_network(Config(relu=True, hidden=6), 5, 3, recorder, n_rows=2)
+    network.forward(x)
+    (w0, w1, _), (b0, b1, _) = network.weights, network.biases
+    np.testing.assert_array_equal(recorder.x, np.maximum(np.maximum(x @ w0 + b0, 0) @ w1 + b1, 0))
+
+
+@pytest.mark.parametrize("kind", ["drop-connect", "feature-linear"])
+def test_kinds_that_drop_in_the_product_start_from_the_weights_of_the_others(kind):
+    plain, stream = build_network(Config(relu=True, hidden=6), 5, 3, None), cd.Stream(0)
+    dropping = DROPOUTS[kind].make_layer(6, 0.25, stream)
+    network = build_network(Config(relu=True, hidden=6), 5, 3, dropping)
+    assert isinstance(dropping, DROPOUTS[kind].linear)
+    assert (dropping.rng, dropping.p) == (stream, 0.25)
+    assert network.weights[1] is dropping.params[0]
     for param, value in zip(network.params, plain.params, strict=True):
         np.testing.assert_array_equal(param, value)
         assert param.dtype == np.float32
-    dropping = [layer for layer in network.layers if isinstance(layer, cd.layers.base.DropoutLayer)]
-    assert all(layer.rng is stream and layer.p == 0.25 for layer in dropping)
-
-
-def test_train_and_eval_reach_every_layer_that_has_the_modes():
-    dropout = cd.Dropout(0.5)
-    network = Network([ReLU(), Network([dropout])])
-    network.eval()
-    assert not dropout.training
-    network.train()
-    assert dropout.training
 
 
 def test_batches_cover_every_sample_once_an_epoch_in_a_new_order():
@@ -258,9 +216,7 @@ def test_kinds_of_dropout_train_different_networks_from_the_same_start(few):
 
 
 def test_l2_makes_weights_smaller(few):
-    norms = [
-        np.linalg.norm(train(Config(epochs=2, hidden=32, l2=l2), few).network.layers[0].weight) for l2 in (0.0, 0.1)
-    ]
+    norms = [np.linalg.norm(train(Config(epochs=2, hidden=32, l2=l2), few).network.weights[0]) for l2 in (0.0, 0.1)]
     assert norms[1] < 0.97 * norms[0]
 
 

@@ -153,6 +153,7 @@ typedef __m256 vf32;
 #define f32_set1 _mm256_set1_ps
 #define f32_add _mm256_add_ps
 #define f32_mul _mm256_mul_ps
+#define f32_div _mm256_div_ps
 #define f32_relu(v) _mm256_max_ps(_mm256_setzero_ps(), v) /* a NaN in the second operand stays */
 #define f32_select(keep, v) _mm256_andnot_ps(_mm256_castsi256_ps((keep).dropped), v)
 #define f32_blend(keep, v, other) _mm256_blendv_ps(v, other, _mm256_castsi256_ps((keep).dropped))
@@ -182,6 +183,14 @@ static inline vf64 f64_set1(double value)
 static inline vf64 f64_add(vf64 a, vf64 b)
 {
     return (vf64){_mm256_add_pd(a.first, b.first), _mm256_add_pd(a.second, b.second)};
+}
+static inline vf64 f64_div(vf64 a, vf64 b)
+{
+    return (vf64){_mm256_div_pd(a.first, b.first), _mm256_div_pd(a.second, b.second)};
+}
+static inline vf64 f64_sqrt(vf64 v)
+{
+    return (vf64){_mm256_sqrt_pd(v.first), _mm256_sqrt_pd(v.second)};
 }
 static inline vf64 f64_relu(vf64 v)
 {

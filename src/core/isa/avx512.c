@@ -94,6 +94,7 @@ typedef __m512 vf32;
 #define f32_set1 _mm512_set1_ps
 #define f32_add _mm512_add_ps
 #define f32_mul _mm512_mul_ps
+#define f32_div _mm512_div_ps
 #define f32_relu(v) _mm512_max_ps(_mm512_setzero_ps(), v) /* a NaN in the second operand stays */
 #define f32_positive(v) _mm512_cmp_ps_mask(v, _mm512_setzero_ps(), _CMP_GT_OQ)
 #define f32_select(keep, v) _mm512_maskz_mov_ps(keep, v)
@@ -131,6 +132,14 @@ static inline vf64 f64_add(vf64 a, vf64 b)
 static inline vf64 f64_mul(vf64 a, vf64 b)
 {
     return (vf64){_mm512_mul_pd(a.first, b.first), _mm512_mul_pd(a.second, b.second)};
+}
+static inline vf64 f64_div(vf64 a, vf64 b)
+{
+    return (vf64){_mm512_div_pd(a.first, b.first), _mm512_div_pd(a.second, b.second)};
+}
+static inline vf64 f64_sqrt(vf64 v)
+{
+    return (vf64){_mm512_sqrt_pd(v.first), _mm512_sqrt_pd(v.second)};
 }
 static inline vf64 f64_relu(vf64 v)
 {

@@ -99,6 +99,7 @@ typedef float32x4_t vf32;
 #define f32_set1 vdupq_n_f32
 #define f32_add vaddq_f32
 #define f32_mul vmulq_f32
+#define f32_div vdivq_f32
 #define f32_relu(v) vbslq_f32(vcltzq_f32(v), vdupq_n_f32(0), v) /* FMAX would turn -0 into +0 */
 #define f32_positive(v) vcgtzq_f32(v)
 #define f32_select(keep, v) vreinterpretq_f32_u32(vandq_u32(keep, vreinterpretq_u32_f32(v)))
@@ -127,6 +128,14 @@ static inline vf64 f64_add(vf64 a, vf64 b)
 static inline vf64 f64_mul(vf64 a, vf64 b)
 {
     return (vf64){vmulq_f64(a.first, b.first), vmulq_f64(a.second, b.second)};
+}
+static inline vf64 f64_div(vf64 a, vf64 b)
+{
+    return (vf64){vdivq_f64(a.first, b.first), vdivq_f64(a.second, b.second)};
+}
+static inline vf64 f64_sqrt(vf64 v)
+{
+    return (vf64){vsqrtq_f64(v.first), vsqrtq_f64(v.second)};
 }
 static inline vf64 f64_relu(vf64 v)
 {

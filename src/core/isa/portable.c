@@ -175,6 +175,10 @@ static inline vf32 f32_mul(vf32 a, vf32 b)
 {
     return (vf32){{a.elem[0] * b.elem[0], a.elem[1] * b.elem[1]}};
 }
+static inline vf32 f32_div(vf32 a, vf32 b)
+{
+    return (vf32){{a.elem[0] / b.elem[0], a.elem[1] / b.elem[1]}};
+}
 static inline vf32 f32_select(keep32 keep, vf32 v)
 {
     uint32_t bits[2];
@@ -237,6 +241,14 @@ static inline keep32 f64_positive(vf64 v)
 static inline vf64 f64_mul(vf64 a, vf64 b)
 {
     return (vf64){{a.elem[0] * b.elem[0], a.elem[1] * b.elem[1]}};
+}
+static inline vf64 f64_div(vf64 a, vf64 b)
+{
+    return (vf64){{a.elem[0] / b.elem[0], a.elem[1] / b.elem[1]}};
+}
+static inline vf64 f64_sqrt(vf64 v)
+{
+    return (vf64){{sqrt(v.elem[0]), sqrt(v.elem[1])}};
 }
 static inline vf64 f64_select(keep32 keep, vf64 v)
 {

@@ -105,6 +105,7 @@ typedef __m128 vf32;
 #define f32_set1 _mm_set1_ps
 #define f32_add _mm_add_ps
 #define f32_mul _mm_mul_ps
+#define f32_div _mm_div_ps
 #define f32_relu(v) _mm_max_ps(_mm_setzero_ps(), v) /* a NaN in the second operand stays */
 #define f32_select(keep, v) _mm_andnot_ps(_mm_castsi128_ps((keep).dropped), v)
 #define f32_blend(keep, v, other) _mm_or_ps(f32_select(keep, v), _mm_and_ps(_mm_castsi128_ps((keep).dropped), other))
@@ -137,6 +138,14 @@ static inline vf64 f64_add(vf64 a, vf64 b)
 static inline vf64 f64_mul(vf64 a, vf64 b)
 {
     return (vf64){_mm_mul_pd(a.first, b.first), _mm_mul_pd(a.second, b.second)};
+}
+static inline vf64 f64_div(vf64 a, vf64 b)
+{
+    return (vf64){_mm_div_pd(a.first, b.first), _mm_div_pd(a.second, b.second)};
+}
+static inline vf64 f64_sqrt(vf64 v)
+{
+    return (vf64){_mm_sqrt_pd(v.first), _mm_sqrt_pd(v.second)};
 }
 static inline vf64 f64_relu(vf64 v)
 {

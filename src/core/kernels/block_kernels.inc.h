@@ -11,10 +11,10 @@
  *   keep32_bits, keep32_of_bits    to and from bits, element 0 lowest
  *   any_tie        whether any 16-bit number of a generator step equals the threshold
  *   vf32, f32_load, f32_set1, f32_add, f32_mul, f32_relu, f32_select (kept or +0.0), f32_store    V32_LANES elements
- *   f32_positive   the keep32 of v > 0; f32_blend    v where kept, another vector where not; f32_sqrt
+ *   f32_div, f32_sqrt, f32_positive (the keep32 of v > 0), f32_blend (v where kept, another vector where not)
  *   w32_sub, w32_shl, w32_shr (shifts zeros in), w32_sra (shifts the sign in)    on a v64 as words of 32 bits
  *   f32_of_w32     converts signed words to numbers; f32_as_w32, w32_as_f32    reinterpret the bits
- *   vf64, f64_...  as for vf32, except the square root and the words; f64_of_f32
+ *   vf64, f64_...  as for vf32, except the words; f64_of_f32
  *   f16_load, bf16_load    from memory to a vf32; f16_halves, bf16_halves    from a vf32 to the form of halves_store
  *   vbytes, bytes_load, bytes_store    a vector of BYTES_OF_VECTOR bytes
  *   bytes_select1, ...2, ...4, ...8    (bits, v, other): as elements of 1 (2, 4, 8) bytes, v where an element's bit is
@@ -494,6 +494,12 @@ typedef double f64_scalar;
 
 #include "submatrix_kernels.inc.h"
 
+enum { UPDATE_COLUMNS = 1024 }; /* a multiple of 64; their gradient stays in the first-level cache */
+#define UPDATED f32
+#include "update_kernels.inc.h"
+#define UPDATED f64
+#include "update_kernels.inc.h"
+
 static const char *changed_arithmetic_of_table(void)
 {
     return changed_arithmetic_here();
@@ -505,8 +511,10 @@ static const char *changed_arithmetic_of_table(void)
     {                                                                                                                  \
         .isa = ISA_NAME, .is_supported = (is_supported_fn), .changed_arithmetic = changed_arithmetic_of_table,         \
         .dtype = {CDROPOUT_DTYPES(DTYPE_ROW)}, .fill_keep = fill_keep, .fill_words = fill_words, .fill_raw = fill_raw, \
-        .fill_draws = fill_draws, .select = {select_1, select_2, select_4, select_8}, .submatrix = {                   \
-            [DTYPE_f32] = submatrix_f32,                                                                               \
-            [DTYPE_f64] = submatrix_f64                                                                                \
+        .fill_draws = fill_draws, .select = {select_1, select_2, select_4, select_8},                                  \
+        .submatrix = {[DTYPE_f32] = submatrix_f32, [DTYPE_f64] = submatrix_f64},                                       \
+        .update = {[DTYPE_f32] = update_params_f32, [DTYPE_f64] = update_params_f64}, .update_kept = {                 \
+            [DTYPE_f32] = update_kept_f32,                                                                             \
+            [DTYPE_f64] = update_kept_f64                                                                              \
         }                                                                                                              \
     }
