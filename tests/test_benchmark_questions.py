@@ -130,6 +130,8 @@ def test_parts_runs_and_leaves_the_library_as_it_was(monkeypatch, capsys):
     monkeypatch.setattr(parts, "STRIDES", (16, 2048))
     assert main(["parts", "--rounds", "2"]) == 0
     assert re.search("seeded +gathered", capsys.readouterr().out)
+    assert main(["parts", "--rounds", "1", "--repeats", "64"]) == 0
+    assert len(re.findall(r"^.+ of .+ 64 ( +[0-9.]+){6}$", capsys.readouterr().out, re.MULTILINE)) == len(parts.CUTS)
     assert _kernels.get_limits()["max_gathered_stride"] == before
 
 
