@@ -115,7 +115,7 @@ cdef int run_job(const job *j, held_arrays *held) except -1:
     is_interruptible = j.n_elems > limits.max_elems_per_slice and handles_signals()
     if is_interruptible:
         watch(held)
-    n_threads = share_of_threads(min(max(<size_t>1, j.n_elems // limits.min_elems_per_thread), <size_t>MAX_THREADS))
+    n_threads = share_of_threads(min(max(<size_t>1, j.n_elems // job_min_elems_per_thread(j)), <size_t>MAX_THREADS))
     n_slices = (j.n_elems - 1) // (n_threads * limits.max_elems_per_slice) + 1 if is_interruptible else 1
     n_slices = min(n_slices, <size_t>MAX_SLICES)
     with nogil:

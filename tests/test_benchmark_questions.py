@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import cdropout as cd
-from benchmarks import command_line, frameworks, parts, training_share
+from benchmarks import command_line, frameworks, parts, threads, training_share
 from benchmarks.cases import OPERATIONS, Case
 from benchmarks.command_line import QUESTIONS, docstring_of, main
 from benchmarks.result_check import Expectation, WrongResultError, check_result
@@ -114,6 +114,16 @@ def test_masks_runs(capsys):
         sum(line.startswith(("uint8 pixels", "int64 tokens", "bools", "mask of 1e6")) for line in lines)
         >= 3 + 2 + 7 + 5
     )
+
+
+def test_threads_prints_a_ratio_for_each_form_of_decisions(monkeypatch, capsys):
+    monkeypatch.setattr(threads, "DECISION_SIZES", (4096,))
+    before = _kernels.get_limits()["min_elems_per_thread"]
+    try:
+        assert main(["threads", "--decisions", "--rounds", "1"]) == 0
+    finally:
+        _kernels.set_limits(min_elems_per_thread=before)
+    assert re.search(r"^ +4096( +\S+){5}$", capsys.readouterr().out, re.MULTILINE)
 
 
 def test_import_time_runs(capsys):

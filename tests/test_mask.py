@@ -330,6 +330,24 @@ def test_parts_of_masks_with_many_repeats_agree_with_the_whole(isa, shape, share
     assert bits(part.select(pixels[index])) == bits(np.where(keep, pixels, 0)[index])
 
 
+@pytest.mark.promise("bits-isa-threads")
+@pytest.mark.parametrize("n_elems", [1, 64, 16_383, 16_384, 16_385, 100_000])
+@pytest.mark.parametrize("start", [0, 77])
+def test_thread_counts_agree_on_decisions(n_elems, start):
+    mask = cd.Mask(KEY, start, 0.3, (n_elems,))
+    keep, chances = mask.keep(), np.linspace(0, 1, n_elems)
+    assert set(by_every_thread_count(mask.count)) == {int(keep.sum())}
+    for found, expected in (
+        (mask.packed, np.packbits(keep)),
+        (mask.indices, np.flatnonzero(keep)),
+        (lambda: _kernels.dropped_indices(mask), np.flatnonzero(~keep)),
+        (lambda: mask.dropped(dtype=np.int16), (~keep).astype(np.int16)),
+        (lambda: cd.bernoulli(n_elems, 0.3, rng=1), cd.bernoulli(n_elems, np.full(n_elems, 0.3), rng=1)),
+        (lambda: cd.bernoulli(n_elems, chances, rng=1), cd.bernoulli(n_elems, chances, rng=1)),
+    ):
+        assert set(by_every_thread_count(lambda found=found: bits(found()))) == {bits(expected)}
+
+
 def test_a_part_without_gaps_is_a_mask_like_any_other():
     # A slice of rows has the fields of a mask without strides, is equal to it, and has its hash.
     mask = cd.Mask(KEY, 100, 0.5, (8, 6, 5), 1)

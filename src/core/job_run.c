@@ -494,12 +494,13 @@ static void run_repeated(const job *j, size_t begin, size_t end)
     run_within_position(j, end_whole * n_repeats, end);
 }
 
-void job_keep_words(const job *j, uint64_t *words, size_t begin, size_t end)
+/* ---- decisions as bits ---- */
+
+/* The keep words of elements begin .. end - 1. The unused bits of the last word are 0. */
+static void make_keep_words(const job *j, uint64_t *words, size_t begin, size_t end)
 {
     uint64_t gathered[MAX_KEEP_WORDS + 1];
     gathering at;
-    if (begin >= end)
-        return;
     if (j->layout == LAYOUT_RUN) {
         kernels->fill_words(words, &j->rule, j->first + begin, end - begin);
         return;
@@ -515,11 +516,76 @@ void job_keep_words(const job *j, uint64_t *words, size_t begin, size_t end)
     }
 }
 
-void job_draws(uint8_t *out, const double *p, const stream_key *key, uint64_t first, size_t n_elems)
+static uint64_t bits_reversed_in_bytes(uint64_t word)
 {
-    const float_mode before = enter_default_mode();
-    kernels->fill_draws(out, p, key, first, n_elems);
-    leave_default_mode(before);
+    word = (word >> 1 & 0x5555555555555555u) | (word & 0x5555555555555555u) << 1;
+    word = (word >> 2 & 0x3333333333333333u) | (word & 0x3333333333333333u) << 2;
+    return (word >> 4 & 0x0F0F0F0F0F0F0F0Fu) | (word & 0x0F0F0F0F0F0F0F0Fu) << 4;
+}
+
+/* The number of kept elements, by a few words at a time: the end of a block's if the elements are one run, so that no
+ * block is seeded twice. */
+static size_t count_range(const job *j, size_t begin, size_t end)
+{
+    uint64_t words[MAX_KEEP_WORDS];
+    size_t n_kept = 0;
+    while (begin < end) {
+        const size_t n_most = ELEMS_PER_GROUP * MAX_KEEP_WORDS - (size_t)((j->first + begin) % ELEMS_PER_BLOCK);
+        const size_t n_here = smaller(end - begin, n_most);
+        make_keep_words(j, words, begin, begin + n_here);
+        n_kept += count_kept(words, n_here);
+        begin += n_here;
+    }
+    return n_kept;
+}
+
+static void run_bits(const job *j, size_t begin, size_t end)
+{
+    const keep_bits *bits = &j->bits;
+    if (bits->words == NULL) {
+        const size_t n_kept = count_range(j, begin, end);
+        bits->counts[begin / ELEMS_PER_COUNT] = bits->of_dropped ? end - begin - n_kept : n_kept;
+        return;
+    }
+    uint64_t *words = bits->words + begin / ELEMS_PER_GROUP;
+    const size_t n_words = (end - begin + ELEMS_PER_GROUP - 1) / ELEMS_PER_GROUP;
+    make_keep_words(j, words, begin, end);
+    if (bits->of_dropped) {
+        for (size_t i = 0; i < n_words; i++)
+            words[i] = ~words[i];
+        if (end % ELEMS_PER_GROUP != 0)
+            words[n_words - 1] &= ((uint64_t)1 << end % ELEMS_PER_GROUP) - 1;
+    }
+    if (bits->is_packed)
+        for (size_t i = 0; i < n_words; i++)
+            words[i] = bits_reversed_in_bytes(words[i]);
+    for (; bits->counts != NULL && begin < end; begin += ELEMS_PER_COUNT)
+        bits->counts[begin / ELEMS_PER_COUNT] =
+            count_kept(bits->words + begin / ELEMS_PER_GROUP, smaller(ELEMS_PER_COUNT, end - begin));
+}
+
+static void list_bits(const job *j, size_t begin, size_t end)
+{
+    int64_t *index = j->bits.indices + j->bits.counts[begin / ELEMS_PER_COUNT];
+    for (size_t i = begin; i < end; i += ELEMS_PER_GROUP)
+        for (uint64_t word = j->bits.words[i / ELEMS_PER_GROUP]; word != 0; word &= word - 1)
+            *index++ = (int64_t)(i + (size_t)__builtin_ctzll(word));
+}
+
+static void run_draws(const job *j, size_t begin, size_t end)
+{
+    const double *p = (const double *)(const void *)j->arrays.x;
+    kernels->fill_draws((uint8_t *)j->arrays.out + begin, p + begin, &j->rule.key, j->first + begin, end - begin);
+}
+
+static void run_decisions(const job *j, size_t begin, size_t end)
+{
+    if (j->operation == OPERATION_fill_bits)
+        run_bits(j, begin, end);
+    else if (j->operation == OPERATION_list_bits)
+        list_bits(j, begin, end);
+    else
+        run_draws(j, begin, end);
 }
 
 /* ---- any range of any layout ---- */
@@ -527,7 +593,9 @@ void job_draws(uint8_t *out, const double *p, const stream_key *key, uint64_t fi
 void job_run(const job *j, size_t begin, size_t end)
 {
     const float_mode before = enter_default_mode();
-    if (begin < end)
+    if (begin < end && j->operation >= N_JOB_OPERATIONS)
+        run_decisions(j, begin, end);
+    else if (begin < end)
         switch (j->layout) {
         case LAYOUT_NONE:
             break;
