@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[1]
 QUESTIONS = (
     *("compare", "floor", "family", "threads", "training-share", "frameworks", "jax", "keras", "attention", "serving"),
     *("feature-linear", "parts", "memmap", "dask", "interrupts", "stores", "import-time", "c-api", "instructions"),
-    *("busy-machine", "torch-calls", "torch-models", "monte-carlo", "compact", "tables", "masks"),
+    *("busy-machine", "torch-calls", "torch-models", "monte-carlo", "compact", "tables", "masks", "instruction-sets"),
 )
 
 
