@@ -239,7 +239,8 @@ def run(arguments: argparse.Namespace) -> None:
         serve()
         return
     isas = tuple(dict.fromkeys(arguments.isas or _kernels.supported_isas()[:2]))
-    introduce(f"p = {arguments.p}, one thread, ratio to the floor", arguments.rounds)
+    compared = "the least time over that of the floor" if arguments.least else "over the floor"
+    introduce(f"p = {arguments.p}, one thread, {compared}", arguments.rounds)
     names = [f"{n:,}, {isa}" for n in arguments.sizes for isa in isas]
     rows = measure_all(isas, arguments)
     if arguments.markdown:
