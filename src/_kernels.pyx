@@ -21,6 +21,7 @@ This module is one compilation unit. Its subjects are in .pxi files, which are i
     mask.pxi           the class Mask
     noise.pxi          the class Noise
     kept.pxi           rows and columns of a matrix by a mask's keep words
+    tokens.pxi         tokens that BERT's rule replaces
     c_api.pxi          the part of the C interface that handles Python objects
     xla_ffi.pxi        the handlers that JAX calls
 
@@ -76,6 +77,7 @@ include "stream.pxi"
 include "mask.pxi"
 include "noise.pxi"
 include "kept.pxi"
+include "tokens.pxi"
 include "c_api.pxi"
 include "xla_ffi.pxi"
 

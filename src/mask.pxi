@@ -285,21 +285,23 @@ cdef class Mask(Drawn):
         """Return the indices of the kept elements in C order, an int64 array: `numpy.flatnonzero(mask.keep())`."""
         return self.listed(False)
 
-    cdef object listed(self, bint of_dropped):
+    cdef cnp.ndarray listed(self, bint of_dropped):
         """Return the indices of kept elements, or those of dropped ones."""
         cdef keep_bits bits
         cdef job j
         cdef held_arrays held
-        cdef size_t n_elems = math.prod(self.shape)
+        cdef size_t i, n_here, n_listed = 0, n_elems = math.prod(self.shape)
+        cdef size_t n_counts = (n_elems + ELEMS_PER_COUNT - 1) // ELEMS_PER_COUNT
         words = self.empty_array(((n_elems + 63) // 64,), np.uint64)
-        counts = np.empty(n_elems // ELEMS_PER_COUNT + 1, np.uintp)
-        counts[-1] = 0  # its elements are none where the others have all
+        counts = np.empty(n_counts, np.uintp)
         set_bits(&bits, words, counts)
         bits.of_dropped = of_dropped
         self.make_bits(&bits)
-        ends = np.cumsum(counts)
-        indices = np.empty(int(ends[-1]), np.int64)
-        counts[0], counts[1:] = 0, ends[:-1]
+        for i in range(n_counts):
+            n_here = bits.counts[i]
+            bits.counts[i] = n_listed
+            n_listed += n_here
+        indices = np.empty(n_listed, np.int64)
         bits.indices = <int64_t *>cnp.PyArray_DATA(indices)
         if may_use_threads(SLOW_ELEM_COST * n_elems):
             prepare_threads()
