@@ -22,6 +22,7 @@ QUESTIONS = (
     *("compare", "floor", "family", "threads", "training-share", "frameworks", "jax", "keras", "attention", "serving"),
     *("feature-linear", "parts", "memmap", "dask", "interrupts", "stores", "import-time", "c-api", "instructions"),
     *("busy-machine", "torch-calls", "torch-models", "monte-carlo", "compact", "tables", "masks", "optimizers"),
+    "instruction-sets",
 )
 
 

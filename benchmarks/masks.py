@@ -7,7 +7,8 @@ dropping are compared with p first. albumentations is left out where it is not i
 """
 
 import argparse
-import importlib.util
+import contextlib
+import importlib
 import os
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -41,13 +42,10 @@ def image_ways(p: float, per_channel: bool) -> tuple[Ways, Callable[[Any], Any]]
         "NumPy": in_numpy,
         "pixel_dropout": lambda: cd.pixel_dropout(image, p, per_channel=per_channel, rng=stream, out=out),
     }
-    if importlib.util.find_spec("albumentations"):
-        os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
-        import albumentations
-
-        import cdropout.albumentations as cda
-
-        for name, module in (("albumentations", albumentations), ("cdropout.albumentations", cda)):
+    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+    with contextlib.suppress(ImportError):  # not installed, or a later one than cdropout.albumentations supports
+        for name in ("albumentations", "cdropout.albumentations"):
+            module = importlib.import_module(name)
             transform = module.PixelDropout(dropout_prob=p, per_channel=per_channel, p=1.0)
             ways[name] = lambda transform=transform: transform(image=image)["image"]
     return ways, lambda result: result == 0

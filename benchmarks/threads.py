@@ -1,7 +1,8 @@
 """Time one thread and two, to find the size from which a second thread pays.
 
 The library's threshold (min_elems_per_thread in src/core/job.c) comes from this table. With --at-once: the throughput
-of two threads of Python that call at the same time over that of one that calls alone, beside np.multiply.
+of two threads of Python that call at the same time over that of one that calls alone, beside np.multiply. With
+--decisions: the forms of a mask's decisions, and `bernoulli` with a probability for each element.
 """
 
 import argparse
@@ -20,6 +21,7 @@ from benchmarks.timing import interleaved_medians, introduce
 from cdropout import _kernels
 
 SIZES = tuple(2**k for k in range(13, 25))
+DECISION_SIZES = SIZES[:-2]
 AT_ONCE_SIZES = tuple(4**k for k in range(6, 12))
 AT_ONCE_SECONDS = 0.1
 SHARED_OPTIONS = {"rounds": 101, "dtypes": ("float32", "float64")}
@@ -87,9 +89,46 @@ def measure(n_elems: int, dtype: str, rounds: int) -> tuple[float, ...]:
     return n_elems, one, two, two / one, one_in_place, two_in_place, two_in_place / one_in_place
 
 
+def decisions(n_elems: int) -> dict[str, Callable[[], object]]:
+    """Return calls for the decisions on n_elems elements."""
+    mask, stream = cd.draw_mask(n_elems, 0.1, rng=1), cd.Stream(1)
+    p, drawn = np.full(n_elems, 0.1), np.empty(n_elems, bool)
+    return {
+        "count": mask.count,
+        "packed": mask.packed,
+        "indices": mask.indices,
+        "keep": lambda: mask.keep(drawn),
+        "bernoulli, own p": lambda: cd.bernoulli(n_elems, p, rng=stream, out=drawn),
+    }
+
+
+def measure_decisions(n_elems: int, rounds: int) -> tuple[float, ...]:
+    """Return the elements, and for each call of `decisions` the ratio of two threads' time to that of one."""
+
+    def limited(call: Callable[[], object], min_elems_per_thread: int) -> None:
+        _kernels.set_limits(min_elems_per_thread=min_elems_per_thread)
+        call()
+
+    ratios = []
+    with threadpool_limits(2):
+        for call in decisions(n_elems).values():
+            medians = interleaved_medians(
+                {
+                    "limit": lambda: _kernels.set_limits(min_elems_per_thread=1),
+                    "one": lambda call=call: limited(call, 1 << 62),
+                    "two": lambda call=call: limited(call, 1),
+                },
+                rounds=rounds,
+            )
+            ratios.append((medians["two"] - medians["limit"]) / (medians["one"] - medians["limit"]))
+    return n_elems, *ratios
+
+
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add --at-once."""
-    parser.add_argument("--at-once", action="store_true", help="two threads of Python that call at the same time")
+    """Add --at-once and --decisions."""
+    other = parser.add_mutually_exclusive_group()
+    other.add_argument("--at-once", action="store_true", help="two threads of Python that call at the same time")
+    other.add_argument("--decisions", action="store_true", help="the forms of a mask's decisions")
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -99,6 +138,11 @@ def run(arguments: argparse.Namespace) -> None:
         introduce("throughput of two threads of Python over one's", rounds)
         table = Table(("elements", "10"), ("dropout", "8.2f"), ("np.multiply", "12.2f"))
         table.show(measure_at_once(n_elems, rounds) for n_elems in AT_ONCE_SIZES)
+        return
+    if arguments.decisions:
+        introduce("p = 0.1, two threads' time over one's", rounds)
+        table = Table(("elements", "10"), *((name, "7.2f") for name in decisions(1)))
+        table.show(measure_decisions(n_elems, rounds) for n_elems in DECISION_SIZES)
         return
     introduce(f"{arguments.dtype}, p = 0.1, out of place and then in place", rounds, ", ns an element")
     columns = (("1 thread", "9.4f"), ("2 threads", "9.4f"), ("ratio", "6.2f"))

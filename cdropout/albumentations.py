@@ -4,7 +4,7 @@
     pipeline = A.Compose([A.HorizontalFlip(), cda.PixelDropout(dropout_prob=0.1)])      # in a new pipeline
     pipeline, replaced, left = cda.replace(pipeline)                                    # in one that exists
 
-Needs albumentations 2 or albumentationsx; `import cdropout` does not import it.
+Needs albumentations 2.0 or albumentationsx 2.0 to 2.3; `import cdropout` does not import it.
 """
 
 import copy
@@ -20,6 +20,11 @@ from cdropout.mask import Mask, draw_mask
 
 __all__ = ["CoarseDropout", "PixelDropout", "Replaced", "replace"]
 
+if not hasattr(A.BasicTransform, "get_params_dependent_on_data"):  # albumentationsx 2.4 draws in another method
+    raise ImportError(
+        f"cdropout.albumentations needs albumentations 2.0 or albumentationsx 2.0 to 2.3, got version {A.__version__}"
+    )
+
 
 class PixelDropout(A.PixelDropout):  # type: ignore[misc]
     """`albumentations.PixelDropout` with masks drawn by cdropout; it takes the same arguments and targets.
@@ -33,6 +38,10 @@ class PixelDropout(A.PixelDropout):  # type: ignore[misc]
         """Return the image with its dropped pixels replaced."""
         return drop_mask.select(img, drop_values)
 
+    def apply_to_images(self, images: Any, drop_mask: Mask, drop_values: Any, **params: Any) -> Any:
+        """Return images of one shape with the same pixels of each replaced."""
+        return np.stack([self.apply(image, drop_mask, drop_values) for image in images])
+
     def apply_to_mask(self, mask: Any, mask_drop_mask: Mask | None, mask_drop_values: Any, **params: Any) -> Any:
         """Return a segmentation mask with its dropped pixels replaced, or itself without a mask_drop_value."""
         return mask if mask_drop_mask is None else mask_drop_mask.select(mask, mask_drop_values)
@@ -45,7 +54,7 @@ class PixelDropout(A.PixelDropout):  # type: ignore[misc]
 
     def get_params_dependent_on_data(self, params: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
         """Return the masks and the values of dropped pixels for one call."""
-        image = data["image"] if "image" in data else data["images"][0]
+        image = data["image"] if "image" in data else (data["images"] if "images" in data else data["volume"])[0]
         drawn = {"drop_mask": self._draw(image), "drop_values": self._values(image, self.drop_value)}
         target = functional.get_mask_array(data)
         has_mask = self.mask_drop_value is not None and target is not None

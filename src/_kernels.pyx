@@ -22,6 +22,7 @@ This module is one compilation unit. Its subjects are in .pxi files, which are i
     noise.pxi          the class Noise
     kept.pxi           rows and columns of a matrix by a mask's keep words
     update.pxi         steps of optimizers
+    tokens.pxi         tokens that BERT's rule replaces
     c_api.pxi          the part of the C interface that handles Python objects
     xla_ffi.pxi        the handlers that JAX calls
 
@@ -79,6 +80,7 @@ include "mask.pxi"
 include "noise.pxi"
 include "kept.pxi"
 include "update.pxi"
+include "tokens.pxi"
 include "c_api.pxi"
 include "xla_ffi.pxi"
 

@@ -96,6 +96,15 @@ cdef extern from "core/job.h" nogil:
         OPERATION_fill_values
         UPDATE_ELEM_COST
         MAX_AXES
+        ELEMS_PER_COUNT
+        SLOW_ELEM_COST
+
+    ctypedef struct keep_bits:
+        uint64_t *words
+        size_t *counts
+        int64_t *indices
+        bint of_dropped
+        bint is_packed
 
     ctypedef struct job_request:
         int operation
@@ -135,12 +144,12 @@ cdef extern from "core/job.h" nogil:
     size_t job_record_words(const job_request *request)
     int job_plan_submatrix(job *j, const submatrix *request, int dtype)
     int job_plan_update(job *j, const param_update *request, const submatrix *kept, size_t n_elems, int dtype)
+    int job_plan_bits(job *j, const job_request *request, const keep_bits *bits)
+    void job_plan_list(job *j, const keep_bits *bits, size_t n_elems)
+    void job_plan_draws(job *j, uint8_t *out, const double *p, const stream_key *key, uint64_t first, size_t n_elems)
     size_t count_kept(const uint64_t *words, size_t n_elems)
-    void list_kept(int64_t *indices, const uint64_t *words, size_t n_elems)
     bint job_is_copy(const job_request *request)
     void job_run(const job *j, size_t begin, size_t end)
-    void job_keep_words(const job *j, uint64_t *words, size_t begin, size_t end)
-    void job_draws(uint8_t *out, const double *p, const stream_key *key, uint64_t first, size_t n_elems)
     size_t job_min_elems_per_thread(const job *j)
     size_t job_cut(const job *j, size_t i, size_t n_ranges)
 

@@ -298,65 +298,77 @@ cdef class Mask(Drawn):
             0.
 
         """
-        cdef cnp.ndarray words = self.keep_words()
-        cdef uint64_t *word = <uint64_t *>cnp.PyArray_DATA(words)
-        cdef size_t i, n_words = cnp.PyArray_SIZE(words)
-        with nogil:
-            for i in range(n_words):
-                word[i] = bits_reversed_in_bytes(word[i])
+        cdef keep_bits bits
+        words = self.empty_array(((math.prod(self.shape) + 63) // 64,), np.uint64)
+        set_bits(&bits, words, None)
+        bits.is_packed = True
+        self.make_bits(&bits)
         n_bytes = (math.prod(self.shape) + 7) // 8
         return words.astype("<u8", copy=False).view(np.uint8)[:n_bytes]
 
     def count(self):
         """Return the number of kept elements, an int, without making an array of elements."""
+        cdef keep_bits bits
         n_elems = math.prod(self.shape)
         if is_zero(self.p) or self.p == 1.0:
             return n_elems if is_zero(self.p) else 0
-        cdef cnp.ndarray words = self.keep_words()
-        return count_kept(<uint64_t *>cnp.PyArray_DATA(words), n_elems)
+        counts = np.zeros(n_elems // ELEMS_PER_COUNT + 1, np.uintp)
+        set_bits(&bits, None, counts)
+        self.make_bits(&bits)
+        return int(counts.sum())
 
     def indices(self):
         """Return the indices of the kept elements in C order, an int64 array: `numpy.flatnonzero(mask.keep())`."""
-        cdef cnp.ndarray words = self.keep_words()
-        cdef const uint64_t *word = <const uint64_t *>cnp.PyArray_DATA(words)
-        cdef size_t n_elems = math.prod(self.shape)
-        cdef cnp.ndarray indices = np.empty(count_kept(word, n_elems), np.int64)
-        cdef int64_t *index = <int64_t *>cnp.PyArray_DATA(indices)
-        with nogil:
-            list_kept(index, word, n_elems)
+        return self.listed(False)
+
+    cdef cnp.ndarray listed(self, bint of_dropped):
+        """Return the indices of kept elements, or those of dropped ones."""
+        cdef keep_bits bits
+        cdef job j
+        cdef held_arrays held
+        cdef size_t i, n_here, n_listed = 0, n_elems = math.prod(self.shape)
+        cdef size_t n_counts = (n_elems + ELEMS_PER_COUNT - 1) // ELEMS_PER_COUNT
+        words = self.empty_array(((n_elems + 63) // 64,), np.uint64)
+        counts = np.empty(n_counts, np.uintp)
+        set_bits(&bits, words, counts)
+        bits.of_dropped = of_dropped
+        self.make_bits(&bits)
+        for i in range(n_counts):
+            n_here = bits.counts[i]
+            bits.counts[i] = n_listed
+            n_listed += n_here
+        indices = np.empty(n_listed, np.int64)
+        bits.indices = <int64_t *>cnp.PyArray_DATA(indices)
+        if may_use_threads(SLOW_ELEM_COST * n_elems):
+            prepare_threads()
+        job_plan_list(&j, &bits, n_elems)
+        begin_holding(&held, False)
+        run_job(&j, &held)
         return indices
 
-    cdef cnp.ndarray keep_words(self):
-        """Return the keep words of all elements in C order, a new uint64 array."""
+    cdef int make_bits(self, const keep_bits *bits) except -1:
+        """Write the mask's decisions as bits, or count them."""
         cdef job_request request
         cdef mask_axes axes
         cdef job j
-        cdef size_t done = 0, end, n_elems
-        n = math.prod(self.shape)
-        cdef cnp.ndarray words = self.empty_array(((n + 63) // 64,), np.uint64)
-        cdef uint64_t *word = <uint64_t *>cnp.PyArray_DATA(words)
+        cdef held_arrays held
         cdef tuple strides = None if self.is_run_of_elems() else self.all_strides()
-        n_elems = n
         request = blank_request(OPERATION_fill_keep, 0)
         request.key = self.key_words
         request.first = self.first
         request.p = self.p
-        request.out = cnp.PyArray_BYTES(words)
-        request.n_elems = n_elems
+        request.n_elems = math.prod(self.shape)
         if strides is not None:
             set_shape(&axes, self.shape, strides)
             request.n_axes = axes.n
             request.lens = axes.lens
             request.strides = axes.strides
-        if job_plan(&j, &request) != 0:
+        if may_use_threads(request.n_elems):
+            prepare_threads()
+        if job_plan_bits(&j, &request, bits) != 0:
             raise SystemError("a mask must be one that can be planned: please report this")
-        while done < n_elems:
-            end = min(n_elems, done + WORDS_AT_A_TIME * 64)
-            with nogil:
-                job_keep_words(&j, word + done // 64, done, end)
-            done = end
-            PyErr_CheckSignals()
-        return words
+        begin_holding(&held, False)
+        return run_job(&j, &held)
 
     cdef object decisions(self, object out, object dtype, bint is_dropped):
         """Return `keep` or `dropped`."""
@@ -590,14 +602,14 @@ cdef object slice_int(object number):
 
 # ---- decisions as arrays --------------------------------------------------------------------------------------------
 
-cdef enum:
-    WORDS_AT_A_TIME = 16384  # 2^20 elements, then signals are handled
-
-
-cdef inline uint64_t bits_reversed_in_bytes(uint64_t word) noexcept nogil:
-    word = (word >> 1 & 0x5555555555555555u) | (word & 0x5555555555555555u) << 1
-    word = (word >> 2 & 0x3333333333333333u) | (word & 0x3333333333333333u) << 2
-    return (word >> 4 & 0x0F0F0F0F0F0F0F0Fu) | (word & 0x0F0F0F0F0F0F0F0Fu) << 4
+cdef int set_bits(keep_bits *bits, cnp.ndarray words, cnp.ndarray counts) except -1:
+    """Set the arrays of a job on bits, each of which may be None; all else is 0."""
+    memset(bits, 0, sizeof(keep_bits))
+    if words is not None:
+        bits.words = <uint64_t *>cnp.PyArray_DATA(words)
+    if counts is not None:
+        bits.counts = <size_t *>cnp.PyArray_DATA(counts)
+    return 0
 
 
 cdef object checked_value_dtype(object dtype):
@@ -662,14 +674,7 @@ def record_bytes(Mask mask not None):
 
 def dropped_indices(Mask mask not None):
     """Return the indices of a mask's dropped elements in C order, an int64 array."""
-    cdef cnp.ndarray words = np.invert(mask.keep_words())
-    cdef const uint64_t *word = <const uint64_t *>cnp.PyArray_DATA(words)
-    cdef size_t n_elems = math.prod(mask.shape)
-    cdef cnp.ndarray indices = np.empty(count_kept(word, n_elems), np.int64)
-    cdef int64_t *index = <int64_t *>cnp.PyArray_DATA(indices)
-    with nogil:
-        list_kept(index, word, n_elems)
-    return indices
+    return mask.listed(True)
 
 
 def check_selection(a, str name, fill, out):
@@ -717,6 +722,7 @@ def alpha_map(double p):
 def bernoulli(shape, p, rng, out):
     """Draw bools, for cdropout.bernoulli."""
     cdef held_arrays held
+    cdef job j
     cdef Mask mask
     cdef tuple lengths = checked_shape(shape)
     cdef uint64_t n_positions = checked_n_drawn(lengths, ())
@@ -737,29 +743,20 @@ def bernoulli(shape, p, rng, out):
     mask = Mask.__new__(Mask)
     mask.shape = lengths  # for the error of empty_array
     cdef cnp.ndarray drawn = array if array is not None and is_plain(array) else mask.empty_array(lengths, np.bool_)
+    if may_use_threads(cnp.PyArray_SIZE(drawn) * (1 if chances is None else SLOW_ELEM_COST)):
+        prepare_threads()
     place_mask(mask, p_checked, lengths, (), stream_of_rng(rng), n_positions, &held)
     if chances is None:
         mask.fill(drawn, OPERATION_fill_values, 1.0, True, &held)
     else:
-        draw_each(mask, drawn, chances, &held)
+        job_plan_draws(
+            &j, <uint8_t *>cnp.PyArray_DATA(drawn), <const double *>cnp.PyArray_DATA(chances), &mask.key_words,
+            mask.first, cnp.PyArray_SIZE(drawn)
+        )
+        run_job(&j, &held)
     if array is not None and drawn is not array:
         copy_elems(array, drawn, &held)
     return drawn if out is None else handed_back(array, out)
-
-
-cdef int draw_each(Mask mask, cnp.ndarray drawn, cnp.ndarray chances, held_arrays *held) except -1:
-    """Fill a plain bool array from the mask's positions, each element with its own probability."""
-    cdef uint8_t *byte = <uint8_t *>cnp.PyArray_DATA(drawn)
-    cdef const double *chance = <const double *>cnp.PyArray_DATA(chances)
-    cdef size_t done = 0, n, n_elems = cnp.PyArray_SIZE(drawn)
-    while done < n_elems:
-        n = min(n_elems - done, <size_t>64 * ELEMS_PER_BLOCK)
-        check_held(held)
-        with nogil:
-            job_draws(byte + done, chance + done, &mask.key_words, mask.first + done, n)
-        done += n
-        PyErr_CheckSignals()
-    return 0
 
 
 cdef cnp.ndarray checked_chances(object p, tuple shape):

@@ -59,7 +59,7 @@ size_t probe_isas(const kernel_table *table, const char **names)
             const dtype_kernels *row = table->dtype[dtype];
             for (int operation = 0; operation < N_OPERATIONS; operation++)
                 names[n++] = row->range[operation](&arrays, &rule, 0, ELEMS_PER_GROUP);
-            names[n++] = row->repeat(&arrays, &rule, 0, 2, OPERATION_apply_mask);
+            names[n++] = row->repeat(&arrays, words, 2, OPERATION_apply_mask);
             names[n++] = row->words(&arrays, words, 2, OPERATION_apply_mask);
         }
     for (int dtype = DTYPE_f32; dtype <= DTYPE_f64; dtype++) {

@@ -114,7 +114,7 @@ static void run_kernels(const kernel_table *table, int operation, int dtype, con
                                 .words = words};
         call.first = c->first + r / c->n_sharing * c->n_elems;
         call.bias_at = r * c->n_elems;
-        if (has_words(call.kernel))
+        if (reads_words(call.kernel))
             table->fill_words(words, &c->rule, call.first, c->n_elems);
         run_call(table, 0, &call, &at);
     }

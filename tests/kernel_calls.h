@@ -36,9 +36,9 @@ static inline int is_arithmetic_unchanged(void)
     return changed == NULL;
 }
 
-/* A kernel's number is one of these plus an operation: an operation on a range, on many elements to each position, by
- * keep words (is_kernel tells which operations have the latter two). Those from FILL_KEEP on have no operation or
- * dtype. */
+/* A kernel's number is one of these plus an operation: an operation on a range, by keep words on many elements to each
+ * position, by keep words on one (is_kernel tells which operations have the latter two). Those from FILL_KEEP on have
+ * no operation or dtype. */
 enum {
     RANGE = 0,
     REPEAT = N_OPERATIONS,
@@ -92,6 +92,11 @@ static inline int has_repeats(int kernel)
 static inline int has_words(int kernel)
 {
     return kernel >= WORDS && kernel < FILL_KEEP;
+}
+
+static inline int reads_words(int kernel)
+{
+    return has_repeats(kernel) || has_words(kernel);
 }
 
 static inline int is_kernel(int kernel)
@@ -152,7 +157,7 @@ static inline int inputs_of(int kernel)
 {
     const int steps = steps_of_kernel(kernel);
     return (steps & WITHOUT_X ? 0 : INPUT_X) | (steps & WITH_BIAS ? INPUT_BIAS : 0) |
-           (steps & READS_RESIDUAL ? INPUT_RESIDUAL : 0) | (has_words(kernel) ? INPUT_WORDS : 0);
+           (steps & READS_RESIDUAL ? INPUT_RESIDUAL : 0) | (reads_words(kernel) ? INPUT_WORDS : 0);
 }
 
 static inline size_t words_for(size_t n_elems)
@@ -236,7 +241,7 @@ static inline const char *run_call(const kernel_table *table, int is_streamed, c
     if (has_words(call->kernel))
         return row->words(&arrays, at->words, call->n_positions, operation);
     if (has_repeats(call->kernel))
-        return row->repeat(&arrays, rule, call->first, call->n_positions, operation);
+        return row->repeat(&arrays, at->words, call->n_positions, operation);
     return row->range[operation](&arrays, rule, call->first, call->n_positions);
 }
 

@@ -4,12 +4,13 @@ import os
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # no look for a newer version on the network
 
+import importlib.util
+
 import numpy as np
 import pytest
 
 A = pytest.importorskip("albumentations")
-
-import cdropout.albumentations as cda  # noqa: E402 - needs albumentations
+cda = pytest.importorskip("cdropout.albumentations", exc_type=ImportError)  # for albumentationsx 2.4 and later
 
 IMAGES = {
     "grey": np.random.default_rng(0).integers(1, 255, (60, 70), np.uint8),
@@ -58,6 +59,27 @@ def test_masks_and_bounding_boxes_are_targets():
     batch = cda.PixelDropout(dropout_prob=0.5, p=1.0)(images=np.stack([image] * 2))["images"]
     assert np.array_equal(batch[0], batch[1])
     assert not np.array_equal(batch[0], image)
+
+
+def test_images_masks_and_volumes_of_a_call_lose_the_same_pixels():
+    images, masks = np.stack([IMAGES["colour"]] * 2), np.full((2, 60, 70), 1, np.uint8)
+    for cls in (cda.PixelDropout, cda.CoarseDropout):
+        given = {"dropout_prob": 0.5, "mask_drop_value": 7} if cls is cda.PixelDropout else {"fill_mask": 7}
+        result = A.Compose([cls(p=1.0, **given)], seed=1)(images=images, masks=masks)
+        assert np.array_equal(result["images"][0], result["images"][1])
+        assert not np.array_equal(result["images"][0], images[0])
+        assert [set(np.unique(mask)) for mask in result["masks"]] == [{1, 7}] * 2
+        assert np.array_equal(result["masks"][0], result["masks"][1])
+    volume = A.Compose([cda.PixelDropout(dropout_prob=0.5, p=1.0)], seed=1)(volume=images)["volume"]
+    assert np.array_equal(volume[0], volume[1])
+    assert (volume == 0).any()
+
+
+def test_an_albumentations_that_draws_in_another_method_is_refused(monkeypatch):
+    monkeypatch.delattr(A.BasicTransform, "get_params_dependent_on_data")
+    spec = importlib.util.spec_from_file_location("another_copy", cda.__file__)
+    with pytest.raises(ImportError, match=r"needs albumentations 2.0 or albumentationsx 2.0 to 2.3, got version"):
+        spec.loader.exec_module(importlib.util.module_from_spec(spec))
 
 
 def test_additional_images_of_another_shape_are_refused():

@@ -5,6 +5,7 @@ import pytest
 import reference
 
 import cdropout as cd
+from cdropout import _kernels
 
 KEY = cd.Stream(5).key
 DTYPES = ("bool", "uint8", "int16", "uint32", "int64", "float16", "float32", "float64")
@@ -403,3 +404,13 @@ def test_what_does_not_fit_is_refused_by_name_before_anything_is_drawn(call, err
         call(stream)
     assert str(caught.value).startswith(message), str(caught.value)
     assert stream.position == 0
+
+
+def test_tokens_that_are_no_plain_array_or_have_too_few_words_are_refused():
+    tokens, selected, rule = np.arange(10), np.array([3]), (2**63, 2**64 - 1, 7, 0, 5)
+    _kernels.replace_by_rule(tokens, selected, np.zeros(10, np.uint64), rule)
+    assert tokens.tolist() == [0, 1, 2, 7, 4, 5, 6, 7, 8, 9]
+    for refused, words in ((tokens[::2], np.zeros(5, np.uint64)), (tokens, np.zeros(9, np.uint64))):
+        with pytest.raises(ValueError, match="with as many elements as words"):
+            _kernels.replace_by_rule(refused, selected, words, rule)
+    assert tokens.sum() == 49

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import cdropout as cd
-from benchmarks import command_line, frameworks, parts, training_share
+from benchmarks import command_line, frameworks, parts, threads, training_share
 from benchmarks.cases import OPERATIONS, Case
 from benchmarks.command_line import QUESTIONS, docstring_of, main
 from benchmarks.result_check import Expectation, WrongResultError, check_result
@@ -116,6 +116,41 @@ def test_masks_runs(capsys):
     )
 
 
+def test_threads_prints_a_ratio_for_each_form_of_decisions(monkeypatch, capsys):
+    monkeypatch.setattr(threads, "DECISION_SIZES", (4096,))
+    before = _kernels.get_limits()["min_elems_per_thread"]
+    try:
+        assert main(["threads", "--decisions", "--rounds", "1"]) == 0
+    finally:
+        _kernels.set_limits(min_elems_per_thread=before)
+    assert re.search(r"^ +4096( +\S+){5}$", capsys.readouterr().out, re.MULTILINE)
+
+
+def test_instruction_sets_have_a_row_for_each_dtype_and_a_column_for_each_size_and_set(capsys):
+    pytest.importorskip("tqdm")
+    isas = _kernels.supported_isas()[-2:]
+    options = ("--sizes", "4096", "--rounds", "1", "--isas", *isas)
+    assert main(["instruction-sets", *options, "--only", "relu_dropout_backward"]) == 0
+    ratios = rf"( +\d+\.\d\d){{{len(isas)}}}$"
+    out = capsys.readouterr().out
+    assert len(re.findall(rf"^relu_dropout_backward\(.* float(16|32|64) .*{ratios}", out, re.MULTILINE)) == 3
+    assert main(["instruction-sets", *options, "--only", "mask.packed", "--least", "--markdown"]) == 0
+    assert re.search(r"^\| `mask.packed\(\)` \|", capsys.readouterr().out, re.MULTILINE)
+    with pytest.raises(SystemExit):
+        main(["instruction-sets", *options, "--only", "no such operation"])
+    assert "argument --only: no operation contains" in capsys.readouterr().err
+
+
+def test_instruction_sets_that_give_other_bits_are_refused(monkeypatch):
+    from benchmarks import instruction_sets
+
+    answers = iter([{"floor": [1.0], "operation": [1.0], "digest": name} for name in "ab"])
+    monkeypatch.setattr(instruction_sets, "ask", lambda process, request: next(answers))
+    row = instruction_sets.rows_of_table()[0]
+    with pytest.raises(WrongResultError, match="must give the same bits"):
+        instruction_sets.ratios({"avx2": None, "sse2": None}, row, {}, 1, False)
+
+
 def test_import_time_runs(capsys):
     assert main(["import-time", "--rounds", "1"]) == 0
     out = capsys.readouterr().out.splitlines()
@@ -130,6 +165,8 @@ def test_parts_runs_and_leaves_the_library_as_it_was(monkeypatch, capsys):
     monkeypatch.setattr(parts, "STRIDES", (16, 2048))
     assert main(["parts", "--rounds", "2"]) == 0
     assert re.search("seeded +gathered", capsys.readouterr().out)
+    assert main(["parts", "--rounds", "1", "--repeats", "64"]) == 0
+    assert len(re.findall(r"^.+ of .+ 64 ( +[0-9.]+){6}$", capsys.readouterr().out, re.MULTILINE)) == len(parts.CUTS)
     assert _kernels.get_limits()["max_gathered_stride"] == before
 
 

@@ -60,6 +60,7 @@ def call(kind, dtype):
         "transposed, shared": (lambda: cd.alpha_dropout(x, 0.1, out=turned.T, shared_axes=1), turned),
         "transposed copy": (lambda: cd.dropout(x.T, 0.0, out=turned), turned),
         "keep": (mask.keep, x),
+        "packed": (mask.packed, x),
     }[kind]
 
 _kernels.use_isa(sys.argv[1])
@@ -124,7 +125,7 @@ def test_ctrl_c_during_a_call_on_a_gigabyte_comes_within_a_second(kind, dtype, i
 
 
 KINDS = (
-    *("dropout", "relu", "bias and residual", "noise", "one sample", "rows that share", "keep"),
+    *("dropout", "relu", "bias and residual", "noise", "one sample", "rows that share", "keep", "packed"),
     *("other byte order", "transposed", "transposed, shared", "transposed copy"),
 )
 
@@ -138,7 +139,7 @@ def test_ctrl_c_at_any_moment_of_any_call_on_a_gigabyte_comes_within_a_second(is
         pytest.skip(f"this machine has no {isa_name}")
     rng, slowest = random.Random(f"{isa_name} {n_threads}"), {}
     for kind in KINDS:
-        for dtype in ("float32",) if kind == "keep" else ("float16", "float32", "float64"):
+        for dtype in ("float32",) if kind in ("keep", "packed") else ("float16", "float32", "float64"):
             seconds, _, _, right = interrupt(
                 isa_name, kind, dtype, after_seconds=rng.uniform(0, 1), env={"OMP_NUM_THREADS": n_threads}
             )
@@ -195,6 +196,10 @@ def results():
     yield mask.apply(x)
     yield mask.apply(x[::-1])
     yield mask.keep()
+    yield mask.packed()
+    yield mask.indices()
+    yield np.array(mask.count())
+    yield cd.bernoulli(x.size, np.abs(x) / 10, rng=4)
     yield mask.scaled(np.float64)
     yield mask.apply(x, scale=2.0, shift=1.0, fill=3.0)
     yield noise.multiply(x)

@@ -276,6 +276,8 @@ LARGE_PARTS = [
     ((30, 300, 300), (2,), np.s_[:, 7:207]),
     ((3, 700_000), (), np.s_[:, 50:]),
     ((1200, 2000), (), np.s_[::2, 1::2]),
+    ((40, 3000, 64), (2,), np.s_[:, 5:2900:7]),
+    ((8, 2500, 70), (2,), np.s_[:, 100:1100]),
 ]
 
 
@@ -298,6 +300,52 @@ def test_streaming_stores_change_no_bit_of_a_part(isa, shape, shared_axes, index
     expected = bits(part.apply(x_part)), bits(part.scaled())
     with limits(max_cached_bytes=0):
         assert (bits(part.apply(x_part)), bits(part.scaled())) == expected
+
+
+# Rows near each other and far apart, single positions, positions that others share.
+REPEATED_PARTS = [
+    ((7, 70, 64), (2,), np.s_[:, ::2]),
+    ((5, 200, 130), (2,), np.s_[1:, 3:199]),
+    ((3, 5000, 65), (2,), np.s_[:, 7:4500]),
+    ((4, 2000, 64), (2,), np.s_[:, 5::90]),
+    ((9, 300, 100), (0, 2), np.s_[2:, 7:200]),
+    ((5, 9, 3, 64), (1, 3), np.s_[:, 2:, 1:]),
+    ((2, 3, 70_001), (2,), np.s_[:, 1:, 5:]),
+]
+
+
+@pytest.mark.promise("mask-parts")
+@pytest.mark.parametrize(("shape", "shared_axes", "index"), REPEATED_PARTS)
+@pytest.mark.parametrize("start", [0, 4090])
+def test_parts_of_masks_with_many_repeats_agree_with_the_whole(isa, shape, shared_axes, index, start):
+    mask = cd.Mask(KEY, start, 0.5, shape, shared_axes)
+    part, keep = mask[index], mask.keep()
+    assert bits(part.keep()) == bits(keep[index])
+    assert part.count() == keep[index].sum()
+    assert bits(part.packed()) == bits(np.packbits(keep[index]))
+    assert bits(part.indices()) == bits(np.flatnonzero(keep[index]))
+    x = np.random.default_rng(0).standard_normal(shape, np.float32)
+    assert bits(part.apply(x[index])) == bits(np.where(keep, x * np.float32(2), 0)[index])
+    pixels = x.view(np.uint8)[..., :: x.itemsize]
+    assert bits(part.select(pixels[index])) == bits(np.where(keep, pixels, 0)[index])
+
+
+@pytest.mark.promise("bits-isa-threads")
+@pytest.mark.parametrize("n_elems", [1, 64, 16_383, 16_384, 16_385, 100_000])
+@pytest.mark.parametrize("start", [0, 77])
+def test_thread_counts_agree_on_decisions(n_elems, start):
+    mask = cd.Mask(KEY, start, 0.3, (n_elems,))
+    keep, chances = mask.keep(), np.linspace(0, 1, n_elems)
+    assert set(by_every_thread_count(mask.count)) == {int(keep.sum())}
+    for found, expected in (
+        (mask.packed, np.packbits(keep)),
+        (mask.indices, np.flatnonzero(keep)),
+        (lambda: _kernels.dropped_indices(mask), np.flatnonzero(~keep)),
+        (lambda: mask.dropped(dtype=np.int16), (~keep).astype(np.int16)),
+        (lambda: cd.bernoulli(n_elems, 0.3, rng=1), cd.bernoulli(n_elems, np.full(n_elems, 0.3), rng=1)),
+        (lambda: cd.bernoulli(n_elems, chances, rng=1), cd.bernoulli(n_elems, chances, rng=1)),
+    ):
+        assert set(by_every_thread_count(lambda found=found: bits(found()))) == {bits(expected)}
 
 
 def test_a_part_without_gaps_is_a_mask_like_any_other():

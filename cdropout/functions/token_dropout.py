@@ -16,8 +16,8 @@ Bools = npt.NDArray[np.bool_]
 
 # Of the selected tokens, BERT replaces 80 % by the mask token and 10 % by a random token. The upper 32 bits of a word
 # decide, and its lower ones do not matter.
-MASKED_BELOW = np.uint64((4 * 2**32 // 5) << 32)
-RANDOM_BELOW = np.uint64((9 * 2**32 // 10) << 32)
+MASKED_BELOW = (4 * 2**32 // 5) << 32
+RANDOM_BELOW = (9 * 2**32 // 10) << 32
 
 
 def token_dropout(
@@ -162,16 +162,13 @@ def replace_by_rule(
     result: Array, x: Array, selected: npt.NDArray[np.int64], mask_token: int, choices: tuple[int, int], room: Mask
 ) -> None:
     """Replace the selected tokens by BERT's rule, with the words of a mask's positions."""
-    words = words_of(room, x.size)[selected]
     begin, n_choices = choices
-    # One selected token in five does not become the mask token.
-    others = np.flatnonzero(words >= MASKED_BELOW)
-    at, words = selected[others], words[others]
-    values = x.reshape(-1)[at] if x.flags.c_contiguous else x.flat[at]
-    at_random = np.flatnonzero(words < RANDOM_BELOW)
-    lower = words[at_random] & np.uint64(0xFFFFFFFF)
-    # The sum is modulo 2^64, as the conversion is, so that it holds for negative numbers and for those from 2^63 on.
-    numbers = (lower * np.uint64(n_choices) >> np.uint64(32)) + np.uint64(begin % 2**64)
-    values[at_random] = numbers.astype(values.dtype)
-    replace(result, x, selected, mask_token)
-    replace(result, result, at, values)
+    rule = MASKED_BELOW, RANDOM_BELOW, mask_token % 2**64, begin % 2**64, n_choices
+    words = words_of(room, x.size)
+    is_plain = result.flags.c_contiguous and result.dtype.isnative
+    replaced = result if is_plain else np.empty(x.shape, x.dtype.newbyteorder("="))
+    if replaced is not x:
+        np.copyto(replaced, x)
+    _kernels.replace_by_rule(replaced, selected, words, rule)
+    if replaced is not result:
+        np.copyto(result, replaced)

@@ -226,6 +226,40 @@ int job_plan(job *j, const job_request *request)
     return 0;
 }
 
+/* ---- decisions as bits, and draws ---- */
+
+int job_plan_bits(job *j, const job_request *request, const keep_bits *bits)
+{
+    job_request keep = *request;
+    keep.operation = OPERATION_fill_keep;
+    keep.out = bits->words != NULL ? (char *)bits->words : (char *)bits->counts;
+    if (job_plan(j, &keep) != 0)
+        return -1;
+    j->operation = OPERATION_fill_bits;
+    j->bits = *bits;
+    return 0;
+}
+
+void job_plan_list(job *j, const keep_bits *bits, size_t n_elems)
+{
+    j->operation = OPERATION_list_bits;
+    j->layout = n_elems > 0 ? LAYOUT_RUN : LAYOUT_NONE;
+    j->n_elems = n_elems;
+    j->bits = *bits;
+}
+
+void job_plan_draws(job *j, uint8_t *out, const double *p, const stream_key *key, uint64_t first, size_t n_elems)
+{
+    j->operation = OPERATION_fill_draws;
+    j->layout = n_elems > 0 ? LAYOUT_RUN : LAYOUT_NONE;
+    j->n_elems = n_elems;
+    j->arrays.out = (char *)out;
+    j->arrays.x = (const char *)p;
+    j->arrays.n_repeats = 1;
+    j->rule.key = *key;
+    j->first = first;
+}
+
 /* ---- submatrices ---- */
 
 size_t count_kept(const uint64_t *words, size_t n_elems)
@@ -238,17 +272,6 @@ size_t count_kept(const uint64_t *words, size_t n_elems)
     if (n_elems % ELEMS_PER_GROUP != 0)
         n_kept += bits_set(words[n_elems / ELEMS_PER_GROUP] & (((uint64_t)1 << n_elems % ELEMS_PER_GROUP) - 1));
     return n_kept;
-}
-
-void list_kept(int64_t *indices, const uint64_t *words, size_t n_elems)
-{
-    for (size_t i = 0; i < n_elems; i += ELEMS_PER_GROUP) {
-        uint64_t word = words[i / ELEMS_PER_GROUP];
-        if (n_elems - i < ELEMS_PER_GROUP)
-            word &= ((uint64_t)1 << (n_elems - i)) - 1;
-        for (; word != 0; word &= word - 1)
-            *indices++ = (int64_t)(i + (size_t)__builtin_ctzll(word));
-    }
 }
 
 static int is_finite_number(double number)
@@ -356,13 +379,16 @@ static size_t cut_at_block(uint64_t first, size_t n_positions, size_t i, size_t 
 size_t job_min_elems_per_thread(const job *j)
 {
     const int is_update = j->layout == LAYOUT_UPDATE || j->layout == LAYOUT_UPDATE_KEPT;
-    const size_t least = is_update ? limits.min_elems_per_thread / UPDATE_ELEM_COST : limits.min_elems_per_thread;
-    return least > 0 ? least : 1;
+    const int is_slow = j->operation == OPERATION_list_bits || j->operation == OPERATION_fill_draws;
+    const size_t n_elems = limits.min_elems_per_thread / (is_update ? UPDATE_ELEM_COST : is_slow ? SLOW_ELEM_COST : 1);
+    return n_elems > 0 ? n_elems : 1;
 }
 
 size_t job_cut(const job *j, size_t i, size_t n_ranges)
 {
     const size_t n_repeats = j->arrays.n_repeats;
+    if (j->operation == OPERATION_fill_bits || j->operation == OPERATION_list_bits)
+        return i == n_ranges ? j->n_elems : share(j->n_elems / ELEMS_PER_COUNT, i, n_ranges) * ELEMS_PER_COUNT;
     switch (j->layout) {
     case LAYOUT_NONE:
         return 0;

@@ -39,7 +39,11 @@ enum {
         N_OPERATIONS,      /* writes a byte for each element, 1 where it is kept and 0 where it is dropped */
     OPERATION_select,      /* out = keep ? x : bias */
     OPERATION_fill_values, /* out = keep ? bias[1] : bias[0]; n_bias is 2 */
-    N_JOB_OPERATIONS
+    N_JOB_OPERATIONS,
+    /* Not for job_plan: functions below plan them. */
+    OPERATION_fill_bits = N_JOB_OPERATIONS,
+    OPERATION_list_bits,
+    OPERATION_fill_draws,
 };
 
 static inline int steps_of_operation(int operation)
@@ -67,8 +71,12 @@ typedef enum {
 } job_stores;
 
 enum {
-    MAX_AXES = 64,                             /* NumPy's limit */
-    MAX_KEEP_WORDS = 1024,                     /* for a shared row or gathered elements, on the stack of job_run */
+    MAX_AXES = 64,           /* NumPy's limit */
+    MAX_KEEP_WORDS = 1024,   /* for a shared row or gathered elements, on the stack of job_run */
+    ELEMS_PER_COUNT = 16384, /* of keep_bits */
+    /* The time of an element, in those of an element of dropout: limits.min_elems_per_thread is divided by it. */
+    SLOW_ELEM_COST = 8,                        /* of one that is listed, or has its own p */
+    UPDATE_ELEM_COST = 2,                      /* of one in a step of an optimizer */
     BIAS_ROOM_BYTES = 3 * ELEMS_PER_GROUP * 8, /* up to 127 elements of a repeated bias, and its first 64 again */
 };
 
@@ -123,6 +131,17 @@ static inline job_request blank_request(int operation, int dtype)
     return blank;
 }
 
+/* The decisions of a mask as bits: bit i % 64 of words[i / 64] is that of element i, and the unused bits of the last
+ * word are 0. Count c is that of the bits that are set for elements from c * ELEMS_PER_COUNT on, before the next count.
+ */
+typedef struct {
+    uint64_t *words;
+    size_t *counts;
+    int64_t *indices;
+    int of_dropped; /* a bit is set where an element is dropped, not where it is kept */
+    int is_packed;  /* the bits of each byte in reverse order, as numpy.packbits has them */
+} keep_bits;
+
 /* A planned request. Do not copy or move it: it may point to its own bias_room. */
 typedef struct {
     job_layout layout;
@@ -133,6 +152,7 @@ typedef struct {
     operands arrays;
     submatrix matrix;    /* of LAYOUT_SUBMATRIX and LAYOUT_UPDATE_KEPT */
     param_update update; /* of LAYOUT_UPDATE and LAYOUT_UPDATE_KEPT: these three use neither arrays nor what follows */
+    keep_bits bits;      /* of OPERATION_fill_bits and OPERATION_list_bits */
     const uint64_t *record; /* of LAYOUT_RECORDED */
     mask_rule rule;
     uint64_t first;
@@ -168,8 +188,6 @@ int job_plan(job *j, const job_request *request);
 
 /* How many words a record of the request's decisions has; 0 if it cannot have one, or none that saves time. */
 size_t job_record_words(const job_request *request);
-/* Divides limits.min_elems_per_thread: an element of a step takes so many times the time of one of dropout. */
-enum { UPDATE_ELEM_COST = 2 };
 
 /* Plans moving the kept elements of a matrix (kernel_table.h). The job's elements are those of the whole matrix, and
  * its ranges are cut between rows. Returns -1 if the verb is unknown, the dtype is not float32 or float64, the scale is
@@ -181,12 +199,20 @@ int job_plan_submatrix(job *j, const submatrix *request, int dtype);
  * dtype is not float32 or float64, a number is not finite, kept has another number of elements, or an array of the
  * request is NULL although there are elements. */
 int job_plan_update(job *j, const param_update *request, const submatrix *kept, size_t n_elems, int dtype);
+/* Plans making the decisions of a mask as bits: of the request, the mask, the axes and n_elems. Without words, bits are
+ * only counted, and count c may hold the bits of the elements of later counts, which are then 0; without counts, bits
+ * are not counted. There must be one of both. Returns as job_plan. */
+int job_plan_bits(job *j, const job_request *request, const keep_bits *bits);
+
+/* Plans listing the indices of the set bits of words that a job of job_plan_bits has made. counts holds for each count
+ * the sum of those before it, and indices has room for the sum of all. */
+void job_plan_list(job *j, const keep_bits *bits, size_t n_elems);
+
+/* Plans kernels->fill_draws. */
+void job_plan_draws(job *j, uint8_t *out, const double *p, const stream_key *key, uint64_t first, size_t n_elems);
 
 /* How many of the first n_elems bits of keep words are set; n_elems if words is NULL. */
 size_t count_kept(const uint64_t *words, size_t n_elems);
-
-/* Lists the indices of the set bits among the first n_elems; `indices` has room for as many as count_kept counts. */
-void list_kept(int64_t *indices, const uint64_t *words, size_t n_elems);
 
 /* Whether the request only copies x: nothing is dropped, scaled or added. */
 int job_is_copy(const job_request *request);
@@ -195,19 +221,13 @@ int job_is_copy(const job_request *request);
  * traps). Threads may run ranges of one job at the same time; the division into ranges does not change the result. */
 void job_run(const job *j, size_t begin, size_t end);
 
-/* Computes the keep words of elements begin .. end - 1 of a planned job, whatever its operation: bit i % 64 of
- * words[i / 64] is set where element begin + i is kept, and the unused bits of the last word are 0. */
-void job_keep_words(const job *j, uint64_t *words, size_t begin, size_t end);
-
-/* kernels->fill_draws in the default floating-point mode. */
-void job_draws(uint8_t *out, const double *p, const stream_key *key, uint64_t first, size_t n_elems);
-
-/* With fewer elements of this job, a second thread costs more time than it saves. */
+/* With fewer elements of this job for each thread, a further one costs more time than it saves. */
 size_t job_min_elems_per_thread(const job *j);
 
 /* The element at which range i of n_ranges begins; i = n_ranges gives n_elems. A run of positions is cut at blocks if
  * possible, so that none is seeded twice; shared rows between rows, repeats between positions, other rows anywhere.
- * Copies, gathered elements and very long repeats are cut at multiples of 64 elements, which keeps stores aligned. */
+ * Copies, gathered elements and very long repeats are cut at multiples of 64 elements, which keeps stores aligned; bits
+ * where counts begin. */
 size_t job_cut(const job *j, size_t i, size_t n_ranges);
 
 #endif

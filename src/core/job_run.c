@@ -156,56 +156,6 @@ static void run_shared_rows(const job *j, size_t begin, size_t end)
     run_rows(j, end_row * length, end);
 }
 
-/* ---- many elements to a position ---- */
-
-/* The position in the stream of the job's position i_position, counted from 0 in the order of the elements. */
-static uint64_t position_of(const job *j, size_t i_position)
-{
-    return first_of_row(j, i_position / j->row_positions) + i_position % j->row_positions;
-}
-
-/* Positions begin .. end - 1 of the job with n_repeats elements each, from element i on. Streaming stores need every
- * position's elements to begin on a multiple of STREAM_ALIGN. */
-static void run_repeats(const job *j, size_t i, size_t begin, size_t end, size_t n_repeats)
-{
-    while (begin < end) {
-        const size_t n = smaller(j->row_positions - begin % j->row_positions, end - begin);
-        operands ops = arrays_at(j, i, 0);
-        ops.n_repeats = n_repeats;
-        ops.is_streamed = ops.is_streamed && n_repeats * j->elem_bytes % STREAM_ALIGN == 0;
-        kernels->dtype[j->dtype]->repeat(&ops, &j->rule, position_of(j, begin), n, j->operation);
-        i += n * n_repeats;
-        begin += n;
-    }
-}
-
-/* Elements begin .. end - 1, which take the same position. */
-static void run_within_position(const job *j, size_t begin, size_t end)
-{
-    const size_t n = end - begin, i_position = begin / j->arrays.n_repeats;
-    uint64_t word;
-    if (n >= MIN_REPEATS) {
-        run_repeats(j, begin, i_position, i_position + 1, n);
-    } else if (n > 0) {
-        kernels->fill_words(&word, &j->rule, position_of(j, i_position), 1);
-        word = -(word & 1);
-        run_words(j, begin, &word, n);
-    }
-}
-
-static void run_repeated(const job *j, size_t begin, size_t end)
-{
-    const size_t n_repeats = j->arrays.n_repeats;
-    const size_t first_whole = (begin + n_repeats - 1) / n_repeats, end_whole = end / n_repeats;
-    if (first_whole > end_whole) {
-        run_within_position(j, begin, end);
-        return;
-    }
-    run_within_position(j, begin, first_whole * n_repeats);
-    run_repeats(j, first_whole * n_repeats, first_whole, end_whole, n_repeats);
-    run_within_position(j, end_whole * n_repeats, end);
-}
-
 /* ---- gathered keep words ---- */
 
 /* A cache of one block's keep words, for several rows. One word more lets append_bits read 64 bits from any bit on. */
@@ -214,15 +164,19 @@ typedef struct {
     uint64_t words[WORDS_PER_BLOCK + 1];
 } block_words;
 
+/* Whether several rows are likely to lie in one block. */
+static int has_near_rows(const job *j)
+{
+    return j->n_levels > 0 && j->level_strides[j->n_levels - 1] <= limits.max_gathered_stride;
+}
+
 /* Brings the keep words of n_positions positions of one block into the cache, and returns the index of their first bit.
- * Words of the whole block are computed, unless the next row is too far away to use them. */
+ * Words of the whole block are computed if the next row may use them. */
 static size_t make_words(const job *j, block_words *cache, uint64_t first, size_t n_positions)
 {
-    const int is_far = j->n_levels > 0 && j->level_strides[j->n_levels - 1] > limits.max_gathered_stride;
     const uint64_t block = first / ELEMS_PER_BLOCK;
-    if (is_far) {
+    if (!has_near_rows(j)) {
         kernels->fill_words(cache->words, &j->rule, first, n_positions);
-        cache->block = UINT64_MAX; /* none: a later call must not take these words for a block's */
         return 0;
     }
     if (cache->block != block) {
@@ -259,20 +213,6 @@ static inline void append_copies(uint64_t *to, size_t n_held, uint64_t bit, size
         to[n_held / 64 + 1] = copies >> 1 >> (63 - n_held % 64);
         n_held += n_here;
         n -= n_here;
-    }
-}
-
-/* Appends the keep bits of positions first .. first + n_positions - 1. */
-static void append_positions(const job *j, block_words *cache, uint64_t *to, size_t n_held, uint64_t first,
-                             size_t n_positions)
-{
-    while (n_positions > 0) {
-        const size_t n = smaller(n_positions, ELEMS_PER_BLOCK - (size_t)(first % ELEMS_PER_BLOCK));
-        const size_t bit = make_words(j, cache, first, n);
-        append_bits(to, n_held, cache->words, bit, n);
-        first += n;
-        n_held += n;
-        n_positions -= n;
     }
 }
 
@@ -351,72 +291,153 @@ static void append_short_repeats(uint64_t *to, size_t n_held, const uint64_t *so
     *word = pending;
 }
 
-/* Appends the keep bits of n_elems elements, n_repeats to a position. The first one is element `skip` of those that
- * take position `first`. */
-static void append_repeats(const job *j, block_words *cache, const uint64_t *copies_of_byte, uint64_t *to,
-                           size_t n_held, uint64_t first, size_t skip, size_t n_elems)
-{
-    const size_t n_repeats = j->arrays.n_repeats;
-    while (n_elems > 0) {
-        if (skip == 0 && n_repeats < 64 && n_elems >= n_repeats) {
-            const size_t n_left = ELEMS_PER_BLOCK - (size_t)(first % ELEMS_PER_BLOCK);
-            const size_t n_positions = smaller(n_elems / n_repeats, n_left);
-            const size_t bit = make_words(j, cache, first, n_positions);
-            append_short_repeats(to, n_held, cache->words, bit, n_positions, (unsigned)n_repeats, copies_of_byte);
-            first += n_positions;
-            n_held += n_positions * n_repeats;
-            n_elems -= n_positions * n_repeats;
-        } else { /* not all elements of a position, or 64 and more */
-            const size_t n = smaller(n_elems, n_repeats - skip), bit = make_words(j, cache, first, 1);
-            append_copies(to, n_held, cache->words[bit / 64] >> bit % 64 & 1, n);
-            first++;
-            n_held += n;
-            n_elems -= n;
-            skip = 0;
-        }
-    }
-}
-
-/* Where gathering stands: a row, and an element in it. */
+/* Where gathering stands. If several elements take a position, the bits of positions are gathered first. */
 typedef struct {
     row_cursor cursor;
-    size_t offset;
+    size_t offset; /* in the row, of the next position whose bit is not in `bits` */
     block_words cache;
-    int has_table; /* of the next field */
+    size_t n_left;                      /* positions whose bits are not in `bits`, up to the end of the range */
+    size_t n_bits, bit;                 /* how many `bits` holds, and the one of the next element */
+    size_t n_passed;                    /* elements that take the same position as the next one and come before it */
+    uint64_t bits[WORDS_PER_BLOCK + 1]; /* append_bits reads and writes one word more */
+    int has_table;                      /* of the next field */
     uint64_t copies_of_byte[256];
 } gathering;
 
-static void start_gathering(gathering *at, const job *j, size_t begin)
+/* For positions begin .. end - 1 of the job, counted in the order of the elements. */
+static void start_gathering(gathering *at, const job *j, size_t begin, size_t end)
 {
-    const size_t row_elems = j->row_positions * j->arrays.n_repeats;
-    at->cursor = cursor_at_row(j, begin / row_elems);
-    at->offset = begin % row_elems;
+    at->cursor = cursor_at_row(j, begin / j->row_positions);
+    at->offset = begin % j->row_positions;
     at->cache.block = UINT64_MAX; /* no block has this index: there are 2^52 */
     at->cache.words[WORDS_PER_BLOCK] = 0;
-    /* 256 entries: for fewer positions in a row, the table would cost more time than it saves. */
-    at->has_table = j->arrays.n_repeats > 1 && j->arrays.n_repeats <= MAX_TABLED_REPEATS && j->row_positions >= 1024;
-    if (at->has_table)
-        make_byte_copies(at->copies_of_byte, (unsigned)j->arrays.n_repeats);
+    at->n_left = end - begin;
+    at->n_bits = at->bit = at->n_passed = 0;
 }
 
-/* The keep words of the next n_elems elements, which the job must have. Writes one word more than they fill. */
-static void gather_words(gathering *at, const job *j, uint64_t *words, size_t n_elems)
+/* For elements begin .. end - 1 of the job, at least one. */
+static void start_gathering_elems(gathering *at, const job *j, size_t begin, size_t end)
 {
-    const size_t n_repeats = j->arrays.n_repeats, row_elems = j->row_positions * n_repeats;
-    words[0] = 0;
-    for (size_t n_held = 0; n_held < n_elems;) {
-        const size_t offset = at->offset, n = smaller(row_elems - offset, n_elems - n_held);
-        const uint64_t first = at->cursor.first;
-        if (n_repeats == 1)
-            append_positions(j, &at->cache, words, n_held, first + offset, n);
-        else
-            append_repeats(j, &at->cache, at->has_table ? at->copies_of_byte : NULL, words, n_held,
-                           first + offset / n_repeats, offset % n_repeats, n);
+    const size_t n_repeats = j->arrays.n_repeats;
+    start_gathering(at, j, begin / n_repeats, (end - 1) / n_repeats + 1);
+    at->n_passed = begin % n_repeats;
+    /* 256 entries: for fewer positions, the table would cost more time than it saves. */
+    at->has_table = n_repeats > 1 && n_repeats <= MAX_TABLED_REPEATS && at->n_left >= 1024;
+    if (at->has_table)
+        make_byte_copies(at->copies_of_byte, (unsigned)n_repeats);
+}
+
+/* Appends n_rows rows of n_bits bits each, fewer than 64: the first from `bit` of source on, the others stride bits
+ * further each. The rest as in append_bits, except that bits that do not fill a word yet stay in a register. */
+static ALWAYS_INLINE void append_short_rows(uint64_t *to, size_t n_held, const uint64_t *source, size_t bit,
+                                            size_t stride, size_t n_rows, unsigned n_bits)
+{
+    const uint64_t all = ((uint64_t)1 << n_bits) - 1;
+    uint64_t *word = to + n_held / 64, pending = *word;
+    unsigned n_pending = n_held % 64;
+    for (; n_rows > 0; n_rows--, bit += stride) {
+        uint64_t copied = source[bit / 64] >> bit % 64;
+        if (n_bits > 1)
+            copied |= source[bit / 64 + 1] << 1 << (63 - bit % 64);
+        copied &= all;
+        pending |= copied << n_pending;
+        n_pending += n_bits;
+        if (n_pending >= 64) {
+            *word++ = pending;
+            n_pending -= 64;
+            pending = n_pending == 0 ? 0 : copied >> (n_bits - n_pending);
+        }
+    }
+    *word = pending;
+}
+
+/* Appends the keep bits of whole rows in one block, at most n_most positions; the rest as in append_bits. Returns the
+ * number of positions: 0 if the next row is long, crosses the end of its block, or is far from the one after it. */
+static size_t append_rows(gathering *at, const job *j, uint64_t *to, size_t n_held, size_t n_most)
+{
+    const size_t length = j->row_positions, in_block = (size_t)(at->cursor.first % ELEMS_PER_BLOCK);
+    if (at->offset != 0 || length >= 64 || !has_near_rows(j) || in_block + length > ELEMS_PER_BLOCK)
+        return 0;
+    const uint64_t stride = j->level_strides[j->n_levels - 1];
+    size_t n_rows = smaller(n_most / length, at->cursor.n_left);
+    if (stride != 0)
+        n_rows = smaller(n_rows, (size_t)((ELEMS_PER_BLOCK - length - in_block) / stride) + 1);
+    if (n_rows == 0)
+        return 0;
+    const size_t bit = make_words(j, &at->cache, at->cursor.first, length);
+    if (length == 1)
+        append_short_rows(to, n_held, at->cache.words, bit, (size_t)stride, n_rows, 1);
+    else
+        append_short_rows(to, n_held, at->cache.words, bit, (size_t)stride, n_rows, (unsigned)length);
+    at->cursor.row += n_rows - 1;
+    at->cursor.first += (n_rows - 1) * stride;
+    at->cursor.n_left -= n_rows - 1;
+    next_row(j, &at->cursor);
+    return n_rows * length;
+}
+
+/* Sets `to` to the keep bits of the next n_positions positions. Writes one word more than they fill. */
+static void gather_positions(gathering *at, const job *j, uint64_t *to, size_t n_positions)
+{
+    to[0] = 0;
+    for (size_t n_held = 0; n_held < n_positions;) {
+        const size_t n_of_rows = append_rows(at, j, to, n_held, n_positions - n_held);
+        n_held += n_of_rows;
+        if (n_of_rows > 0)
+            continue;
+        const uint64_t first = at->cursor.first + at->offset;
+        const size_t n_in_row = smaller(j->row_positions - at->offset, n_positions - n_held);
+        const size_t n = smaller(n_in_row, ELEMS_PER_BLOCK - (size_t)(first % ELEMS_PER_BLOCK));
+        const size_t bit = make_words(j, &at->cache, first, n);
+        append_bits(to, n_held, at->cache.words, bit, n);
         n_held += n;
         at->offset += n;
-        if (at->offset == row_elems) {
+        if (at->offset == j->row_positions) {
             at->offset = 0;
             next_row(j, &at->cursor);
+        }
+    }
+    at->n_left -= n_positions;
+}
+
+/* Gathers the bits of the next positions. A call ends with a block if all positions are one run, so that no block is
+ * seeded twice. */
+static void refill_bits(gathering *at, const job *j)
+{
+    const size_t begin = j->n_levels > 0 ? 0 : (size_t)((at->cursor.first + at->offset) % ELEMS_PER_BLOCK);
+    at->n_bits = smaller(at->n_left, ELEMS_PER_BLOCK - begin);
+    at->bit = 0;
+    gather_positions(at, j, at->bits, at->n_bits);
+}
+
+/* The keep words of the next n_elems elements, which the range must have. Writes one word more than they fill. */
+static void gather_words(gathering *at, const job *j, uint64_t *words, size_t n_elems)
+{
+    const size_t n_repeats = j->arrays.n_repeats;
+    if (n_repeats == 1) {
+        gather_positions(at, j, words, n_elems);
+        return;
+    }
+    words[0] = 0;
+    for (size_t n_held = 0; n_held < n_elems;) {
+        const size_t n_needed = n_elems - n_held;
+        if (at->bit == at->n_bits)
+            refill_bits(at, j);
+        if (at->n_passed == 0 && n_repeats < 64 && n_needed >= n_repeats) {
+            const size_t n = smaller(n_needed / n_repeats, at->n_bits - at->bit);
+            append_short_repeats(words, n_held, at->bits, at->bit, n, (unsigned)n_repeats,
+                                 at->has_table ? at->copies_of_byte : NULL);
+            at->bit += n;
+            n_held += n * n_repeats;
+        } else { /* not all elements of a position, or 64 and more */
+            const size_t n = smaller(n_needed, n_repeats - at->n_passed);
+            append_copies(words, n_held, at->bits[at->bit / 64] >> at->bit % 64 & 1, n);
+            n_held += n;
+            at->n_passed += n;
+            if (at->n_passed == n_repeats) {
+                at->n_passed = 0;
+                at->bit++;
+            }
         }
     }
 }
@@ -428,7 +449,7 @@ static void run_gathered(const job *j, size_t begin, size_t end)
     const size_t unit = ELEMS_PER_GROUP * smaller(j->arrays.n_repeats, MAX_KEEP_WORDS);
     const size_t n_most = ELEMS_PER_GROUP * MAX_KEEP_WORDS / unit * unit;
     gathering at;
-    start_gathering(&at, j, begin);
+    start_gathering_elems(&at, j, begin, end);
     while (begin < end) {
         const size_t n_gathered = smaller(end - begin, n_most);
         gather_words(&at, j, words, n_gathered);
@@ -437,17 +458,64 @@ static void run_gathered(const job *j, size_t begin, size_t end)
     }
 }
 
-void job_keep_words(const job *j, uint64_t *words, size_t begin, size_t end)
+/* ---- many elements to a position ---- */
+
+/* Positions begin .. end - 1 of the job with n_repeats elements each, from element i on. Streaming stores need every
+ * position's elements to begin on a multiple of STREAM_ALIGN. */
+static void run_repeats(const job *j, size_t i, size_t begin, size_t end, size_t n_repeats)
+{
+    gathering at;
+    if (begin == end)
+        return;
+    for (start_gathering(&at, j, begin, end); at.n_left > 0; i += at.n_bits * n_repeats) {
+        refill_bits(&at, j);
+        operands ops = arrays_at(j, i, 0);
+        ops.n_repeats = n_repeats;
+        ops.is_streamed = ops.is_streamed && n_repeats * j->elem_bytes % STREAM_ALIGN == 0;
+        kernels->dtype[j->dtype]->repeat(&ops, at.bits, at.n_bits, j->operation);
+    }
+}
+
+/* Elements begin .. end - 1, which take the same position. */
+static void run_within_position(const job *j, size_t begin, size_t end)
+{
+    const size_t n = end - begin, i_position = begin / j->arrays.n_repeats;
+    if (n >= MIN_REPEATS) {
+        run_repeats(j, begin, i_position, i_position + 1, n);
+    } else if (n > 0) {
+        const uint64_t first = first_of_row(j, i_position / j->row_positions) + i_position % j->row_positions;
+        uint64_t word;
+        kernels->fill_words(&word, &j->rule, first, 1);
+        word = -(word & 1);
+        run_words(j, begin, &word, n);
+    }
+}
+
+static void run_repeated(const job *j, size_t begin, size_t end)
+{
+    const size_t n_repeats = j->arrays.n_repeats;
+    const size_t first_whole = (begin + n_repeats - 1) / n_repeats, end_whole = end / n_repeats;
+    if (first_whole > end_whole) {
+        run_within_position(j, begin, end);
+        return;
+    }
+    run_within_position(j, begin, first_whole * n_repeats);
+    run_repeats(j, first_whole * n_repeats, first_whole, end_whole, n_repeats);
+    run_within_position(j, end_whole * n_repeats, end);
+}
+
+/* ---- decisions as bits ---- */
+
+/* The keep words of elements begin .. end - 1. The unused bits of the last word are 0. */
+static void make_keep_words(const job *j, uint64_t *words, size_t begin, size_t end)
 {
     uint64_t gathered[MAX_KEEP_WORDS + 1];
     gathering at;
-    if (begin >= end)
-        return;
     if (j->layout == LAYOUT_RUN) {
         kernels->fill_words(words, &j->rule, j->first + begin, end - begin);
         return;
     }
-    start_gathering(&at, j, begin);
+    start_gathering_elems(&at, j, begin, end);
     while (begin < end) {
         const size_t n_here = smaller(end - begin, ELEMS_PER_GROUP * MAX_KEEP_WORDS);
         const size_t n_words = (n_here + ELEMS_PER_GROUP - 1) / ELEMS_PER_GROUP;
@@ -458,11 +526,76 @@ void job_keep_words(const job *j, uint64_t *words, size_t begin, size_t end)
     }
 }
 
-void job_draws(uint8_t *out, const double *p, const stream_key *key, uint64_t first, size_t n_elems)
+static uint64_t bits_reversed_in_bytes(uint64_t word)
 {
-    const float_mode before = enter_default_mode();
-    kernels->fill_draws(out, p, key, first, n_elems);
-    leave_default_mode(before);
+    word = (word >> 1 & 0x5555555555555555u) | (word & 0x5555555555555555u) << 1;
+    word = (word >> 2 & 0x3333333333333333u) | (word & 0x3333333333333333u) << 2;
+    return (word >> 4 & 0x0F0F0F0F0F0F0F0Fu) | (word & 0x0F0F0F0F0F0F0F0Fu) << 4;
+}
+
+/* The number of kept elements, by a few words at a time: the end of a block's if the elements are one run, so that no
+ * block is seeded twice. */
+static size_t count_range(const job *j, size_t begin, size_t end)
+{
+    uint64_t words[MAX_KEEP_WORDS];
+    size_t n_kept = 0;
+    while (begin < end) {
+        const size_t n_most = ELEMS_PER_GROUP * MAX_KEEP_WORDS - (size_t)((j->first + begin) % ELEMS_PER_BLOCK);
+        const size_t n_here = smaller(end - begin, n_most);
+        make_keep_words(j, words, begin, begin + n_here);
+        n_kept += count_kept(words, n_here);
+        begin += n_here;
+    }
+    return n_kept;
+}
+
+static void run_bits(const job *j, size_t begin, size_t end)
+{
+    const keep_bits *bits = &j->bits;
+    if (bits->words == NULL) {
+        const size_t n_kept = count_range(j, begin, end);
+        bits->counts[begin / ELEMS_PER_COUNT] = bits->of_dropped ? end - begin - n_kept : n_kept;
+        return;
+    }
+    uint64_t *words = bits->words + begin / ELEMS_PER_GROUP;
+    const size_t n_words = (end - begin + ELEMS_PER_GROUP - 1) / ELEMS_PER_GROUP;
+    make_keep_words(j, words, begin, end);
+    if (bits->of_dropped) {
+        for (size_t i = 0; i < n_words; i++)
+            words[i] = ~words[i];
+        if (end % ELEMS_PER_GROUP != 0)
+            words[n_words - 1] &= ((uint64_t)1 << end % ELEMS_PER_GROUP) - 1;
+    }
+    if (bits->is_packed)
+        for (size_t i = 0; i < n_words; i++)
+            words[i] = bits_reversed_in_bytes(words[i]);
+    for (; bits->counts != NULL && begin < end; begin += ELEMS_PER_COUNT)
+        bits->counts[begin / ELEMS_PER_COUNT] =
+            count_kept(bits->words + begin / ELEMS_PER_GROUP, smaller(ELEMS_PER_COUNT, end - begin));
+}
+
+static void list_bits(const job *j, size_t begin, size_t end)
+{
+    int64_t *index = j->bits.indices + j->bits.counts[begin / ELEMS_PER_COUNT];
+    for (size_t i = begin; i < end; i += ELEMS_PER_GROUP)
+        for (uint64_t word = j->bits.words[i / ELEMS_PER_GROUP]; word != 0; word &= word - 1)
+            *index++ = (int64_t)(i + (size_t)__builtin_ctzll(word));
+}
+
+static void run_draws(const job *j, size_t begin, size_t end)
+{
+    const double *p = (const double *)(const void *)j->arrays.x;
+    kernels->fill_draws((uint8_t *)j->arrays.out + begin, p + begin, &j->rule.key, j->first + begin, end - begin);
+}
+
+static void run_decisions(const job *j, size_t begin, size_t end)
+{
+    if (j->operation == OPERATION_fill_bits)
+        run_bits(j, begin, end);
+    else if (j->operation == OPERATION_list_bits)
+        list_bits(j, begin, end);
+    else
+        run_draws(j, begin, end);
 }
 
 /* ---- any range of any layout ---- */
@@ -476,7 +609,9 @@ static size_t row_from(const job *j, size_t i)
 void job_run(const job *j, size_t begin, size_t end)
 {
     const float_mode before = enter_default_mode();
-    if (begin < end)
+    if (begin < end && j->operation >= N_JOB_OPERATIONS)
+        run_decisions(j, begin, end);
+    else if (begin < end)
         switch (j->layout) {
         case LAYOUT_NONE:
             break;

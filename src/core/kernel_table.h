@@ -151,9 +151,9 @@ static inline operands operands_at(const operands *ops, size_t i, size_t elem_by
 
 /* An operation on n_elems elements, which take the positions from `first` on of the stream of rule->key. */
 typedef const char *range_fn(const operands *ops, const mask_rule *rule, uint64_t first, size_t n_elems);
-/* apply_mask or alpha_dropout on n_positions positions with ops->n_repeats elements each, MIN_REPEATS or more. */
-typedef const char *repeat_fn(const operands *ops, const mask_rule *rule, uint64_t first, size_t n_positions,
-                              int operation);
+/* apply_mask or alpha_dropout on n_positions positions with ops->n_repeats elements each, MIN_REPEATS or more: bit
+ * i % 64 of keep_words[i / 64] is set where those of position i are kept. */
+typedef const char *repeat_fn(const operands *ops, const uint64_t *keep_words, size_t n_positions, int operation);
 /* An operation with a mask that is given: bit i % 64 of keep_words[i / 64] is set where element i is kept. */
 typedef const char *words_fn(const operands *ops, const uint64_t *keep_words, size_t n_elems, int operation);
 /* apply_mask by a record, of n_elems elements, a multiple of 64. A record holds the decisions on whole groups, a word

@@ -475,19 +475,11 @@ static OUT_OF_LINE void OF_DTYPE(repeat_on_word)(const operands *ops, size_t i, 
     }
 }
 
-static const char *OF_DTYPE(repeat)(const operands *ops, const mask_rule *rule, uint64_t first, size_t n_positions,
-                                    int operation)
+static const char *OF_DTYPE(repeat)(const operands *ops, const uint64_t *keep_words, size_t n_positions, int operation)
 {
-    uint64_t words[ELEMS_PER_BLOCK / ELEMS_PER_GROUP];
-    for (size_t i = 0; i < n_positions;) {
-        const size_t n_left = ELEMS_PER_BLOCK - (size_t)((first + i) % ELEMS_PER_BLOCK);
-        const size_t n_here = n_positions - i < n_left ? n_positions - i : n_left;
-        fill_words(words, rule, first + i, n_here);
-        for (size_t at = 0; at < n_here; at += ELEMS_PER_GROUP) {
-            const size_t n = n_here - at < ELEMS_PER_GROUP ? n_here - at : ELEMS_PER_GROUP;
-            OF_DTYPE(repeat_on_word)(ops, i + at, words[at / ELEMS_PER_GROUP], n, operation);
-        }
-        i += n_here;
+    for (size_t i = 0; i < n_positions; i += ELEMS_PER_GROUP) {
+        const size_t n = n_positions - i < ELEMS_PER_GROUP ? n_positions - i : ELEMS_PER_GROUP;
+        OF_DTYPE(repeat_on_word)(ops, i, keep_words[i / ELEMS_PER_GROUP], n, operation);
     }
     if (ops->is_streamed)
         AFTER_STREAMING();
