@@ -500,5 +500,5 @@ def test_sgd_follows_its_rule_and_decays_weights_only(nesterov):
 @pytest.mark.parametrize("optimizer", [Adam, SGD])
 def test_optimizers_refuse_arrays_that_are_not_contiguous(optimizer):
     param = np.zeros((4, 6)).T
-    with pytest.raises(ValueError, match="params and grads must be C-contiguous"):
+    with pytest.raises(ValueError, match="param must be C-contiguous"):
         optimizer([param], [np.zeros_like(param)])

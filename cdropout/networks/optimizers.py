@@ -14,8 +14,8 @@ Array = npt.NDArray[Any]
 
 def _check_arrays(params: Sequence[Array], grads: Sequence[Array]) -> None:
     """Raise TypeError or ValueError unless each parameter can be updated by its gradient."""
-    if not all(array.flags.c_contiguous for array in (*params, *grads)):
-        raise ValueError("params and grads must be C-contiguous, got another layout")
+    if len(params) != len(grads):
+        raise ValueError(f"grads must have one array for each of {len(params)} params, got {len(grads)}")
     for param, grad in zip(params, grads, strict=True):
         _kernels.check_updated(param, grad)
 
@@ -39,8 +39,10 @@ class Adam:
     l2 : float
         l2 * weight is added to the gradient of each weight: of params of two or more dimensions. Biases, of one
         dimension, are not decayed.
-    beta1, beta2, eps : float
-        As in the paper.
+    beta1, beta2 : float
+        The decay of the two sums, in [0, 1).
+    eps : float
+        Added to the root, as in the paper; at least 0.
 
     Attributes
     ----------
@@ -52,7 +54,8 @@ class Adam:
     Raises
     ------
     TypeError, ValueError
-        For arrays other than the above; by `step`, for numbers that are not finite, before anything is updated.
+        For arrays other than the above; by `step`, for numbers that are not finite or out of range, before anything is
+        updated.
 
     """
 
@@ -78,6 +81,11 @@ class Adam:
     def step(self) -> None:
         """Update the parameters by their gradients, which stay as they are."""
         _check_finite(self, "lr", "l2", "beta1", "beta2", "eps")
+        for name, decay in (("beta1", self.beta1), ("beta2", self.beta2)):
+            if not 0 <= decay < 1:
+                raise ValueError(f"{name} must be in [0, 1), got {decay}")
+        if self.eps < 0:
+            raise ValueError(f"eps must be at least 0, got {self.eps}")
         self.n_steps += 1
         # The factors of the paper's moments and bias corrections are the same for all elements, so they go into the
         # step size and eps.
@@ -123,7 +131,8 @@ class SGD:
     Raises
     ------
     TypeError, ValueError
-        For arrays other than the above; by `step`, for numbers that are not finite, before anything is updated.
+        For arrays other than the above; by `step`, for numbers that are not finite or out of range, before anything is
+        updated.
 
     """
 
@@ -146,6 +155,8 @@ class SGD:
     def step(self) -> None:
         """Update the parameters by their gradients, which stay as they are."""
         _check_finite(self, "lr", "l2", "momentum")
+        if not 0 <= self.momentum <= 1:
+            raise ValueError(f"momentum must be in [0, 1], got {self.momentum}")
         self.n_steps += 1
         for param, grad, velocity in self._rows:
             _kernels.step_momentum(
