@@ -8,8 +8,9 @@ import numpy as np
 import numpy.typing as npt
 
 from cdropout.compact import CompactMLP
+from cdropout.functions import dropout as drop_elements
 from cdropout.inference import train as switch_modes
-from cdropout.mask import draw_mask
+from cdropout.networks.activations import ACTIVATIONS
 from cdropout.networks.layers import (
     Affine,
     FusedReLU,
@@ -69,11 +70,13 @@ class MLP:
     Raises
     ------
     ValueError
-        If p or kind is given beside `dropouts`, or if a linear layer of `dropouts` has other shapes or another dtype.
+        If activation or kind has another name, or both do not go together, if p or `dropouts` has another length than
+        one for each hidden layer, if p or kind is given beside `dropouts`, or if a linear layer of `dropouts` has other
+        shapes or another dtype.
 
     Notes
     -----
-    The widths and the kind are not checked here.
+    The widths and the probabilities are not checked here.
 
     """
 
@@ -92,6 +95,11 @@ class MLP:
     ) -> None:
         if dropouts and (len(p) > 0 or kind != "elementwise"):
             raise ValueError(f"p and kind must be left out where dropouts are given, got p={p!r}, kind={kind!r}")
+        _check_names(activation, kind)
+        n_hidden, n_given = len(widths) - 2, len(dropouts or p)
+        if n_given != n_hidden:
+            name = "dropouts" if dropouts else "p"
+            raise ValueError(f"{name} must have one item for each of {n_hidden} hidden layers, got {n_given}")
         self.activation, self.p_input, self.n_rows = activation, p_input, n_rows
         self.rng = Stream() if rng is None else as_stream(rng)
         self.dropouts = [dropout for dropout in dropouts if dropout is not None]
@@ -100,7 +108,7 @@ class MLP:
         self.params: list[Array]
         self.grads: list[Array]
         if kind == "compact":
-            # A copy of the stream draws the initial weights, so that the masks do not depend on whether there are any.
+            # Another stream draws the initial weights, so that the masks are those of networks that draw none.
             self._compact = CompactMLP(widths, list(p), rng=Stream(0), dtype=dtype)
             for layer in self._compact.layers:
                 layer.rng = self.rng
@@ -171,16 +179,18 @@ class MLP:
         Raises
         ------
         ValueError
-            If x has more rows than the buffers, in training.
+            If x has more rows than the buffers or another number of columns than the network has inputs, in training.
 
         """
         if not self.training:
             return self._evaluate(x)
         if self._compact is None and x.shape[0] > self.n_rows:
             raise ValueError(f"x must have at most {self.n_rows} rows, got {x.shape[0]}")
+        if x.shape[1] != len(self.params[0]):
+            raise ValueError(f"x must have {len(self.params[0])} columns, got {x.shape[1]}")
         if self.p_input:
             kept = x if isinstance(x, np.ndarray) else x.data
-            draw_mask(kept.shape, self.p_input, rng=self.rng).apply(kept, out=kept)
+            drop_elements(kept, self.p_input, rng=self.rng, out=kept)
         if self._compact is not None:
             return self._compact.forward(x if isinstance(x, np.ndarray) else x.toarray())
         for hidden in self._hidden:
@@ -190,6 +200,8 @@ class MLP:
     def _evaluate(self, x: Any) -> Array:
         if self._compact is not None:
             return evaluate(self.params, self.activation, x)
+        if self.dropouts:
+            self._output.x = None  # the layers now hold what this pass decided, so `backward` cannot follow
         for hidden in self._hidden:
             x = hidden.evaluate(x)
         return self._output.evaluate(x)
@@ -197,17 +209,28 @@ class MLP:
     def backward(self, dy: Array) -> None:
         """Write the gradients to `grads`, for the gradient of the outputs of the last `forward` in training.
 
-        RuntimeError if there was no such forward pass.
+        RuntimeError if there was no such forward pass or, in a network with `dropouts`, an evaluation came after it.
         """
         if self._compact is not None:
             self._compact.backward(dy)
             return
         if self._output.x is None:
-            raise RuntimeError("backward must follow a forward pass in training, and none has been made")
+            raise RuntimeError(
+                "backward must follow a forward pass in training, and none has been made since the last evaluation"
+            )
         gradient = self._output.backward(dy)
         for hidden in reversed(self._hidden):
             assert gradient is not None
             gradient = hidden.backward(gradient)
+
+
+def _check_names(activation: str, kind: str) -> None:
+    """Raise ValueError unless the activation and the kind exist and go together."""
+    for name, value, known in (("activation", activation, tuple(ACTIVATIONS)), ("kind", kind, KINDS)):
+        if value not in known:
+            raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
+    if kind == "compact" and activation != "relu":
+        raise ValueError(f"activation must be 'relu' for the kind 'compact', got {activation!r}")
 
 
 def evaluate(params: Sequence[Array], activation: str, x: Any) -> Array:
