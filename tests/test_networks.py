@@ -411,6 +411,12 @@ def test_a_number_of_dropout_layers_other_than_that_of_hidden_layers_is_refused(
         MLP(WIDTHS, p=(0.5, 0.5, 0.5))
 
 
+@pytest.mark.parametrize("layer", [cd.Dropout(0.5), cd.DropConnect(7, 7)])
+def test_a_layer_that_drops_in_two_places_is_refused(layer):
+    with pytest.raises(ValueError, match="dropouts must be different layers, because each holds one mask, got"):
+        MLP((7, 7, 7, 3), dropouts=[layer, layer])
+
+
 @pytest.mark.parametrize("layer", ["DropConnect", "FeatureDropoutLinear", "wrapped", "ReLUDropout", "numpy"])
 def test_backward_after_an_evaluation_that_changed_the_layers_is_an_error(layer):
     p, width = 0.5, WIDTHS[:2]
@@ -467,6 +473,23 @@ def test_a_step_is_forward_loss_backward_and_update_and_returns_the_loss_before_
     for param, expected in zip(network.params, other.params, strict=True):
         np.testing.assert_array_equal(param, expected)
     assert softmax_loss(network.forward(x), targets, weights) < loss
+
+
+@pytest.mark.parametrize(
+    ("loss", "targets", "message"),
+    [
+        (softmax_loss, np.array([0, 3]), r"labels must be in \[0, 3\), got 0 to 3"),
+        (softmax_loss, np.array([0, -1]), r"labels must be in \[0, 3\), got -1 to 0"),
+        (softmax_loss, np.array([[0], [1]]), r"labels must have the shape \(2,\), got \(2, 1\)"),
+        (logistic_loss, np.ones(3), r"targets must have the shape \(2, 3\), got \(3,\)"),
+        (squared_loss, np.ones((2, 1)), r"targets must have the shape \(2, 3\), got \(2, 1\)"),
+    ],
+)
+def test_targets_that_do_not_fit_are_refused_before_outputs_are_changed(loss, targets, message):
+    outputs = np.ones((2, 3))
+    with pytest.raises(ValueError, match=message):
+        loss(outputs, targets)
+    assert np.all(outputs == 1)
 
 
 def test_loss_of_equal_outputs_is_the_logarithm_of_the_classes():

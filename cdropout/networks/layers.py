@@ -1,7 +1,8 @@
 """Layers of `MLP`: product, bias, activation and dropout, in buffers that stay from step to step.
 
-Each has `params` and `grads` (the weight and the bias, and their gradients), `forward` and `backward` for a training
-step, and `evaluate`, which uses no buffers.
+`Layer` and `LinearLayer` declare the dropout layers that are given to `MLP`. The layers that it makes, from `Affine` to
+`HiddenWithLinear`, each have `params` and `grads` (the weight and the bias, and their gradients), `forward` and
+`backward` for a training step, and `evaluate`, which uses no buffers.
 """
 
 from collections.abc import Sequence

@@ -71,8 +71,8 @@ class MLP:
     ------
     ValueError
         If activation or kind has another name, or both do not go together, if p or `dropouts` has another length than
-        one for each hidden layer, if p or kind is given beside `dropouts`, or if a linear layer of `dropouts` has other
-        shapes or another dtype.
+        one for each hidden layer, if p or kind is given beside `dropouts`, if these have a layer twice, or if a linear
+        layer of them has other shapes or another dtype.
 
     Notes
     -----
@@ -103,6 +103,8 @@ class MLP:
         self.activation, self.p_input, self.n_rows = activation, p_input, n_rows
         self.rng = Stream() if rng is None else as_stream(rng)
         self.dropouts = [dropout for dropout in dropouts if dropout is not None]
+        if len(set(map(id, self.dropouts))) < len(self.dropouts):
+            raise ValueError(f"dropouts must be different layers, because each holds one mask, got {self.dropouts}")
         self.training = True
         self._compact: CompactMLP | None = None
         self.params: list[Array]
