@@ -3,6 +3,8 @@
 import itertools
 import pickle
 import re
+from decimal import Decimal
+from fractions import Fraction
 from types import SimpleNamespace
 
 import numpy as np
@@ -324,6 +326,18 @@ def test_numbers_out_of_range_update_nothing(optimizer, name, number, rule):
 
 
 @pytest.mark.parametrize("optimizer", [networks.Adam, networks.SGD])
+def test_numbers_of_every_class_give_the_steps_of_floats(optimizer):
+    found = []
+    for number in (float, Decimal, Fraction, np.float64):
+        params = [np.ones((4, 6))]
+        made = optimizer(params, [np.ones((4, 6))], lr=number("0.125"), l2=number("0.5"))
+        made.step()
+        found.append(params[0].tobytes())
+    assert found[0] != np.ones((4, 6)).tobytes()
+    assert found == [found[0]] * 4
+
+
+@pytest.mark.parametrize("optimizer", [networks.Adam, networks.SGD])
 def test_optimizers_of_networks_go_on_after_pickling(optimizer):
     rng = np.random.default_rng(0)
     params = [rng.standard_normal((4, 6))]
@@ -389,6 +403,16 @@ def test_a_decay_of_compact_adam_that_is_set_to_1_updates_nothing(name):
     with pytest.raises(ValueError, match=rf"{name} must be in \[0, 1\), got 1.0"):
         made.step()
     assert made.n_steps == 0
+    assert np.all(layer.params[0] == 1)
+
+
+@pytest.mark.parametrize(("before", "after", "rule"), [(0.9, 1.0, r"in \[0, 1\)"), (0.0, 0.9, "0 in an SGD that was")])
+def test_a_momentum_of_compact_sgd_that_is_set_later_updates_nothing(before, after, rule):
+    layer = SimpleNamespace(params=[np.ones(3)], grads=[np.ones(3)])
+    made = compact.SGD(layer, 0.1, before)
+    made.momentum = after
+    with pytest.raises(ValueError, match=f"momentum must (be|stay) {rule}"):
+        made.step()
     assert np.all(layer.params[0] == 1)
 
 

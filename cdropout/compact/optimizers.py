@@ -107,6 +107,12 @@ class SGD(_Optimizer):
         self._n_averages = 0 if self.momentum == 0 else 1
         super().__init__(layers, lr, lazy)
 
+    def _updates(self) -> list[tuple[Array, KeptGrad, tuple[Array, ...]]]:
+        _check_range("momentum", self.momentum, 0.0, 1.0)
+        if self.momentum != 0 and self._n_averages == 0:
+            raise ValueError(f"momentum must stay 0 in an SGD that was made with 0, got {self.momentum}")
+        return super()._updates()
+
     def _update(self, param: Array, grad: KeptGrad, averages: tuple[Array, ...]) -> None:
         if averages:
             super()._update(param, grad, averages)

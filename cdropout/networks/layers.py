@@ -28,7 +28,10 @@ class Layer(Protocol):
         """Map the inputs of a batch to its outputs."""
 
     def backward(self, dy: Array, /) -> Array:
-        """Map the gradient of the loss with respect to the outputs to that with respect to the inputs."""
+        """Map the gradient of the loss with respect to the outputs to that with respect to the inputs.
+
+        The network may overwrite the result.
+        """
 
 
 class LinearLayer(Layer, Protocol):

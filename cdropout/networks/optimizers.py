@@ -20,10 +20,9 @@ def _check_arrays(params: Sequence[Array], grads: Sequence[Array]) -> None:
         _kernels.check_updated(param, grad)
 
 
-def _check_finite(optimizer: Any, *names: str) -> None:
-    """Raise TypeError or ValueError unless these attributes are finite numbers."""
-    for name in names:
-        _kernels.check_finite(getattr(optimizer, name), name)
+def _finite_numbers(optimizer: Any, *names: str) -> list[float]:
+    """Return these attributes as floats; TypeError or ValueError for one that is no finite number."""
+    return [_kernels.check_finite(getattr(optimizer, name), name) for name in names]
 
 
 class Adam:
@@ -80,30 +79,30 @@ class Adam:
 
     def step(self) -> None:
         """Update the parameters by their gradients, which stay as they are."""
-        _check_finite(self, "lr", "l2", "beta1", "beta2", "eps")
-        for name, decay in (("beta1", self.beta1), ("beta2", self.beta2)):
+        lr, l2, beta1, beta2, eps = _finite_numbers(self, "lr", "l2", "beta1", "beta2", "eps")
+        for name, decay in (("beta1", beta1), ("beta2", beta2)):
             if not 0 <= decay < 1:
                 raise ValueError(f"{name} must be in [0, 1), got {decay}")
-        if self.eps < 0:
-            raise ValueError(f"eps must be at least 0, got {self.eps}")
+        if eps < 0:
+            raise ValueError(f"eps must be at least 0, got {eps}")
         self.n_steps += 1
         # The factors of the paper's moments and bias corrections are the same for all elements, so they go into the
         # step size and eps.
-        root = math.sqrt((1 - self.beta2) / (1 - self.beta2**self.n_steps))
-        step_size = self.lr * (1 - self.beta1) / (1 - self.beta1**self.n_steps) / root
+        root = math.sqrt((1 - beta2) / (1 - beta2**self.n_steps))
+        step_size = lr * (1 - beta1) / (1 - beta1**self.n_steps) / root
         for param, grad, first_sum, second_sum in self._rows:
             _kernels.step_adam(
                 param,
                 grad,
                 first_sum,
                 second_sum,
-                decay_first=self.beta1,
+                decay_first=beta1,
                 add_first=1.0,
-                decay_second=self.beta2,
+                decay_second=beta2,
                 add_second=1.0,
-                eps=self.eps / root,
+                eps=eps / root,
                 factor=-step_size,
-                l2=self.l2 if param.ndim > 1 else 0.0,
+                l2=l2 if param.ndim > 1 else 0.0,
             )
 
 
@@ -154,18 +153,18 @@ class SGD:
 
     def step(self) -> None:
         """Update the parameters by their gradients, which stay as they are."""
-        _check_finite(self, "lr", "l2", "momentum")
-        if not 0 <= self.momentum <= 1:
-            raise ValueError(f"momentum must be in [0, 1], got {self.momentum}")
+        lr, l2, momentum = _finite_numbers(self, "lr", "l2", "momentum")
+        if not 0 <= momentum <= 1:
+            raise ValueError(f"momentum must be in [0, 1], got {momentum}")
         self.n_steps += 1
         for param, grad, velocity in self._rows:
             _kernels.step_momentum(
                 param,
                 grad,
                 velocity,
-                momentum=self.momentum,
-                add=-self.lr,
-                factor=self.momentum if self.nesterov else 1.0,
-                l2=self.l2 if param.ndim > 1 else 0.0,
+                momentum=momentum,
+                add=-lr,
+                factor=momentum if self.nesterov else 1.0,
+                l2=l2 if param.ndim > 1 else 0.0,
                 is_nesterov=self.nesterov,
             )
