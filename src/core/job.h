@@ -178,7 +178,7 @@ int job_plan_submatrix(job *j, const submatrix *request, int dtype);
 
 /* Plans making the decisions of a mask as bits: of the request, the mask, the axes and n_elems. Without words, bits are
  * only counted, and count c may hold the bits of the elements of later counts, which are then 0; without counts, bits
- * are not counted. There must be one of both. Returns as job_plan. */
+ * are not counted. At least one of them must be given. Returns as job_plan. */
 int job_plan_bits(job *j, const job_request *request, const keep_bits *bits);
 
 /* Plans listing the indices of the set bits of words that a job of job_plan_bits has made. counts holds for each count
@@ -198,7 +198,7 @@ int job_is_copy(const job_request *request);
  * traps). Threads may run ranges of one job at the same time; the division into ranges does not change the result. */
 void job_run(const job *j, size_t begin, size_t end);
 
-/* The fewest elements for which a further thread saves time. */
+/* How many elements a thread of a call needs at least, as measured (docs/design.md, "Threads"). */
 static inline size_t job_min_elems_per_thread(const job *j)
 {
     const int is_slow = j->operation == OPERATION_list_bits || j->operation == OPERATION_fill_draws;
