@@ -96,7 +96,7 @@ def test_importing_cdropout_imports_no_scikit_learn():
 def test_parameters_and_defaults_are_those_of_scikit_learns_networks():
     for ours, theirs in ((DropoutMLPClassifier, MLPClassifier), (DropoutMLPRegressor, MLPRegressor)):
         own, other = ours().get_params(), theirs().get_params()
-        added = {"dropout", "input_dropout", "dropout_kind", "max_norm", "checkpoint", "class_weight"}
+        added = {"dropout", "input_dropout", "dropout_kind", "max_norm", "batch_norm", "checkpoint", "class_weight"}
         assert own.keys() - other.keys() <= added
         assert other.keys() - own.keys() <= {"max_fun", "loss"}
         assert {name: own[name] for name in own.keys() & other.keys()} == {
