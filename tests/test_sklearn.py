@@ -532,6 +532,17 @@ def test_fits_with_batch_norm_continue_where_they_ended(estimator, digits, diabe
     assert np.linalg.norm(whole.coefs_[0], axis=0).max() > 0.95
 
 
+def test_fits_with_batch_norm_begin_with_the_weights_of_other_fits_and_without_biases(digits):
+    still = {"solver": "sgd", "learning_rate_init": 1e-30, "max_iter": 1, "random_state": 0}
+    fitted, plain = (DropoutMLPClassifier((16,), **still, batch_norm=is_normalized) for is_normalized in (True, False))
+    weight, beta, output_weight, output_bias, gamma, _, _ = fitted.fit(*digits)._network_state
+    plain.fit(*digits)
+    for array, expected in ((weight, plain.coefs_[0]), (output_weight, plain.coefs_[1]), (gamma, np.ones(16))):
+        np.testing.assert_array_equal(array, expected)
+    np.testing.assert_allclose(beta, 0, atol=1e-20)
+    np.testing.assert_allclose(output_bias, plain.intercepts_[1], rtol=1e-12)
+
+
 def test_batch_norm_must_stay_as_it_was_in_the_first_fit(digits):
     for first in (False, True):
         fitted = DropoutMLPClassifier((4,), batch_norm=first, max_iter=1, warm_start=True).fit(*digits)

@@ -39,8 +39,9 @@ class DropoutMLPRegressor(RegressorMixin, BaseDropoutMLP):  # type: ignore[misc]
     batch_norm : bool, default=False
         Whether the inputs of hidden activations are normalized over each batch, then scaled and shifted by learned
         numbers (Ioffe and Szegedy, 2015). Predictions use running means and variances of the batches, with momentum 0.1
-        and eps 1e-5. Sample weights have no effect on these. The kind "compact" and batches of one sample are refused;
-        if the last batch of an epoch has one sample, it is normalized by the running numbers.
+        and eps 1e-5; weights of samples and classes have no effect on these. If the last batch of an epoch has one
+        sample, it is normalized by the running numbers. The kind "compact", a batch_size of 1 and a first fit of one
+        sample are refused.
     solver : {"adam", "sgd"}, default="adam"
         The optimizer. scikit-learn's "lbfgs" needs a loss without randomness, which dropout does not give.
     alpha, batch_size, learning_rate, learning_rate_init, power_t, max_iter, shuffle, tol, warm_start
