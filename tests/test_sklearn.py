@@ -543,6 +543,25 @@ def test_fits_with_batch_norm_begin_with_the_weights_of_other_fits_and_without_b
     np.testing.assert_allclose(output_bias, plain.intercepts_[1], rtol=1e-12)
 
 
+def test_means_and_variances_do_not_depend_on_sample_weights(digits):
+    still = {"solver": "sgd", "learning_rate_init": 1e-30, "dropout": 0, "batch_size": 100, "random_state": 0}
+    weights = np.random.default_rng(0).uniform(0.5, 2, 600)
+    plain, weighted = (
+        normalized(DropoutMLPClassifier, **still).fit(*digits, sample_weight=each) for each in (None, weights)
+    )
+    assert plain.loss_ != weighted.loss_
+    for one, other in zip(plain._network_state[-4:], weighted._network_state[-4:], strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_fit_with_batch_norm_that_diverges_is_refused_without_warnings(diabetes):
+    x, y = diabetes
+    for options, scale in (({"solver": "sgd", "learning_rate_init": 1e100}, 1), ({}, 1e200), ({}, 1e300)):
+        with pytest.raises(ValueError, match="non-finite parameter weights"):
+            normalized(DropoutMLPRegressor, **options, tol=1e300, n_iter_no_change=1).fit(x * scale, y)
+
+
 def test_batch_norm_must_stay_as_it_was_in_the_first_fit(digits):
     for first in (False, True):
         fitted = DropoutMLPClassifier((4,), batch_norm=first, max_iter=1, warm_start=True).fit(*digits)

@@ -267,7 +267,7 @@ class HiddenWithLayer:
 
     @property
     def folded(self) -> list[Array]:
-        """As in `Affine`."""
+        """The weight and the bias of evaluation, as in `Affine`."""
         return self.hidden.folded
 
 

@@ -172,7 +172,7 @@ class BaseDropoutMLP(BaseEstimator):  # type: ignore[misc]
         self._take(training, rates)
         is_without_score = training.validation is not None and not np.isfinite(training.history["best_score"])
         if (training.history["n_iter"] and is_without_score) or not all(
-            np.isfinite(array).all() for array in network.state
+            np.isfinite(array).all() for array in (*network.state, *self._params())
         ):
             raise ValueError(
                 "Solver produced non-finite parameter weights. The input data may contain large values and need to be "
@@ -240,7 +240,8 @@ class BaseDropoutMLP(BaseEstimator):  # type: ignore[misc]
     def _take(self, training: Training, rates: Rates) -> None:
         """Set the fitted attributes after training."""
         history, network = training.history, training.network
-        folded = network.folded
+        with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused afterwards
+            folded = network.folded
         self.coefs_, self.intercepts_ = folded[::2], folded[1::2]
         self._network_state = network.state if rates.batch_norm else None
         self.n_iter_, self.t_ = history["n_iter"], history["n_seen"]
