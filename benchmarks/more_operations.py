@@ -59,7 +59,16 @@ def on_floats(dtype: str, call_of: Callable[[Case, float, cd.Stream], Call]) -> 
 
 def of_floats() -> Iterator[Further]:
     """Return the members of the family that have kernels."""
+
+    def of_layer(case: Case, p: float, stream: cd.Stream) -> Call:
+        layer = cd.Dropout(p, rng=stream)
+        layer.forward(case.x)
+        mask = layer.mask
+        assert mask is not None
+        return lambda: mask.apply(case.x, out=case.y)
+
     calls: dict[str, Callable[[Case, float, cd.Stream], Call]] = {
+        "layer.mask.apply(dy, out=dx)": of_layer,
         "alpha_dropout(x, p, out=y)": lambda case, p, stream: (
             lambda: cd.alpha_dropout(case.x, p, rng=stream, out=case.y)
         ),

@@ -312,7 +312,8 @@ cdef class Mask(Drawn):
         n_elems = math.prod(self.shape)
         if is_zero(self.p) or self.p == 1.0:
             return n_elems if is_zero(self.p) else 0
-        counts = np.zeros(n_elems // ELEMS_PER_COUNT + 1, np.uintp)
+        counts = self.empty_array((n_elems // ELEMS_PER_COUNT + 1,), np.uintp)
+        counts.fill(0)  # a job that only counts does not set all
         set_bits(&bits, None, counts)
         self.make_bits(&bits)
         return int(counts.sum())
@@ -326,9 +327,11 @@ cdef class Mask(Drawn):
         cdef keep_bits bits
         cdef job j
         cdef held_arrays held
-        cdef size_t i, n_here, n_listed = 0, n_elems = math.prod(self.shape)
-        cdef size_t n_counts = (n_elems + ELEMS_PER_COUNT - 1) // ELEMS_PER_COUNT
-        words = self.empty_array(((n_elems + 63) // 64,), np.uint64)
+        cdef size_t i, n_here, n_elems, n_counts, n_listed = 0
+        n = math.prod(self.shape)
+        words = self.empty_array(((n + 63) // 64,), np.uint64)
+        n_elems = n
+        n_counts = (n_elems + ELEMS_PER_COUNT - 1) // ELEMS_PER_COUNT
         counts = np.empty(n_counts, np.uintp)
         set_bits(&bits, words, counts)
         bits.of_dropped = of_dropped

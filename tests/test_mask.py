@@ -302,6 +302,17 @@ def test_streaming_stores_change_no_bit_of_a_part(isa, shape, shared_axes, index
         assert (bits(part.apply(x_part)), bits(part.scaled())) == expected
 
 
+@pytest.mark.parametrize("name", ["count", "packed", "indices"])
+def test_decisions_of_more_elements_than_an_array_can_have_are_refused(name):
+    mask = cd.Mask(KEY, 0, 0.3, (2**40, 2**40), 1)
+    with pytest.raises(
+        ValueError, match=r"shape must be one that an array can have, got \(1099511627776, 1099511627776\)"
+    ):
+        getattr(mask, name)()
+    with pytest.raises(MemoryError):
+        getattr(cd.Mask(KEY, 0, 0.3, (2**40, 2**22), 1), name)()
+
+
 # Rows near each other and far apart, single positions, positions that others share.
 REPEATED_PARTS = [
     ((7, 70, 64), (2,), np.s_[:, ::2]),

@@ -201,7 +201,7 @@ int job_plan_submatrix(job *j, const submatrix *request, int dtype);
 int job_plan_update(job *j, const param_update *request, const submatrix *kept, size_t n_elems, int dtype);
 /* Plans making the decisions of a mask as bits: of the request, the mask, the axes and n_elems. Without words, bits are
  * only counted, and count c may hold the bits of the elements of later counts, which are then 0; without counts, bits
- * are not counted. There must be one of both. Returns as job_plan. */
+ * are not counted. At least one of them must be given. Returns as job_plan. */
 int job_plan_bits(job *j, const job_request *request, const keep_bits *bits);
 
 /* Plans listing the indices of the set bits of words that a job of job_plan_bits has made. counts holds for each count
@@ -221,7 +221,7 @@ int job_is_copy(const job_request *request);
  * traps). Threads may run ranges of one job at the same time; the division into ranges does not change the result. */
 void job_run(const job *j, size_t begin, size_t end);
 
-/* With fewer elements of this job for each thread, a further one costs more time than it saves. */
+/* How many elements a thread of a call needs at least, as measured (docs/design.md, "Threads"). */
 size_t job_min_elems_per_thread(const job *j);
 
 /* The element at which range i of n_ranges begins; i = n_ranges gives n_elems. A run of positions is cut at blocks if
