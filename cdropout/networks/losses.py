@@ -5,6 +5,7 @@ losses, and writes the gradient of that mean over the outputs. Without weights, 
 targets of other shapes or values raise ValueError before anything is written.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ import numpy.typing as npt
 from cdropout.networks.activations import logistic
 
 Array = npt.NDArray[Any]
+Loss = Callable[[Array, Array, Array | None], float]
 
 
 def softmax_loss(outputs: Array, labels: npt.NDArray[np.integer[Any]], weights: Array | None = None) -> float:

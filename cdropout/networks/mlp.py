@@ -11,16 +11,16 @@ from cdropout.compact import CompactMLP
 from cdropout.functions import dropout as drop_elements
 from cdropout.inference import train as switch_modes
 from cdropout.networks.activations import ACTIVATIONS
+from cdropout.networks.evaluation import evaluate
 from cdropout.networks.layers import (
     Affine,
+    DropoutLayer,
     FusedReLU,
     HiddenInTwoPasses,
     HiddenWithLayer,
     HiddenWithLinear,
-    Layer,
     LinearLayer,
     Sizes,
-    apply,
 )
 from cdropout.stream import Rng, Stream, as_stream
 
@@ -46,7 +46,7 @@ class MLP:
         A name of `KINDS`. "elementwise" drops elements. "feature" drops a unit for all rows of a batch. "gaussian"
         multiplies by normal noise of the same variance. "alpha" is alpha dropout, for SELU. "compact" is "feature" with
         matrix products of kept rows and columns only, for ReLU. Inputs are dropped element by element by every kind.
-    dropouts : sequence of Layer or None
+    dropouts : sequence of DropoutLayer or None
         Instead of p and kind: what drops in each hidden layer. None is no dropout. A layer with `forward` and
         `backward`, such as `cdropout.Dropout`, gets the activation, and may work in place. A layer that has a weight
         and a bias in `params`, such as `cdropout.DropConnect`, replaces the product with the weight. Layers that have
@@ -72,7 +72,7 @@ class MLP:
     state : list of ndarray
         All that training changes: `params`, and with batch norm the running means (n_out,) of each hidden layer, then
         the running variances.
-    dropouts : list of Layer
+    dropouts : list of DropoutLayer
         The given layers, without None.
 
     Raises
@@ -96,7 +96,7 @@ class MLP:
         p: Sequence[float] = (),
         p_input: float = 0.0,
         kind: str = "elementwise",
-        dropouts: Sequence[Layer | None] = (),
+        dropouts: Sequence[DropoutLayer | None] = (),
         rng: Rng | None = None,
         dtype: npt.DTypeLike = np.float32,
         n_rows: int = 128,
@@ -150,7 +150,7 @@ class MLP:
             return FusedReLU(sizes, rng, p)
         return HiddenInTwoPasses(sizes, rng, p, self.activation, kind)
 
-    def _hidden_with(self, sizes: Sizes, dropout: Layer | None) -> Affine | HiddenWithLayer | HiddenWithLinear:
+    def _hidden_with(self, sizes: Sizes, dropout: DropoutLayer | None) -> Affine | HiddenWithLayer | HiddenWithLinear:
         """Return a hidden layer with a layer of `dropouts`."""
         params = getattr(dropout, "params", ())
         if dropout is None or len(params) == 0:
@@ -263,26 +263,3 @@ def _check_names(activation: str, kind: str) -> None:
             raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
     if kind == "compact" and activation != "relu":
         raise ValueError(f"activation must be 'relu' for the kind 'compact', got {activation!r}")
-
-
-def evaluate(params: Sequence[Array], activation: str, x: Any) -> Array:
-    """Return the outputs of a network without dropout.
-
-    Parameters
-    ----------
-    params : sequence of ndarray
-        Weights and biases of each layer in turn.
-    activation : str
-        A name of `ACTIVATIONS`, for all layers except the last.
-    x : ndarray or sparse array of shape (n_samples, n_inputs)
-        The inputs.
-
-    """
-    return apply(params[-2:], "identity", pass_hidden(params[:-2], activation, x))
-
-
-def pass_hidden(params: Sequence[Array], activation: str, x: Any) -> Any:
-    """Return the output of hidden layers with these weights and biases for x; x itself if there are none."""
-    for weight_and_bias in zip(params[::2], params[1::2], strict=True):
-        x = apply(weight_and_bias, activation, x)
-    return x
