@@ -1,10 +1,10 @@
 """Time training steps with compact products over steps without dropout; gathering and scattering.
 
 Each network is trained in float32 by SGD and by Adam, on random images with random labels: "none" has no dropout,
-"element-wise" has ReLUDropout behind each hidden layer, "compact" and "lazy" are cdropout.compact.CompactMLP with
-whole and with lazy steps, "groups" is "lazy" with 4 groups. All use the optimizers of cdropout.compact, which change a
-matrix in one pass. Ratios are to "none" in the same rounds; the threads are those of the matrix products and of this
-library. "bar" is the project's goal for the better of "compact" and "lazy".
+"element-wise" drops after each hidden layer, both in `cdropout.networks.MLP`; "compact" and "lazy" are
+cdropout.compact.CompactMLP with whole and with lazy steps, "groups" is "lazy" with 4 groups. All use the optimizers of
+cdropout.compact, which change a matrix in one pass. Ratios are to "none" in the same rounds; the threads are those of
+the matrix products and of this library. "bar" is the project's goal for the better of "compact" and "lazy".
 
 --torch times the same networks in PyTorch, after replace_dropout ("element-wise") and compact_dropout ("compact", and
 "groups" with 4 groups), with PyTorch's optimizers. Without options, these are timed too if PyTorch is installed.
@@ -18,6 +18,7 @@ import argparse
 import importlib.util
 import itertools
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 from unittest import mock
 
@@ -31,6 +32,7 @@ from benchmarks.table import Table
 from benchmarks.timing import interleaved_medians, introduce
 from cdropout import compact
 from cdropout.compact import linear
+from cdropout.networks import MLP, softmax_loss, train_step
 
 Array = npt.NDArray[Any]
 
@@ -47,76 +49,23 @@ RULE_BATCHES = (8, 32, 128, 512)
 RULE_PS = (0.05, 0.1, 0.2, 0.5, 0.8)
 
 
-class PlainMLP:
-    """Linear layers with full products and ReLU, or ReLU and element-wise dropout, between them.
-
-    Parameters
-    ----------
-    widths : tuple of int
-        As in CompactMLP.
-    p : float
-        The probability of dropping; 0 for ReLU alone.
-
-    """
-
-    def __init__(self, widths: tuple[int, ...], p: float) -> None:
-        start = compact.CompactMLP(widths, 0.0, rng=1)
-        self.params, self.grads = start.params, start.grads
-        self.drops = [cd.ReLUDropout(p, rng=i, inplace=True) for i in range(len(widths) - 2)] if p else []
-        self.inputs: list[Array] = []
-
-    def forward(self, x: Array) -> Array:
-        """Return the output."""
-        self.inputs = [x]
-        n_layers = len(self.params) // 2
-        for i in range(n_layers):
-            x = x @ self.params[2 * i]
-            x += self.params[2 * i + 1]
-            if i < n_layers - 1:
-                x = self.drops[i].forward(x) if self.drops else np.maximum(x, 0, out=x)
-                self.inputs.append(x)
-        return x
-
-    def backward(self, dy: Array) -> None:
-        """Write the gradients to `grads`."""
-        for i in range(len(self.params) // 2 - 1, -1, -1):
-            np.matmul(self.inputs[i].T, dy, out=self.grads[2 * i])
-            np.sum(dy, axis=0, out=self.grads[2 * i + 1])
-            if i > 0:
-                dy = dy @ self.params[2 * i].T
-                dy = (
-                    self.drops[i - 1].backward(dy)
-                    if self.drops
-                    else cd.relu_dropout_backward(dy, self.inputs[i], 0.0, out=dy)
-                )
+def full_mlp(widths: tuple[int, ...], p: float, batch: int) -> MLP:
+    """Return the network of `cdropout.networks` with the initial weights of a CompactMLP; p = 0 is ReLU alone."""
+    net = MLP(widths, p=[p] * (len(widths) - 2), rng=1, n_rows=batch)
+    for param, initial in zip(net.params, compact.CompactMLP(widths, 0.0, rng=1).params, strict=True):
+        param[...] = initial
+    return net
 
 
-def make_step(net: Any, optimizer: Any, x: Array, labels: Array) -> Callable[[], None]:
-    """Return a training step with the gradient of the mean cross-entropy."""
-    rows = np.arange(len(x))
-
-    def step() -> None:
-        y = net.forward(x)
-        y -= y.max(axis=1, keepdims=True)
-        np.exp(y, out=y)
-        y /= y.sum(axis=1, keepdims=True)
-        y[rows, labels] -= 1
-        y /= len(x)
-        net.backward(y)
-        optimizer.step()
-
-    return step
-
-
-def networks(widths: tuple[int, ...], p: float) -> dict[str, tuple[Any, bool]]:
+def networks(widths: tuple[int, ...], p: float, batch: int) -> dict[str, tuple[Any, bool]]:
     """Return each way's network, and whether its steps are lazy."""
 
     def compact_mlp(n_groups: int = 1) -> compact.CompactMLP:
         return compact.CompactMLP(widths, p, n_groups=n_groups, rng=1, full_grads=False)
 
     return {
-        "none": (PlainMLP(widths, 0.0), False),
-        "element-wise": (PlainMLP(widths, p), False),
+        "none": (full_mlp(widths, 0.0, batch), False),
+        "element-wise": (full_mlp(widths, p, batch), False),
         "compact": (compact_mlp(), False),
         "lazy": (compact_mlp(), True),
         "groups": (compact_mlp(N_GROUPS), True),
@@ -128,9 +77,9 @@ def measure(widths: tuple[int, ...], batch: int, p: float, optimizer: str, round
     rng = np.random.default_rng(0)
     x, labels = rng.random((batch, widths[0]), np.float32), rng.integers(0, widths[-1], batch)
     steps = {}
-    for name, (net, lazy) in networks(widths, p).items():
+    for name, (net, lazy) in networks(widths, p, batch).items():
         made = compact.SGD(net, 1e-3) if optimizer == "SGD" else compact.Adam(net, 1e-4, lazy=lazy)
-        steps[name] = make_step(net, made, x, labels)
+        steps[name] = partial(train_step, net, made, softmax_loss, x, labels)
     for step in steps.values():
         step()
     medians = interleaved_medians(steps, rounds=rounds, seconds_per_turn=0.01)
@@ -220,11 +169,11 @@ def show_rule(arguments: argparse.Namespace) -> None:
         for widths, batch, p in itertools.product(RULE_WIDTHS, RULE_BATCHES, RULE_PS):
             rng = np.random.default_rng(0)
             x, labels = rng.random((batch, widths[0]), np.float32), rng.integers(0, widths[-1], batch)
-            plain = PlainMLP(widths, p)
-            steps = {"element-wise": make_step(plain, compact.SGD(plain, 1e-3), x, labels)}
+            plain = full_mlp(widths, p, batch)
+            steps = {"element-wise": partial(train_step, plain, compact.SGD(plain, 1e-3), softmax_loss, x, labels)}
             for name, choice in (("full", False), ("compact", True), ("rule", None)):
                 net = compact.CompactMLP(widths, p, rng=1, full_grads=False)
-                step = make_step(net, compact.SGD(net, 1e-3), x, labels)
+                step = partial(train_step, net, compact.SGD(net, 1e-3), softmax_loss, x, labels)
 
                 def chosen_step(step: Callable[[], None] = step, choice: bool | None = choice) -> None:
                     rule = linear.compact_pays if choice is None else lambda *_, **__: choice

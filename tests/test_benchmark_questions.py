@@ -356,7 +356,7 @@ def test_networks_of_compact_in_pytorch_have_the_same_start():
     from benchmarks.compact_torch import networks
 
     x = torch.rand(8, 20, generator=torch.Generator().manual_seed(0))
-    made = networks((20, 16, 16, 5), 0.5)
+    made = networks((20, 16, 16, 5), 0.5, len(x))
     for model in made.values():
         assert torch.allclose(model.eval()(x), made["none"](x), atol=1e-6)
 
@@ -365,7 +365,7 @@ def test_networks_of_compact_have_the_same_start_and_full_products_without_dropo
     from benchmarks.compact import networks
 
     x = np.random.default_rng(0).random((8, 20), np.float32)
-    made = networks((20, 16, 16, 5), 0.5)
+    made = networks((20, 16, 16, 5), 0.5, len(x))
     plain = made["none"][0].forward(x)
     for name in ("compact", "lazy", "groups"):
         assert made[name][0].eval().forward(x) == pytest.approx(plain, rel=1e-4, abs=1e-5)
