@@ -356,7 +356,7 @@ def test_networks_of_compact_in_pytorch_have_the_same_start():
     from benchmarks.compact_torch import networks
 
     x = torch.rand(8, 20, generator=torch.Generator().manual_seed(0))
-    made = networks((20, 16, 16, 5), 0.5, len(x))
+    made = networks((20, 16, 16, 5), 0.5)
     for model in made.values():
         assert torch.allclose(model.eval()(x), made["none"](x), atol=1e-6)
 
