@@ -6,8 +6,8 @@ cdef class Mask(Drawn):
 
     A mask holds a stream's key and position, p and a shape. Its bits are a function of these. They are generated again,
     in registers, each time the mask is applied: the forward and the backward pass, other threads, other processes and
-    other machines get the same bits. (On processors without AVX-512, where that takes more time than reading bits, the
-    mask of a layer keeps them from the forward pass on, one bit for each element, for 1024 to 2^20
+    other machines get the same bits. (With AVX2, where that takes more time than reading bits, the mask of a layer
+    keeps them from the forward pass on, one bit for each element, for float32 and float64 arrays of 1024 to 2^20
     elements.) `draw_mask` returns masks; two masks are equal if all their fields are.
 
     Parameters
