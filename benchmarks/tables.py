@@ -5,6 +5,7 @@ hidden layers, "ours, p = 0", scikit-learn's MLPClassifier, which has no dropout
 nn.Dropout. All take turns, an epoch each. "compact" trains 784-2048-2048-10, batches of 512, with compact products and
 with element-wise dropout. "errors" compares test errors after the same number of epochs. "coverage" counts targets
 within two standard deviations of the mean, of our sub-networks and of PyTorch's passes with the same weights.
+"batch-norm" compares test errors with and without batch normalization on scikit-learn's digits.
 
 --data names the folder with MNIST's four files; without it, the variable CDROPOUT_MNIST does, and without that the
 digits of `python -m cdropout train` are learned. "bar" is the project's goal.
@@ -24,7 +25,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from sklearn.datasets import load_diabetes
+from sklearn.datasets import load_diabetes, load_digits
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import train_test_split
 from sklearn.neural_network import MLPClassifier
@@ -40,7 +41,7 @@ from cdropout.sklearn import DropoutMLPClassifier, DropoutMLPRegressor
 Array = npt.NDArray[Any]
 
 SHARED_OPTIONS = {"p": 0.5, "rounds": 5, "threads": (1, 2)}
-PARTS = ("epochs", "compact", "errors", "coverage")
+PARTS = ("epochs", "compact", "errors", "coverage", "batch-norm")
 BAR_SCIKIT_LEARN, BAR_TORCH, BAR_COMPACT = 0.75, 0.95, 0.50
 N_SUB_NETWORKS = 200
 
@@ -208,6 +209,30 @@ def show_coverage(arguments: argparse.Namespace) -> None:
     Table(*columns, ("with the targets' noise, %", "26.1f")).show(rows())
 
 
+def show_batch_norm(arguments: argparse.Namespace) -> None:
+    """Compare test errors of 64-128-128-10 on scikit-learn's digits with and without batch normalization."""
+    x, y = load_digits(return_X_y=True)
+    x_train, x_test, y_train, y_test = train_test_split(
+        x.astype(np.float32) / 16, y, train_size=600, random_state=0, stratify=y
+    )
+
+    def error(p: float | tuple[float, float], is_normalized: bool, seed: int) -> float:
+        common = {"learning_rate_init": 0.005, "max_iter": arguments.epochs, "random_state": seed}
+        fitted = DropoutMLPClassifier((128, 128), dropout=p, batch_norm=is_normalized, **common).fit(x_train, y_train)
+        return 100 * float(1 - fitted.score(x_test, y_test))
+
+    def rows() -> Iterator[tuple[Any, ...]]:
+        for p in (0.0, 0.2, 0.5, (0.0, 0.5)):
+            plain, normalized = (
+                [error(p, is_normalized, seed) for seed in range(arguments.seeds)] for is_normalized in (False, True)
+            )
+            yield str(p), np.mean(plain), np.std(plain), np.mean(normalized), np.std(normalized)
+
+    columns = [("p", "<10"), ("without, %", "10.2f"), ("std", "4.2f"), ("with batch norm, %", "18.2f"), ("std", "4.2f")]
+    with threadpool_limits(arguments.threads[-1]):
+        Table(*columns).show(rows())
+
+
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add --data, --parts, --epochs and --seeds."""
     parser.add_argument("--data", type=Path, metavar="FOLDER", help="MNIST's four files")
@@ -231,6 +256,7 @@ def run(arguments: argparse.Namespace) -> None:
         "compact": lambda: show_compact(arguments, x, y),
         "errors": lambda: show_errors(arguments, data),
         "coverage": lambda: show_coverage(arguments),
+        "batch-norm": lambda: show_batch_norm(arguments),
     }
     for part in arguments.parts:
         print(f"{part}:")

@@ -1,6 +1,6 @@
 """A program that fits a classifier with a checkpoint, for test_sklearn_fits.py.
 
-    python sklearn_fit.py CHECKPOINT RESULT
+    python sklearn_fit.py CHECKPOINT RESULT [--batch-norm]
 
 writes the weights to RESULT when the fit has ended.
 """
@@ -31,5 +31,6 @@ def data():
 
 if __name__ == "__main__":
     fitting.CHECKPOINT_SECONDS = 0.0  # after every step
-    fitted = DropoutMLPClassifier(**OPTIONS, checkpoint=sys.argv[1]).fit(*data())
+    batch_norm = "--batch-norm" in sys.argv
+    fitted = DropoutMLPClassifier(**OPTIONS, batch_norm=batch_norm, checkpoint=sys.argv[1]).fit(*data())
     np.savez(sys.argv[2], *fitted.coefs_, *fitted.intercepts_, fitted.loss_curve_, fitted.validation_scores_)

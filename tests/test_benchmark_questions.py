@@ -390,5 +390,12 @@ def test_tables_prints_a_row_for_each_setting(capsys, monkeypatch):
     shown = capsys.readouterr().out
     for part in tables.PARTS:
         assert f"{part}:" in shown
-    for row in (r"1 +scikit-learn", r"1 +PyTorch", r"mean +\d", r"diabetes +ours", r"synthetic +PyTorch"):
+    for row in (
+        r"1 +scikit-learn",
+        r"1 +PyTorch",
+        r"mean +\d",
+        r"diabetes +ours",
+        r"synthetic +PyTorch",
+        r"\(0.0, 0.5\) +\d",
+    ):
         assert re.search(row, shown), row

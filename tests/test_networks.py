@@ -1,6 +1,7 @@
 """The network of estimators and examples: gradients, dropout, losses, optimizers, initial weights, sub-networks."""
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -387,6 +388,151 @@ def test_linear_layers_of_other_shapes_or_dtypes_are_refused(layer):
 def test_a_number_of_dropout_layers_other_than_that_of_hidden_layers_is_refused():
     with pytest.raises(ValueError, match="argument"):
         MLP(WIDTHS, dropouts=[cd.Dropout(0.5)])
+
+
+# ---- batch normalization --------------------------------------------------------------------------------------------
+
+
+def normalized_network(*, n_rows=8, **options):
+    """Return a network with batch norm, random parameters and random running statistics."""
+    network = MLP(WIDTHS, **{"dtype": np.float64, "rng": 1, "n_rows": n_rows, "batch_norm": True} | options)
+    rng = np.random.default_rng(0)
+    for param in network.params:
+        param[...] = rng.standard_normal(param.shape) / 2
+    for array in network.state[len(network.params) :]:
+        array[...] = rng.uniform(0.5, 2, array.shape)
+    return network
+
+
+def unfolded_outputs(network, x):
+    """Return the outputs in evaluation of a network with ReLU and batch norm, layer by layer, in float64."""
+    weights, biases = ([array.astype(np.float64) for array in arrays] for arrays in (network.weights, network.biases))
+    numbers = [array.astype(np.float64) for array in network.state[2 * len(weights) :]]
+    for i in range(len(weights) - 1):
+        gamma, mean, var = numbers[i :: len(weights) - 1]
+        x = np.maximum((x @ weights[i] - mean) / np.sqrt(var + 1e-5) * gamma + biases[i], 0)
+    return x @ weights[-1] + biases[-1]
+
+
+@pytest.mark.parametrize("n_rows", [8, 1])
+@pytest.mark.parametrize(("kind", "activation"), [given for given in COMBINATIONS if given[0] != "compact"])
+def test_gradients_through_batch_norm_are_those_of_finite_differences(kind, activation, n_rows):
+    network = normalized_network(kind=kind, activation=activation, p=(0.5, 0.25), p_input=0.2)
+    x, targets, weights = make_batch(softmax_loss, n_rows)
+    start = network.rng.position
+
+    def loss():
+        network.rng._place(network.rng.key, start)
+        return softmax_loss(network.forward(x.copy()), targets, weights)
+
+    loss()
+    network.rng._place(network.rng.key, start)
+    outputs = network.forward(x.copy())
+    softmax_loss(outputs, targets, weights)
+    network.backward(outputs)
+    grads = [grad.copy() for grad in network.grads]
+    assert [grad.shape for grad in grads] == [(5, 7), (7,), (7, 6), (6,), (6, 3), (3,), (7,), (6,)]
+    assert all(grad.any() for grad in grads)
+    for param, grad in zip(network.params, grads, strict=True):
+        np.testing.assert_allclose(grad, numeric_gradient(loss, param), atol=2e-6)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_steps_with_batch_norm_are_those_of_pytorch(dtype):
+    torch = pytest.importorskip("torch")
+    network = MLP(WIDTHS, p=(0.0, 0.0), dtype=dtype, n_rows=8, batch_norm=True)
+    fill_he_uniform(network.weights, np.random.default_rng(0))
+    linear = [torch.nn.Linear(n_in, n_out) for n_in, n_out in pairwise(WIDTHS)]
+    norms = [torch.nn.BatchNorm1d(n) for n in WIDTHS[1:-1]]
+    hidden = [each for pair in zip(linear, norms, strict=False) for each in (*pair, torch.nn.ReLU())]
+    other = torch.nn.Sequential(*hidden, linear[-1]).to(torch.float64 if dtype == np.float64 else torch.float32)
+    with torch.no_grad():
+        for layer, weight in zip(linear, network.weights, strict=True):
+            layer.weight.copy_(torch.from_numpy(weight.T.copy()))
+            layer.bias.zero_()
+    optimizer = SGD(network.params, network.grads, lr=0.1, nesterov=False)
+    torch_optimizer = torch.optim.SGD(other.parameters(), 0.1, momentum=0.9)
+    rng = np.random.default_rng(1)
+    for n_rows in (8, 5, 8, 2, 7):
+        x, labels = rng.standard_normal((n_rows, 5)).astype(dtype), rng.integers(0, 3, n_rows)
+        loss = train_step(network, optimizer, softmax_loss, x.copy(), labels)
+        torch_optimizer.zero_grad()
+        torch_loss = torch.nn.functional.cross_entropy(other(torch.from_numpy(x)), torch.from_numpy(labels))
+        torch_loss.backward()
+        torch_optimizer.step()
+        assert loss == pytest.approx(torch_loss.item(), rel=1e-5 if dtype == np.float32 else 1e-9)
+    biases = [norm.bias for norm in norms] + [linear[-1].bias]
+    expected = [each for layer, bias in zip(linear, biases, strict=True) for each in (layer.weight.T, bias)]
+    for name in ("weight", "running_mean", "running_var"):
+        expected += [getattr(norm, name) for norm in norms]
+    tolerance = 1e-5 if dtype == np.float32 else 1e-9
+    for array, value in zip(network.state, expected, strict=True):
+        assert array.dtype == dtype
+        np.testing.assert_allclose(array, value.detach().numpy(), rtol=tolerance, atol=tolerance)
+    x = rng.standard_normal((4, 5)).astype(dtype)
+    with torch.no_grad():
+        evaluated = other.eval()(torch.from_numpy(x)).numpy()
+    np.testing.assert_allclose(network.eval().forward(x), evaluated, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(np.float32, 1e-6), (np.float64, 1e-14)])
+def test_folded_weights_give_the_outputs_of_running_statistics(dtype, tolerance):
+    network, x = normalized_network(p=(0.5, 0.25), dtype=dtype), make_batch(softmax_loss)[0].astype(dtype)
+    for _ in range(3):
+        network.forward(x.copy())
+    expected = unfolded_outputs(network, x.astype(np.float64))
+    outputs = network.eval().forward(x)
+    assert np.abs(outputs - expected).max() <= tolerance * np.abs(expected).max()
+    assert [array.dtype for array in network.folded] == [dtype] * 6
+    np.testing.assert_array_equal(outputs, evaluate(network.folded, "relu", x))
+
+
+def test_a_batch_of_one_row_is_normalized_by_the_running_statistics_and_leaves_them():
+    network, x = normalized_network(p=(0.0, 0.0)), make_batch(softmax_loss)[0]
+    before = [array.copy() for array in network.state]
+    np.testing.assert_allclose(network.forward(x[:1].copy()), unfolded_outputs(network, x[:1]), rtol=1e-12)
+    for array, expected in zip(network.state, before, strict=True):
+        np.testing.assert_array_equal(array, expected)
+    network.forward(x[:2].copy())
+    statistics = zip(network.state[8:], before[8:], strict=True)
+    assert not any(np.array_equal(array, expected) for array, expected in statistics)
+
+
+def test_running_statistics_are_those_of_the_batches_with_momentum():
+    network, x = MLP((5, 7, 3), p=(0.0,), dtype=np.float64, batch_norm=True), make_batch(softmax_loss)[0]
+    network.weights[0][...] = np.random.default_rng(0).standard_normal((5, 7))
+    mean, var = np.zeros(7), np.ones(7)
+    for n_rows in (8, 3):
+        network.forward(x[:n_rows].copy())
+        z = x[:n_rows] @ network.weights[0]
+        mean, var = 0.9 * mean + 0.1 * z.mean(axis=0), 0.9 * var + 0.1 * z.var(axis=0, ddof=1)
+    for array, expected in zip(network.state[-2:], (mean, var), strict=True):
+        np.testing.assert_allclose(array, expected, rtol=1e-12)
+
+
+def test_batch_norm_of_sparse_batches_and_of_dropout_layers_is_the_same():
+    sparse = pytest.importorskip("scipy.sparse")
+    x, targets, _ = make_batch(softmax_loss)
+    x[x < 0] = 0
+    found = []
+    for batch, with_layers in ((x, False), (sparse.csr_array(x), False), (x, True)):
+        stream = cd.Stream(4)
+        dropout = {"dropouts": [cd.Dropout(p, rng=stream) for p in (0.5, 0.25)]} if with_layers else {"p": (0.5, 0.25)}
+        network = normalized_network(rng=stream, **dropout)
+        outputs = network.forward(batch)
+        softmax_loss(outputs, targets)
+        network.backward(outputs)
+        found.append([outputs, *network.grads, *network.state])
+    for dense, *others in zip(*found, strict=True):
+        for other in others:
+            np.testing.assert_allclose(other, dense, atol=1e-12)
+
+
+def test_batch_norm_of_compact_products_and_of_linear_dropout_layers_is_refused():
+    with pytest.raises(ValueError, match="batch_norm must be False for the kind 'compact', got True"):
+        MLP(WIDTHS, p=(0.5, 0.5), kind="compact", batch_norm=True)
+    with pytest.raises(ValueError, match="batch_norm must be False for linear layers of dropouts, got True"):
+        MLP(WIDTHS, dropouts=[None, cd.DropConnect(7, 6)], batch_norm=True)
 
 
 # ---- the step and the initial weights -------------------------------------------------------------------------------

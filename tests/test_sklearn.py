@@ -12,6 +12,7 @@ import pytest
 pytest.importorskip("sklearn", minversion="1.6")
 
 import scipy.sparse
+import scipy.special
 from conftest import switches_settings
 from sklearn import config_context, datasets
 from sklearn.base import clone
@@ -63,7 +64,13 @@ def assert_same_weights(a, b, **tolerance):
 # ---- scikit-learn's rules -------------------------------------------------------------------------------------------
 
 
-@parametrize_with_checks([DropoutMLPClassifier(max_iter=100), DropoutMLPRegressor(max_iter=100)])
+@parametrize_with_checks(
+    [
+        DropoutMLPClassifier(max_iter=100),
+        DropoutMLPRegressor(max_iter=100),
+        DropoutMLPClassifier(max_iter=100, batch_norm=True),
+    ]
+)
 def test_scikit_learns_checks_pass(estimator, check):
     check(estimator)
 
@@ -96,7 +103,7 @@ def test_importing_cdropout_imports_no_scikit_learn():
 def test_parameters_and_defaults_are_those_of_scikit_learns_networks():
     for ours, theirs in ((DropoutMLPClassifier, MLPClassifier), (DropoutMLPRegressor, MLPRegressor)):
         own, other = ours().get_params(), theirs().get_params()
-        added = {"dropout", "input_dropout", "dropout_kind", "max_norm", "checkpoint", "class_weight"}
+        added = {"dropout", "input_dropout", "dropout_kind", "max_norm", "batch_norm", "checkpoint", "class_weight"}
         assert own.keys() - other.keys() <= added
         assert other.keys() - own.keys() <= {"max_fun", "loss"}
         assert {name: own[name] for name in own.keys() & other.keys()} == {
@@ -335,6 +342,8 @@ def test_a_fit_that_does_not_converge_warns_and_html_and_repr_show_what_was_chos
         ({"hidden_layer_sizes": (4, 0)}, r"hidden_layer_sizes must be integers > 0, got \(4, 0\)"),
         ({"checkpoint": 3}, "'checkpoint' .* the path of a file. Got 3"),
         ({"checkpoint": "fit.npz"}, "'random_state' .* for a fit with a checkpoint. Got None"),
+        ({"batch_norm": True, "dropout_kind": "compact"}, "'batch_norm' .* False for dropout_kind 'compact'. Got True"),
+        ({"batch_norm": True, "batch_size": 1}, "'batch_size' .* at least 2 for batch_norm=True. Got 1"),
         ({"validation_fraction": 1.0}, "'validation_fraction' .* Got 1.0"),
         ({"dropout": np.array(0.5)}, r"'dropout' .* Got array\(0.5\)"),
         ({"dropout": [0.5] * 2, "hidden_layer_sizes": 4}, "a list with one such number for the hidden layer. Got"),
@@ -393,9 +402,9 @@ def test_class_weights_that_are_negative_or_not_finite_are_refused(weight, digit
         DropoutMLPClassifier((4,), max_iter=1, class_weight={3: weight}).fit(*digits)
 
 
-@pytest.mark.parametrize("name", ["shuffle", "warm_start", "nesterovs_momentum", "early_stopping"])
+@pytest.mark.parametrize("name", ["batch_norm", "shuffle", "warm_start", "nesterovs_momentum", "early_stopping"])
 def test_switches_are_booleans(name, digits):
-    for value in (1, "no", None):
+    for value in (1, "yes", None):
         with pytest.raises(ValueError, match=rf"'{name}' .* an instance of 'bool' or .* 'numpy.bool'. Got {value!r}"):
             DropoutMLPClassifier((4,), max_iter=1, **{name: value}).fit(*digits)
     one, other = (
@@ -467,6 +476,149 @@ def test_repeated_entries_of_a_sparse_matrix_are_summed(digits):
     common = {"hidden_layer_sizes": (16,), "max_iter": 2, "random_state": 0, "input_dropout": 0.2}
     assert_same_weights(*(DropoutMLPClassifier(**common).fit(each, y) for each in (single, repeated)))
     assert repeated.nnz == 2 * single.nnz  # the matrix of the caller is not changed
+
+
+# ---- batch normalization --------------------------------------------------------------------------------------------
+
+# Without masks, shuffling and a state of the optimizer, epochs are the same in one call or in several.
+STEADY = {"dropout": 0, "shuffle": False, "solver": "sgd", "momentum": 0, "learning_rate_init": 0.1, "random_state": 0}
+
+
+def normalized(estimator, **options):
+    return estimator(**{"hidden_layer_sizes": (16, 8), "batch_norm": True, "max_iter": 3} | options)
+
+
+@pytest.mark.parametrize(("kind", "activation"), [given for given in KINDS if given[0] != "compact"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_batch_norm_learns_with_every_kind_of_dropout(digits, kind, activation, dtype):
+    x, y = digits[0].astype(dtype), digits[1]
+    options = {"dropout": 0.2, "dropout_kind": kind, "activation": activation, "learning_rate_init": 0.01}
+    fitted = normalized(DropoutMLPClassifier, **options, hidden_layer_sizes=(64, 32), max_iter=25, random_state=0)
+    fitted.fit(x[:400], y[:400])
+    assert fitted.score(x[400:], y[400:]) > 0.8
+    assert {array.dtype for array in coefficients(fitted)} == {np.dtype(dtype)}
+    proba = fitted.predict_proba(x[400:], n_samples=20)
+    assert np.mean(proba.argmax(axis=1) == y[400:]) > 0.8
+
+
+@pytest.mark.parametrize("estimator", BOTH)
+def test_coefficients_of_a_fit_with_batch_norm_are_those_of_its_predictions(estimator, digits, diabetes):
+    x, y = data_for(estimator(), digits, diabetes)
+    fitted = normalized(estimator, random_state=0).fit(x, y)
+    for coef, intercept in zip(fitted.coefs_[:-1], fitted.intercepts_[:-1], strict=True):
+        x = np.maximum(x @ coef + intercept, 0)
+    outputs = x @ fitted.coefs_[-1] + fitted.intercepts_[-1]
+    x = data_for(estimator(), digits, diabetes)[0]
+    if estimator is DropoutMLPClassifier:
+        np.testing.assert_allclose(fitted.predict_log_proba(x), scipy.special.log_softmax(outputs, axis=1), rtol=1e-9)
+    else:
+        np.testing.assert_allclose(fitted.predict(x), outputs[:, 0], rtol=1e-9)
+
+
+@pytest.mark.parametrize("estimator", BOTH)
+def test_fits_with_batch_norm_continue_where_they_ended(estimator, digits, diabetes):
+    x, y = data_for(estimator(), digits, diabetes)
+    classes = {"classes": np.arange(10)} if estimator is DropoutMLPClassifier else {}
+    whole = normalized(estimator, **STEADY, max_norm=0.9).fit(x, y)
+    partial, warm = (normalized(estimator, **STEADY, max_norm=0.9, warm_start=True, max_iter=1) for _ in range(2))
+    for _ in range(3):
+        partial = pickle.loads(pickle.dumps(partial.partial_fit(x, y, **classes)))
+        warm.fit(x, y)
+    assert_same_weights(partial, whole)
+    assert_same_weights(warm, whole)
+    np.testing.assert_array_equal(partial.predict(x), whole.predict(x))
+    weights = whole._network_state[0]
+    assert np.linalg.norm(weights, axis=0).max() == pytest.approx(0.9)  # max_norm is that of the weights that learn
+    assert np.linalg.norm(whole.coefs_[0], axis=0).max() > 0.95
+
+
+def test_fits_with_batch_norm_begin_with_the_weights_of_other_fits_and_without_biases(digits):
+    still = {"solver": "sgd", "learning_rate_init": 1e-30, "max_iter": 1, "random_state": 0}
+    fitted, plain = (DropoutMLPClassifier((16,), **still, batch_norm=is_normalized) for is_normalized in (True, False))
+    weight, beta, output_weight, output_bias, gamma, _, _ = fitted.fit(*digits)._network_state
+    plain.fit(*digits)
+    for array, expected in ((weight, plain.coefs_[0]), (output_weight, plain.coefs_[1]), (gamma, np.ones(16))):
+        np.testing.assert_array_equal(array, expected)
+    np.testing.assert_allclose(beta, 0, atol=1e-20)
+    np.testing.assert_allclose(output_bias, plain.intercepts_[1], rtol=1e-12)
+
+
+def test_means_and_variances_do_not_depend_on_sample_weights(digits):
+    still = {"solver": "sgd", "learning_rate_init": 1e-30, "dropout": 0, "batch_size": 100, "random_state": 0}
+    weights = np.random.default_rng(0).uniform(0.5, 2, 600)
+    plain, weighted = (
+        normalized(DropoutMLPClassifier, **still).fit(*digits, sample_weight=each) for each in (None, weights)
+    )
+    assert plain.loss_ != weighted.loss_
+    for one, other in zip(plain._network_state[-4:], weighted._network_state[-4:], strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_fit_with_batch_norm_that_diverges_is_refused_without_warnings(diabetes):
+    x, y = diabetes
+    for options, scale in (({"solver": "sgd", "learning_rate_init": 1e100}, 1), ({}, 1e200), ({}, 1e300)):
+        with pytest.raises(ValueError, match="non-finite parameter weights"):
+            normalized(DropoutMLPRegressor, **options, tol=1e300, n_iter_no_change=1).fit(x * scale, y)
+
+
+def test_batch_norm_must_stay_as_it_was_in_the_first_fit(digits):
+    for first in (False, True):
+        fitted = DropoutMLPClassifier((4,), batch_norm=first, max_iter=1, warm_start=True).fit(*digits)
+        with pytest.raises(ValueError, match=f"batch_norm must stay as it was in the first fit, {first}"):
+            fitted.set_params(batch_norm=not first).fit(*digits)
+        with pytest.raises(ValueError, match=f"batch_norm must stay as it was in the first fit, {first}"):
+            fitted.partial_fit(*digits)
+        fitted.set_params(warm_start=False).fit(*digits)  # a new first fit
+
+
+@pytest.mark.parametrize("estimator", BOTH)
+def test_last_batches_of_one_sample_are_learned_with_batch_norm(estimator, digits, diabetes):
+    x, y = data_for(estimator(), digits, diabetes)
+    options = STEADY | {"batch_size": 20, "hidden_layer_sizes": (4,), "max_iter": 1}
+    even, odd = (normalized(estimator, **options).fit(x[:n], y[:n]) for n in (100, 101))
+    assert [fitted._optimizer_state["n_steps"] for fitted in (even, odd)] == [5, 6]
+    for one, other in zip(even._network_state[-2:], odd._network_state[-2:], strict=True):
+        np.testing.assert_array_equal(one, other)  # the mean and the variance
+    assert not np.array_equal(even._network_state[0], odd._network_state[0])
+    streamed = even.partial_fit(x[100:101], y[100:101])
+    assert_same_weights(streamed, odd)
+
+
+@pytest.mark.parametrize("estimator", BOTH)
+def test_a_first_fit_of_one_sample_with_batch_norm_is_refused(estimator, diabetes):
+    x, y = diabetes[0][:1], np.array([1])
+    classes = {"classes": [0, 1]} if estimator is DropoutMLPClassifier else {}
+    fresh = normalized(estimator)
+    for learn in (lambda: fresh.fit(x, y), lambda: fresh.partial_fit(x, y, **classes)):
+        with pytest.raises(ValueError, match=r"batch_norm=True needs at least 2 .* got n_samples=1"):
+            learn()
+    assert not hasattr(fresh, "coefs_")
+
+
+def test_early_stopping_scores_and_keeps_the_running_statistics(digits, monkeypatch):
+    (x, y), splits, split = digits, [], base_module.train_test_split
+    monkeypatch.setattr(
+        base_module, "train_test_split", lambda *given, **options: splits.append(split(*given, **options)) or splits[-1]
+    )
+    options = {"early_stopping": True, "learning_rate_init": 0.05, "dropout": 0.5, "random_state": 0}
+    fitted = normalized(DropoutMLPClassifier, **options, max_iter=12).fit(x, y)
+    best = int(np.argmax(fitted.validation_scores_)) + 1
+    assert best < fitted.n_iter_, "the last epoch must not be the best one"
+    shorter = normalized(DropoutMLPClassifier, **options, max_iter=best).fit(x, y)
+    assert_same_weights(fitted, shorter)
+    for one, other in zip(fitted._network_state, shorter._network_state, strict=True):
+        np.testing.assert_array_equal(one, other)
+    validated = splits[0][1]
+    assert fitted.score(x[validated], y[validated]) == fitted.best_validation_score_
+
+
+def test_pickles_from_before_batch_norm_predict_and_continue(digits):
+    fitted, expected = (DropoutMLPClassifier((4,), max_iter=1, random_state=0).fit(*digits) for _ in range(2))
+    del fitted.batch_norm, fitted._network_state
+    loaded = pickle.loads(pickle.dumps(fitted))
+    np.testing.assert_array_equal(loaded.predict(digits[0]), expected.predict(digits[0]))
+    assert_same_weights(loaded.partial_fit(*digits), expected.partial_fit(*digits))
 
 
 # ---- uncertainty ----------------------------------------------------------------------------------------------------

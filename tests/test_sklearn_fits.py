@@ -37,12 +37,13 @@ def assert_same_weights(a, b):
 @pytest.mark.promise("resumed-training")
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
 @pytest.mark.ci
-def test_a_fit_that_is_killed_again_and_again_ends_with_the_same_bits(tmp_path, run_python, start_python):
-    run_python(str(PROGRAM), "whole.npz", "whole_result.npz")
+@pytest.mark.parametrize("options", [[], ["--batch-norm"]])
+def test_a_fit_that_is_killed_again_and_again_ends_with_the_same_bits(tmp_path, run_python, start_python, options):
+    run_python(str(PROGRAM), "whole.npz", "whole_result.npz", *options)
     expected = np.load(tmp_path / "whole_result.npz")
     n_kills = 0
     while not (tmp_path / "result.npz").exists():
-        process = start_python(str(PROGRAM), "killed.npz", "result.npz")
+        process = start_python(str(PROGRAM), "killed.npz", "result.npz", *options)
         states = set()
         deadline = time.monotonic() + 60
         while process.poll() is None and time.monotonic() < deadline:
@@ -81,7 +82,10 @@ def stop_after(n_steps, monkeypatch):
 
 @pytest.mark.promise("resumed-training")
 @pytest.mark.parametrize("n_steps", [1, 29, 45])
-@pytest.mark.parametrize("options", [{}, {"solver": "sgd", "learning_rate": "adaptive"}, {"dropout_kind": "compact"}])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"solver": "sgd", "learning_rate": "adaptive"}, {"dropout_kind": "compact"}, {"batch_norm": True}],
+)
 def test_a_fit_that_stopped_within_or_between_epochs_continues_with_the_same_bits(
     tmp_path, monkeypatch, n_steps, options
 ):
@@ -209,11 +213,12 @@ def interrupt_after(n_steps, monkeypatch):
 
 
 @needs_the_main_thread
+@pytest.mark.parametrize("batch_norm", [False, True])
 @pytest.mark.parametrize("early_stopping", [False, True])
-def test_ctrl_c_keeps_the_best_weights_so_far_and_says_so(monkeypatch, early_stopping):
+def test_ctrl_c_keeps_the_best_weights_so_far_and_says_so(monkeypatch, early_stopping, batch_norm):
     x, y = data()
     n_steps = -(-(900 if early_stopping else 1000) // 32)
-    options = OPTIONS | {"early_stopping": early_stopping, "max_iter": 3}
+    options = OPTIONS | {"early_stopping": early_stopping, "batch_norm": batch_norm, "max_iter": 3}
     whole = DropoutMLPClassifier(**options).fit(x, y)
     with monkeypatch.context() as patch:
         interrupt_after(3 * n_steps + 5, patch)

@@ -50,6 +50,8 @@ class Sizes(NamedTuple):
         The dtype of the parameters.
     is_first : bool
         Whether the input is that of the network, whose gradient is not computed.
+    batch_norm : bool
+        Whether products are normalized over the batch.
 
     """
 
@@ -58,6 +60,7 @@ class Sizes(NamedTuple):
     n_rows: int
     dtype: npt.DTypeLike
     is_first: bool
+    batch_norm: bool
 
 
 def apply(params: Sequence[Array], activation: str, x: Any) -> Array:
@@ -68,6 +71,62 @@ def apply(params: Sequence[Array], activation: str, x: Any) -> Array:
     return y
 
 
+class BatchNorm:
+    """Batch normalization (Ioffe and Szegedy 2015) of a layer's products, whose bias is the paper's beta.
+
+    A batch of one row has no variance. It is normalized by the running statistics, which it leaves as they are.
+
+    Attributes
+    ----------
+    gamma, grad : ndarray of shape (n_out,)
+        The factor of each unit, 1 at first, and its gradient.
+    mean, var : ndarray of shape (n_out,)
+        The running statistics, 0 and 1 at first. The variance is that of n - 1 degrees of freedom.
+
+    """
+
+    # The values and the names of PyTorch's BatchNorm1d.
+    momentum, eps = 0.1, 1e-5
+
+    def __init__(self, sizes: Sizes) -> None:
+        self.gamma, self.grad = np.ones(sizes.n_out, sizes.dtype), np.zeros(sizes.n_out, sizes.dtype)
+        self.mean, self.var = np.zeros_like(self.gamma), np.ones_like(self.gamma)
+        self._normalized = np.empty((sizes.n_rows, sizes.n_out), sizes.dtype)
+        self._inverse_std = self.gamma
+
+    def forward(self, z: Array) -> Array:
+        """Replace products by normalized ones, times gamma, and return them."""
+        n_rows = len(z)
+        normalized = self._normalized[:n_rows]
+        if n_rows > 1:
+            mean = z.mean(axis=0)
+            np.subtract(z, mean, out=normalized)
+            var = np.einsum("ij,ij->j", normalized, normalized) / n_rows
+            self.mean += self.momentum * (mean - self.mean)
+            self.var += self.momentum * (var * (n_rows / (n_rows - 1)) - self.var)
+        else:
+            var = self.var
+            np.subtract(z, self.mean, out=normalized)
+        self._inverse_std = 1 / np.sqrt(var + self.eps)
+        normalized *= self._inverse_std
+        return np.multiply(normalized, self.gamma, out=z)
+
+    def backward(self, dy: Array, dbeta: Array) -> None:
+        """Replace the gradient of the output by that of the products; dbeta is its sum over rows."""
+        n_rows = len(dy)
+        normalized = self._normalized[:n_rows]
+        np.einsum("ij,ij->j", dy, normalized, out=self.grad)
+        if n_rows > 1:
+            dy -= dbeta / n_rows
+            dy -= normalized * (self.grad / n_rows)
+        dy *= self.gamma * self._inverse_std
+
+    def fold(self, weight: Array, bias: Array) -> list[Array]:
+        """Return the weight and the bias of the affine map that evaluation applies: by the running statistics."""
+        factor = self.gamma / np.sqrt(self.var + self.eps)
+        return [weight * factor, bias - self.mean * factor]
+
+
 class Affine:
     """A matrix product and a bias: the last layer of a network, and the base of hidden ones.
 
@@ -75,6 +134,8 @@ class Affine:
     ----------
     params, grads : list of ndarray
         The weight (n_in, n_out) and the bias (n_out,), zero at first, and their gradients.
+    norm : BatchNorm or None
+        Normalizes the product in training.
     x : ndarray or sparse array
         The input of the last `forward`, which `backward` reads; None before the first.
 
@@ -83,9 +144,10 @@ class Affine:
     activation = "identity"
 
     def __init__(self, sizes: Sizes) -> None:
-        n_in, n_out, n_rows, dtype, is_first = sizes
+        n_in, n_out, n_rows, dtype, is_first, batch_norm = sizes
         self.params: list[Array] = [np.zeros((n_in, n_out), dtype), np.zeros(n_out, dtype)]
         self.grads = [np.zeros_like(param) for param in self.params]
+        self.norm = BatchNorm(sizes) if batch_norm else None
         self.x: Any = None
         self.z = np.empty((n_rows, n_out), dtype)
         self._dx = None if is_first else np.empty((n_rows, n_in), dtype)
@@ -97,14 +159,14 @@ class Affine:
         return z
 
     def _multiply(self, x: Any) -> Array:
-        """Return x @ weight, in the buffer z."""
+        """Return x @ weight, normalized if there is a norm, in the buffer z."""
         self.x = x
         z = self.z[: x.shape[0]]
         if isinstance(x, np.ndarray):
             np.matmul(x, self.params[0], out=z)
         else:
             z[...] = x @ self.params[0]
-        return z
+        return z if self.norm is None else self.norm.forward(z)
 
     def backward(self, dy: Array) -> Array | None:
         """Write the gradients of the parameters, and return that of x, in a buffer; None in the first layer.
@@ -112,16 +174,23 @@ class Affine:
         Hidden layers write to dy.
         """
         x = self.x
+        np.sum(dy, axis=0, out=self.grads[1])
+        if self.norm is not None:
+            self.norm.backward(dy, self.grads[1])
         if isinstance(x, np.ndarray):
             np.matmul(x.T, dy, out=self.grads[0])
         else:
             self.grads[0][...] = x.T @ dy
-        np.sum(dy, axis=0, out=self.grads[1])
         return None if self._dx is None else np.matmul(dy, self.params[0].T, out=self._dx[: len(dy)])
 
     def evaluate(self, x: Any) -> Array:
         """Return the output without dropout."""
-        return apply(self.params, self.activation, x)
+        return apply(self.folded, self.activation, x)
+
+    @property
+    def folded(self) -> list[Array]:
+        """The weight and the bias of evaluation: those of `params`, or new arrays that include the norm."""
+        return self.params if self.norm is None else self.norm.fold(*self.params)
 
 
 class FusedReLU(Affine):
@@ -175,7 +244,7 @@ class HiddenWithLayer:
 
     def __init__(self, hidden: Affine, dropout: Layer) -> None:
         self.hidden, self.dropout = hidden, dropout
-        self.params, self.grads = hidden.params, hidden.grads
+        self.params, self.grads, self.norm = hidden.params, hidden.grads, hidden.norm
         # Derivatives of activations are computed from y; a dropout layer that works in place overwrites the copy.
         self._copy = None if hidden.activation == "identity" else np.empty_like(hidden.z)
 
@@ -196,6 +265,11 @@ class HiddenWithLayer:
         """Return the output of the dropout layer, whatever its mode."""
         return self.dropout.forward(self.hidden.evaluate(x))
 
+    @property
+    def folded(self) -> list[Array]:
+        """The weight and the bias of evaluation, as in `Affine`."""
+        return self.hidden.folded
+
 
 class HiddenWithLinear:
     """A linear layer that drops, such as `cdropout.DropConnect`, and an activation in place.
@@ -203,9 +277,12 @@ class HiddenWithLinear:
     The backward pass of the linear layer must not read its output.
     """
 
+    norm = None
+
     def __init__(self, linear: LinearLayer, activation: str) -> None:
         self.linear, self.activation = linear, activation
         self.params, self.grads = linear.params, linear.grads
+        self.folded = self.params
         self._y = np.empty(0)
 
     def forward(self, x: Any) -> Array:

@@ -57,19 +57,28 @@ class MLP:
         The dtype of the parameters.
     n_rows : int
         The largest number of rows of a batch in training; the buffers have that many.
+    batch_norm : bool
+        Whether the inputs of hidden activations are normalized over the batch in training, and by running statistics
+        in evaluation, as in PyTorch's `BatchNorm1d`. The bias of a hidden layer is then added after normalization. A
+        batch of one row is normalized by the running statistics.
 
     Attributes
     ----------
     params, grads : list of ndarray
         The weights (n_in, n_out) and biases (n_out,) of each layer in turn, zero at first, and their gradients. For
-        "compact", the weights are random at first. Linear layers of `dropouts` keep the parameters they have.
+        "compact", the weights are random at first. Linear layers of `dropouts` keep the parameters they have. With
+        batch norm, the factors (n_out,) of each hidden layer follow, 1 at first.
+    state : list of ndarray
+        All that training changes: `params`, and with batch norm the running means (n_out,) of each hidden layer, then
+        the running variances.
     dropouts : list of Layer
         The given layers, without None.
 
     Raises
     ------
     ValueError
-        If p or kind is given beside `dropouts`, or if a linear layer of `dropouts` has other shapes or another dtype.
+        If p or kind is given beside `dropouts`, if a linear layer of `dropouts` has other shapes or another dtype, or
+        if batch norm is asked for with "compact" or a linear layer.
 
     Notes
     -----
@@ -89,9 +98,12 @@ class MLP:
         rng: Rng | None = None,
         dtype: npt.DTypeLike = np.float32,
         n_rows: int = 128,
+        batch_norm: bool = False,
     ) -> None:
         if dropouts and (len(p) > 0 or kind != "elementwise"):
             raise ValueError(f"p and kind must be left out where dropouts are given, got p={p!r}, kind={kind!r}")
+        if batch_norm and kind == "compact":
+            raise ValueError("batch_norm must be False for the kind 'compact', got True")
         self.activation, self.p_input, self.n_rows = activation, p_input, n_rows
         self.rng = Stream() if rng is None else as_stream(rng)
         self.dropouts = [dropout for dropout in dropouts if dropout is not None]
@@ -105,16 +117,23 @@ class MLP:
             for layer in self._compact.layers:
                 layer.rng = self.rng
             self.params, self.grads = self._compact.params, self._compact.grads
+            self.state, self._n_layers = self.params, len(self._compact.layers)
             return
-        sizes = [Sizes(n_in, n_out, n_rows, dtype, i == 0) for i, (n_in, n_out) in enumerate(pairwise(widths))]
+        sizes = [
+            Sizes(n_in, n_out, n_rows, dtype, i == 0, batch_norm) for i, (n_in, n_out) in enumerate(pairwise(widths))
+        ]
         self._hidden: list[Affine | HiddenWithLayer | HiddenWithLinear]
         if dropouts:
             self._hidden = [self._hidden_with(*given) for given in zip(sizes[:-1], dropouts, strict=True)]
         else:
             self._hidden = [self._hidden_of(kind, self.rng, *given) for given in zip(sizes[:-1], p, strict=True)]
-        self._output = Affine(sizes[-1])
-        self.params = [param for layer in (*self._hidden, self._output) for param in layer.params]
-        self.grads = [grad for layer in (*self._hidden, self._output) for grad in layer.grads]
+        self._output = Affine(sizes[-1]._replace(batch_norm=False))
+        layers = (*self._hidden, self._output)
+        norms = [layer.norm for layer in layers if layer.norm is not None]
+        self._n_layers = len(layers)
+        self.params = [param for layer in layers for param in layer.params] + [norm.gamma for norm in norms]
+        self.grads = [grad for layer in layers for grad in layer.grads] + [norm.grad for norm in norms]
+        self.state = [*self.params, *(norm.mean for norm in norms), *(norm.var for norm in norms)]
 
     def _hidden_of(self, kind: str, rng: Stream, sizes: Sizes, p: float) -> Affine:
         """Return a hidden layer with dropout of a kind."""
@@ -133,17 +152,29 @@ class MLP:
         found = [(param.shape, param.dtype) for param in params]
         if found != expected:
             raise ValueError(f"dropouts must have no params, or those of shapes and dtypes {expected}, got {found}")
+        if sizes.batch_norm:
+            raise ValueError(f"batch_norm must be False for linear layers of dropouts, got True with {dropout!r}")
         return HiddenWithLinear(cast(LinearLayer, dropout), self.activation)
 
     @property
     def weights(self) -> list[Array]:
         """The weights of all layers."""
-        return self.params[::2]
+        return self.params[: 2 * self._n_layers : 2]
 
     @property
     def biases(self) -> list[Array]:
         """The biases of all layers."""
-        return self.params[1::2]
+        return self.params[1 : 2 * self._n_layers : 2]
+
+    @property
+    def folded(self) -> list[Array]:
+        """The weights and biases of each layer in turn that `evaluate` takes.
+
+        Without batch norm, the arrays of `params`; with it, new ones, which include the factors and statistics.
+        """
+        if self._compact is not None:
+            return self.params
+        return [param for layer in (*self._hidden, self._output) for param in layer.folded]
 
     def train(self, mode: bool = True) -> Self:
         """Switch to training, or to evaluation if mode is False, and return the network."""

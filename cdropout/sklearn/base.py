@@ -46,6 +46,10 @@ MOST_IN_AUTO_BATCH = 200
 class BaseDropoutMLP(BaseEstimator):  # type: ignore[misc]
     """Multilayer perceptron with dropout; subclasses encode targets and decode outputs."""
 
+    # Estimators that were pickled before there was batch_norm have the values of the class.
+    batch_norm: bool = False
+    _network_state: list[Array] | None = None
+
     # ---- methods that subclasses define ------------------------------------------------------------------------------
 
     def _encode(self, y: Array, *, is_first: bool, incremental: bool) -> Array:
@@ -111,6 +115,11 @@ class BaseDropoutMLP(BaseEstimator):  # type: ignore[misc]
                 f"hidden_layer_sizes must stay as they were in the first fit, with widths {widths}: {asked}"
             )
 
+        # With batch norm, coefs_ and intercepts_ are folded, and a fit continues from the network's state.
+        state = self._params() if is_first or self._network_state is None else self._network_state
+        if not is_first and rates.batch_norm != self._rates.batch_norm:
+            raise ValueError(f"batch_norm must stay as it was in the first fit, {self._rates.batch_norm}")
+
         dtype = self.coefs_[0].dtype
         if dtype == np.float32 and targets.dtype == np.float64:
             targets = targets.astype(dtype)
@@ -118,6 +127,8 @@ class BaseDropoutMLP(BaseEstimator):  # type: ignore[misc]
         samples = Samples(X, targets, weights, learned, dtype)
         most = MOST_IN_AUTO_BATCH if self.batch_size == "auto" else self.batch_size
         samples = samples.for_one_batch(most)
+        if rates.batch_norm and is_first and len(samples) < 2:
+            raise ValueError(f"batch_norm=True needs at least 2 samples in the first fit, got n_samples={len(samples)}")
         network = MLP(
             asked,
             activation=self.activation,
@@ -127,16 +138,17 @@ class BaseDropoutMLP(BaseEstimator):  # type: ignore[misc]
             rng=copy(self._mask_stream),  # a shallow copy of the estimator has the same one
             dtype=dtype,
             n_rows=min(most, len(samples)),
+            batch_norm=rates.batch_norm,
         )
-        for param, value in zip(network.params, self._params(), strict=True):
-            param[...] = value
+        for array, value in zip(network.state[: len(state)], state, strict=True):
+            array[...] = value
         training = Training(
             self,
             network,
             self._loss(),
             samples,
             None if validated is None else Samples(X, targets, weights, validated, dtype),
-            lambda chosen: self._score_samples(network.params, chosen),
+            lambda chosen: self._score_samples(network.folded, chosen),
             batch_size=min(most, len(samples)),
             order_rng=order_rng,
             max_epochs=1 if incremental else self.max_iter,
@@ -150,7 +162,7 @@ class BaseDropoutMLP(BaseEstimator):  # type: ignore[misc]
         try:
             run_of = describe_run(self, rates, order_rng) if checkpoint else {}
             if checkpoint and not is_first:
-                run_of["warm start from"] = sha256(b"".join(p.tobytes() for p in self._params())).hexdigest()
+                run_of["warm start from"] = sha256(b"".join(p.tobytes() for p in state)).hexdigest()
             training.run(checkpoint, run_of)
             training.finish()
         except KeyboardInterrupt:
@@ -160,7 +172,7 @@ class BaseDropoutMLP(BaseEstimator):  # type: ignore[misc]
         self._take(training, rates)
         is_without_score = training.validation is not None and not np.isfinite(training.history["best_score"])
         if (training.history["n_iter"] and is_without_score) or not all(
-            np.isfinite(param).all() for param in network.params
+            np.isfinite(array).all() for array in (*network.state, *self._params())
         ):
             raise ValueError(
                 "Solver produced non-finite parameter weights. The input data may contain large values and need to be "
@@ -202,6 +214,8 @@ class BaseDropoutMLP(BaseEstimator):  # type: ignore[misc]
                 coef, intercept = glorot_uniform(n_in, n_out, rng, self.activation)
             self.coefs_.append(coef.astype(dtype, copy=False))
             self.intercepts_.append(intercept.astype(dtype, copy=False))
+        if rates.batch_norm:
+            self.intercepts_[:-1] = [np.zeros_like(intercept) for intercept in self.intercepts_[:-1]]
 
     def _split(
         self, targets: Array, weights: Array | None, rng: np.random.RandomState
@@ -226,7 +240,10 @@ class BaseDropoutMLP(BaseEstimator):  # type: ignore[misc]
     def _take(self, training: Training, rates: Rates) -> None:
         """Set the fitted attributes after training."""
         history, network = training.history, training.network
-        self.coefs_, self.intercepts_ = network.weights, network.biases
+        with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused afterwards
+            folded = network.folded
+        self.coefs_, self.intercepts_ = folded[::2], folded[1::2]
+        self._network_state = network.state if rates.batch_norm else None
         self.n_iter_, self.t_ = history["n_iter"], history["n_seen"]
         self.loss_curve_ = list(history["losses"])
         self.loss_ = self.loss_curve_[-1] if self.loss_curve_ else float("nan")

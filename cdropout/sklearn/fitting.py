@@ -67,7 +67,7 @@ class Training:
     history : dict
         What JSON can hold of the state: numbers of epochs and samples, losses and scores.
     best : list of ndarray
-        Copies of the parameters after the epoch with the best validation score, or with the lowest training loss.
+        Copies of the network's state after the epoch with the best validation score, or with the lowest training loss.
 
     """
 
@@ -91,7 +91,7 @@ class Training:
         self.max_epochs, self.is_partial = max_epochs, is_partial
         self.optimizer = _make_optimizer(estimator, network)
         self.order = np.arange(len(samples))
-        self.best = [] if is_partial else [param.copy() for param in network.params]
+        self.best = [] if is_partial else [array.copy() for array in network.state]
         self.history: dict[str, Any] = {
             "n_iter": 0,
             "position": 0,  # samples of the current epoch that have been learned
@@ -203,8 +203,8 @@ class Training:
         )
 
     def _put_best_back(self) -> None:
-        for param, best in zip(self.network.params, self.best, strict=True):
-            param[...] = best
+        for array, best in zip(self.network.state, self.best, strict=True):
+            array[...] = best
 
     def _step(self) -> None:
         """Learn a batch."""
@@ -255,8 +255,8 @@ class Training:
                 history["kept_loss"] = loss
             else:
                 history["best_score"] = score
-            for best, param in zip(self.best, self.network.params, strict=not self.is_partial):
-                best[...] = param
+            for best, array in zip(self.best, self.network.state, strict=not self.is_partial):
+                best[...] = array
         progress.epoch(history["n_iter"], loss, score)
         is_sgd = estimator.solver == "sgd"
         if is_sgd and estimator.learning_rate == "invscaling":
@@ -279,7 +279,7 @@ class Training:
     # ---- checkpoints ------------------------------------------------------------------------------------------------
 
     def _arrays(self) -> dict[str, Array]:
-        named = {"param": self.network.params, "best": self.best, "moment": self.moments, "order": [self.order]}
+        named = {"param": self.network.state, "best": self.best, "moment": self.moments, "order": [self.order]}
         return {f"{name}_{i}": array for name, arrays in named.items() for i, array in enumerate(arrays)}
 
     def _save(self, path: Path, run_of: dict[str, Any], digest: str) -> None:

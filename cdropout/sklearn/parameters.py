@@ -11,12 +11,13 @@ from cdropout.networks import ACTIVATIONS, KINDS
 
 
 class Rates(NamedTuple):
-    """Hold the widths of the hidden layers, the probability of dropping of each, and the kind of dropout."""
+    """Hold the widths of the hidden layers, the probability of dropping of each, the kind, and whether to normalize."""
 
     hidden: list[int]
     p: list[float]
     p_input: float
     kind: str
+    batch_norm: bool = False
 
 
 def check_parameters(estimator: Any, *, incremental: bool = False) -> Rates:
@@ -49,7 +50,7 @@ def check_parameters(estimator: Any, *, incremental: bool = False) -> Rates:
         value = getattr(estimator, name)
         if not isinstance(value, str) or value not in choices:
             _refuse(estimator, name, f"one of {', '.join(map(repr, choices))}")
-    for name in ("shuffle", "warm_start", "nesterovs_momentum", "early_stopping"):
+    for name in ("batch_norm", "shuffle", "warm_start", "nesterovs_momentum", "early_stopping"):
         if not isinstance(getattr(estimator, name), bool | np.bool_):
             _refuse(estimator, name, "an instance of 'bool' or an instance of 'numpy.bool'")
     for name, low, high, rule in (
@@ -83,9 +84,13 @@ def check_parameters(estimator: Any, *, incremental: bool = False) -> Rates:
     for kind, needed in (("alpha", "selu"), ("compact", "relu")):
         if estimator.dropout_kind == kind and estimator.activation != needed:
             _refuse(estimator, "activation", f"{needed!r} for dropout_kind {kind!r}")
+    if estimator.batch_norm and estimator.dropout_kind == "compact":
+        _refuse(estimator, "batch_norm", "False for dropout_kind 'compact'")
+    if estimator.batch_norm and not isinstance(batch_size, str) and batch_size < 2:
+        _refuse(estimator, "batch_size", "'auto' or an integer of at least 2 for batch_norm=True")
     hidden = _hidden(estimator)
     p = _p(estimator, len(hidden))
-    return Rates(hidden, p, float(estimator.input_dropout), str(estimator.dropout_kind))
+    return Rates(hidden, p, float(estimator.input_dropout), str(estimator.dropout_kind), bool(estimator.batch_norm))
 
 
 def _hidden(estimator: Any) -> list[int]:

@@ -36,6 +36,12 @@ class DropoutMLPRegressor(RegressorMixin, BaseDropoutMLP):  # type: ignore[misc]
         layers, and needs "relu". The elements of X are always dropped one by one.
     max_norm : float, default=None
         The largest Euclidean norm of the incoming weights of a hidden unit: longer ones are scaled down after steps.
+    batch_norm : bool, default=False
+        Whether the inputs of hidden activations are normalized over each batch, then scaled and shifted by learned
+        numbers (Ioffe and Szegedy, 2015). Predictions use running means and variances of the batches, with momentum 0.1
+        and eps 1e-5; weights of samples and classes have no effect on these. If the last batch of an epoch has one
+        sample, it is normalized by the running numbers. The kind "compact", a batch_size of 1 and a first fit of one
+        sample are refused.
     solver : {"adam", "sgd"}, default="adam"
         The optimizer. scikit-learn's "lbfgs" needs a loss without randomness, which dropout does not give.
     alpha, batch_size, learning_rate, learning_rate_init, power_t, max_iter, shuffle, tol, warm_start
@@ -56,7 +62,8 @@ class DropoutMLPRegressor(RegressorMixin, BaseDropoutMLP):  # type: ignore[misc]
     Attributes
     ----------
     coefs_, intercepts_ : list of ndarray
-        The weights (n_in, n_out) and biases (n_out,) of each layer.
+        The weights (n_in, n_out) and biases (n_out,) of each layer. With batch_norm, they include the normalization,
+        and a fit that continues does not read them.
     loss_curve_ : list of float
         The mean training loss of each epoch, with dropout and the L2 penalty.
     validation_scores_ : list of float or None
@@ -98,6 +105,7 @@ class DropoutMLPRegressor(RegressorMixin, BaseDropoutMLP):  # type: ignore[misc]
         input_dropout: float = 0.0,
         dropout_kind: str = "elementwise",
         max_norm: float | None = None,
+        batch_norm: bool = False,
         solver: str = "adam",
         alpha: float = 0.0001,
         batch_size: Any = "auto",
@@ -126,6 +134,7 @@ class DropoutMLPRegressor(RegressorMixin, BaseDropoutMLP):  # type: ignore[misc]
         self.input_dropout = input_dropout
         self.dropout_kind = dropout_kind
         self.max_norm = max_norm
+        self.batch_norm = batch_norm
         self.solver = solver
         self.alpha = alpha
         self.batch_size = batch_size
