@@ -1,4 +1,4 @@
-"""Records: the decisions that a layer's forward pass leaves for its backward pass, on instruction sets that gain by it."""
+"""Records: decisions that a layer's forward pass leaves for its backward pass, on instruction sets that gain by it."""
 
 import pickle
 
