@@ -86,9 +86,9 @@ def least_cpu_seconds(calls: dict[str, Callable[[], object]], rounds: int) -> di
 
 
 def measure(rule: str, n_elems: int, dtype: str, rounds: int, is_cpu_time: bool = False) -> tuple[Any, ...]:
-    """Return rule, elements, ns an element of NumPy, of one thread and of two, and the ratios of each to the former.
+    """Return a row of the table: rule, elements, and ns an element of NumPy, of one thread and of two.
 
-    With CPU time, there are None for two threads.
+    A ratio to the time before follows those of one thread and of two. With CPU time, the last two are None.
     """
     optimizer_class, step_in_blocks = RULES[rule]
     rng = np.random.default_rng(0)

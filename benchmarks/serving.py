@@ -78,7 +78,8 @@ def train_network(data: Dataset, p: float, config: Config) -> MLP:
 def steps_of(network: MLP, p: float) -> list[Any]:
     """Return a network as functions and dropout layers, and softmax: a sequence for `cdropout.mc_predict`.
 
-    Unlike the network, they have no buffers, so that many threads may use them at the same time.
+    Many threads may pass inputs through them at the same time, each with dropout by a stream of the request. A network
+    would have to be switched to dropout as a whole, by one thread at a time.
     """
     steps: list[Any] = []
     for weight, bias in zip(network.weights, network.biases, strict=True):

@@ -26,7 +26,7 @@ from benchmarks.timing import introduce
 from cdropout.bench.numpy_code import WRITE_UPS
 from cdropout.digits.data import Dataset, load_dataset, pixels
 from cdropout.digits.training import Timed
-from cdropout.networks import MLP, Adam, Layer, fill_he_uniform, softmax_loss, train_step
+from cdropout.networks import MLP, Adam, DropoutLayer, fill_he_uniform, softmax_loss, train_step
 from examples.mnist.sample import SAMPLE
 
 Array = npt.NDArray[Any]
@@ -100,7 +100,7 @@ class WriteUpDropout:
 
 
 # name -> the layer for a probability of dropping and a seed; None is no layer
-DROPOUTS: dict[str, Callable[[float, int], Layer] | None] = {
+DROPOUTS: dict[str, Callable[[float, int], DropoutLayer] | None] = {
     "none": None,
     "cdropout": lambda p, seed: cd.Dropout(p, rng=seed),
     "cdropout, in place": lambda p, seed: cd.Dropout(p, rng=seed, inplace=True),
@@ -146,7 +146,12 @@ class Trainee:
     """
 
     def __init__(
-        self, make_dropout: Callable[[float, int], Layer] | None, p: float, n_inputs: int, n_classes: int, batch: int
+        self,
+        make_dropout: Callable[[float, int], DropoutLayer] | None,
+        p: float,
+        n_inputs: int,
+        n_classes: int,
+        batch: int,
     ) -> None:
         self.timed = [] if make_dropout is None else [Timed(make_dropout(p, seed)) for seed in (1, 2)]
         widths = [n_inputs, HIDDEN, HIDDEN, n_classes]

@@ -20,11 +20,13 @@ cdef int check_updated_array(cnp.ndarray array, str name, cnp.ndarray param, bin
     return 0
 
 
-cdef bint may_overlap(cnp.ndarray a, cnp.ndarray b) noexcept:
-    """Whether two contiguous arrays share memory."""
+cdef int check_apart(cnp.ndarray a, str a_name, cnp.ndarray b, str b_name) except -1:
+    """Raise ValueError if two contiguous arrays share memory."""
     cdef char *a_data = cnp.PyArray_BYTES(a)
     cdef char *b_data = cnp.PyArray_BYTES(b)
-    return a_data < b_data + cnp.PyArray_NBYTES(b) and b_data < a_data + cnp.PyArray_NBYTES(a)
+    if a_data < b_data + cnp.PyArray_NBYTES(b) and b_data < a_data + cnp.PyArray_NBYTES(a):
+        raise ValueError(f"{a_name} must be apart from {b_name}, got arrays that overlap")
+    return 0
 
 
 cdef int check_shapes(tuple names, tuple arrays, const submatrix *kept) except -1:
@@ -55,8 +57,7 @@ cdef int run_update(param_update *request, tuple names, tuple arrays, kept) exce
     for i, array in enumerate(arrays):
         check_updated_array(array, names[i], param, i != 1)
         for k in range(i):
-            if may_overlap(array, <cnp.ndarray>arrays[k]):
-                raise ValueError(f"{names[i]} must be apart from {names[k]}, got arrays that overlap")
+            check_apart(array, names[i], <cnp.ndarray>arrays[k], names[k])
         hold(&held, array, names[i], False, i != 1)
     if kept is not None:
         row_words, column_words, scale, is_lazy = kept
@@ -88,6 +89,7 @@ def check_updated(cnp.ndarray param not None, cnp.ndarray grad not None):
     check_updated_array(param, "param", param, True)
     check_updated_array(grad, "grad", param, False)
     check_shapes(("param", "grad"), (param, grad), NULL)
+    check_apart(grad, "grad", param, "param")
 
 
 def step_momentum(cnp.ndarray param not None, cnp.ndarray grad not None, cnp.ndarray velocity not None, *, momentum,

@@ -175,6 +175,26 @@ def test_backward_before_forward_is_an_error(kind):
             network.backward(np.ones((8, 3)))
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_inputs_that_do_not_fit_are_refused_before_anything_is_drawn(kind):
+    network = make_network(kind, NEEDED_ACTIVATION.get(kind, "tanh"), p_input=0.2)
+    read_only = np.ones((4, 5))
+    read_only.flags.writeable = False
+    for x, message in ((np.ones((4, 6)), "x must have 5 columns, got 6"), (read_only, "must be writable")):
+        with pytest.raises(ValueError, match=message):
+            network.forward(x)
+        assert np.all(x == 1)
+        assert network.rng.position == 0
+
+
+def test_dropout_of_inputs_is_that_of_the_function():
+    network, x = make_network(p_input=0.2), make_batch(softmax_loss)[0]
+    found = x.copy()
+    network.forward(found)
+    np.testing.assert_array_equal(found, cd.dropout(x, 0.2, rng=1))
+    np.testing.assert_array_equal(found, cd.draw_mask(x.shape, 0.2, rng=1).apply(x))
+
+
 def test_more_rows_than_buffers_are_refused_before_anything_is_drawn():
     network = make_network(p_input=0.2)
     x = make_batch(softmax_loss, 9)[0]
@@ -386,8 +406,57 @@ def test_linear_layers_of_other_shapes_or_dtypes_are_refused(layer):
 
 
 def test_a_number_of_dropout_layers_other_than_that_of_hidden_layers_is_refused():
-    with pytest.raises(ValueError, match="argument"):
+    with pytest.raises(ValueError, match="dropouts must have one item for each of 2 hidden layers, got 1"):
         MLP(WIDTHS, dropouts=[cd.Dropout(0.5)])
+    with pytest.raises(ValueError, match="p must have one item for each of 2 hidden layers, got 3"):
+        MLP(WIDTHS, p=(0.5, 0.5, 0.5))
+
+
+@pytest.mark.parametrize("layer", [cd.Dropout(0.5), cd.DropConnect(7, 7)])
+def test_a_layer_that_drops_in_two_places_is_refused(layer):
+    with pytest.raises(ValueError, match="dropouts must be different layers, because each holds one mask, got"):
+        MLP((7, 7, 7, 3), dropouts=[layer, layer])
+
+
+@pytest.mark.parametrize("layer", ["DropConnect", "FeatureDropoutLinear", "wrapped", "ReLUDropout", "numpy"])
+def test_backward_after_an_evaluation_that_changed_the_layers_is_an_error(layer):
+    p, width = 0.5, WIDTHS[:2]
+    made = NumPyDropout(p, np.random.default_rng(0)) if layer == "numpy" else LAYERS[layer](p, cd.Stream(1), width)
+    network, x = network_with([made, None]), make_batch(softmax_loss)[0]
+    dy = network.forward(x.copy()).copy()
+    network.backward(dy.copy())
+    network.eval().forward(x[::-1])
+    network.train()
+    with pytest.raises(RuntimeError, match="backward must follow a forward pass in training"):
+        network.backward(dy)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_evaluation_does_not_change_the_gradients_of_a_network_without_dropout_layers(kind):
+    x, found = make_batch(softmax_loss)[0], []
+    for is_evaluated in (False, True):
+        network = make_network(kind, NEEDED_ACTIVATION.get(kind, "tanh"))
+        dy = network.forward(x.copy()).copy()
+        if is_evaluated:
+            network.eval().forward(x[::-1])
+            network.train()
+        network.backward(dy)
+        found.append([grad.copy() for grad in network.grads])
+    for grad, expected in zip(*found, strict=True):
+        np.testing.assert_array_equal(grad, expected)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"kind": "featrue"}, "kind must be one of elementwise, feature, gaussian, alpha, compact, got 'featrue'"),
+        ({"activation": "gelu"}, "activation must be one of identity, logistic, tanh, relu, selu, got 'gelu'"),
+        ({"kind": "compact", "activation": "tanh"}, "activation must be 'relu' for the kind 'compact', got 'tanh'"),
+    ],
+)
+def test_names_that_do_not_exist_or_fit_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        MLP(WIDTHS, p=(0.5, 0.5), **options)
 
 
 # ---- batch normalization --------------------------------------------------------------------------------------------
@@ -552,6 +621,23 @@ def test_a_step_is_forward_loss_backward_and_update_and_returns_the_loss_before_
     assert softmax_loss(network.forward(x), targets, weights) < loss
 
 
+@pytest.mark.parametrize(
+    ("loss", "targets", "message"),
+    [
+        (softmax_loss, np.array([0, 3]), r"labels must be in \[0, 3\), got 0 to 3"),
+        (softmax_loss, np.array([0, -1]), r"labels must be in \[0, 3\), got -1 to 0"),
+        (softmax_loss, np.array([[0], [1]]), r"labels must have the shape \(2,\), got \(2, 1\)"),
+        (logistic_loss, np.ones(3), r"targets must have the shape \(2, 3\), got \(3,\)"),
+        (squared_loss, np.ones((2, 1)), r"targets must have the shape \(2, 3\), got \(2, 1\)"),
+    ],
+)
+def test_targets_that_do_not_fit_are_refused_before_outputs_are_changed(loss, targets, message):
+    outputs = np.ones((2, 3))
+    with pytest.raises(ValueError, match=message):
+        loss(outputs, targets)
+    assert np.all(outputs == 1)
+
+
 def test_loss_of_equal_outputs_is_the_logarithm_of_the_classes():
     assert softmax_loss(np.zeros((3, 10), np.float32), np.array([0, 4, 9])) == pytest.approx(math.log(10), rel=1e-6)
 
@@ -646,5 +732,5 @@ def test_sgd_follows_its_rule_and_decays_weights_only(nesterov):
 @pytest.mark.parametrize("optimizer", [Adam, SGD])
 def test_optimizers_refuse_arrays_that_are_not_contiguous(optimizer):
     param = np.zeros((4, 6)).T
-    with pytest.raises(ValueError, match="params and grads must be C-contiguous"):
+    with pytest.raises(ValueError, match="param must be C-contiguous"):
         optimizer([param], [np.zeros_like(param)])

@@ -2,6 +2,9 @@
 
 import itertools
 import pickle
+import re
+from decimal import Decimal
+from fractions import Fraction
 from types import SimpleNamespace
 
 import numpy as np
@@ -283,7 +286,9 @@ def test_networks_refuse_gradients_of_another_kind(optimizer):
         ([np.ones((4, 6))], TypeError, "grad must have the dtype of param, float32, got float64"),
         ([np.ones((6, 4), np.float32)], ValueError, r"grad must have the shape of param, \(4, 6\), got \(6, 4\)"),
         ([np.ma.ones((4, 6), np.float32)], TypeError, "grad must not be a masked array"),
-        ([], ValueError, "zip"),
+        ([], ValueError, "grads must have one array for each of 1 params, got 0"),
+        ([param], ValueError, "grad must be apart from param, got arrays that overlap"),
+        ([param.tolist()], TypeError, "grad"),
     ):
         with pytest.raises(error, match=message):
             optimizer([param], grads)
@@ -303,6 +308,35 @@ def test_a_step_size_that_is_not_finite_updates_nothing(optimizer):
     assert all(np.all(param == 1) for param in params)
 
 
+@pytest.mark.parametrize(
+    ("optimizer", "name", "number", "rule"),
+    [
+        *((networks.Adam, name, number, r"in \[0, 1\)") for name in ("beta1", "beta2") for number in (1.0, -0.1)),
+        (networks.Adam, "eps", -1e-8, "at least 0"),
+        *((networks.SGD, "momentum", number, r"in \[0, 1\]") for number in (1.5, -0.1)),
+    ],
+)
+def test_numbers_out_of_range_update_nothing(optimizer, name, number, rule):
+    params = [np.ones((4, 6))]
+    made = optimizer(params, [np.ones((4, 6))], **{name: number})
+    with pytest.raises(ValueError, match=f"{name} must be {rule}, got {number}"):
+        made.step()
+    assert made.n_steps == 0
+    assert np.all(params[0] == 1)
+
+
+@pytest.mark.parametrize("optimizer", [networks.Adam, networks.SGD])
+def test_numbers_of_every_class_give_the_steps_of_floats(optimizer):
+    found = []
+    for number in (float, Decimal, Fraction, np.float64):
+        params = [np.ones((4, 6))]
+        made = optimizer(params, [np.ones((4, 6))], lr=number("0.125"), l2=number("0.5"))
+        made.step()
+        found.append(params[0].tobytes())
+    assert found[0] != np.ones((4, 6)).tobytes()
+    assert found == [found[0]] * 4
+
+
 @pytest.mark.parametrize("optimizer", [networks.Adam, networks.SGD])
 def test_optimizers_of_networks_go_on_after_pickling(optimizer):
     rng = np.random.default_rng(0)
@@ -313,6 +347,73 @@ def test_optimizers_of_networks_go_on_after_pickling(optimizer):
     made.step()
     loaded.step()
     assert loaded_params[0].tobytes() == params[0].tobytes()
+
+
+def changed_to(arrays, name, value):
+    """Return arrays whose second one is another."""
+    first, second = arrays[name]
+    return arrays | {name: [first, value(second)]}
+
+
+@pytest.mark.parametrize(
+    "make", [lambda layer: compact.SGD(layer, 0.1), lambda layer: compact.SGD(layer, 0.1, 0.9), compact.Adam]
+)
+@pytest.mark.parametrize(
+    ("name", "value", "error", "message"),
+    [
+        ("grads", lambda grad: grad.astype(np.float32), TypeError, "grad must have the dtype of param, float64, got"),
+        ("grads", lambda grad: grad[:2].copy(), ValueError, "grad must have the shape of param, (1, 3), got (1, 2)"),
+        ("grads", np.ma.array, TypeError, "grad must not be a masked array"),
+        ("params", np.ma.array, TypeError, "param must not be a masked array"),
+        ("params", read_only, ValueError, "param must be writable"),
+    ],
+)
+def test_compact_optimizers_refuse_arrays_before_any_parameter_is_changed(make, name, value, error, message):
+    arrays = {name: [np.ones(3), np.ones(3)] for name in ("params", "grads")}
+    layer = SimpleNamespace(**changed_to(arrays, name, value))
+    made = make(layer)
+    with pytest.raises(error, match=re.escape(message)):
+        made.step()
+    assert getattr(made, "n_steps", 0) == 0
+    assert all(np.all(param == 1) for param in layer.params)
+
+
+@pytest.mark.parametrize("make", [lambda layer: compact.SGD(layer, 0.1), compact.Adam])
+def test_compact_optimizers_need_a_gradient_for_each_parameter(make):
+    layer = SimpleNamespace(params=[np.ones(3), np.ones(3)], grads=[np.ones(3)])
+    with pytest.raises(ValueError, match="grads must have one array for each of 2 params, got 1"):
+        make(layer).step()
+    assert all(np.all(param == 1) for param in layer.params)
+
+
+@pytest.mark.parametrize("make", [lambda layer: compact.SGD(layer, 0.1), compact.Adam])
+@pytest.mark.parametrize("shape", [(0, 3), (3, 0), (0,), (2, 0, 3)])
+def test_compact_optimizers_take_parameters_without_elements(make, shape):
+    layer = SimpleNamespace(params=[np.empty(shape), np.ones(3)], grads=[np.empty(shape), np.ones(3)])
+    make(layer).step()
+    assert layer.params[0].shape == shape
+    assert np.all(layer.params[1] < 1)
+
+
+@pytest.mark.parametrize("name", ["beta1", "beta2"])
+def test_a_decay_of_compact_adam_that_is_set_to_1_updates_nothing(name):
+    layer = SimpleNamespace(params=[np.ones(3)], grads=[np.ones(3)])
+    made = compact.Adam(layer)
+    setattr(made, name, 1.0)
+    with pytest.raises(ValueError, match=rf"{name} must be in \[0, 1\), got 1.0"):
+        made.step()
+    assert made.n_steps == 0
+    assert np.all(layer.params[0] == 1)
+
+
+@pytest.mark.parametrize(("before", "after", "rule"), [(0.9, 1.0, r"in \[0, 1\)"), (0.0, 0.9, "0 in an SGD that was")])
+def test_a_momentum_of_compact_sgd_that_is_set_later_updates_nothing(before, after, rule):
+    layer = SimpleNamespace(params=[np.ones(3)], grads=[np.ones(3)])
+    made = compact.SGD(layer, 0.1, before)
+    made.momentum = after
+    with pytest.raises(ValueError, match=f"momentum must (be|stay) {rule}"):
+        made.step()
+    assert np.all(layer.params[0] == 1)
 
 
 def test_one_rule_serves_both_kinds_of_networks():

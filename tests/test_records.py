@@ -1,4 +1,4 @@
-"""Records: decisions that a layer's forward pass leaves for its backward pass, on instruction sets that gain by it."""
+"""Records: what a forward pass leaves of its decisions for the backward pass, on instruction sets that gain by it."""
 
 import pickle
 

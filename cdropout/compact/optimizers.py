@@ -1,5 +1,6 @@
 """Optimizers that step on kept rows and columns only: `SGD` and `Adam`."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -44,16 +45,27 @@ class _Optimizer:
 
     def step(self) -> None:
         """Change the parameters by the gradients of the last backward pass."""
+        for update in self._updates():
+            self._update(*update)
+
+    def _updates(self) -> list[tuple[Array, KeptGrad, tuple[Array, ...]]]:
+        """Return the arguments of `_update` for each parameter, whose errors come before any parameter is changed."""
+        updates = []
         for layer, averages in zip(self.layers, self._averages, strict=True):
             kept = getattr(layer, "kept_grads", None)
             grads = kept or [KeptGrad(None, None, _matrix(grad), 1.0) for grad in layer.grads]
-            for param, grad, own in zip(layer.params, grads, averages, strict=True):
-                self._update(_matrix(param), grad, own)
+            if len(grads) != len(layer.params):
+                raise ValueError(f"grads must have one array for each of {len(layer.params)} params, got {len(grads)}")
+            for given, grad, own in zip(layer.params, grads, averages, strict=True):
+                param, values = _matrix(given), np.require(grad.values, requirements="C")
+                if grad.rows is None and grad.columns is None:
+                    _kernels.check_updated(param, values)
+                updates.append((param, grad._replace(values=values), own))
+        return updates
 
     def _update(self, param: Array, grad: KeptGrad, averages: tuple[Array, ...]) -> None:
         """Update a parameter and its averages, where the step is not lazy also those of dropped rows and columns."""
         rows, columns, values, scale = grad
-        values = np.ascontiguousarray(values)
         if rows is None and columns is None:
             self._move(param, values, scale, averages, None)
         elif self.lazy:
@@ -94,6 +106,12 @@ class SGD(_Optimizer):
         self.momentum = _check_range("momentum", momentum, 0.0, 1.0)
         self._n_averages = 0 if self.momentum == 0 else 1
         super().__init__(layers, lr, lazy)
+
+    def _updates(self) -> list[tuple[Array, KeptGrad, tuple[Array, ...]]]:
+        _check_range("momentum", self.momentum, 0.0, 1.0)
+        if self.momentum != 0 and self._n_averages == 0:
+            raise ValueError(f"momentum must stay 0 in an SGD that was made with 0, got {self.momentum}")
+        return super()._updates()
 
     def _update(self, param: Array, grad: KeptGrad, averages: tuple[Array, ...]) -> None:
         if averages:
@@ -156,8 +174,12 @@ class Adam(_Optimizer):
 
     def step(self) -> None:
         """Change the parameters by the gradients of the last backward pass."""
+        for name, decay in (("beta1", self.beta1), ("beta2", self.beta2)):
+            _check_range(name, decay, 0.0, 1.0)
+        updates = self._updates()
         self.n_steps += 1
-        super().step()
+        for update in updates:
+            self._update(*update)
 
     def _move(self, param: Array, values: Array, scale: float, averages: tuple[Array, ...], kept: Any) -> None:
         # lr / (1 - beta1^t) * mean / (sqrt(square / (1 - beta2^t)) + eps), with the second root taken out.
@@ -180,7 +202,7 @@ def _matrix(a: Array) -> Array:
     """Return a view of a parameter as a matrix: a bias has one row."""
     if not (isinstance(a, np.ndarray) and a.flags.c_contiguous and a.dtype in (np.float32, np.float64)):
         raise TypeError("params and grads must be C-contiguous arrays of float32 or float64")
-    return a.reshape(1, -1) if a.ndim < 2 else a.reshape(a.shape[0], -1)
+    return a.reshape(1, -1) if a.ndim < 2 else a.reshape(a.shape[0], math.prod(a.shape[1:]))
 
 
 def _words(kept: KeepWords | None) -> Array | None:

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 import cdropout as cd
-from cdropout.networks import MLP, Adam, Layer, fill_he_uniform, softmax_loss, train_step
+from cdropout.networks import MLP, Adam, DropoutLayer, fill_he_uniform, softmax_loss, train_step
 
 from .checkpoint import Checkpoints, Rng, RunState, digest_dataset, lock_checkpoint
 from .data import Dataset, LabelledImages, pixels
@@ -44,11 +44,11 @@ class Kind:
 
     """
 
-    layer: Callable[[float, Any], Layer] | None = None
+    layer: Callable[[float, Any], DropoutLayer] | None = None
     linear: type[cd.DropConnect | cd.FeatureDropoutLinear] | None = None
     make_rng: Callable[[np.random.SeedSequence], Rng] = cd.Stream
 
-    def make_layer(self, width: int, p: float, rng: Any, dtype: npt.DTypeLike = np.float32) -> Layer | None:
+    def make_layer(self, width: int, p: float, rng: Any, dtype: npt.DTypeLike = np.float32) -> DropoutLayer | None:
         """Return the layer that drops in the second of two hidden layers of a width, or None for no dropout."""
         if self.linear is not None:
             return self.linear(width, width, p, rng=rng, dtype=dtype)
@@ -170,7 +170,7 @@ class Result:
 class Timed:
     """Wrap a layer, and add the wall time of `forward` and `backward` to `seconds`."""
 
-    def __init__(self, layer: Layer) -> None:
+    def __init__(self, layer: DropoutLayer) -> None:
         self.layer = layer
         self.seconds = 0.0
 
@@ -201,7 +201,7 @@ def build_network(
     config: Config,
     n_inputs: int,
     n_classes: int,
-    dropout: Layer | None,
+    dropout: DropoutLayer | None,
     *,
     n_rows: int = 1,
     dtype: npt.DTypeLike = np.float32,
@@ -214,7 +214,7 @@ def build_network(
         Gives the widths, the activation and the seed.
     n_inputs, n_classes : int
         The widths of input and output.
-    dropout : Layer or None
+    dropout : DropoutLayer or None
         The layer that drops in the second hidden layer, from `Kind.make_layer`.
     n_rows : int
         The largest number of rows of a batch in training.

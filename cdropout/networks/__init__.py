@@ -4,13 +4,14 @@ The estimators of `cdropout.sklearn`, the training of `cdropout.digits`, the exa
 """
 
 from cdropout.networks.activations import ACTIVATIONS
+from cdropout.networks.evaluation import evaluate, pass_hidden
 from cdropout.networks.initialization import fill_he_uniform, glorot_uniform, lecun_normal
-from cdropout.networks.layers import Layer
-from cdropout.networks.losses import logistic_loss, softmax, softmax_loss, squared_loss
-from cdropout.networks.mlp import KINDS, MLP, evaluate, pass_hidden
+from cdropout.networks.layers import DropoutLayer
+from cdropout.networks.losses import Loss, logistic_loss, softmax, softmax_loss, squared_loss
+from cdropout.networks.mlp import KINDS, MLP
 from cdropout.networks.optimizers import SGD, Adam
 from cdropout.networks.sampling import SubNetwork, draw_sub_network, n_layers_before
-from cdropout.networks.training import Loss, train_step
+from cdropout.networks.training import train_step
 
 __all__ = [
     "ACTIVATIONS",
@@ -18,7 +19,7 @@ __all__ = [
     "MLP",
     "SGD",
     "Adam",
-    "Layer",
+    "DropoutLayer",
     "Loss",
     "SubNetwork",
     "draw_sub_network",

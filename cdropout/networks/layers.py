@@ -1,10 +1,10 @@
 """Layers of `MLP`: product, bias, activation and dropout, in buffers that stay from step to step.
 
-Each has `params` and `grads` (the weight and the bias, and their gradients), `forward` and `backward` for a training
-step, and `evaluate`, which uses no buffers.
+`Layer` and `LinearLayer` declare the dropout layers that are given to `MLP`. The layers that it makes, from `Affine` to
+`HiddenWithLinear`, each have `params` and `grads` (the weight and the bias, and their gradients), `forward` and
+`backward` for a training step, and `evaluate`, which uses no buffers.
 """
 
-from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -14,23 +14,27 @@ from cdropout import _kernels
 from cdropout.functions.gaussian import noise_std
 from cdropout.mask import Mask, draw_mask
 from cdropout.networks.activations import ACTIVATIONS
+from cdropout.networks.evaluation import pass_layer
 from cdropout.noise import Noise, draw_noise
 from cdropout.stream import Stream
 
 Array = npt.NDArray[Any]
 
 
-class Layer(Protocol):
+class DropoutLayer(Protocol):
     """Declare the methods of a layer that is given to `MLP`; it may also have `train` and `eval`."""
 
     def forward(self, x: Array, /) -> Array:
         """Map the inputs of a batch to its outputs."""
 
     def backward(self, dy: Array, /) -> Array:
-        """Map the gradient of the loss with respect to the outputs to that with respect to the inputs."""
+        """Map the gradient of the loss with respect to the outputs to that with respect to the inputs.
+
+        The network may overwrite the result.
+        """
 
 
-class LinearLayer(Layer, Protocol):
+class LinearLayer(DropoutLayer, Protocol):
     """Declare the parameters of a linear layer that is given to `MLP`."""
 
     params: list[Array]
@@ -61,14 +65,6 @@ class Sizes(NamedTuple):
     dtype: npt.DTypeLike
     is_first: bool
     batch_norm: bool
-
-
-def apply(params: Sequence[Array], activation: str, x: Any) -> Array:
-    """Return the activation of x @ weight + bias, in new memory, for params of weight and bias."""
-    y: Array = x @ params[0]
-    y += params[1]
-    ACTIVATIONS[activation][0](y)
-    return y
 
 
 class BatchNorm:
@@ -185,7 +181,7 @@ class Affine:
 
     def evaluate(self, x: Any) -> Array:
         """Return the output without dropout."""
-        return apply(self.folded, self.activation, x)
+        return pass_layer(self.folded, self.activation, x)
 
     @property
     def folded(self) -> list[Array]:
@@ -242,7 +238,7 @@ class HiddenInTwoPasses(Affine):
 class HiddenWithLayer:
     """A hidden layer without dropout, and a dropout layer that gets its output."""
 
-    def __init__(self, hidden: Affine, dropout: Layer) -> None:
+    def __init__(self, hidden: Affine, dropout: DropoutLayer) -> None:
         self.hidden, self.dropout = hidden, dropout
         self.params, self.grads, self.norm = hidden.params, hidden.grads, hidden.norm
         # Derivatives of activations are computed from y; a dropout layer that works in place overwrites the copy.

@@ -8,18 +8,19 @@ import numpy as np
 import numpy.typing as npt
 
 from cdropout.compact import CompactMLP
+from cdropout.functions import dropout as drop_elements
 from cdropout.inference import train as switch_modes
-from cdropout.mask import draw_mask
+from cdropout.networks.activations import ACTIVATIONS
+from cdropout.networks.evaluation import evaluate
 from cdropout.networks.layers import (
     Affine,
+    DropoutLayer,
     FusedReLU,
     HiddenInTwoPasses,
     HiddenWithLayer,
     HiddenWithLinear,
-    Layer,
     LinearLayer,
     Sizes,
-    apply,
 )
 from cdropout.stream import Rng, Stream, as_stream
 
@@ -45,7 +46,7 @@ class MLP:
         A name of `KINDS`. "elementwise" drops elements. "feature" drops a unit for all rows of a batch. "gaussian"
         multiplies by normal noise of the same variance. "alpha" is alpha dropout, for SELU. "compact" is "feature" with
         matrix products of kept rows and columns only, for ReLU. Inputs are dropped element by element by every kind.
-    dropouts : sequence of Layer or None
+    dropouts : sequence of DropoutLayer or None
         Instead of p and kind: what drops in each hidden layer. None is no dropout. A layer with `forward` and
         `backward`, such as `cdropout.Dropout`, gets the activation, and may work in place. A layer that has a weight
         and a bias in `params`, such as `cdropout.DropConnect`, replaces the product with the weight. Layers that have
@@ -71,18 +72,19 @@ class MLP:
     state : list of ndarray
         All that training changes: `params`, and with batch norm the running means (n_out,) of each hidden layer, then
         the running variances.
-    dropouts : list of Layer
+    dropouts : list of DropoutLayer
         The given layers, without None.
 
     Raises
     ------
     ValueError
-        If p or kind is given beside `dropouts`, if a linear layer of `dropouts` has other shapes or another dtype, or
-        if batch norm is asked for with "compact" or a linear layer.
+        If activation or kind has another name, or both do not go together; if p or `dropouts` has another length than
+        one for each hidden layer; if p or kind is given beside `dropouts`; if these have a layer twice, or a linear
+        layer of other shapes or another dtype; if batch norm is asked for with "compact" or a linear layer.
 
     Notes
     -----
-    The widths and the kind are not checked here.
+    The widths and the probabilities are not checked here.
 
     """
 
@@ -94,7 +96,7 @@ class MLP:
         p: Sequence[float] = (),
         p_input: float = 0.0,
         kind: str = "elementwise",
-        dropouts: Sequence[Layer | None] = (),
+        dropouts: Sequence[DropoutLayer | None] = (),
         rng: Rng | None = None,
         dtype: npt.DTypeLike = np.float32,
         n_rows: int = 128,
@@ -102,17 +104,24 @@ class MLP:
     ) -> None:
         if dropouts and (len(p) > 0 or kind != "elementwise"):
             raise ValueError(f"p and kind must be left out where dropouts are given, got p={p!r}, kind={kind!r}")
+        _check_names(activation, kind)
+        n_hidden, n_given = len(widths) - 2, len(dropouts or p)
+        if n_given != n_hidden:
+            name = "dropouts" if dropouts else "p"
+            raise ValueError(f"{name} must have one item for each of {n_hidden} hidden layers, got {n_given}")
         if batch_norm and kind == "compact":
             raise ValueError("batch_norm must be False for the kind 'compact', got True")
         self.activation, self.p_input, self.n_rows = activation, p_input, n_rows
         self.rng = Stream() if rng is None else as_stream(rng)
         self.dropouts = [dropout for dropout in dropouts if dropout is not None]
+        if len(set(map(id, self.dropouts))) < len(self.dropouts):
+            raise ValueError(f"dropouts must be different layers, because each holds one mask, got {self.dropouts}")
         self.training = True
         self._compact: CompactMLP | None = None
         self.params: list[Array]
         self.grads: list[Array]
         if kind == "compact":
-            # A copy of the stream draws the initial weights, so that the masks do not depend on whether there are any.
+            # Another stream draws the initial weights, so that the masks are those of networks that draw none.
             self._compact = CompactMLP(widths, list(p), rng=Stream(0), dtype=dtype)
             for layer in self._compact.layers:
                 layer.rng = self.rng
@@ -141,7 +150,7 @@ class MLP:
             return FusedReLU(sizes, rng, p)
         return HiddenInTwoPasses(sizes, rng, p, self.activation, kind)
 
-    def _hidden_with(self, sizes: Sizes, dropout: Layer | None) -> Affine | HiddenWithLayer | HiddenWithLinear:
+    def _hidden_with(self, sizes: Sizes, dropout: DropoutLayer | None) -> Affine | HiddenWithLayer | HiddenWithLinear:
         """Return a hidden layer with a layer of `dropouts`."""
         params = getattr(dropout, "params", ())
         if dropout is None or len(params) == 0:
@@ -202,16 +211,18 @@ class MLP:
         Raises
         ------
         ValueError
-            If x has more rows than the buffers, in training.
+            If x has more rows than the buffers or another number of columns than the network has inputs, in training.
 
         """
         if not self.training:
             return self._evaluate(x)
         if self._compact is None and x.shape[0] > self.n_rows:
             raise ValueError(f"x must have at most {self.n_rows} rows, got {x.shape[0]}")
+        if x.shape[1] != len(self.params[0]):
+            raise ValueError(f"x must have {len(self.params[0])} columns, got {x.shape[1]}")
         if self.p_input:
             kept = x if isinstance(x, np.ndarray) else x.data
-            draw_mask(kept.shape, self.p_input, rng=self.rng).apply(kept, out=kept)
+            drop_elements(kept, self.p_input, rng=self.rng, out=kept)
         if self._compact is not None:
             return self._compact.forward(x if isinstance(x, np.ndarray) else x.toarray())
         for hidden in self._hidden:
@@ -221,6 +232,8 @@ class MLP:
     def _evaluate(self, x: Any) -> Array:
         if self._compact is not None:
             return evaluate(self.params, self.activation, x)
+        if self.dropouts:
+            self._output.x = None  # the layers now hold what this pass decided, so `backward` cannot follow
         for hidden in self._hidden:
             x = hidden.evaluate(x)
         return self._output.evaluate(x)
@@ -228,37 +241,25 @@ class MLP:
     def backward(self, dy: Array) -> None:
         """Write the gradients to `grads`, for the gradient of the outputs of the last `forward` in training.
 
-        RuntimeError if there was no such forward pass.
+        RuntimeError if there was no such forward pass or, in a network with `dropouts`, an evaluation came after it.
         """
         if self._compact is not None:
             self._compact.backward(dy)
             return
         if self._output.x is None:
-            raise RuntimeError("backward must follow a forward pass in training, and none has been made")
+            raise RuntimeError(
+                "backward must follow a forward pass in training, and none has been made since the last evaluation"
+            )
         gradient = self._output.backward(dy)
         for hidden in reversed(self._hidden):
             assert gradient is not None
             gradient = hidden.backward(gradient)
 
 
-def evaluate(params: Sequence[Array], activation: str, x: Any) -> Array:
-    """Return the outputs of a network without dropout.
-
-    Parameters
-    ----------
-    params : sequence of ndarray
-        Weights and biases of each layer in turn.
-    activation : str
-        A name of `ACTIVATIONS`, for all layers except the last.
-    x : ndarray or sparse array of shape (n_samples, n_inputs)
-        The inputs.
-
-    """
-    return apply(params[-2:], "identity", pass_hidden(params[:-2], activation, x))
-
-
-def pass_hidden(params: Sequence[Array], activation: str, x: Any) -> Any:
-    """Return the output of hidden layers with these weights and biases for x; x itself if there are none."""
-    for weight_and_bias in zip(params[::2], params[1::2], strict=True):
-        x = apply(weight_and_bias, activation, x)
-    return x
+def _check_names(activation: str, kind: str) -> None:
+    """Raise ValueError unless the activation and the kind exist and go together."""
+    for name, value, known in (("activation", activation, tuple(ACTIVATIONS)), ("kind", kind, KINDS)):
+        if value not in known:
+            raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
+    if kind == "compact" and activation != "relu":
+        raise ValueError(f"activation must be 'relu' for the kind 'compact', got {activation!r}")

@@ -14,16 +14,15 @@ Array = npt.NDArray[Any]
 
 def _check_arrays(params: Sequence[Array], grads: Sequence[Array]) -> None:
     """Raise TypeError or ValueError unless each parameter can be updated by its gradient."""
-    if not all(array.flags.c_contiguous for array in (*params, *grads)):
-        raise ValueError("params and grads must be C-contiguous, got another layout")
+    if len(params) != len(grads):
+        raise ValueError(f"grads must have one array for each of {len(params)} params, got {len(grads)}")
     for param, grad in zip(params, grads, strict=True):
         _kernels.check_updated(param, grad)
 
 
-def _check_finite(optimizer: Any, *names: str) -> None:
-    """Raise TypeError or ValueError unless these attributes are finite numbers."""
-    for name in names:
-        _kernels.check_finite(getattr(optimizer, name), name)
+def _finite_numbers(optimizer: Any, *names: str) -> list[float]:
+    """Return these attributes as floats; TypeError or ValueError for one that is no finite number."""
+    return [_kernels.check_finite(getattr(optimizer, name), name) for name in names]
 
 
 class Adam:
@@ -39,8 +38,10 @@ class Adam:
     l2 : float
         l2 * weight is added to the gradient of each weight: of params of two or more dimensions. Biases, of one
         dimension, are not decayed.
-    beta1, beta2, eps : float
-        As in the paper.
+    beta1, beta2 : float
+        The decay of the two sums, in [0, 1).
+    eps : float
+        Added to the root, as in the paper; at least 0.
 
     Attributes
     ----------
@@ -52,7 +53,8 @@ class Adam:
     Raises
     ------
     TypeError, ValueError
-        For arrays other than the above; by `step`, for numbers that are not finite, before anything is updated.
+        For arrays other than the above; by `step`, for numbers that are not finite or out of range, before anything is
+        updated.
 
     """
 
@@ -77,25 +79,30 @@ class Adam:
 
     def step(self) -> None:
         """Update the parameters by their gradients, which stay as they are."""
-        _check_finite(self, "lr", "l2", "beta1", "beta2", "eps")
+        lr, l2, beta1, beta2, eps = _finite_numbers(self, "lr", "l2", "beta1", "beta2", "eps")
+        for name, decay in (("beta1", beta1), ("beta2", beta2)):
+            if not 0 <= decay < 1:
+                raise ValueError(f"{name} must be in [0, 1), got {decay}")
+        if eps < 0:
+            raise ValueError(f"eps must be at least 0, got {eps}")
         self.n_steps += 1
         # The factors of the paper's moments and bias corrections are the same for all elements, so they go into the
         # step size and eps.
-        root = math.sqrt((1 - self.beta2) / (1 - self.beta2**self.n_steps))
-        step_size = self.lr * (1 - self.beta1) / (1 - self.beta1**self.n_steps) / root
+        root = math.sqrt((1 - beta2) / (1 - beta2**self.n_steps))
+        step_size = lr * (1 - beta1) / (1 - beta1**self.n_steps) / root
         for param, grad, first_sum, second_sum in self._rows:
             _kernels.step_adam(
                 param,
                 grad,
                 first_sum,
                 second_sum,
-                decay_first=self.beta1,
+                decay_first=beta1,
                 add_first=1.0,
-                decay_second=self.beta2,
+                decay_second=beta2,
                 add_second=1.0,
-                eps=self.eps / root,
+                eps=eps / root,
                 factor=-step_size,
-                l2=self.l2 if param.ndim > 1 else 0.0,
+                l2=l2 if param.ndim > 1 else 0.0,
             )
 
 
@@ -123,7 +130,8 @@ class SGD:
     Raises
     ------
     TypeError, ValueError
-        For arrays other than the above; by `step`, for numbers that are not finite, before anything is updated.
+        For arrays other than the above; by `step`, for numbers that are not finite or out of range, before anything is
+        updated.
 
     """
 
@@ -145,16 +153,18 @@ class SGD:
 
     def step(self) -> None:
         """Update the parameters by their gradients, which stay as they are."""
-        _check_finite(self, "lr", "l2", "momentum")
+        lr, l2, momentum = _finite_numbers(self, "lr", "l2", "momentum")
+        if not 0 <= momentum <= 1:
+            raise ValueError(f"momentum must be in [0, 1], got {momentum}")
         self.n_steps += 1
         for param, grad, velocity in self._rows:
             _kernels.step_momentum(
                 param,
                 grad,
                 velocity,
-                momentum=self.momentum,
-                add=-self.lr,
-                factor=self.momentum if self.nesterov else 1.0,
-                l2=self.l2 if param.ndim > 1 else 0.0,
+                momentum=momentum,
+                add=-lr,
+                factor=momentum if self.nesterov else 1.0,
+                l2=l2 if param.ndim > 1 else 0.0,
                 is_nesterov=self.nesterov,
             )

@@ -14,8 +14,8 @@ import numpy.typing as npt
 
 from cdropout.functions.gaussian import noise_std
 from cdropout.mask import draw_mask
+from cdropout.networks.evaluation import evaluate
 from cdropout.networks.layers import drop_map
-from cdropout.networks.mlp import evaluate
 from cdropout.noise import draw_noise
 from cdropout.stream import Stream
 

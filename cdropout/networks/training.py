@@ -1,12 +1,12 @@
 """The training step."""
 
-from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy.typing as npt
 
+from cdropout.networks.losses import Loss
+
 Array = npt.NDArray[Any]
-Loss = Callable[[Array, Array, Array | None], float]
 
 
 class Network(Protocol):

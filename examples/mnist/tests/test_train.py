@@ -111,7 +111,7 @@ def test_adam_follows_the_paper_and_decays_weights_only(n_inputs, l2):
 
 
 def test_adam_refuses_arrays_it_could_only_update_copies_of():
-    with pytest.raises(ValueError, match="params and grads must be C-contiguous"):
+    with pytest.raises(ValueError, match="param must be C-contiguous"):
         Adam([np.zeros((3, 2)).T], [np.zeros((2, 3))])
 
 
