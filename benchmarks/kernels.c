@@ -32,7 +32,7 @@ static uint64_t *record;
 static operands arrays, in_place, recorded;
 static mask_rule rule;
 
-/* The multiplication, as NumPy's AVX2 loop does it; past the caches where NumPy's kernels and ours would be. */
+/* The multiplication, as NumPy's AVX2 loop does it: it never stores past the caches. */
 __attribute__((target("avx2"))) static void multiply(void)
 {
     typedef float vec __attribute__((vector_size(32)));

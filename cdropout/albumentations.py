@@ -46,6 +46,16 @@ class PixelDropout(A.PixelDropout):  # type: ignore[misc]
         """Return a segmentation mask with its dropped pixels replaced, or itself without a mask_drop_value."""
         return mask if mask_drop_mask is None else mask_drop_mask.select(mask, mask_drop_values)
 
+    def apply_to_mask3d(self, mask3d: Any, mask_drop_mask: Mask | None, mask_drop_values: Any, **params: Any) -> Any:
+        """Return the segmentation mask of a volume with the same pixels of each slice replaced, as apply_to_mask."""
+        if mask_drop_mask is None:
+            return mask3d
+        return np.stack([self.apply_to_mask(mask, mask_drop_mask, mask_drop_values) for mask in mask3d])
+
+    def apply_to_masks3d(self, masks3d: Any, **params: Any) -> Any:
+        """Return the segmentation masks of volumes, each as by apply_to_mask3d."""
+        return np.stack([self.apply_to_mask3d(mask3d, **params) for mask3d in masks3d])
+
     def apply_to_bboxes(self, bboxes: Any, drop_mask: Mask | None, **params: Any) -> Any:
         """Return the bounding boxes that are visible enough."""
         if drop_mask is None or self.per_channel or self.get_processor("bboxes") is None:
@@ -54,9 +64,9 @@ class PixelDropout(A.PixelDropout):  # type: ignore[misc]
 
     def get_params_dependent_on_data(self, params: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
         """Return the masks and the values of dropped pixels for one call."""
-        image = data["image"] if "image" in data else (data["images"] if "images" in data else data["volume"])[0]
+        image = _first_of(data, {"image": 0, "images": 1, "volume": 1, "volumes": 2})
         drawn = {"drop_mask": self._draw(image), "drop_values": self._values(image, self.drop_value)}
-        target = functional.get_mask_array(data)
+        target = _first_of(data, {"mask": 0, "masks": 1, "mask3d": 1, "masks3d": 2})
         has_mask = self.mask_drop_value is not None and target is not None
         return {
             **drawn,
@@ -71,6 +81,19 @@ class PixelDropout(A.PixelDropout):  # type: ignore[misc]
     def _values(self, image: Any, value: Any) -> Any:
         """Return the values of dropped pixels in a shape that broadcasts to the image's."""
         return functional.prepare_drop_values(image[:1, :1], value, self.random_generator)
+
+
+def _first_of(data: dict[str, Any], n_outer_axes: dict[str, int]) -> Any:
+    """Return the first image of the first target that a call has, None if it has none. n_outer_axes: how many axes the
+    targets have outside those of an image.
+    """
+    for name, n_axes in n_outer_axes.items():
+        if data.get(name) is not None:
+            array = data[name]
+            for _ in range(n_axes):
+                array = array[0]
+            return array
+    return None
 
 
 class CoarseDropout(A.CoarseDropout):  # type: ignore[misc]

@@ -6,8 +6,8 @@ cdef class Mask(Drawn):
 
     A mask holds a stream's key and position, p and a shape. Its bits are a function of these. They are generated again,
     in registers, each time the mask is applied: the forward and the backward pass, other threads, other processes and
-    other machines get the same bits. (On processors without AVX-512, where that takes more time than reading bits, the
-    mask of a layer keeps them from the forward pass on, one bit for each element, for 1024 to 2^20
+    other machines get the same bits. (With AVX2, where that takes more time than reading bits, the mask of a layer
+    keeps them from the forward pass on, one bit for each element, for float32 and float64 arrays of 1024 to 2^20
     elements.) `draw_mask` returns masks; two masks are equal if all their fields are.
 
     Parameters
@@ -309,6 +309,7 @@ cdef class Mask(Drawn):
     def count(self):
         """Return the number of kept elements, an int, without making an array of elements."""
         cdef keep_bits bits
+        cdef size_t i, n_kept = 0
         n_elems = math.prod(self.shape)
         if is_zero(self.p) or self.p == 1.0:
             return n_elems if is_zero(self.p) else 0
@@ -316,7 +317,9 @@ cdef class Mask(Drawn):
         counts.fill(0)  # a job that only counts does not set all
         set_bits(&bits, None, counts)
         self.make_bits(&bits)
-        return int(counts.sum())
+        for i in range(<size_t>counts.size):  # NumPy's sum raises SystemError where memory runs out
+            n_kept += bits.counts[i]
+        return n_kept
 
     def indices(self):
         """Return the indices of the kept elements in C order, an int64 array: `numpy.flatnonzero(mask.keep())`."""

@@ -33,10 +33,13 @@ def replace_by_rule(cnp.ndarray tokens not None, cnp.ndarray selected not None, 
     cdef void *data = cnp.PyArray_DATA(tokens)
     cdef const int64_t *at = <const int64_t *>cnp.PyArray_DATA(selected)
     cdef const uint64_t *word = <const uint64_t *>cnp.PyArray_DATA(words)
-    cdef size_t n = cnp.PyArray_SIZE(selected)
+    cdef size_t n = cnp.PyArray_SIZE(selected), n_tokens = cnp.PyArray_SIZE(tokens)
     numbers.masked_below, numbers.random_below, numbers.mask_token, numbers.first, numbers.n_choices = rule
-    if not is_plain(tokens) or cnp.PyArray_SIZE(tokens) != cnp.PyArray_SIZE(words):
+    if not is_plain(tokens) or n_tokens != <size_t>cnp.PyArray_SIZE(words):
         raise ValueError("tokens must be a C-contiguous array in native byte order with as many elements as words")
+    # In ascending order, so that the last is the largest. Another thread may have made the array smaller since.
+    if n > 0 and not 0 <= at[0] <= at[n - 1] < <int64_t>n_tokens:
+        raise ValueError(f"tokens must stay unchanged during a call, got {n_tokens} elements and index {at[n - 1]}")
     # From here to the end the lock is held, so that no other code of Python resizes the array.
     if cnp.PyArray_ITEMSIZE(tokens) == 1:
         replace_selected(<uint8_t *>data, at, n, word, &numbers)

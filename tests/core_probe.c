@@ -45,6 +45,16 @@ size_t probe_isas(const kernel_table *table, const char **names)
     names[n++] = table->fill_keep(raw, &rule, 0, 2);
     names[n++] = table->fill_words(words, &rule, 0, 2);
     names[n++] = table->fill_raw(raw, &rule.key, 0, 1);
+    names[n++] = table->fill_draws(raw, numbers, &rule.key, 0, 2);
+    for (int width = 0; width < N_WIDTHS; width++) {
+        const operands arrays = {.out = (char *)out,
+                                 .x = (const char *)numbers,
+                                 .bias = (const char *)numbers,
+                                 .bias_seam = (const char *)numbers,
+                                 .bias_period = ELEMS_PER_GROUP,
+                                 .n_repeats = 1};
+        names[n++] = table->select[width](&arrays, words, 2);
+    }
     for (int dtype = 0; dtype < N_DTYPES; dtype++)
         for (int is_streamed = 0; is_streamed < 2; is_streamed++) {
             const char *zeros = (const char *)numbers;
@@ -61,6 +71,8 @@ size_t probe_isas(const kernel_table *table, const char **names)
                 names[n++] = row->range[operation](&arrays, &rule, 0, ELEMS_PER_GROUP);
             names[n++] = row->repeat(&arrays, words, 2, OPERATION_apply_mask);
             names[n++] = row->words(&arrays, words, 2, OPERATION_apply_mask);
+            if (row->record != NULL)
+                names[n++] = row->record(&arrays, words, ELEMS_PER_GROUP);
         }
     for (int dtype = DTYPE_f32; dtype <= DTYPE_f64; dtype++) {
         static double arrays[4][8];
@@ -72,6 +84,14 @@ size_t probe_isas(const kernel_table *table, const char **names)
                                      .rule = UPDATE_ADAM};
         const submatrix kept = {
             .n_rows = 2, .n_columns = 3, .n_kept_columns = 3, .scale = 1, .verb = SCATTER_KEPT_ZERO};
+        const submatrix moved = {.out = (char *)arrays[0],
+                                 .x = (const char *)arrays[1],
+                                 .n_rows = 2,
+                                 .n_columns = 3,
+                                 .n_kept_columns = 3,
+                                 .scale = 1,
+                                 .verb = SCATTER_KEPT_ZERO};
+        names[n++] = table->submatrix[dtype](&moved, 0, 2);
         names[n++] = table->update[dtype](&update, 0, 8);
         names[n++] = table->update_kept[dtype](&update, &kept, 0, 2);
     }

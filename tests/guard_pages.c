@@ -426,6 +426,89 @@ static void check_record(const char *only_isa, size_t n_job, int is_at_end, size
     now_is_in_place = 0;
 }
 
+/* ---- decisions as bits ---- */
+
+/* Compares bits, their counts and their list with keep bytes. */
+static void check_bits_made(const keep_bits *bits, size_t n_elems, size_t n_listed)
+{
+    size_t n_set = 0;
+    for (size_t i = 0; i < (n_elems + 63) / 64 * 64; i++) {
+        const int is_set = (int)(bits->words[i / 64] >> i % 64 & 1);
+        if (is_set != (i < n_elems && expected[i] != bits->of_dropped))
+            end_with("made another bit than that of its element");
+        if (i % ELEMS_PER_COUNT == 0 && bits->counts[i / ELEMS_PER_COUNT] != n_set)
+            end_with("counted other bits before an element");
+        if (is_set && (n_set >= n_listed || bits->indices[n_set] != (int64_t)i))
+            end_with("did not list a bit");
+        n_set += (size_t)is_set;
+    }
+    if (n_set != n_listed)
+        end_with("counted other bits than it made");
+}
+
+/* Checks the jobs that make, count and list the decisions of a random job, at one distance from the guard pages. */
+static void check_bits(const char *only_isa, size_t n_job, int is_at_end, size_t distance)
+{
+    const int is_long = n_job % JOBS_TO_A_LONG_ONE == JOBS_TO_A_LONG_ONE - 1;
+    test_job t = make_random_job(&source, is_long ? MOST_ELEMS_OF_LONG_JOBS : MOST_ELEMS, 1.0, 0.0, 0.0);
+    job_request *r = &t.request;
+    r->operation = OPERATION_fill_keep;
+    r->dtype = 0;
+    const size_t n_elems = r->n_elems, n_counts = (n_elems + ELEMS_PER_COUNT - 1) / ELEMS_PER_COUNT;
+    const size_t word_bytes = (n_elems + 63) / 64 * sizeof(uint64_t), count_bytes = n_counts * sizeof(size_t);
+    const size_t aligned = distance / sizeof(uint64_t) * sizeof(uint64_t);
+    if (n_elems == 0 || n_elems * sizeof(int64_t) + distance > ROOM_BYTES)
+        return;
+    now_call = NULL;
+    now_job = &t;
+    now_is_at_end = is_at_end;
+    now_distance = distance;
+    now_is_in_place = now_is_streaming = 0;
+    expect_job(expected, &t);
+    keep_bits bits = {
+        .words = (uint64_t *)(void *)(memory[WORDS_ARRAY].writable + offset_of(word_bytes, is_at_end, aligned)),
+        .counts = (size_t *)(void *)(memory[FIRST].writable + offset_of(count_bytes, is_at_end, aligned))};
+    for (size_t i = 0; supported_at(i) != NULL; i++) {
+        kernels = supported_at(i);
+        if (only_isa != NULL && strcmp(only_isa, kernels->isa) != 0)
+            continue;
+        now_isa = kernels->isa;
+        for (int how = 0; how < 4; how++) {
+            job j;
+            job_pieces pieces;
+            size_t n_listed = 0;
+            bits.of_dropped = how / 2;
+            now_how = bits.of_dropped ? " on dropped bits" : " on kept bits";
+            if (plan_job_or_bits(&j, &t, &bits) != 0)
+                end_with("was refused");
+            const char *failure = cut_into_ranges(&pieces, &j, how % 2 ? 1 + n_job % MAX_CUTS : 1);
+            if (failure != NULL)
+                end_with(failure);
+            run_pieces(&j, &pieces, 0);
+            check_canaries_of(WORDS_ARRAY, (char *)bits.words, word_bytes);
+            check_canaries_of(FIRST, (char *)bits.counts, count_bytes);
+            for (size_t c = 0; c < n_counts; c++) {
+                const size_t n_here = bits.counts[c];
+                bits.counts[c] = n_listed;
+                n_listed += n_here;
+            }
+            if (n_listed > n_elems)
+                end_with("counted more bits than elements");
+            const size_t index_bytes = n_listed * sizeof(int64_t);
+            bits.indices = (int64_t *)(void *)(memory[X].writable + offset_of(index_bytes, is_at_end, aligned));
+            job_plan_list(&j, &bits, n_elems);
+            run_pieces(&j, &pieces, 0);
+            check_canaries_of(X, (char *)bits.indices, index_bytes);
+            check_bits_made(&bits, n_elems, n_listed);
+            memset(bits.words, CANARY, word_bytes);
+            memset(bits.counts, CANARY, count_bytes);
+            memset(bits.indices, CANARY, index_bytes);
+            counts.n_jobs += 2;
+        }
+    }
+    now_how = "";
+}
+
 /* ---- kept rows and columns ---- */
 
 /* Plans a submatrix between guard pages and returns the job's read-only address. */
@@ -654,6 +737,10 @@ static void check_jobs(const task *what)
         check_submatrix(what->only_isa, n, n % 2 == 0, distance_of(what, n / 2), what->n_too_many_rows);
     for (size_t n = 0; n < what->n_jobs && !is_special; n++)
         check_record(what->only_isa, n, n % 2 == 0, distance_of(what, n / 2));
+    memset(memory[WORDS_ARRAY].writable, CANARY, ROOM_BYTES);
+    memset(memory[X].writable, CANARY, ROOM_BYTES);
+    for (size_t n = 0; n < what->n_jobs && !is_special; n++)
+        check_bits(what->only_isa, n, n % 2 == 0, distance_of(what, n / 2));
     for (size_t n = 0; n < what->n_jobs; n++)
         check_update(what->only_isa, n, n % 2 == 0, distance_of(what, n / 2), what->n_too_many_of_steps);
     printf("%zu jobs, %zu of them streaming, and %zu with records (", counts.n_jobs, counts.n_streamed,

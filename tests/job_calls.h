@@ -216,8 +216,9 @@ static inline test_job make_random_job(random_source *source, size_t most_elems,
 
 /* ---- planning and cutting ---- */
 
-/* Plans the job with its limits. Then overwrites the request and its axes, which the job must not need any more. */
-static inline int plan_job(job *j, const test_job *t)
+/* Plans the job with its limits, or making its decisions as bits. Then overwrites the request and its axes, which the
+ * job must not need any more. */
+static inline int plan_job_or_bits(job *j, const test_job *t, const keep_bits *bits)
 {
     size_t lens[MAX_TEST_AXES];
     uint64_t strides[MAX_TEST_AXES];
@@ -231,12 +232,17 @@ static inline int plan_job(job *j, const test_job *t)
     }
     limits.max_cached_bytes = t->max_cached_bytes;
     limits.max_gathered_stride = t->max_gathered_stride;
-    const int status = job_plan(j, &request);
+    const int status = bits != NULL ? job_plan_bits(j, &request, bits) : job_plan(j, &request);
     limits = before;
     memset(lens, 0xFF, sizeof lens);
     memset(strides, 0xFF, sizeof strides);
     memset(&request, 0xFF, sizeof request);
     return status;
+}
+
+static inline int plan_job(job *j, const test_job *t)
+{
+    return plan_job_or_bits(j, t, NULL);
 }
 
 enum { MAX_CUTS = 9 };

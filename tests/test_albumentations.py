@@ -75,6 +75,27 @@ def test_images_masks_and_volumes_of_a_call_lose_the_same_pixels():
     assert (volume == 0).any()
 
 
+@pytest.mark.parametrize("n_outer_axes", [1, 2])
+def test_volumes_and_their_masks_lose_pixels_of_every_slice(n_outer_axes):
+    volume, mask = np.stack([IMAGES["colour"]] * 3), np.ones((3, 60, 70), np.uint8)
+    given = (
+        {"volume": volume, "mask3d": mask}
+        if n_outer_axes == 1
+        else {
+            "volumes": np.stack([volume] * 2),
+            "masks3d": np.stack([mask] * 2),
+        }
+    )
+    for cls in (cda.PixelDropout, cda.CoarseDropout):
+        values = {"dropout_prob": 0.5, "mask_drop_value": 7} if cls is cda.PixelDropout else {"fill_mask": 7}
+        result = A.Compose([cls(p=1.0, **values)], seed=1)(**given)
+        for (name, array), n_axes in zip(given.items(), (3, 2), strict=True):
+            slices = result[name].reshape(-1, *array.shape[-n_axes:])
+            assert all(np.array_equal(each, slices[0]) for each in slices)
+            assert not np.array_equal(slices[0], array.reshape(slices.shape)[0])
+        assert set(np.unique(slices)) == {1, 7}
+
+
 def test_an_albumentations_that_draws_in_another_method_is_refused(monkeypatch):
     monkeypatch.delattr(A.BasicTransform, "get_params_dependent_on_data")
     spec = importlib.util.spec_from_file_location("another_copy", cda.__file__)

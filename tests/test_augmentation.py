@@ -413,4 +413,7 @@ def test_tokens_that_are_no_plain_array_or_have_too_few_words_are_refused():
     for refused, words in ((tokens[::2], np.zeros(5, np.uint64)), (tokens, np.zeros(9, np.uint64))):
         with pytest.raises(ValueError, match="with as many elements as words"):
             _kernels.replace_by_rule(refused, selected, words, rule)
+    for outside in ([3, 10], [-1, 3]):
+        with pytest.raises(ValueError, match="tokens must stay unchanged during a call, got 10 elements"):
+            _kernels.replace_by_rule(tokens, np.array(outside), np.zeros(10, np.uint64), rule)
     assert tokens.sum() == 49

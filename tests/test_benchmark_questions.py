@@ -3,6 +3,8 @@
 import importlib
 import os
 import re
+import shutil
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -399,3 +401,13 @@ def test_tables_prints_a_row_for_each_setting(capsys, monkeypatch):
         r"\(0.0, 0.5\) +\d",
     ):
         assert re.search(row, shown), row
+
+
+# Programs in C
+
+
+@pytest.mark.skipif("avx2" not in _kernels.known_isas() or shutil.which("cc") is None, reason="needs cc for x86-64")
+@pytest.mark.parametrize("program", ["generator_choice.c", "kernels.c"])
+def test_programs_in_c_compile_without_warnings(program):
+    command = ["cc", "-mavx2", "-fsyntax-only", "-Wall", "-Wextra", "-Werror", f"benchmarks/{program}"]
+    assert subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100).stderr == ""

@@ -1,9 +1,11 @@
 """MemoryError if memory is not available, with streams, generators and layers unchanged by the call."""
 
+import functools
 import sys
 
 import numpy as np
 import pytest
+from conftest import switches_settings
 
 import cdropout as cd
 from cdropout import _kernels
@@ -205,6 +207,56 @@ for name in CALLS:
             n_refused += 1
 print(n_refused, n_done)
 """
+
+
+def results_with_one_refusal(make_call, n_allocations=40):
+    """Return the results of new calls in each of which one allocation of Python's is refused; None for MemoryError."""
+    testcapi = pytest.importorskip("_testcapi", reason="CPython's test module, which refuses memory")
+    results = []
+    for i in range(n_allocations):
+        call = make_call()
+        testcapi.set_nomemory(i, i + 1)
+        try:
+            result = call()
+        except MemoryError:
+            result = None
+        finally:
+            testcapi.remove_mem_hooks()
+        results.append(result)
+    return results
+
+
+@pytest.mark.promise("out-of-memory")
+@pytest.mark.parametrize("name", ["count", "packed", "indices"])
+def test_decisions_are_whole_or_memory_error_whichever_allocation_is_refused(name):
+    call = getattr(cd.Mask(1, 0, 0.3, 70_000), name)
+    results = results_with_one_refusal(lambda: call)
+    whole = [result for result in results if result is not None]
+    assert 0 < len(whole) < len(results)
+    assert all(np.array_equal(result, call()) for result in whole)
+
+
+@pytest.mark.promise("out-of-memory")
+@switches_settings
+def test_a_layer_without_memory_for_its_record_decides_again(isa):
+    x, layers = np.ones(70_000, np.float32), []
+    expected = cd.Dropout(0.3, rng=cd.Stream(7)).forward(x)
+
+    def new_forward():
+        layers.append(cd.Dropout(0.3, rng=cd.Stream(7)))
+        return functools.partial(layers[-1].forward, x)
+
+    results = results_with_one_refusal(new_forward)
+    sizes = set()
+    for layer, y in zip(layers, results, strict=True):
+        if y is None:
+            assert layer.mask is None
+            continue
+        assert np.array_equal(y, expected)
+        assert np.array_equal(layer.backward(x), expected)
+        sizes.add(_kernels.record_bytes(layer.mask))
+    assert sizes == ({0, 70_000 // 64 * 8} if isa == "avx2" else {0})
+
 
 linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs Linux, to limit a process's memory")
 ONE_BLAS_THREAD = {"OPENBLAS_NUM_THREADS": "1"}

@@ -57,7 +57,7 @@ def test_ties_are_resolved_in_records(isa):
         assert not np.array_equal(cd.Mask(mask.key, mask.start, other, n_elems).keep(), kept)
 
 
-@pytest.mark.parametrize("scale", [-2.0, -0.0, 0.0, 3.0])
+@pytest.mark.parametrize("scale", [-2.0, -0.0, 0.0, 1e-60, 3.0, 3.4e38, 3.5e38, 1e300])
 def test_any_scale_gives_positive_zeros_where_elements_are_dropped(isa, scale):
     x = normals(3 * BLOCK, np.float32)
     mask, _, _ = pass_forward_and_backward(x, x, 0.5)

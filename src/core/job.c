@@ -161,9 +161,9 @@ size_t job_record_words(const job_request *request)
     if (request->n_elems < limits.min_recorded_elems || request->n_elems > limits.max_recorded_elems)
         return 0;
     set_threshold(&rule, request->p);
-    /* The kernels record what they decide by signs, for which see has_signs in block_kernels.inc.h. */
-    const int has_signs = rule.threshold > -32768 && !signbit(request->scale);
-    if (request->first % ELEMS_PER_GROUP != 0 || !has_signs || kernels->dtype[request->dtype]->record == NULL)
+    /* The kernels record what they decide by signs. */
+    if (request->first % ELEMS_PER_GROUP != 0 || !has_signs(&rule, request->scale) ||
+        kernels->dtype[request->dtype]->record == NULL)
         return 0;
     return request->n_elems / ELEMS_PER_GROUP;
 }
@@ -256,6 +256,7 @@ void job_plan_draws(job *j, uint8_t *out, const double *p, const stream_key *key
     j->arrays.out = (char *)out;
     j->arrays.x = (const char *)p;
     j->arrays.n_repeats = 1;
+    j->arrays.record = NULL;
     j->rule.key = *key;
     j->first = first;
 }

@@ -7,6 +7,7 @@
 
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 
 #include "compiler.h"
 #include "float_flags.h"
@@ -147,6 +148,18 @@ static inline operands operands_at(const operands *ops, size_t i, size_t elem_by
         at.record += i / ELEMS_PER_GROUP;
     at.bias_at = ops->bias_period != 0 ? (ops->bias_at + i) % ops->bias_period : 0;
     return at;
+}
+
+/* Whether kernels may decide by signs (kernels/block_kernels.inc.h). Signs tell ties from other elements only if a
+ * number can be below the threshold. Dropped elements, zeros of a masked load, are scaled: they stay +0.0 only if the
+ * scale is neither negative nor infinite in float32. Compares bits, in which negative numbers are the largest. */
+static inline int has_signs(const mask_rule *rule, double scale)
+{
+    const double most = FLT_MAX;
+    uint64_t scale_bits, most_bits;
+    memcpy(&scale_bits, &scale, sizeof scale);
+    memcpy(&most_bits, &most, sizeof most);
+    return rule->threshold > -32768 && scale_bits <= most_bits;
 }
 
 /* An operation on n_elems elements, which take the positions from `first` on of the stream of rule->key. */

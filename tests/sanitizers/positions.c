@@ -204,7 +204,7 @@ static const char *check_jobs(void)
         static uint64_t record[MOST_JOB_ELEMS / ELEMS_PER_GROUP];
         test_job t = make_random_job(&source, MOST_JOB_ELEMS, 1.25, 0.375, -1.25);
         job j;
-        make_recordable(&t, limits.min_recorded_elems + (size_t)n % 2000);
+        make_recordable(&t, limits.min_recorded_elems + (size_t)n * 641);
         t.request.x = input;
         t.request.out = alone;
         if (job_record_words(&t.request) == 0)
@@ -228,6 +228,65 @@ static const char *check_jobs(void)
         if (n_of_layout[layout] == 0)
             failure = "a layout that no job had";
     return failure;
+}
+
+/* Bits, their list, and draws. Plans over a job of other numbers, because no plan may depend on what it finds. */
+static const char *check_decisions(void)
+{
+    enum { MOST_WORDS = MOST_JOB_ELEMS / ELEMS_PER_GROUP, MOST_COUNTS = MOST_JOB_ELEMS / ELEMS_PER_COUNT + 1 };
+    static uint64_t words[2][MOST_WORDS];
+    static size_t counts[2][MOST_COUNTS];
+    static int64_t indices[2][MOST_JOB_ELEMS];
+    static uint8_t drawn[2][MOST_JOB_ELEMS];
+    static double p[MOST_JOB_ELEMS];
+    const stream_key key = {{3, 5}};
+    for (size_t i = 0; i < MOST_JOB_ELEMS; i++)
+        p[i] = (double)(i % 101) / 100;
+    for (int n = 0; n < N_RANDOM_JOBS; n++) {
+        const size_t n_elems = (size_t)MOST_JOB_ELEMS - (size_t)n * 601;
+        const uint64_t first = (uint64_t)n * 997;
+        job_request request = blank_request(OPERATION_fill_keep, 0);
+        request.key = key;
+        request.first = first;
+        request.p = 0.3;
+        request.n_elems = n_elems;
+        for (int is_together = 0; is_together < 2; is_together++) {
+            const keep_bits bits = {.words = words[is_together],
+                                    .counts = counts[is_together],
+                                    .indices = indices[is_together],
+                                    .of_dropped = n % 2};
+            for (int kind = 0; kind < 3; kind++) {
+                job j;
+                memset(&j, 0xFF, sizeof j);
+                if (kind == 0 && job_plan_bits(&j, &request, &bits) != 0)
+                    return "a job on bits that was refused";
+                if (kind == 1) {
+                    size_t n_listed = 0;
+                    for (size_t c = 0; c * ELEMS_PER_COUNT < n_elems; c++) {
+                        const size_t n_here = bits.counts[c];
+                        bits.counts[c] = n_listed;
+                        n_listed += n_here;
+                    }
+                    job_plan_list(&j, &bits, n_elems);
+                }
+                if (kind == 2)
+                    job_plan_draws(&j, drawn[is_together], p, &key, first, n_elems);
+                if (kind == 2 && n_elems > 4 * ELEMS_PER_BLOCK && (first + job_cut(&j, 1, 2)) % ELEMS_PER_BLOCK != 0)
+                    return "draws that are not cut at a block";
+                const char *failure = NULL;
+                if (is_together)
+                    failure = run_in_threads(&j);
+                else
+                    job_run(&j, 0, n_elems);
+                if (failure != NULL)
+                    return failure;
+            }
+        }
+        if (memcmp(words[0], words[1], (n_elems + 63) / 64 * sizeof **words) != 0 ||
+            memcmp(indices[0], indices[1], sizeof *indices) != 0 || memcmp(drawn[0], drawn[1], n_elems) != 0)
+            return "ranges of a job on decisions with other bits than one thread makes";
+    }
+    return NULL;
 }
 
 /* Random jobs on kept rows and columns. */
@@ -325,6 +384,7 @@ int main(void)
         failure = failure != NULL ? failure : check_bits();
         failure = failure != NULL ? failure : check_end();
         failure = failure != NULL ? failure : check_jobs();
+        failure = failure != NULL ? failure : check_decisions();
         failure = failure != NULL ? failure : check_submatrices();
         failure = failure != NULL ? failure : check_updates();
         if (failure == NULL && calls.n_running != 0)

@@ -262,13 +262,6 @@ static ALWAYS_INLINE void for_each_group(const operands *ops, const mask_rule *r
 /* ---- signs and records ---- */
 
 #ifdef HAS_SIGNS
-/* Signs tell ties from other elements only if a number can be below below16; nor can a masked load's zero be scaled by
- * a negative number, because dropped elements are +0.0. */
-static inline int has_signs(const operands *ops, const mask_rule *rule)
-{
-    return rule->threshold > -32768 && !__builtin_signbit(ops->scale);
-}
-
 static ALWAYS_INLINE v64 below16_of(const mask_rule *rule)
 {
     return v64_set1((uint64_t)((uint32_t)(rule->threshold - 1) & 0xFFFFu) * 0x1000100010001u);

@@ -204,7 +204,7 @@ DEFINE_BY_SIGNS(relu_by_signs, WITH_RELU, 0, 0)
 DEFINE_BY_SIGNS(relu_by_signs_streamed, WITH_RELU, 1, 0)
 #undef DEFINE_BY_SIGNS
 
-/* The range function of an operation with the steps 0 or WITH_RELU, where has_signs. */
+/* The range function of an operation with the steps 0 or WITH_RELU, where has_signs (kernel_table.h). */
 static ALWAYS_INLINE void range_by_signs(const operands *ops, const mask_rule *rule, uint64_t first, size_t n_elems,
                                          int operation, int steps)
 {
@@ -219,10 +219,10 @@ static ALWAYS_INLINE void range_by_signs(const operands *ops, const mask_rule *r
         for_each_group(ops, rule, first, n_elems, NULL, stored, operate_on_word_f32, operation, 0);
     }
 }
-#define RANGE_BY_SIGNS(name, steps)                                         \
-    if (((steps) == 0 || (steps) == WITH_RELU) && has_signs(ops, rule)) {   \
-        range_by_signs(ops, rule, first, n_elems, OPERATION_##name, steps); \
-        return ISA_NAME;                                                    \
+#define RANGE_BY_SIGNS(name, steps)                                              \
+    if (((steps) == 0 || (steps) == WITH_RELU) && has_signs(rule, ops->scale)) { \
+        range_by_signs(ops, rule, first, n_elems, OPERATION_##name, steps);      \
+        return ISA_NAME;                                                         \
     }
 #elif defined(HAS_SIGNS) && JOIN(HAS_RECORD, DTYPE)
 /* apply_mask on whole groups, with a record of the decisions. */
