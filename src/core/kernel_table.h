@@ -5,6 +5,7 @@
 #ifndef CDROPOUT_KERNEL_TABLE_H
 #define CDROPOUT_KERNEL_TABLE_H
 
+#include <float.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
