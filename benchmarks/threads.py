@@ -24,6 +24,7 @@ SIZES = tuple(2**k for k in range(13, 25))
 DECISION_SIZES = SIZES[:-2]
 AT_ONCE_SIZES = tuple(4**k for k in range(6, 12))
 AT_ONCE_SECONDS = 0.1
+SECONDS_PER_TURN = 0.005
 SHARED_OPTIONS = {"rounds": 101, "dtypes": ("float32", "float64")}
 
 
@@ -63,29 +64,45 @@ def measure_at_once(n_elems: int, rounds: int) -> tuple[float, ...]:
     return n_elems, *(statistics.median(found) for found in ratios.values())
 
 
+class Limit:
+    """Change the library's limit of elements of a thread, only where another one is asked for.
+
+    After a change, the next call of two threads reads the CPU quota, in the time of a call on 65,536 elements or more:
+    the first call of a turn does, and the others of the turn do not.
+    """
+
+    def __init__(self) -> None:
+        self.now = 0
+
+    def set(self, min_elems_per_thread: int) -> None:
+        """Change the limit, unless it is this one."""
+        if min_elems_per_thread != self.now:
+            _kernels.set_limits(min_elems_per_thread=min_elems_per_thread)
+            self.now = min_elems_per_thread
+
+
 def measure(n_elems: int, dtype: str, rounds: int) -> tuple[float, ...]:
     """Return the elements, and of calls out of place and in place: ns of one thread and of two, and their ratio."""
     x = np.random.default_rng(0).standard_normal(n_elems, dtype=dtype)
     y, in_place = np.empty_like(x), x.copy()
-    mask = cd.draw_mask(x.shape, 0.1, rng=1)
+    mask, limit = cd.draw_mask(x.shape, 0.1, rng=1), Limit()
 
     def apply(min_elems_per_thread: int, a: Any, out: Any) -> None:
-        _kernels.set_limits(min_elems_per_thread=min_elems_per_thread)
+        limit.set(min_elems_per_thread)
         mask.apply(a, out=out, scale=1.0)
 
     with threadpool_limits(2):
         medians = interleaved_medians(
             {
-                "limit": lambda: _kernels.set_limits(min_elems_per_thread=1),
                 "one": lambda: apply(1 << 62, x, y),
                 "two": lambda: apply(1, x, y),
                 "one in place": lambda: apply(1 << 62, in_place, in_place),
                 "two in place": lambda: apply(1, in_place, in_place),
             },
             rounds=rounds,
+            seconds_per_turn=SECONDS_PER_TURN,
         )
-    limit = medians.pop("limit")  # the first part of every other call
-    one, two, one_in_place, two_in_place = ((seconds - limit) / n_elems * 1e9 for seconds in medians.values())
+    one, two, one_in_place, two_in_place = (seconds / n_elems * 1e9 for seconds in medians.values())
     return n_elems, one, two, two / one, one_in_place, two_in_place, two_in_place / one_in_place
 
 
@@ -104,9 +121,10 @@ def decisions(n_elems: int) -> dict[str, Callable[[], object]]:
 
 def measure_decisions(n_elems: int, rounds: int) -> tuple[float, ...]:
     """Return the elements, and for each call of `decisions` the ratio of two threads' time to that of one."""
+    limit = Limit()
 
     def limited(call: Callable[[], object], min_elems_per_thread: int) -> None:
-        _kernels.set_limits(min_elems_per_thread=min_elems_per_thread)
+        limit.set(min_elems_per_thread)
         call()
 
     ratios = []
@@ -114,13 +132,13 @@ def measure_decisions(n_elems: int, rounds: int) -> tuple[float, ...]:
         for call in decisions(n_elems).values():
             medians = interleaved_medians(
                 {
-                    "limit": lambda: _kernels.set_limits(min_elems_per_thread=1),
                     "one": lambda call=call: limited(call, 1 << 62),
                     "two": lambda call=call: limited(call, 1),
                 },
                 rounds=rounds,
+                seconds_per_turn=SECONDS_PER_TURN,
             )
-            ratios.append((medians["two"] - medians["limit"]) / (medians["one"] - medians["limit"]))
+            ratios.append(medians["two"] / medians["one"])
     return n_elems, *ratios
 
 

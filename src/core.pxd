@@ -97,7 +97,7 @@ cdef extern from "core/job.h" nogil:
         UPDATE_ELEM_COST
         MAX_AXES
         ELEMS_PER_COUNT
-        SLOW_ELEM_COST
+        LISTED_ELEM_COST
 
     ctypedef struct keep_bits:
         uint64_t *words

@@ -345,7 +345,7 @@ cdef class Mask(Drawn):
             n_listed += n_here
         indices = np.empty(n_listed, np.int64)
         bits.indices = <int64_t *>cnp.PyArray_DATA(indices)
-        if may_use_threads(SLOW_ELEM_COST * n_elems):
+        if may_use_threads(LISTED_ELEM_COST * n_elems):
             prepare_threads()
         job_plan_list(&j, &bits, n_elems)
         begin_holding(&held, False)
@@ -749,7 +749,7 @@ def bernoulli(shape, p, rng, out):
     mask = Mask.__new__(Mask)
     mask.shape = lengths  # for the error of empty_array
     cdef cnp.ndarray drawn = array if array is not None and is_plain(array) else mask.empty_array(lengths, np.bool_)
-    if may_use_threads(cnp.PyArray_SIZE(drawn) * (1 if chances is None else SLOW_ELEM_COST)):
+    if may_use_threads(cnp.PyArray_SIZE(drawn)):
         prepare_threads()
     place_mask(mask, p_checked, lengths, (), stream_of_rng(rng), n_positions, &held)
     if chances is None:

@@ -380,8 +380,10 @@ static size_t cut_at_block(uint64_t first, size_t n_positions, size_t i, size_t 
 size_t job_min_elems_per_thread(const job *j)
 {
     const int is_update = j->layout == LAYOUT_UPDATE || j->layout == LAYOUT_UPDATE_KEPT;
-    const int is_slow = j->operation == OPERATION_list_bits || j->operation == OPERATION_fill_draws;
-    const size_t n_elems = limits.min_elems_per_thread / (is_update ? UPDATE_ELEM_COST : is_slow ? SLOW_ELEM_COST : 1);
+    const int is_listed = j->operation == OPERATION_list_bits;
+    const size_t n_elems = limits.min_elems_per_thread / (is_update   ? UPDATE_ELEM_COST
+                                                          : is_listed ? LISTED_ELEM_COST
+                                                                      : 1);
     return n_elems > 0 ? n_elems : 1;
 }
 

@@ -75,7 +75,7 @@ enum {
     MAX_KEEP_WORDS = 1024,   /* for a shared row or gathered elements, on the stack of job_run */
     ELEMS_PER_COUNT = 16384, /* of keep_bits */
     /* The time of an element, in those of an element of dropout: limits.min_elems_per_thread is divided by it. */
-    SLOW_ELEM_COST = 8,                        /* of one that is listed, or has its own p */
+    LISTED_ELEM_COST = 8,                      /* of one whose index is listed */
     UPDATE_ELEM_COST = 2,                      /* of one in a step of an optimizer */
     BIAS_ROOM_BYTES = 3 * ELEMS_PER_GROUP * 8, /* up to 127 elements of a repeated bias, and its first 64 again */
 };
