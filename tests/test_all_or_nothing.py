@@ -9,21 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import switches_settings
+from refused_allocations import needs_testcapi, refused_allocation
 
 import cdropout as cd
 from cdropout import inference
 from cdropout.compat import cs231n, deepnet, from_scratch, nnfs
-
-try:
-    import _testcapi  # CPython's module for its own tests: it lets one allocation fail
-except ImportError:
-    _testcapi = None
-
-# CPython 3.13.0 itself crashes after a failed allocation: `sorted([3, 1, 2], key=lambda x: -x)` is enough.
-needs_testcapi = pytest.mark.skipif(
-    _testcapi is None or sys.version_info[:3] == (3, 13, 0),
-    reason="needs CPython's module _testcapi, and another version than 3.13.0, which crashes after a failed allocation",
-)
 
 PACKAGE = str(Path(cd.__file__).parent)
 X = np.ones((8, 16), np.float32)
@@ -61,20 +51,6 @@ def failing_line(number: int) -> Iterator[list[int]]:
         yield n_lines
     finally:
         sys.settrace(before)
-
-
-@contextmanager
-def failing_allocation(number: int) -> Iterator[list[BaseException]]:
-    """Let one allocation of Python objects fail, counted from 1; put the exception, if there is one, into the list."""
-    errors: list[BaseException] = []
-    try:
-        _testcapi.set_nomemory(number, number + 1)
-        try:
-            yield errors
-        finally:
-            _testcapi.remove_mem_hooks()
-    except (MemoryError, SystemError) as error:  # some of NumPy's functions raise SystemError
-        errors.append(error)
 
 
 def fields(layer: Any) -> dict[str, Any]:
@@ -163,7 +139,7 @@ def test_a_pass_that_fails_leaves_no_mixture_of_two_passes(make, is_training):
     while n_done < 10:
         layer = original()
         before = fields(layer)
-        with failing_allocation(n_failed + n_done + 1) as error:
+        with refused_allocation(n_failed + n_done + 1) as error:
             layer.forward(X)
         n_failed, n_done = n_failed + bool(error), n_done + (not error)
         if error:
@@ -288,7 +264,7 @@ def test_dropout_on_restores_its_layers_whichever_allocation_fails():
     block()
     n_failed = n_done = 0
     while n_done < 20:
-        with failing_allocation(n_failed + n_done + 1) as error:
+        with refused_allocation(n_failed + n_done + 1) as error:
             block()
         n_failed, n_done = n_failed + bool(error), n_done + (not error)
         assert not any(layer.training for layer in layers)

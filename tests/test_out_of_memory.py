@@ -6,6 +6,7 @@ import sys
 import numpy as np
 import pytest
 from conftest import switches_settings
+from refused_allocations import needs_testcapi, refused_allocation
 
 import cdropout as cd
 from cdropout import _kernels
@@ -211,22 +212,19 @@ print(n_refused, n_done)
 
 def results_with_one_refusal(make_call, n_allocations=40):
     """Return the results of new calls in each of which one allocation of Python's is refused; None for MemoryError."""
-    testcapi = pytest.importorskip("_testcapi", reason="CPython's test module, which refuses memory")
     results = []
-    for i in range(n_allocations):
-        call = make_call()
-        testcapi.set_nomemory(i, i + 1)
-        try:
+    for number in range(1, n_allocations + 1):
+        call, result = make_call(), None
+        with refused_allocation(number) as error:
             result = call()
-        except MemoryError:
-            result = None
-        finally:
-            testcapi.remove_mem_hooks()
+        assert not error or type(error[0]) is MemoryError
         results.append(result)
     return results
 
 
 @pytest.mark.promise("out-of-memory")
+@switches_settings
+@needs_testcapi
 @pytest.mark.parametrize("name", ["count", "packed", "indices"])
 def test_decisions_are_whole_or_memory_error_whichever_allocation_is_refused(name):
     call = getattr(cd.Mask(1, 0, 0.3, 70_000), name)
@@ -238,6 +236,7 @@ def test_decisions_are_whole_or_memory_error_whichever_allocation_is_refused(nam
 
 @pytest.mark.promise("out-of-memory")
 @switches_settings
+@needs_testcapi
 def test_a_layer_without_memory_for_its_record_decides_again(isa):
     x, layers = np.ones(70_000, np.float32), []
     expected = cd.Dropout(0.3, rng=cd.Stream(7)).forward(x)
