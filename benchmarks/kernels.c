@@ -1,8 +1,9 @@
 /* How long do the bare kernels take, without Python, beside a multiplication and beside LIBXSMM?
  *
  * Each row is a median over interleaved rounds, in ns an element of float32, and its ratio to the multiplication. The
- * input has random numbers; p is 0.1; one thread. "forward, recorded" and "backward, by record" are what a layer runs
- * where kernels have records (src/core/kernel_table.h); otherwise its backward pass is "forward".
+ * input has random numbers; p is 0.1; one thread. The first second is not measured: a processor that was idle raises
+ * its clock meanwhile, which changes the ratios too. "forward, recorded" and "backward, by record" are what a layer
+ * runs where kernels have records (src/core/kernel_table.h); otherwise its backward pass is "forward".
  *
  *     cc -O3 -fno-trapping-math -fno-math-errno -ffp-contract=off -o kernels benchmarks/kernels.c src/core/[dj]*.c \
  *         src/core/isa/[!n]*.c -lm && ./kernels avx2
@@ -11,6 +12,9 @@
  * forward pass writes a bit mask that its backward pass reads, add at the end:
  *
  *         -DWITH_LIBXSMM -I$LIBXSMM/include $LIBXSMM/lib/libxsmm.a -ldl -lpthread -lrt
+ *
+ * and run it as `LIBXSMM_TARGET=hsw ./kernels avx2`: without this variable LIBXSMM generates code for AVX-512 where the
+ * processor has it.
  */
 #define _GNU_SOURCE
 #include "../src/core/job.h"
@@ -24,7 +28,7 @@
 #include <libxsmm.h>
 #endif
 
-enum { N_ROUNDS = 21, ELEMS_IN_A_ROUND = 4000000, ALIGNMENT = 4096, MIN_STREAMED_ELEMS = 4 << 20 };
+enum { N_ROUNDS = 21, ELEMS_IN_A_ROUND = 4000000, ALIGNMENT = 4096, WARM_UP_SECONDS = 1, MIN_STREAMED_ELEMS = 4 << 20 };
 
 static size_t n_elems;
 static float *x, *out, *own; /* own is worked on in place */
@@ -149,6 +153,8 @@ static void measure(float p)
 #ifdef WITH_LIBXSMM
     prepare_theirs(&p);
 #endif
+    for (const double end = seconds_now() + WARM_UP_SECONDS; seconds_now() < end;)
+        multiply();
     for (int round = 0; round < N_ROUNDS; round++)
         for (int c = 0; c < N_CONTENDERS; c++) {
             if (contenders[c].needs_records && kernels->dtype[DTYPE_f32]->record == NULL)
