@@ -224,7 +224,7 @@ def _run_in_mode(chain: _Chain, x: Tensor, choice: Sequence[bool]) -> Tensor:
     if torch.compiler.is_compiling():
         from cdropout.torch import between_graphs  # its import takes seconds
 
-        return between_graphs.run_chain(chain, x, choice)  # type: ignore[no-any-return]
+        return between_graphs.call(_run, chain, x, choice)  # type: ignore[no-any-return]
     return _run(chain, x, choice)
 
 
