@@ -23,7 +23,7 @@ from torch.utils.checkpoint import checkpoint  # noqa: E402
 import cdropout.torch as ct  # noqa: E402
 from cdropout.torch.tensors import draw_mask  # noqa: E402
 
-compact = importlib.import_module("cdropout.torch.compact")
+chains = importlib.import_module("cdropout.torch.compact.chains")
 kept = importlib.import_module("cdropout.torch.kept")
 
 F = nn.functional
@@ -48,7 +48,7 @@ def choose(monkeypatch):
     parts = []
 
     def set_answer(pays):
-        monkeypatch.setattr(compact, "compact_pays", lambda *_, **__: pays)
+        monkeypatch.setattr(chains, "compact_pays", lambda *_, **__: pays)
 
     plain = kept._gather
 
@@ -832,7 +832,7 @@ def test_a_compiled_encoder_layer_has_the_same_values(choose):
 def _train_as_rank(rank, port, queue):
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
-    compact.compact_pays = lambda *_, **__: True
+    chains.compact_pays = lambda *_, **__: True
     model = rewritten()
     parallel = nn.parallel.DistributedDataParallel(model)
     torch.manual_seed(10 + rank)
