@@ -704,6 +704,11 @@ def test_a_second_call_sets_the_number_of_groups(choose):
     assert built[1].n_groups == 2
 
 
+def test_pickles_of_earlier_code_find_their_classes():
+    for name in ("CompactDropout", "CompactSequential", "Compacted", "_unpickle"):
+        assert pickle.loads(f"ccdropout.torch.compact\n{name}\n.".encode()).__name__ == name
+
+
 def test_reports_are_copied_and_pickled():
     model = nn.Sequential(sequence(), nn.Dropout(P))
     compacted, replaced = ct.compact_dropout(model), ct.replace_dropout(model)

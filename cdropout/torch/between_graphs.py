@@ -10,9 +10,9 @@ from typing import Any
 import torch
 
 
-def _call(function: Callable[..., Any], *args: Any) -> Any:
+def _call_between_graphs(function: Callable[..., Any], *args: Any) -> Any:
     """Return function(*args)."""
     return function(*args)
 
 
-call: Any = torch.compiler.disable(_call)
+call: Any = torch.compiler.disable(_call_between_graphs)
