@@ -4,12 +4,28 @@ import ast
 import graphlib
 import re
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
+
+from benchmarks.command_line import QUESTIONS, module_name
 
 ROOT = Path(__file__).parents[1]
 # Folders from which Python finds modules: the checkout, and examples/ for its scripts.
 SEARCHED = {ROOT: ("cdropout", "benchmarks"), ROOT / "examples": (".",)}
+# The modules that each of these imports by calls of import_module whose argument is not a constant.
+BY_NAME = {
+    "cdropout": {"cdropout.bit_generator", "cdropout.c_api"},
+    "cdropout.__main__": set(),  # those that the user names
+    "cdropout.jax.key_implementation": set(),  # JAX's
+    "cdropout.keras.switch": {f"cdropout.keras.on_{backend}" for backend in ("numpy", "torch", "jax")},
+    "cdropout.optional": set(),  # other packages
+    "cdropout.torch.shared_axes": set(),  # those of other packages, whose modules it replaces
+    "benchmarks.command_line": {f"benchmarks.{module_name(question)}" for question in QUESTIONS},
+    "benchmarks.c_api": set(),  # those that it builds
+    "benchmarks.contenders.contender": set(),  # other packages
+    "benchmarks.masks": {"cdropout.albumentations"},
+}
 
 pytestmark = pytest.mark.skipif(not (ROOT / "src").exists(), reason="the tests were taken out of the checkout")
 
@@ -35,15 +51,27 @@ def compiled_modules():
     return found
 
 
+def is_import_by_name(node):
+    return isinstance(node, ast.Call) and ast.unparse(node.func) in ("import_module", "importlib.import_module")
+
+
 def names_imported(node, package):
-    """Return the names of modules that an import statement may mean, the longest of each import first."""
+    """Return the names of modules that a statement or call may import, the longest of each import first."""
     if isinstance(node, ast.Import):
         return [(alias.name,) for alias in node.names]
+    if is_import_by_name(node) and isinstance(node.args[0], ast.Constant):
+        return [(node.args[0].value,)]
     if not isinstance(node, ast.ImportFrom):
         return []
     parents = package.split(".")[: len(package.split(".")) + 1 - node.level] if node.level else []
     source = ".".join([*parents, *([node.module] if node.module else [])])
     return [(f"{source}.{alias.name}", source) for alias in node.names]
+
+
+def names_no_module(text):
+    """Return whether a module imports others by names that are not constants."""
+    calls = [node for node in ast.walk(ast.parse(text)) if is_import_by_name(node)]
+    return not all(isinstance(call.args[0], ast.Constant) for call in calls)
 
 
 def statements_of(tree):
@@ -58,7 +86,7 @@ def statements_of(tree):
             pending += ast.iter_child_nodes(node)
 
 
-def import_graph(modules, packages):
+def import_graph(modules, packages, by_name=MappingProxyType({})):
     """Return the modules that each one imports, at any time.
 
     That a module imports the packages in which it is does not count. Packages import modules of theirs to show them.
@@ -67,8 +95,8 @@ def import_graph(modules, packages):
     for name, text in modules.items():
         package = name if name in packages else name.rpartition(".")[0]
         meant = [each for node in statements_of(ast.parse(text)) for each in names_imported(node, package)]
-        found = {next((name for name in names if name in modules), name) for names in meant}
-        graph[name] = (found & modules.keys()) - {name}
+        found = {next((each for each in names if each in modules), None) for names in meant}
+        graph[name] = ((found | by_name.get(name, set())) & modules.keys()) - {name}
     return graph
 
 
@@ -86,8 +114,10 @@ def test_no_module_imports_itself_through_others():
     for folder, parts in SEARCHED.items():
         modules |= modules_below(folder, *parts)
     packages = {name.rpartition(".")[0] for name in modules}
-    graph = import_graph(modules, packages)
+    graph = import_graph(modules, packages, BY_NAME)
     assert cycle_of(graph) == []
+    assert {name for name, text in modules.items() if names_no_module(text)} == BY_NAME.keys()
+    assert set().union(*BY_NAME.values()) <= modules.keys()
     # Some imports that the graph must contain: at top level, in functions, of packages, of and in compiled modules.
     assert graph["cdropout._kernels"] >= {"cdropout.machine", "cdropout.checks", "cdropout.display"}
     assert graph["cdropout.bit_generator"] >= {"cdropout._kernels", "cdropout.stream"}
@@ -102,7 +132,7 @@ def test_no_module_imports_itself_through_others():
     [
         *("import a.b", "from a import b", "from a.b import name", "from . import b", "from .b import name"),
         *("def call():\n    from a import b", "class C:\n    def call(self):\n        import a.b"),
-        "try:\n    from a import b\nexcept ImportError:\n    pass",
+        *("try:\n    from a import b\nexcept ImportError:\n    pass", "importlib.import_module('a.b')"),
     ],
 )
 def test_a_cycle_is_found(statement):
