@@ -72,7 +72,7 @@ static void finish(unit *u)
     kernels->invert_bits(u->words + u->n_inverted, u->n_words - u->n_inverted, &u->n_kept);
 }
 
-/* Where the next corner is, counted from the unit's first element. */
+/* Where the next corner is, in elements of the unit. */
 typedef struct {
     size_t image_at; /* the image's first element */
     size_t row_at;   /* the last element of the square whose corner is the first of the row */
@@ -85,8 +85,12 @@ static void begin_channel(corner *at, const squares *s)
     at->row = 0;
 }
 
-static void next_row(corner *at, const squares *s)
+/* Goes to the corner that is n further, in the row or at the begin of the next one. */
+static void pass_corners(corner *at, const squares *s, size_t n)
 {
+    at->column += n;
+    if (at->column <= s->width - s->side)
+        return;
     at->column = 0;
     at->row_at += s->width * s->n_channels;
     if (++at->row <= s->height - s->side)
@@ -98,37 +102,73 @@ static void next_row(corner *at, const squares *s)
     begin_channel(at, s);
 }
 
-/* Sets the bits of n_corners neighbours in a row, at most 64, of which `dropped` has those that are dropped. */
-static inline void place(uint64_t *words, const corner *at, const squares *s, uint64_t dropped)
+/* n bits, 1 to 64, from `bit` on, which are set where those of keep words are not. Reads one word more. */
+static inline uint64_t dropped_bits(const uint64_t *keep_words, size_t bit, size_t n)
 {
-    size_t bit = at->row_at + at->column * s->n_channels;
-    if (s->n_channels == 1) {
-        const uint64_t beyond = dropped >> 1 >> (63 - bit % 64);
-        words[bit / 64] |= dropped << bit % 64;
-        if (beyond != 0)
-            words[bit / 64 + 1] |= beyond;
-        return;
-    }
-    for (; dropped != 0; dropped &= dropped - 1) {
-        const size_t dropped_at = bit + (size_t)__builtin_ctzll(dropped) * s->n_channels;
-        words[dropped_at / 64] |= (uint64_t)1 << dropped_at % 64;
+    const uint64_t keep = keep_words[bit / 64] >> bit % 64 | keep_words[bit / 64 + 1] << 1 << (63 - bit % 64);
+    return ~keep << (64 - n) >> (64 - n);
+}
+
+/* Bits are set in ascending order, in a word and the one behind it; the words before them are written. */
+typedef struct {
+    uint64_t *words;
+    size_t n_written;
+    uint64_t word, next;
+} bit_writer;
+
+static inline void write_up_to(bit_writer *to, size_t n_words)
+{
+    while (to->n_written < n_words) {
+        to->words[to->n_written++] = to->word;
+        to->word = to->next;
+        to->next = 0;
     }
 }
 
-/* Places the corners of n_positions positions, whose keep words are followed by another word. */
-static void place_corners(uint64_t *words, corner *at, const squares *s, const uint64_t *keep_words, size_t n_positions)
+static inline void write_bits(bit_writer *to, size_t at, uint64_t bits)
 {
-    const size_t n_columns = s->width - s->side + 1;
+    write_up_to(to, at / 64);
+    to->word |= bits << at % 64;
+    to->next |= bits >> 1 >> (63 - at % 64);
+}
+
+/* Places the corners of n_positions positions in images of one channel. */
+static void place_in_planes(bit_writer *words, corner *at, const squares *s, const uint64_t *keep_words,
+                            size_t n_positions)
+{
+    const size_t n_columns = s->width - s->side + 1, width = s->width;
+    bit_writer to = *words;
     for (size_t bit = 0; bit < n_positions;) {
-        const size_t n = smaller(smaller(n_columns - at->column, n_positions - bit), 64);
-        const uint64_t keep = keep_words[bit / 64] >> bit % 64 | keep_words[bit / 64 + 1] << 1 << (63 - bit % 64);
-        const uint64_t dropped = ~keep << (64 - n) >> (64 - n);
-        if (dropped != 0)
-            place(words, at, s, dropped);
+        const size_t n_left = n_positions - bit, n = smaller(smaller(n_columns - at->column, n_left), 64);
+        if (n == n_columns) { /* whole rows, up to the last one of the image */
+            size_t n_rows = smaller(s->height - s->side + 1 - at->row, n_left / n_columns);
+            size_t row_at = at->row_at;
+            at->row += n_rows - 1;
+            at->row_at += (n_rows - 1) * width;
+            for (; n_rows > 0; n_rows--, bit += n, row_at += width)
+                write_bits(&to, row_at, dropped_bits(keep_words, bit, n));
+        } else {
+            write_bits(&to, at->row_at + at->column, dropped_bits(keep_words, bit, n));
+            bit += n;
+        }
+        pass_corners(at, s, n);
+    }
+    *words = to;
+}
+
+/* The same in images of several channels. All words must be 0 before the first corner. */
+static void place_in_channels(uint64_t *words, corner *at, const squares *s, const uint64_t *keep_words,
+                              size_t n_positions)
+{
+    for (size_t bit = 0; bit < n_positions;) {
+        const size_t n = smaller(smaller(s->width - s->side + 1 - at->column, n_positions - bit), 64);
+        const size_t first_at = at->row_at + at->column * s->n_channels;
+        for (uint64_t dropped = dropped_bits(keep_words, bit, n); dropped != 0; dropped &= dropped - 1) {
+            const size_t dropped_at = first_at + (size_t)__builtin_ctzll(dropped) * s->n_channels;
+            words[dropped_at / 64] |= (uint64_t)1 << dropped_at % 64;
+        }
         bit += n;
-        at->column += n;
-        if (at->column == n_columns)
-            next_row(at, s);
+        pass_corners(at, s, n);
     }
 }
 
@@ -142,21 +182,30 @@ static size_t run_unit(const job *j, uint64_t *words, uint64_t first, size_t n_i
     size_t n_left = n_images * s->n_channels * (s->height - s->side + 1) * (s->width - s->side + 1);
     unit u = {.words = words, .n_words = (n_elems + ELEMS_PER_GROUP - 1) / ELEMS_PER_GROUP};
     corner at = {.image_at = 0};
+    bit_writer to = {.words = words};
     add_passes(&u, s->side, s->n_channels);
     add_passes(&u, s->side, s->width * s->n_channels);
     begin_channel(&at, s);
-    memset(words, 0, u.n_words * sizeof *words);
+    if (s->n_channels > 1)
+        memset(words, 0, u.n_words * sizeof *words);
     while (n_left > 0) {
         uint64_t keep_words[BLOCKS_AT_A_TIME * ELEMS_PER_BLOCK / ELEMS_PER_GROUP + 1];
         const size_t n_most = BLOCKS_AT_A_TIME * (size_t)ELEMS_PER_BLOCK - (size_t)(first % ELEMS_PER_BLOCK);
         const size_t n = smaller(n_left, n_most);
         kernels->fill_words(keep_words, &j->rule, first, n);
         keep_words[(n + ELEMS_PER_GROUP - 1) / ELEMS_PER_GROUP] = 0;
-        place_corners(words, &at, s, keep_words, n);
-        follow(&u, smaller((s->n_channels == 1 ? at.row_at + at.column : at.image_at) / ELEMS_PER_GROUP, u.n_words));
+        if (s->n_channels > 1) {
+            place_in_channels(words, &at, s, keep_words, n);
+            follow(&u, smaller(at.image_at / ELEMS_PER_GROUP, u.n_words));
+        } else {
+            place_in_planes(&to, &at, s, keep_words, n);
+            follow(&u, to.n_written);
+        }
         first += n;
         n_left -= n;
     }
+    if (s->n_channels == 1)
+        write_up_to(&to, u.n_words);
     finish(&u);
     if (n_in_last != 0) {
         words[u.n_words - 1] &= ((uint64_t)1 << n_in_last) - 1;
