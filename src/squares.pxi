@@ -10,12 +10,11 @@ cdef class KeptElements:
     """Which elements of an array are kept, as bits: an immutable value of a shape."""
 
     cdef readonly tuple shape
-    cdef readonly object n_elems, n_kept
+    cdef readonly size_t n_elems, n_kept
     cdef bytes words  # keep words in the order of the elements (job.h), followed by one more
 
     def __cinit__(self):
-        self.make_room((0,))
-        self.n_kept = 0
+        self.shape, self.n_elems, self.n_kept, self.words = (0,), 0, 0, bytes(sizeof(uint64_t))
 
     @staticmethod
     def of_bools(cnp.ndarray keep not None):
@@ -23,10 +22,9 @@ cdef class KeptElements:
         cdef KeptElements kept = KeptElements.__new__(KeptElements)
         if cnp.PyArray_TYPE(keep) != cnp.NPY_BOOL:
             raise TypeError(f"keep must be an array of bool, got dtype {keep.dtype}")
-        kept.make_room((<object>keep).shape)
+        kept.make_room((<object>keep).shape, cnp.PyArray_SIZE(keep))
         bits = np.packbits(keep, bitorder="little").tobytes()
-        words = np.frombuffer(bits + bytes(len(kept.words) - len(bits)), "<u8").astype(np.uint64)
-        kept.words = words.tobytes()
+        kept.words = np.frombuffer(bits + bytes(len(kept.words) - len(bits)), "<u8").astype(np.uint64).tobytes()
         kept.n_kept = count_kept(<const uint64_t *>PyBytes_AS_STRING(kept.words), kept.n_elems)
         return kept
 
@@ -56,67 +54,78 @@ cdef class KeptElements:
         run_on_arrays(&request, result, x, None, scratch, &held)
         return in_container(result, container)
 
-    cdef int make_room(self, tuple shape) except -1:
+    cdef int make_room(self, tuple shape, size_t n_elems) except -1:
         """Set the shape, and allocate the words."""
-        self.shape, self.n_elems = shape, math.prod(shape)
-        self.words = PyBytes_FromStringAndSize(NULL, ((self.n_elems + 63) // 64 + 1) * sizeof(uint64_t))
-        memset(PyBytes_AS_STRING(self.words) + len(self.words) - sizeof(uint64_t), 0, sizeof(uint64_t))
+        cdef size_t n_words = (n_elems + 63) // 64
+        self.shape, self.n_elems = shape, n_elems
+        self.words = PyBytes_FromStringAndSize(NULL, (n_words + 1) * sizeof(uint64_t))
+        (<uint64_t *>PyBytes_AS_STRING(self.words))[n_words] = 0
         return 0
 
     cdef int set_request(self, job_request *request) except -1:
         """Set the decisions and the scale of a request, which is a copy if all elements are kept."""
-        request.scale = self.n_elems / self.n_kept if self.n_kept else 1.0
+        request.scale = <double>self.n_elems / <double>self.n_kept if self.n_kept > 0 else 1.0
         request.keep_words = NULL
         if self.n_kept != self.n_elems:
             request.keep_words = <const uint64_t *>PyBytes_AS_STRING(self.words)
         return 0
 
 
+cdef int height_axis(int n_dims, object channels, object spatial_axes) except -1:
+    """Return the first of cdropout.functions.shared_axes.spatial_axes for images. It is called only where it raises an
+    error, because it takes as long as a thousand elements."""
+    if 3 <= n_dims <= 4 and type(channels) is str and (channels == "first" or channels == "last"):
+        return n_dims - (2 if channels == "first" else 3)
+    return spatial_axes(2, n_dims, channels)[0]
+
+
 def drop_squares(x, p, block_size, channels, rng, out, spatial_axes):
     """Return the result of cdropout.drop_block2d, with its arguments, and the elements that are kept.
 
-    spatial_axes is cdropout.functions.shared_axes.spatial_axes, which checks channels."""
+    spatial_axes: the function of cdropout.functions.shared_axes."""
     cdef held_arrays held
     cdef job_request request
     cdef job j
     cdef squares images
     cdef keep_bits bits
     cdef size_t i, n_counts, n_kept = 0
+    cdef uint64_t first, n_positions
     begin_holding(&held, True)
     cdef cnp.ndarray array = checked_array(x, "x")
     hold(&held, array, "x")
-    cdef tuple shape = (<object>array).shape
-    height, width = [shape[axis] for axis in spatial_axes(2, len(shape), channels)]
-    side = check_integer("block_size", block_size, 1, min(height, width))
+    cdef int axis = height_axis(cnp.PyArray_NDIM(array), channels, spatial_axes)
+    cdef Py_ssize_t height = cnp.PyArray_DIM(array, axis), width = cnp.PyArray_DIM(array, axis + 1)
+    cdef Py_ssize_t most = min(height, width)
+    cdef bint is_last = axis == cnp.PyArray_NDIM(array) - 3
+    if not (PyLong_CheckExact(block_size) and 1 <= block_size <= most):
+        block_size = check_integer("block_size", block_size, 1, most)
+    cdef Py_ssize_t side = block_size, n_rows = height - side + 1, n_columns = width - side + 1
     cdef double p_checked = checked_p(p)
     cdef cnp.ndarray result = checked_out(out, array, "x")
     hold(&held, result, "out", True, True)
     cdef Container container = container_for(result, out, x, None, None)
-    is_last = channels == "last"
-    n_channels = shape[-1] if is_last else shape[-3]
-    # One position for each place of a square's upper left corner, channels first whatever x's layout.
-    cdef tuple corners = (*shape[:-3], n_channels, height - side + 1, width - side + 1)
-    # The paper's gamma. In Python's numbers, because the products of integers may need more than 64 bits.
-    gamma = min(1.0, <object>p_checked * height * width / (side**2 * corners[-2] * corners[-1]))
-    images.n_images = math.prod(shape[:-3]) * (1 if is_last else n_channels)
-    images.height, images.width, images.n_channels = height, width, n_channels if is_last else 1
-    images.side = side
+    # The paper's gamma. In Python's numbers, because the product of the integers may need more than 64 bits.
+    gamma = <object>p_checked * height * width / (<object>side * side * <object>n_rows * n_columns)
+    images.height, images.width, images.side = height, width, side
+    images.n_channels = cnp.PyArray_DIM(array, axis + 2) if is_last else 1
+    images.n_images = cnp.PyArray_SIZE(array) // max(<size_t>1, height * width * images.n_channels)
     cdef KeptElements kept = KeptElements.__new__(KeptElements)
-    kept.make_room(shape)
+    kept.make_room((<object>array).shape, cnp.PyArray_SIZE(array))
     n_counts = squares_counts(&images)
-    cdef cnp.ndarray counts = np.empty(n_counts, np.uintp)
+    cdef bytes counts = PyBytes_FromStringAndSize(NULL, n_counts * sizeof(size_t))
     cdef Scratch scratch = scratch_for(result, array, None, False, &held)
-    cdef uint64_t n_positions = checked_n_drawn(corners, ())
     request = blank_request(OPERATION_apply_mask, dtype_index(array))
-    request.p = 1.0 if p_checked == 1.0 else gamma
-    set_bits(&bits, None, counts)
+    request.p = 1.0 if p_checked == 1.0 or gamma > 1.0 else gamma
+    set_bits(&bits, None, None)
     bits.words = <uint64_t *>PyBytes_AS_STRING(kept.words)
+    bits.counts = <size_t *>PyBytes_AS_STRING(counts)
+    # One position for each place of a square's upper left corner, channels first whatever x's layout.
+    n_positions = <uint64_t>images.n_images * images.n_channels * n_rows * n_columns
     cdef Stream stream = stream_of_rng(rng)
     check_held(&held)
-    request.first = stream.take(n_positions, &request.key)
+    first = request.first = stream.take(n_positions, &request.key)
     if job_plan_squares(&j, &request, &images, &bits) != 0:
         raise SystemError("checked images must be ones that can be planned: please report this")
-    cdef uint64_t first = request.first
     run_job(&j, &held)
     for i in range(n_counts):
         n_kept += bits.counts[i]
