@@ -16,6 +16,11 @@ cdef class KeptElements:
     def __cinit__(self):
         self.shape, self.n_elems, self.n_kept, self.words = (0,), 0, 0, bytes(sizeof(uint64_t))
 
+    @property
+    def n_bytes(self):
+        """The size of the words."""
+        return len(self.words)
+
     @staticmethod
     def of_bools(cnp.ndarray keep not None):
         """Return the elements where an array of bool is True."""

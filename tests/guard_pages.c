@@ -93,7 +93,7 @@ static const char *now_isa = "no instruction set", *now_how = "";
 static const kernel_call *now_call;         /* NULL while a job runs */
 static const test_job *now_job;             /* NULL while a job of a submatrix runs */
 static const test_submatrix *now_submatrix; /* NULL while a step runs */
-static const test_squares *now_squares; /* NULL unless a job on squares runs */
+static const test_squares *now_squares;     /* NULL unless a job on squares runs */
 static const test_update *now_update;
 static size_t now_distance;
 static int now_is_at_end, now_is_streaming, now_is_in_place; /* 1 where the output is x, 2 where it is the residual */

@@ -63,9 +63,7 @@ class DropBlock2d(DropoutLayer):
             _kernels.check_forward(check_blocks(x, self.block_size, self.channels), out, ())
             self._keep = None
             return x  # type: ignore[return-value]
-        y, self._keep = _kernels.drop_squares(
-            x, self._p, self.block_size, self.channels, self._rng, out, spatial_axes
-        )
+        y, self._keep = _kernels.drop_squares(x, self._p, self.block_size, self.channels, self._rng, out, spatial_axes)
         return y
 
     def backward(self, dy: npt.ArrayLike) -> npt.NDArray[Any]:

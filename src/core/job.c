@@ -158,7 +158,8 @@ size_t job_record_words(const job_request *request)
     mask_rule rule;
     if (request->operation != OPERATION_apply_mask || !is_valid(request) || job_is_copy(request))
         return 0;
-    if (request->keep_words != NULL || request->n_axes > 0 || request->n_repeats > 1 || !is_zero(request->fill) || !is_zero(request->shift))
+    if (request->keep_words != NULL || request->n_axes > 0 || request->n_repeats > 1 || !is_zero(request->fill) ||
+        !is_zero(request->shift))
         return 0;
     if (request->n_elems < limits.min_recorded_elems || request->n_elems > limits.max_recorded_elems)
         return 0;

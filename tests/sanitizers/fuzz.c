@@ -1,8 +1,8 @@
 /* Fuzzes kernels and jobs: interprets any bytes as a call of a kernel, as a job (dtype, operation, positions, axes,
  * limits, alignments, elements ...), or as a job that moves kept rows and columns, updates parameters or drops squares.
- * Every instruction set must give the bytes of the portable kernels, and a job those of single elements. Canaries around
- * the output must stay unchanged. Arrays are blocks of exactly their size, so that AddressSanitizer and valgrind find
- * accesses outside them.
+ * Every instruction set must give the bytes of the portable kernels, and a job those of single elements. Canaries
+ * around the output must stay unchanged. Arrays are blocks of exactly their size, so that AddressSanitizer and valgrind
+ * find accesses outside them.
  *
  * With -DONE_TOO_MANY, kernels and jobs run one element too far, which must be found; with -DONLY_JOBS, no kernel is
  * called, so that it is found in jobs. With -fsanitize=fuzzer this is a target of libFuzzer; with -DSTANDALONE, a
