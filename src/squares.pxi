@@ -129,16 +129,20 @@ def drop_squares(x, p, block_size, channels, rng, out, spatial_axes):
     cdef Stream stream = stream_of_rng(rng)
     check_held(&held)
     first = request.first = stream.take(n_positions, &request.key)
-    if job_plan_squares(&j, &request, &images, &bits) != 0:
-        raise SystemError("checked images must be ones that can be planned: please report this")
-    run_job(&j, &held)
-    for i in range(n_counts):
-        n_kept += bits.counts[i]
-    kept.n_kept = n_kept
-    request.p, request.first = 0.0, 0
-    kept.set_request(&request)
-    check_held(&held)
-    run_on_arrays(&request, result, array, None, scratch, &held)
+    try:
+        if job_plan_squares(&j, &request, &images, &bits) != 0:
+            raise SystemError("checked images must be ones that can be planned: please report this")
+        run_job(&j, &held)
+        for i in range(n_counts):
+            n_kept += bits.counts[i]
+        kept.n_kept = n_kept
+        request.p, request.first = 0.0, 0
+        kept.set_request(&request)
+        check_held(&held)
+        run_on_arrays(&request, result, array, None, scratch, &held)
+    except (MemoryError, SystemError):  # an iterator over arrays that are not plain makes objects
+        return_blocks(&stream.next_elem, n_positions, first)
+        raise
     if container is None:
         return result, kept
     return container.holding_drawn(result, stream, n_positions, first), kept
