@@ -85,7 +85,7 @@ static inline void expect_squares(uint64_t *words, const test_squares *t)
 /* Whether the counts of a job that was run are those of its words. */
 static inline int are_counts_right(const job *j)
 {
-    const squares *s = &j->squares;
+    const squares *s = &j->images;
     const size_t unit_elems = s->images_per_unit * s->height * s->width * s->n_channels;
     for (size_t at = 0, count = 0; at < j->n_elems; at += unit_elems, count++) {
         const size_t n_here = unit_elems < j->n_elems - at ? unit_elems : j->n_elems - at;

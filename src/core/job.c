@@ -319,8 +319,8 @@ int job_plan_squares(job *j, const job_request *request, const squares *images, 
     j->layout = n_elems > 0 ? LAYOUT_RUN : LAYOUT_NONE;
     j->n_elems = n_elems;
     j->bits = *bits;
-    j->squares = *images;
-    j->squares.images_per_unit = images_of_unit(images);
+    j->images = *images;
+    j->images.images_per_unit = images_of_unit(images);
     j->arrays.n_repeats = 1;
     j->arrays.record = NULL;
     j->rule.key = request->key;
@@ -461,8 +461,8 @@ size_t job_cut(const job *j, size_t i, size_t n_ranges)
     if (j->operation == OPERATION_fill_bits || j->operation == OPERATION_list_bits)
         return i == n_ranges ? j->n_elems : share(j->n_elems / ELEMS_PER_COUNT, i, n_ranges) * ELEMS_PER_COUNT;
     if (j->operation == OPERATION_fill_squares) {
-        const size_t unit_elems = j->squares.images_per_unit * elems_of_image(&j->squares);
-        return i == n_ranges ? j->n_elems : share(squares_counts(&j->squares), i, n_ranges) * unit_elems;
+        const size_t unit_elems = j->images.images_per_unit * elems_of_image(&j->images);
+        return i == n_ranges ? j->n_elems : share(squares_counts(&j->images), i, n_ranges) * unit_elems;
     }
     switch (j->layout) {
     case LAYOUT_NONE:

@@ -169,7 +169,7 @@ typedef struct {
     submatrix matrix;    /* of LAYOUT_SUBMATRIX and LAYOUT_UPDATE_KEPT */
     param_update update; /* of LAYOUT_UPDATE and LAYOUT_UPDATE_KEPT: these three use neither arrays nor what follows */
     keep_bits bits;      /* of OPERATION_fill_bits, OPERATION_list_bits and OPERATION_fill_squares */
-    squares squares;     /* of OPERATION_fill_squares */
+    squares images;      /* of OPERATION_fill_squares */
     const uint64_t *record;     /* of LAYOUT_RECORDED */
     const uint64_t *keep_words; /* of LAYOUT_GIVEN */
     mask_rule rule;

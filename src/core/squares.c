@@ -176,7 +176,7 @@ static void place_in_channels(uint64_t *words, corner *at, const squares *s, con
  * elements are kept. */
 static size_t run_unit(const job *j, uint64_t *words, uint64_t first, size_t n_images)
 {
-    const squares *s = &j->squares;
+    const squares *s = &j->images;
     const size_t n_elems = n_images * s->height * s->width * s->n_channels;
     const size_t n_in_last = n_elems % ELEMS_PER_GROUP;
     size_t n_left = n_images * s->n_channels * (s->height - s->side + 1) * (s->width - s->side + 1);
@@ -216,7 +216,7 @@ static size_t run_unit(const job *j, uint64_t *words, uint64_t first, size_t n_i
 
 void run_squares(const job *j, size_t begin, size_t end)
 {
-    const squares *s = &j->squares;
+    const squares *s = &j->images;
     const size_t image_elems = s->height * s->width * s->n_channels;
     const size_t n_corners = s->n_channels * (s->height - s->side + 1) * (s->width - s->side + 1); /* of an image */
     for (size_t image = begin / image_elems; image < end / image_elems; image += s->images_per_unit) {
