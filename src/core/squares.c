@@ -139,18 +139,21 @@ static void place_in_planes(bit_writer *words, corner *at, const squares *s, con
     const size_t n_columns = s->width - s->side + 1, width = s->width;
     bit_writer to = *words;
     for (size_t bit = 0; bit < n_positions;) {
-        const size_t n_left = n_positions - bit, n = smaller(smaller(n_columns - at->column, n_left), 64);
+        const size_t n_left = n_positions - bit, n_in_row = smaller(n_columns - at->column, n_left);
+        const size_t n = smaller(n_in_row, 64);
+        size_t first_at = at->row_at + at->column, n_times = 1, stride = 0;
         if (n == n_columns) { /* whole rows, up to the last one of the image */
-            size_t n_rows = smaller(s->height - s->side + 1 - at->row, n_left / n_columns);
-            size_t row_at = at->row_at;
-            at->row += n_rows - 1;
-            at->row_at += (n_rows - 1) * width;
-            for (; n_rows > 0; n_rows--, bit += n, row_at += width)
-                write_bits(&to, row_at, dropped_bits(keep_words, bit, n));
-        } else {
-            write_bits(&to, at->row_at + at->column, dropped_bits(keep_words, bit, n));
-            bit += n;
+            n_times = smaller(s->height - s->side + 1 - at->row, n_left / n_columns);
+            stride = width;
+            at->row += n_times - 1;
+            at->row_at += (n_times - 1) * width;
+        } else if (n == 64) {
+            n_times = n_in_row / 64;
+            stride = 64;
+            at->column += (n_times - 1) * 64;
         }
+        for (; n_times > 0; n_times--, bit += n, first_at += stride)
+            write_bits(&to, first_at, dropped_bits(keep_words, bit, n));
         pass_corners(at, s, n);
     }
     *words = to;
