@@ -7,7 +7,8 @@
  * are inverted and counted.
  *
  * A pass needs words that are complete in the pass before. So each follows the one before it at that distance, and all
- * of them work on words that are in the first-level cache, whatever the size of an image. */
+ * of them work on words that are in a cache, whatever the number of rows: between the first pass and the last lie the
+ * bits of `side` rows or, with several channels, of an image. */
 #include "squares.h"
 
 #include <string.h>
@@ -85,7 +86,7 @@ static void begin_channel(corner *at, const squares *s)
     at->row = 0;
 }
 
-/* Goes to the corner that is n further, in the row or at the begin of the next one. */
+/* Goes to the corner that is n further, in the row or at the beginning of the next one. */
 static void pass_corners(corner *at, const squares *s, size_t n)
 {
     at->column += n;
