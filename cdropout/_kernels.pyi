@@ -1,6 +1,6 @@
 from collections.abc import Callable
 from types import EllipsisType
-from typing import Any, NoReturn, TypeAlias, overload
+from typing import Any, NoReturn, TypeAlias, final, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -114,6 +114,30 @@ def replace_by_rule(
     words: npt.NDArray[np.uint64],
     rule: tuple[int, int, int, int, int],
 ) -> None: ...
+@final
+class KeptElements:
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    @property
+    def n_elems(self) -> int: ...
+    @property
+    def n_kept(self) -> int: ...
+    @property
+    def n_bytes(self) -> int: ...
+    @staticmethod
+    def of_bools(keep: npt.NDArray[np.bool_]) -> KeptElements: ...
+    def bools(self) -> npt.NDArray[np.bool_]: ...
+    def apply(self, a: npt.ArrayLike, name: str, out: Any) -> npt.NDArray[Any]: ...
+
+def drop_squares(
+    x: npt.ArrayLike,
+    p: float,
+    block_size: int,
+    channels: str,
+    rng: Rng | None,
+    out: Any,
+    spatial_axes: Callable[..., tuple[int, ...]],
+) -> tuple[npt.NDArray[Any], KeptElements]: ...
 def check_selection(
     a: npt.ArrayLike, name: str, fill: npt.ArrayLike, out: Any
 ) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]: ...

@@ -23,6 +23,7 @@ This module is one compilation unit. Its subjects are in .pxi files, which are i
     kept.pxi           rows and columns of a matrix by a mask's keep words
     update.pxi         steps of optimizers
     tokens.pxi         tokens that BERT's rule replaces
+    squares.pxi        squares of images
     c_api.pxi          the part of the C interface that handles Python objects
     xla_ffi.pxi        the handlers that JAX calls
 
@@ -81,6 +82,7 @@ include "noise.pxi"
 include "kept.pxi"
 include "update.pxi"
 include "tokens.pxi"
+include "squares.pxi"
 include "c_api.pxi"
 include "xla_ffi.pxi"
 

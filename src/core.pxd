@@ -106,6 +106,9 @@ cdef extern from "core/job.h" nogil:
         bint of_dropped
         bint is_packed
 
+    ctypedef struct squares:
+        size_t n_images, height, width, n_channels, side
+
     ctypedef struct job_request:
         int operation
         int dtype
@@ -122,6 +125,7 @@ cdef extern from "core/job.h" nogil:
         const uint64_t *strides
         uint64_t *record
         bint has_record
+        const uint64_t *keep_words
 
     ctypedef struct job:
         size_t n_elems
@@ -146,6 +150,8 @@ cdef extern from "core/job.h" nogil:
     int job_plan_update(job *j, const param_update *request, const submatrix *kept, size_t n_elems, int dtype)
     int job_plan_bits(job *j, const job_request *request, const keep_bits *bits)
     void job_plan_list(job *j, const keep_bits *bits, size_t n_elems)
+    int job_plan_squares(job *j, const job_request *request, const squares *images, const keep_bits *bits)
+    size_t squares_counts(const squares *images)
     void job_plan_draws(job *j, uint8_t *out, const double *p, const stream_key *key, uint64_t first, size_t n_elems)
     size_t count_kept(const uint64_t *words, size_t n_elems)
     bint job_is_copy(const job_request *request)

@@ -2,7 +2,7 @@
  * guard pages, which can be neither read nor written: an access outside an array ends the program. A write beside the
  * output changes a canary; inputs and planned jobs are mapped read-only. The results of kernels are compared with those
  * of the portable kernels, the results of jobs with those of single elements (job_calls.h, submatrix_calls.h,
- * update_calls.h).
+ * update_calls.h, squares_calls.h).
  *
  *     guard_pages                     at a few distances from the guard pages
  *     guard_pages all                 at every distance from 0 to 63 bytes
@@ -17,6 +17,7 @@
 #define _GNU_SOURCE
 #include "job_calls.h"
 #include "kernel_calls.h"
+#include "squares_calls.h"
 #include "submatrix_calls.h"
 #include "update_calls.h"
 
@@ -92,6 +93,7 @@ static const char *now_isa = "no instruction set", *now_how = "";
 static const kernel_call *now_call;         /* NULL while a job runs */
 static const test_job *now_job;             /* NULL while a job of a submatrix runs */
 static const test_submatrix *now_submatrix; /* NULL while a step runs */
+static const test_squares *now_squares;     /* NULL unless a job on squares runs */
 static const test_update *now_update;
 static size_t now_distance;
 static int now_is_at_end, now_is_streaming, now_is_in_place; /* 1 where the output is x, 2 where it is the residual */
@@ -104,6 +106,8 @@ static void say(const char *what)
                  now_call->n_repeats, (unsigned long long)now_call->first, now_call->n_bias);
     else if (now_job != NULL)
         describe_job(called, sizeof called, now_job);
+    else if (now_squares != NULL)
+        describe_squares(called, sizeof called, now_squares);
     else if (now_submatrix != NULL)
         describe_submatrix(called, sizeof called, now_submatrix);
     else
@@ -318,7 +322,9 @@ static void check_job(const char *only_isa, size_t n_job, int is_at_end, size_t 
 {
     const int is_long = n_job % JOBS_TO_A_LONG_ONE == JOBS_TO_A_LONG_ONE - 1;
     test_job t = make_random_job(&source, is_long ? MOST_ELEMS_OF_LONG_JOBS : MOST_ELEMS, 1.4287109375, 0.375, -1.25);
+    static uint64_t given[MOST_GIVEN_WORDS];
     job_request *r = &t.request;
+    give_decisions(&t, &source, given);
     const size_t n_bytes = bytes_of_job(&t), elem_bytes = elem_bytes_of(&t);
     const int steps = steps_of_operation(r->operation);
     if (n_bytes + distance > ROOM_BYTES)
@@ -343,6 +349,10 @@ static void check_job(const char *only_isa, size_t n_job, int is_at_end, size_t 
         r->residual = put_input(RESIDUAL, inputs[RESIDUAL], n_bytes, is_at_end, distance);
     if (r->bias != NULL)
         r->bias = put_input(BIAS, inputs[BIAS], r->n_bias * elem_bytes, is_at_end, distance);
+    if (r->keep_words != NULL)
+        r->keep_words =
+            (const uint64_t *)(const void *)put_input(WORDS_ARRAY, (const char *)given, bytes_of_given_words(&t),
+                                                      is_at_end, distance / sizeof *given * sizeof *given);
     check_mistakes(&t);
     const char *const other_x = r->x, *const other_residual = r->residual;
     for (now_is_in_place = 0; now_is_in_place < 3; now_is_in_place++) {
@@ -507,6 +517,65 @@ static void check_bits(const char *only_isa, size_t n_job, int is_at_end, size_t
         }
     }
     now_how = "";
+}
+
+/* ---- squares of images ---- */
+
+/* Checks the words and counts of a random job on squares at one distance from the guard pages. */
+static void check_squares(const char *only_isa, size_t n_job, int is_at_end, size_t distance)
+{
+    static uint64_t expected_words[MOST_SQUARES_WORDS];
+    const int is_long = n_job % JOBS_TO_A_LONG_ONE == JOBS_TO_A_LONG_ONE - 1;
+    const size_t aligned = distance / sizeof(uint64_t) * sizeof(uint64_t);
+    const test_squares t = make_random_squares(&source, is_long ? MOST_SQUARES_ELEMS : MOST_ELEMS);
+    const size_t word_bytes = words_of_squares(&t) * sizeof(uint64_t);
+    const size_t count_bytes = squares_counts(&t.images) * sizeof(size_t);
+    now_call = NULL;
+    now_job = NULL;
+    now_squares = &t;
+    now_is_at_end = is_at_end;
+    now_distance = distance;
+    now_is_in_place = now_is_streaming = 0;
+    expect_squares(expected_words, &t);
+    const keep_bits bits = {
+        .words = (uint64_t *)(void *)(memory[WORDS_ARRAY].writable + offset_of(word_bytes, is_at_end, aligned)),
+        .counts = (size_t *)(void *)(memory[FIRST].writable + offset_of(count_bytes, is_at_end, aligned))};
+    for (int mistake = 0; mistake < N_SQUARES_MISTAKES; mistake++) {
+        job unused;
+        test_squares wrong = t;
+        keep_bits wrong_bits = bits;
+        if (!make_squares_mistake(&wrong, &wrong_bits, mistake))
+            continue;
+        if (job_plan_squares(&unused, &wrong.request, &wrong.images, &wrong_bits) != -1)
+            end_with("was planned with a mistake in it");
+        counts.n_refused++;
+    }
+    for (size_t i = 0; supported_at(i) != NULL; i++) {
+        kernels = supported_at(i);
+        if (only_isa != NULL && strcmp(only_isa, kernels->isa) != 0)
+            continue;
+        now_isa = kernels->isa;
+        for (int is_cut = 0; is_cut < 2; is_cut++) {
+            job j;
+            job_pieces pieces;
+            if (job_plan_squares(&j, &t.request, &t.images, &bits) != 0)
+                end_with("was refused");
+            const char *failure = cut_into_ranges(&pieces, &j, is_cut ? 1 + n_job % MAX_CUTS : 1);
+            if (failure != NULL)
+                end_with(failure);
+            run_pieces(&j, &pieces, 0);
+            check_canaries_of(WORDS_ARRAY, (char *)bits.words, word_bytes);
+            check_canaries_of(FIRST, (char *)bits.counts, count_bytes);
+            if (memcmp(bits.words, expected_words, word_bytes) != 0)
+                end_with("decided otherwise than its squares one by one");
+            if (!are_counts_right(&j))
+                end_with("counted other elements than it keeps");
+            memset(bits.words, CANARY, word_bytes);
+            memset(bits.counts, CANARY, count_bytes);
+            counts.n_jobs++;
+        }
+    }
+    now_squares = NULL;
 }
 
 /* ---- kept rows and columns ---- */
@@ -741,6 +810,8 @@ static void check_jobs(const task *what)
     memset(memory[X].writable, CANARY, ROOM_BYTES);
     for (size_t n = 0; n < what->n_jobs && !is_special; n++)
         check_bits(what->only_isa, n, n % 2 == 0, distance_of(what, n / 2));
+    for (size_t n = 0; n < what->n_jobs && !is_special; n++)
+        check_squares(what->only_isa, n, n % 2 == 0, distance_of(what, n / 2));
     for (size_t n = 0; n < what->n_jobs; n++)
         check_update(what->only_isa, n, n % 2 == 0, distance_of(what, n / 2), what->n_too_many_of_steps);
     printf("%zu jobs, %zu of them streaming, and %zu with records (", counts.n_jobs, counts.n_streamed,

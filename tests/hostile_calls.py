@@ -268,8 +268,6 @@ def attack_rng(change: Change, kind: str) -> None:
 def attack_p(change: Change) -> None:
     for call_name, (names, call) in DRAWING.items():
         print(call_name, flush=True)
-        if "images" in names:  # drop_block2d converts p before it holds its array
-            continue
         a, stream = arrays_of(names), cd.Stream(1)
         change.begin(getattr(a, names[0]))
         p = hostile(HostileFloat(P), change)
@@ -361,7 +359,7 @@ def attack_warning(change: Change) -> None:
                 expect_refusal(change, names[0], functools.partial(call, a, P, stream), is_checked_later=True)
             finally:
                 _kernels.set_limits(**before)
-        assert stream.position == 0 or not change.is_done or call_name == "drop_block2d"
+        assert stream.position == 0 or not change.is_done
 
 
 def attack_signal(change: Change) -> None:

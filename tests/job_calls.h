@@ -9,7 +9,7 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { MAX_TEST_AXES = 4, MAX_BIAS = 700, N_LAYOUTS = LAYOUT_RECORDED + 1 };
+enum { MAX_TEST_AXES = 4, MAX_BIAS = 700, N_LAYOUTS = LAYOUT_GIVEN + 1 };
 
 static inline const char *name_of_layout(job_layout layout)
 {
@@ -19,7 +19,7 @@ static inline const char *name_of_layout(job_layout layout)
         [LAYOUT_REPEATED] = "repeated", [LAYOUT_SHARED_ROWS] = "shared rows",
         [LAYOUT_GATHERED] = "gathered", [LAYOUT_SUBMATRIX] = "submatrix",
         [LAYOUT_UPDATE] = "update",     [LAYOUT_UPDATE_KEPT] = "update of kept",
-        [LAYOUT_RECORDED] = "recorded",
+        [LAYOUT_RECORDED] = "recorded", [LAYOUT_GIVEN] = "given",
     };
     return names[layout];
 }
@@ -309,6 +309,32 @@ static inline void make_recordable(test_job *t, size_t n_elems)
     r->n_elems = n_elems;
 }
 
+/* Words that a job with given decisions has for as many elements as these, and those that it reads for the request. */
+enum { MOST_GIVEN_WORDS = 150000 / ELEMS_PER_GROUP + 8, MOST_GIVEN_FIRST = 300 };
+
+static inline size_t bytes_of_given_words(const test_job *t)
+{
+    return t->request.keep_words == NULL
+               ? 0
+               : ((size_t)t->request.first + t->request.n_elems + 2 * ELEMS_PER_GROUP - 1) / ELEMS_PER_GROUP * 8;
+}
+
+/* Gives a random job its decisions in some cases, from words that this fills, if it has a mask; it then has no axes. */
+static inline void give_decisions(test_job *t, random_source *source, uint64_t words[MOST_GIVEN_WORDS])
+{
+    job_request *r = &t->request;
+    const uint64_t how = source->take(source->from, 2);
+    if (steps_of_operation(r->operation) & WITHOUT_MASK || how % 8 != 0)
+        return;
+    r->n_axes = 0;
+    r->n_repeats = 1;
+    r->first = how / 8 % 4 == 0 ? 0 : how / 32 % MOST_GIVEN_FIRST;
+    r->keep_words = words;
+    uint64_t word = how + 1;
+    for (size_t i = 0; i < bytes_of_given_words(t) / sizeof *words; i++, word = word * 0x9E3779B97F4A7C15u + 1)
+        words[i] = i % 7 == 0 ? -(word >> 63) : word ^ word >> 29;
+}
+
 /* ---- expected results ---- */
 
 static inline uint64_t position_of_elem(const test_job *t, size_t i)
@@ -327,12 +353,15 @@ static inline uint64_t position_of_elem(const test_job *t, size_t i)
 typedef struct {
     mask_rule rule;
     uint64_t first;
-    size_t n_positions; /* 0 before the first decision */
+    const uint64_t *given; /* keep words, or NULL */
+    size_t n_positions;    /* 0 before the first decision */
     uint8_t keep[ELEMS_PER_BLOCK];
 } decisions;
 
 static inline uint8_t decision_at(decisions *made, uint64_t position)
 {
+    if (made->given != NULL)
+        return made->given[position / ELEMS_PER_GROUP] >> position % ELEMS_PER_GROUP & 1;
     if (made->n_positions == 0 || position - made->first >= made->n_positions) {
         const int is_same_block = made->n_positions > 0 && position / ELEMS_PER_BLOCK == made->first / ELEMS_PER_BLOCK;
         made->n_positions = is_same_block ? ELEMS_PER_BLOCK : ELEMS_PER_GROUP;
@@ -351,12 +380,14 @@ static inline void expect_job(char *expected, const test_job *t)
     const int has_fill = r->shift != 0.0 || r->fill != 0.0;
     const int operation =
         r->operation == OPERATION_apply_mask && has_fill ? (int)OPERATION_alpha_dropout : r->operation;
-    const int is_copy = r->operation == OPERATION_apply_mask && r->p == 0.0 && r->scale == 1.0 && r->shift == 0.0;
+    const int is_copy = r->operation == OPERATION_apply_mask && r->p == 0.0 && r->scale == 1.0 && r->shift == 0.0 &&
+                        r->keep_words == NULL;
     const int is_selected = r->operation == OPERATION_select || r->operation == OPERATION_fill_values;
     const dtype_kernels *row = is_selected ? NULL : kernels_portable.dtype[r->dtype];
     decisions made;
     made.rule.key = r->key;
     made.n_positions = 0;
+    made.given = r->keep_words;
     set_threshold(&made.rule, steps & WITH_NOISE ? 0.0 : r->p);
     for (size_t i = 0; i < r->n_elems; i++) {
         char bias[ELEMS_PER_GROUP * 8];
@@ -400,7 +431,7 @@ static inline void expect_job(char *expected, const test_job *t)
 
 /* ---- requests that job_plan must refuse ---- */
 
-enum { N_MISTAKES = 18 };
+enum { N_MISTAKES = 19 };
 
 /* Makes one mistake in a request. Returns 0 if it is none for this operation. */
 static inline int make_mistake(job_request *r, int mistake)
@@ -446,10 +477,16 @@ static inline int make_mistake(job_request *r, int mistake)
     case 16:
         r->n_bias = 3;
         return r->operation == OPERATION_fill_values;
-    default: /* an operation without a mask must not have axes or repeats */
+    case 17: /* an operation without a mask must not have axes or repeats */
         r->n_axes = 1;
         r->n_repeats = 2;
         return steps & WITHOUT_MASK;
+    default: { /* decisions that are given are not those of axes */
+        static const uint64_t words[2];
+        r->keep_words = words;
+        r->n_axes = 1;
+        return 1;
+    }
     }
 }
 

@@ -278,6 +278,54 @@ static void print_draws(void)
     print_answer(kernels->isa, "fill_draws", 0, draws, N_ELEMS, 1);
 }
 
+/* Squares of images with the channels first and last, and dropout by these decisions from an element within a word on.
+ */
+static int print_squares(void)
+{
+    enum { HEIGHT = 37, WIDTH = 53, SIDE = 5, N_IMAGES = 2, N_CHANNELS = 3 };
+    enum { N_OF_IMAGES = N_IMAGES * N_CHANNELS * HEIGHT * WIDTH, N_GIVEN = N_OF_IMAGES - FIRST };
+    _Static_assert(N_OF_IMAGES < N_ELEMS,
+                   "the words must have a bit for each element of the images, and one more word");
+    static const char *const names[] = {"squares_first", "squares_last"};
+    static size_t counts[N_OF_IMAGES / ELEMS_PER_COUNT + 2];
+    for (int is_last = 0; is_last < 2; is_last++) {
+        const squares images = {.n_images = is_last ? N_IMAGES : N_IMAGES * N_CHANNELS,
+                                .height = HEIGHT,
+                                .width = WIDTH,
+                                .n_channels = is_last ? N_CHANNELS : 1,
+                                .side = SIDE};
+        const keep_bits bits = {.words = words, .counts = counts};
+        job_request request = blank_request(OPERATION_apply_mask, DTYPE_f32);
+        job j;
+        job_pieces pieces;
+        request.key = key;
+        request.first = FIRST;
+        request.p = 0.01;
+        if (job_plan_squares(&j, &request, &images, &bits) != 0 || cut_into_ranges(&pieces, &j, N_RANGES) != NULL) {
+            fprintf(stderr, "%s: %s were refused\n", kernels->isa, names[is_last]);
+            return 0;
+        }
+        run_pieces(&j, &pieces, 0);
+        print_answer(kernels->isa, names[is_last], 0, (const char *)words, N_OF_IMAGES / 64 * sizeof *words, 8);
+    }
+    job_request request = blank_request(OPERATION_apply_mask, DTYPE_f32);
+    job j;
+    set_inputs(DTYPE_f32);
+    request.scale = SCALE;
+    request.out = place_output(0, 0);
+    request.x = x;
+    request.n_elems = N_GIVEN;
+    request.keep_words = words;
+    request.first = FIRST;
+    if (job_plan(&j, &request) != 0) {
+        fprintf(stderr, "%s: given decisions were refused\n", kernels->isa);
+        return 0;
+    }
+    job_run(&j, 0, j.n_elems);
+    print_answer(kernels->isa, "apply_squares_last", 0, request.out, N_GIVEN * sizeof(float), sizeof(float));
+    return 1;
+}
+
 /* Steps of optimizers: all elements, and a matrix of 5 rows with a gradient of kept rows and columns. */
 static int print_steps(int dtype)
 {
@@ -335,6 +383,9 @@ static int print_answers(void)
     print_kernel(kernels, FILL_RAW, 0, 0);
     print_kernel(kernels, FILL_KEEP, 0, 0);
     print_draws();
+    if (!print_squares())
+        return 0;
+    kernels->fill_words(words, &rule, FIRST, N_ELEMS);
     for (int width = 0; width < N_WIDTHS; width++) {
         set_bits(width);
         print_select(width);

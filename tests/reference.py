@@ -157,6 +157,34 @@ def apply(x: npt.NDArray[Any], kept: npt.NDArray[np.bool_], scale: float) -> npt
         return np.where(kept, x * x.dtype.type(scale), x.dtype.type(0))
 
 
+def keep_outside_squares(dropped: npt.NDArray[np.bool_], side: int) -> npt.NDArray[np.bool_]:
+    """Return which pixels are kept, for corners of shape (..., height - side + 1, width - side + 1) that are dropped.
+
+    A pixel lies in a square if, along each axis, a corner is among the `side` pixels that end with it.
+    """
+    for axis in (-2, -1):
+        padding = [(0, 0)] * dropped.ndim
+        padding[axis] = (side - 1, side - 1)
+        dropped = np.any(np.lib.stride_tricks.sliding_window_view(np.pad(dropped, padding), side, axis), axis=-1)
+    return ~dropped
+
+
+def drop_block2d(
+    x: npt.NDArray[Any], p: float, side: int, channels: str, key: int, start: int
+) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
+    """Return the result of DropBlock and which elements are kept, for positions from `start` on."""
+    height, width, n_channels = x.shape[-2:] + x.shape[-3:-2] if channels == "first" else x.shape[-3:]
+    n_rows, n_columns = height - side + 1, width - side + 1
+    corners = (*x.shape[:-3], n_channels, n_rows, n_columns)
+    gamma = 1.0 if p == 1.0 else min(1.0, p * height * width / (side**2 * n_rows * n_columns))
+    kept = keep_outside_squares(~keep_of_shape(key, start, corners, gamma), side)
+    kept = kept if channels == "first" else np.moveaxis(kept, -3, -1)
+    n_kept = int(np.count_nonzero(kept))
+    if n_kept == kept.size:
+        return x.copy(), kept
+    return apply(x, kept, kept.size / n_kept if n_kept else 1.0), kept
+
+
 def operate(
     x: npt.NDArray[Any],
     kept: npt.NDArray[np.bool_],

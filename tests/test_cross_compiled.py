@@ -178,6 +178,7 @@ def test_the_program_runs_every_kernel_and_every_layout(native, jobs):
     expected = 2 * len(DTYPES) * (n_kernels + n_of_jobs) + 2 + len(jobs) - 1
     expected += 1 + len(WIDTHS) * len(jobs)  # draws; select by keep words and in jobs except copies
     expected += 2 * 3 * 3 * 3  # steps: dtypes, rules, kinds of gradients, arrays
+    expected += 3  # squares with the channels first and last, and dropout by the latter
     for isa, kernels in native.items():
         assert len(kernels) == expected, isa
 
@@ -224,6 +225,22 @@ def test_what_jobs_keep_and_apply_is_the_models(native, jobs):
             digests = {answer: digest for answer, digest in digests.items() if "apply_mask" in answer}
         for isa, kernels in native.items():
             assert digests == {answer: kernels[answer] for answer in digests}, isa
+
+
+def test_squares_are_those_of_the_model(native):
+    dropped = ~reference.keep(KEY, 70, 2 * 3 * 33 * 49, 0.01).reshape(2, 3, 33, 49)
+    first = reference.keep_outside_squares(dropped, 5)
+    last = np.moveaxis(first, 1, -1)
+    expected = {}
+    for name, is_kept in (("squares_first", first), ("squares_last", last)):
+        n_words = is_kept.size // 64
+        bits = np.packbits(is_kept.ravel()[: 64 * n_words], bitorder="little")
+        expected[name] = fnv1a(bits.view("<u8"))
+    is_kept = last.ravel()[70:]
+    x = ((np.arange(is_kept.size) % 61 - 30) / 8).astype(np.float32)
+    expected["apply_squares_last"] = fnv1a(reference.apply(x, is_kept, 1.4287109375))
+    for isa, kernels in native.items():
+        assert expected == {name: kernels[name] for name in expected}, isa
 
 
 def steps_of_the_model(dtype):
@@ -419,7 +436,7 @@ def test_a_case_whose_bias_has_no_room_in_the_program_is_refused(run_program):
 IN_BOUNDS = (
     r"\d{5,} calls, \d{5,} of them streaming as well: nothing outside an array, the same bits everywhere\n"
     r"\d{4,} jobs, \d{3,} of them streaming, and (?P<with_records>\d+) with records "
-    r"\((\d+ [a-z ]+(, )?){11}\), \d{4,} refused: "
+    r"\((\d+ [a-z ]+(, )?){12}\), \d{4,} refused: "
     r"nothing outside an array, the bits of single elements\n"
 )
 

@@ -6,8 +6,8 @@ import numpy as np
 import numpy.typing as npt
 
 from cdropout import _kernels
-from cdropout.checks import check_integer
-from cdropout.functions.drop_block import apply_blocks, check_blocks, drop_blocks
+from cdropout.checks import check_integer, shown
+from cdropout.functions.drop_block import check_blocks
 from cdropout.functions.shared_axes import Channels, spatial_axes
 from cdropout.layers.base import DropoutLayer
 from cdropout.stream import Rng
@@ -37,7 +37,7 @@ class DropBlock2d(DropoutLayer):
     Notes
     -----
     Source: Ghiasi, Lin & Le, "DropBlock: a regularization method for convolutional networks", NeurIPS 2018. The layer
-    stores a bool array of its input's shape between `forward` and `backward`.
+    stores one bit for each element of its input between `forward` and `backward`.
 
     """
 
@@ -54,16 +54,16 @@ class DropBlock2d(DropoutLayer):
         block_size = check_integer("block_size", block_size, 1)
         super().__init__(p, rng=rng, inplace=inplace)
         self.block_size, self.channels = block_size, channels
-        self._keep: npt.NDArray[np.bool_] | None = None
+        self._keep: _kernels.KeptElements | None = None
 
     def forward(self, x: npt.ArrayLike) -> npt.NDArray[Any]:
         """Return x without new squares, scaled, in training; x itself in evaluation; errors as in `drop_block2d`."""
         out = x if self.inplace else None
         if not self.training:
-            _kernels.check_forward(check_blocks(x, self.block_size, self.channels)[0], out, ())
+            _kernels.check_forward(check_blocks(x, self.block_size, self.channels), out, ())
             self._keep = None
             return x  # type: ignore[return-value]
-        y, self._keep = drop_blocks(x, self._p, self.block_size, self.channels, self._rng, out)
+        y, self._keep = _kernels.drop_squares(x, self._p, self.block_size, self.channels, self._rng, out, spatial_axes)
         return y
 
     def backward(self, dy: npt.ArrayLike) -> npt.NDArray[Any]:
@@ -72,10 +72,14 @@ class DropBlock2d(DropoutLayer):
             self._check_not_training()
             _kernels.check_array(dy, "dy")
             return dy  # type: ignore[return-value]
-        gradient = _kernels.check_array(dy, "dy")
-        if gradient.shape != self._keep.shape:
-            raise ValueError(f"dy must have the output's shape {self._keep.shape}, got {gradient.shape}")
-        out = dy if self.inplace else None
-        result = _kernels.check_out(out, gradient)
-        apply_blocks(gradient, self._keep, result)
-        return _kernels.handed_back(result, out, dy)
+        return self._keep.apply(dy, "dy", dy if self.inplace else None)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_keep": None if self._keep is None else self._keep.bools()}
+
+    def _check_fields(self, fields: dict[str, Any]) -> None:
+        super()._check_fields(fields)
+        keep = fields["_keep"]  # a bool array in every pickle
+        if not (keep is None or (type(keep) is np.ndarray and keep.dtype == np.bool_)):
+            raise TypeError(f"_keep of a pickled DropBlock2d must not be {shown(keep)}")
+        fields["_keep"] = None if keep is None else _kernels.KeptElements.of_bools(keep)

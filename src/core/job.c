@@ -43,6 +43,8 @@ static int is_valid(const job_request *request)
         return 0;
     if (request->operation == OPERATION_fill_values && request->n_bias != 2)
         return 0;
+    if (request->keep_words != NULL && (steps & WITHOUT_MASK || request->n_axes != 0 || request->n_repeats > 1))
+        return 0;
     if (request->n_axes == 0 && request->n_repeats <= 1)
         return 1;
     if (request->n_axes == 0 && request->n_elems % request->n_repeats != 0)
@@ -144,7 +146,7 @@ static int streaming_pays(const job *j, int steps)
 
 int job_is_copy(const job_request *request)
 {
-    if (!is_zero(request->p))
+    if (!is_zero(request->p) || request->keep_words != NULL)
         return 0;
     return request->operation == OPERATION_select ||
            (request->operation == OPERATION_apply_mask && is_zero(request->shift) &&
@@ -156,7 +158,8 @@ size_t job_record_words(const job_request *request)
     mask_rule rule;
     if (request->operation != OPERATION_apply_mask || !is_valid(request) || job_is_copy(request))
         return 0;
-    if (request->n_axes > 0 || request->n_repeats > 1 || !is_zero(request->fill) || !is_zero(request->shift))
+    if (request->keep_words != NULL || request->n_axes > 0 || request->n_repeats > 1 || !is_zero(request->fill) ||
+        !is_zero(request->shift))
         return 0;
     if (request->n_elems < limits.min_recorded_elems || request->n_elems > limits.max_recorded_elems)
         return 0;
@@ -191,6 +194,7 @@ int job_plan(job *j, const job_request *request)
     j->arrays.is_streamed = 0;
     j->arrays.record = NULL;
     j->record = NULL;
+    j->keep_words = request->keep_words;
     j->rule.key = request->key;
     set_threshold(&j->rule, steps & WITH_NOISE ? 0.0 : request->p);
     j->first = request->first;
@@ -215,7 +219,9 @@ int job_plan(job *j, const job_request *request)
         j->row_positions = j->arrays.n_repeats == 1 ? j->n_elems : j->n_elems / j->arrays.n_repeats;
     }
     j->layout = choose_layout(j);
-    if (request->record != NULL && request->has_record) {
+    if (request->keep_words != NULL) {
+        j->layout = LAYOUT_GIVEN;
+    } else if (request->record != NULL && request->has_record) {
         j->layout = LAYOUT_RECORDED;
         j->record = request->record;
     } else {
@@ -259,6 +265,68 @@ void job_plan_draws(job *j, uint8_t *out, const double *p, const stream_key *key
     j->arrays.record = NULL;
     j->rule.key = *key;
     j->first = first;
+}
+
+/* ---- squares of images ---- */
+
+static size_t elems_of_image(const squares *s)
+{
+    return s->height * s->width * s->n_channels;
+}
+
+/* Whether a square fits into an image, and the elements of all images can be counted. */
+static int are_squares(const squares *s)
+{
+    const size_t lens[] = {s->height, s->width, s->n_channels, s->n_images};
+    size_t n_most = SIZE_MAX;
+    for (size_t i = 0; i < sizeof lens / sizeof *lens; i++) {
+        if (lens[i] > n_most)
+            return 0;
+        n_most /= lens[i] > 0 ? lens[i] : 1;
+    }
+    return s->side >= 1 && s->side <= s->height && s->side <= s->width;
+}
+
+/* The least number of images that fill whole words, as often as it takes to have a count's number of elements; all
+ * images if that is not more. */
+static size_t images_of_unit(const squares *s)
+{
+    const size_t image_elems = elems_of_image(s);
+    if (image_elems == 0)
+        return 1;
+    size_t n_images = 1;
+    while (n_images * (image_elems % ELEMS_PER_GROUP) % ELEMS_PER_GROUP != 0)
+        n_images *= 2;
+    if (image_elems < ELEMS_PER_COUNT)
+        n_images *= (ELEMS_PER_COUNT - 1) / (n_images * image_elems) + 1;
+    return n_images < s->n_images ? n_images : s->n_images > 0 ? s->n_images : 1;
+}
+
+size_t squares_counts(const squares *images)
+{
+    const size_t n_images = images->n_channels > 0 ? images->n_images : 0, n_of_unit = images_of_unit(images);
+    return n_images / n_of_unit + (n_images % n_of_unit != 0);
+}
+
+int job_plan_squares(job *j, const job_request *request, const squares *images, const keep_bits *bits)
+{
+    if (!is_probability(request->p) || !are_squares(images) || bits->of_dropped || bits->is_packed)
+        return -1;
+    const size_t n_elems = images->n_images * elems_of_image(images);
+    if (n_elems > 0 && (bits->words == NULL || bits->counts == NULL))
+        return -1;
+    j->operation = OPERATION_fill_squares;
+    j->layout = n_elems > 0 ? LAYOUT_RUN : LAYOUT_NONE;
+    j->n_elems = n_elems;
+    j->bits = *bits;
+    j->images = *images;
+    j->images.images_per_unit = images_of_unit(images);
+    j->arrays.n_repeats = 1;
+    j->arrays.record = NULL;
+    j->rule.key = request->key;
+    set_threshold(&j->rule, request->p);
+    j->first = request->first;
+    return 0;
 }
 
 /* ---- submatrices ---- */
@@ -392,6 +460,10 @@ size_t job_cut(const job *j, size_t i, size_t n_ranges)
     const size_t n_repeats = j->arrays.n_repeats;
     if (j->operation == OPERATION_fill_bits || j->operation == OPERATION_list_bits)
         return i == n_ranges ? j->n_elems : share(j->n_elems / ELEMS_PER_COUNT, i, n_ranges) * ELEMS_PER_COUNT;
+    if (j->operation == OPERATION_fill_squares) {
+        const size_t unit_elems = j->images.images_per_unit * elems_of_image(&j->images);
+        return i == n_ranges ? j->n_elems : share(squares_counts(&j->images), i, n_ranges) * unit_elems;
+    }
     switch (j->layout) {
     case LAYOUT_NONE:
         return 0;
@@ -417,6 +489,7 @@ size_t job_cut(const job *j, size_t i, size_t n_ranges)
         return cut_at_group(j->n_elems, n_repeats < ELEMS_PER_GROUP ? n_repeats : 1, i, n_ranges);
     case LAYOUT_COPY:
     case LAYOUT_RECORDED:
+    case LAYOUT_GIVEN:
     case LAYOUT_UPDATE:
         break;
     }

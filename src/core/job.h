@@ -30,6 +30,7 @@ typedef enum {
     LAYOUT_UPDATE,      /* by job_plan_update: a step of an optimizer */
     LAYOUT_UPDATE_KEPT, /* the same with a gradient of kept rows and columns */
     LAYOUT_RECORDED,    /* one run of positions, whose decisions are read from a record (kernel_table.h) */
+    LAYOUT_GIVEN,       /* one run of positions, whose decisions are given as keep words */
 } job_layout;
 
 /* A job's operation: one of the catalog, or one that computes nothing and has no dtype. The number of a width
@@ -44,6 +45,7 @@ enum {
     OPERATION_fill_bits = N_JOB_OPERATIONS,
     OPERATION_list_bits,
     OPERATION_fill_draws,
+    OPERATION_fill_squares,
 };
 
 static inline int steps_of_operation(int operation)
@@ -109,6 +111,10 @@ typedef struct {
      * if has_record, reads the one that the same kernels wrote for the same key, first, p and n_elems. */
     uint64_t *record;
     int has_record;
+    /* NULL, or decisions that are given: bit position % 64 of keep_words[position / 64] is set where the elements of a
+     * position are kept, and one more word follows those of all positions. key and p are not used then, n_axes is 0 and
+     * n_repeats at most 1. */
+    const uint64_t *keep_words;
 } job_request;
 
 /* A request whose other fields are 0 or NULL. */
@@ -128,6 +134,7 @@ static inline job_request blank_request(int operation, int dtype)
     blank.stores = STORES_BY_SIZE;
     blank.record = NULL;
     blank.has_record = 0;
+    blank.keep_words = NULL;
     return blank;
 }
 
@@ -142,6 +149,15 @@ typedef struct {
     int is_packed;  /* the bits of each byte in reverse order, as numpy.packbits has them */
 } keep_bits;
 
+/* Images of which squares are dropped. Their elements have the order (image, row, column, channel). Each place of a
+ * square's upper left corner takes a position, in the order (image, channel, row, column). Arrays with the channels
+ * first are n_images planes with one channel. */
+typedef struct {
+    size_t n_images, height, width, n_channels;
+    size_t side;            /* of a square; at least 1, and at most height and width */
+    size_t images_per_unit; /* set by job_plan_squares */
+} squares;
+
 /* A planned request. Do not copy or move it: it may point to its own bias_room. */
 typedef struct {
     job_layout layout;
@@ -152,8 +168,10 @@ typedef struct {
     operands arrays;
     submatrix matrix;    /* of LAYOUT_SUBMATRIX and LAYOUT_UPDATE_KEPT */
     param_update update; /* of LAYOUT_UPDATE and LAYOUT_UPDATE_KEPT: these three use neither arrays nor what follows */
-    keep_bits bits;      /* of OPERATION_fill_bits and OPERATION_list_bits */
-    const uint64_t *record; /* of LAYOUT_RECORDED */
+    keep_bits bits;      /* of OPERATION_fill_bits, OPERATION_list_bits and OPERATION_fill_squares */
+    squares images;      /* of OPERATION_fill_squares */
+    const uint64_t *record;     /* of LAYOUT_RECORDED */
+    const uint64_t *keep_words; /* of LAYOUT_GIVEN */
     mask_rule rule;
     uint64_t first;
     /* The output is rows of row_positions positions, arrays.n_repeats elements to each. n_levels nested loops go
@@ -208,6 +226,13 @@ int job_plan_bits(job *j, const job_request *request, const keep_bits *bits);
  * the sum of those before it, and indices has room for the sum of all. */
 void job_plan_list(job *j, const keep_bits *bits, size_t n_elems);
 
+/* Plans making the decisions on images of which squares are dropped: bits, without of_dropped and is_packed, of their
+ * elements. Of the request, the mask of the corners: key, first and p. Count c, of squares_counts(images), is that of
+ * the kept elements of unit c: units are whole images, and all except the last have the same number of whole words.
+ * Returns -1 if a number is out of its range, or an array is NULL although there are elements. */
+int job_plan_squares(job *j, const job_request *request, const squares *images, const keep_bits *bits);
+size_t squares_counts(const squares *images);
+
 /* Plans kernels->fill_draws. */
 void job_plan_draws(job *j, uint8_t *out, const double *p, const stream_key *key, uint64_t first, size_t n_elems);
 
@@ -227,7 +252,7 @@ size_t job_min_elems_per_thread(const job *j);
 /* The element at which range i of n_ranges begins; i = n_ranges gives n_elems. A run of positions is cut at blocks if
  * possible, so that none is seeded twice; shared rows between rows, repeats between positions, other rows anywhere.
  * Copies, gathered elements and very long repeats are cut at multiples of 64 elements, which keeps stores aligned; bits
- * where counts begin. */
+ * where counts begin, which is between images for squares. */
 size_t job_cut(const job *j, size_t i, size_t n_ranges);
 
 #endif

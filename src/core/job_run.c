@@ -1,5 +1,6 @@
 /* Running a range of a job that job.c has planned: each layout's loop over the kernels of kernel_table.h. */
 #include "job.h"
+#include "squares.h"
 
 #include <string.h>
 
@@ -478,6 +479,25 @@ static void run_gathered(const job *j, size_t begin, size_t end)
     }
 }
 
+/* ---- given keep words ---- */
+
+static void run_given(const job *j, size_t begin, size_t end)
+{
+    uint64_t words[MAX_KEEP_WORDS + 1]; /* append_bits writes one more than it fills */
+    const size_t first_bit = (size_t)j->first + begin;
+    if (first_bit % ELEMS_PER_GROUP == 0) {
+        run_words(j, begin, j->keep_words + first_bit / ELEMS_PER_GROUP, end - begin);
+        return;
+    }
+    while (begin < end) {
+        const size_t n_here = smaller(end - begin, ELEMS_PER_GROUP * MAX_KEEP_WORDS);
+        words[0] = 0;
+        append_bits(words, 0, j->keep_words, (size_t)j->first + begin, n_here);
+        run_words(j, begin, words, n_here);
+        begin += n_here;
+    }
+}
+
 /* ---- many elements to a position ---- */
 
 /* Positions begin .. end - 1 of the job with n_repeats elements each, from element i on. Streaming stores need every
@@ -614,6 +634,8 @@ static void run_decisions(const job *j, size_t begin, size_t end)
         run_bits(j, begin, end);
     else if (j->operation == OPERATION_list_bits)
         list_bits(j, begin, end);
+    else if (j->operation == OPERATION_fill_squares)
+        run_squares(j, begin, end);
     else
         run_draws(j, begin, end);
 }
@@ -645,6 +667,9 @@ void job_run(const job *j, size_t begin, size_t end)
             break;
         case LAYOUT_RECORDED:
             run_recorded(j, begin, end);
+            break;
+        case LAYOUT_GIVEN:
+            run_given(j, begin, end);
             break;
         case LAYOUT_ROWS:
             run_rows(j, begin, end);

@@ -185,6 +185,12 @@ typedef const char *fill_raw_fn(uint8_t *out, const stream_key *key, uint64_t fi
  * all elements, 1 stands where a mask of that p drops. */
 typedef const char *fill_draws_fn(uint8_t *out, const double *p, const stream_key *key, uint64_t first, size_t n_elems);
 
+/* Sets each bit of n_words words where the bit `distance` further was set, in words that may go on behind n_words:
+ * reads distance / 64 + 1 words more. */
+typedef const char *or_bits_ahead_fn(uint64_t *words, size_t n_words, size_t distance);
+/* Inverts all bits of words, and adds to *n_set how many are set then. */
+typedef const char *invert_bits_fn(uint64_t *words, size_t n_words, size_t *n_set);
+
 /* Widths of the elements that the select kernels copy: number w stands for 2^w bytes. */
 enum { N_WIDTHS = 4 };
 
@@ -271,6 +277,8 @@ typedef struct {
     fill_words_fn *fill_words;
     fill_raw_fn *fill_raw;
     fill_draws_fn *fill_draws;
+    or_bits_ahead_fn *or_bits_ahead;
+    invert_bits_fn *invert_bits;
     select_fn *select[N_WIDTHS];
     submatrix_fn *submatrix[DTYPE_f64 + 1]; /* float32 and float64 */
     update_fn *update[DTYPE_f64 + 1];

@@ -1,7 +1,8 @@
 /* Fuzzes kernels and jobs: interprets any bytes as a call of a kernel, as a job (dtype, operation, positions, axes,
- * limits, alignments, elements ...) or as a job that moves kept rows and columns. Every instruction set must give the
- * bytes of the portable kernels, and a job those of single elements. Canaries around the output must stay unchanged.
- * Arrays are blocks of exactly their size, so that AddressSanitizer and valgrind find accesses outside them.
+ * limits, alignments, elements ...), or as a job that moves kept rows and columns, updates parameters or drops squares.
+ * Every instruction set must give the bytes of the portable kernels, and a job those of single elements. Canaries
+ * around the output must stay unchanged. Arrays are blocks of exactly their size, so that AddressSanitizer and valgrind
+ * find accesses outside them.
  *
  * With -DONE_TOO_MANY, kernels and jobs run one element too far, which must be found; with -DONLY_JOBS, no kernel is
  * called, so that it is found in jobs. With -fsanitize=fuzzer this is a target of libFuzzer; with -DSTANDALONE, a
@@ -9,6 +10,7 @@
  */
 #include "../job_calls.h"
 #include "../kernel_calls.h"
+#include "../squares_calls.h"
 #include "../submatrix_calls.h"
 #include "../update_calls.h"
 
@@ -265,8 +267,10 @@ static void try_job(bytes *input)
     random_source source = {take_for_job, input};
     const size_t most = take(input, 1) % 128 == 1 ? MOST_ELEMS_OF_LONG_JOBS : MOST_ELEMS_OF_JOBS;
     const double scale = take_finite(input), shift = take_finite(input), fill = take_finite(input);
+    static uint64_t given[MOST_GIVEN_WORDS];
     test_job t = make_random_job(&source, most, scale, shift, fill);
     job_request *r = &t.request;
+    give_decisions(&t, &source, given);
     const int steps = steps_of_operation(r->operation), how = (int)take(input, 1), mistake = (int)take(input, 1);
     const size_t n_bytes = bytes_of_job(&t), elem_bytes = elem_bytes_of(&t);
     const size_t out_misalignment = take(input, 1) % 2 ? 0 : (size_t)take(input, 1) % 64;
@@ -279,9 +283,13 @@ static void try_job(bytes *input)
     const held x = hold_elements(input, steps & WITHOUT_X ? 0 : n_bytes, (size_t)take(input, 1) % 64);
     const held residual = hold_elements(input, steps & READS_RESIDUAL ? n_bytes : 0, (size_t)take(input, 1) % 64);
     const held bias = hold_elements(input, r->n_bias * elem_bytes, (size_t)take(input, 1) % 64);
+    const held words = hold(bytes_of_given_words(&t), 0);
     const held expected = hold(n_bytes, 0);
     const held out = hold(n_bytes + 2 * N_CANARIES, out_misalignment);
     const held planned = hold(sizeof(job), 0);
+    memcpy(words.array, given, bytes_of_given_words(&t));
+    if (r->keep_words != NULL)
+        r->keep_words = (const uint64_t *)(const void *)words.array;
     job *j = (job *)(void *)planned.array;
     r->out = out.array + N_CANARIES;
     r->x = steps & WITHOUT_X ? NULL : x.array;
@@ -313,7 +321,7 @@ static void try_job(bytes *input)
     check_pieces(j, &t, &whole, in_place, expected.array, ", as a whole");
     check_pieces(j, &t, &cut, in_place, expected.array, ", by the planner's ranges");
     check_pieces(j, &t, &anywhere, in_place, expected.array, ", cut anywhere");
-    const held all[] = {x, residual, bias, expected, out, planned};
+    const held all[] = {x, residual, bias, words, expected, out, planned};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         free(all[i].block);
 }
@@ -446,6 +454,49 @@ static void try_update(bytes *input)
         free(all[i].block);
 }
 
+/* ---- squares of images ---- */
+
+static void try_squares(bytes *input)
+{
+    static uint64_t expected[MOST_SQUARES_WORDS];
+    static char described[300];
+    random_source source = {take_for_job, input};
+    const size_t most = take(input, 1) % 128 == 1 ? MOST_SQUARES_ELEMS : MOST_ELEMS_OF_JOBS;
+    const test_squares t = make_random_squares(&source, most);
+    describe_squares(described, sizeof described, &t);
+    const int mistake = (int)take(input, 1) % N_SQUARES_MISTAKES;
+    const size_t n_ranges = 1 + (size_t)take(input, 1) % MAX_CUTS;
+    const size_t word_bytes = words_of_squares(&t) * sizeof(uint64_t);
+    const held words = hold(word_bytes, 0), planned = hold(sizeof(job), 0);
+    const held counts = hold(squares_counts(&t.images) * sizeof(size_t), 0);
+    const keep_bits bits = {.words = (uint64_t *)(void *)words.array, .counts = (size_t *)(void *)counts.array};
+    job *j = (job *)(void *)planned.array;
+    test_squares wrong = t;
+    keep_bits wrong_bits = bits;
+    if (make_squares_mistake(&wrong, &wrong_bits, mistake)) {
+        if (job_plan_squares(j, &wrong.request, &wrong.images, &wrong_bits) != -1)
+            end_with("planned a request with a mistake", "planner", "", described);
+        n_refused++;
+    }
+    expect_squares(expected, &t);
+    if (job_plan_squares(j, &t.request, &t.images, &bits) != 0)
+        end_with("refused", "planner", "", described);
+    job_pieces pieces;
+    const char *failure = cut_into_ranges(&pieces, j, n_ranges);
+    if (failure != NULL)
+        end_with(failure, "planner", "", described);
+    for (size_t i = 0; supported_at(i) != NULL; i++) {
+        kernels = supported_at(i);
+        memset(words.array, CANARY, word_bytes);
+        run_pieces(j, &pieces, 0);
+        if (memcmp(words.array, expected, word_bytes) != 0 || !are_counts_right(j))
+            end_with("decided otherwise than its squares one by one", kernels->isa, "", described);
+    }
+    free(words.block);
+    free(counts.block);
+    free(planned.block);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n_bytes_given)
 {
     bytes input = {data, n_bytes_given};
@@ -454,6 +505,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n_bytes_given)
         try_submatrix(&input);
     else if (what % 8 == 4 && !IS_ALWAYS_JOB)
         try_update(&input);
+    else if (what % 8 == 2 && !IS_ALWAYS_JOB)
+        try_squares(&input);
     else if (what % 2 || IS_ALWAYS_JOB)
         try_job(&input);
     else
@@ -483,7 +536,7 @@ int main(int n_arguments, char **arguments)
         printf(" %s", supported_at(t)->isa);
     printf(", the same bits everywhere\n");
     for (int layout = 0; n_inputs >= ENOUGH_INPUTS && layout < N_LAYOUTS; layout++)
-        if (n_of_layout[layout] == 0) {
+        if (n_of_layout[layout] == 0 && layout != LAYOUT_RECORDED) { /* guard_pages.c has records */
             printf("no job had the layout %s\n", name_of_layout((job_layout)layout));
             return 1;
         }

@@ -13,6 +13,7 @@
 
 #include "../../src/core/active_calls.h"
 #include "../../src/core/position.h"
+#include "../squares_calls.h"
 #include "../submatrix_calls.h"
 #include "../update_calls.h"
 
@@ -289,6 +290,43 @@ static const char *check_decisions(void)
     return NULL;
 }
 
+/* Images of many sizes, so that several threads have units that are neighbours in memory. */
+static const char *check_squares(void)
+{
+    enum { MOST_COUNTS = MOST_SQUARES_ELEMS / ELEMS_PER_COUNT + 1 };
+    static uint64_t words[2][MOST_SQUARES_WORDS];
+    static size_t counts[MOST_COUNTS];
+    for (size_t n = 0; n < N_RANDOM_JOBS; n++) {
+        const size_t width = 5 + n % 30, height = 5 + n % 7, n_channels = n % 2 ? 1 : 3;
+        test_squares t = {.request = blank_request(OPERATION_apply_mask, DTYPE_f32),
+                          .images = {.n_images = MOST_SQUARES_ELEMS / (width * height * n_channels),
+                                     .height = height,
+                                     .width = width,
+                                     .n_channels = n_channels,
+                                     .side = 1 + n % 5}};
+        t.request.key = (stream_key){{n, 7}};
+        t.request.p = 0.02;
+        for (int is_together = 0; is_together < 2; is_together++) {
+            const keep_bits bits = {.words = words[is_together], .counts = counts};
+            const char *failure = NULL;
+            job j;
+            if (job_plan_squares(&j, &t.request, &t.images, &bits) != 0)
+                return "a job on squares that was refused";
+            if (is_together)
+                failure = run_in_threads(&j);
+            else
+                job_run(&j, 0, j.n_elems);
+            if (failure == NULL && !are_counts_right(&j))
+                failure = "counts of other elements than are kept";
+            if (failure != NULL)
+                return failure;
+        }
+        if (memcmp(words[0], words[1], words_of_squares(&t) * sizeof **words) != 0)
+            return "ranges of a job on squares with other bits than one thread makes";
+    }
+    return NULL;
+}
+
 /* Random jobs on kept rows and columns. */
 static const char *check_submatrices(void)
 {
@@ -385,6 +423,7 @@ int main(void)
         failure = failure != NULL ? failure : check_end();
         failure = failure != NULL ? failure : check_jobs();
         failure = failure != NULL ? failure : check_decisions();
+        failure = failure != NULL ? failure : check_squares();
         failure = failure != NULL ? failure : check_submatrices();
         failure = failure != NULL ? failure : check_updates();
         if (failure == NULL && calls.n_running != 0)

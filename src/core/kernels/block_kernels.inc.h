@@ -485,6 +485,37 @@ typedef double f64_scalar;
 
 #include "select_kernels.inc.h"
 
+/* ---- bits of images ---- */
+
+/* Eight words are read before they are written, so that compilers use vectors. */
+static const char *or_bits_ahead(uint64_t *words, size_t n_words, size_t distance)
+{
+    enum { WORDS_AT_A_TIME = 8 };
+    const uint64_t *ahead = words + distance / 64;
+    const unsigned n_right = distance % 64, n_left = 63 - n_right;
+    size_t i = 0;
+    for (; n_words - i >= WORDS_AT_A_TIME; i += WORDS_AT_A_TIME) {
+        uint64_t made[WORDS_AT_A_TIME];
+        for (size_t w = 0; w < WORDS_AT_A_TIME; w++)
+            made[w] = words[i + w] | ahead[i + w] >> n_right | ahead[i + w + 1] << 1 << n_left;
+        memcpy(words + i, made, sizeof made);
+    }
+    for (; i < n_words; i++)
+        words[i] |= ahead[i] >> n_right | ahead[i + 1] << 1 << n_left;
+    return ISA_NAME;
+}
+
+static const char *invert_bits(uint64_t *words, size_t n_words, size_t *n_set)
+{
+    size_t n_here = 0;
+    for (size_t i = 0; i < n_words; i++) {
+        words[i] = ~words[i];
+        n_here += bits_set(words[i]);
+    }
+    *n_set += n_here;
+    return ISA_NAME;
+}
+
 #include "submatrix_kernels.inc.h"
 
 enum { UPDATE_COLUMNS = 1024 }; /* a multiple of 64; their gradient stays in the first-level cache */
@@ -504,7 +535,8 @@ static const char *changed_arithmetic_of_table(void)
     {                                                                                                                  \
         .isa = ISA_NAME, .is_supported = (is_supported_fn), .changed_arithmetic = changed_arithmetic_of_table,         \
         .dtype = {CDROPOUT_DTYPES(DTYPE_ROW)}, .fill_keep = fill_keep, .fill_words = fill_words, .fill_raw = fill_raw, \
-        .fill_draws = fill_draws, .select = {select_1, select_2, select_4, select_8},                                  \
+        .fill_draws = fill_draws, .or_bits_ahead = or_bits_ahead, .invert_bits = invert_bits,                          \
+        .select = {select_1, select_2, select_4, select_8},                                                            \
         .submatrix = {[DTYPE_f32] = submatrix_f32, [DTYPE_f64] = submatrix_f64},                                       \
         .update = {[DTYPE_f32] = update_params_f32, [DTYPE_f64] = update_params_f64}, .update_kept = {                 \
             [DTYPE_f32] = update_kept_f32,                                                                             \
