@@ -2,6 +2,7 @@
 
 import contextlib
 import operator
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -67,6 +68,17 @@ def check_integer(name: str, value: Any, least: int | None = None, most: int | N
     if least is not None and number < least:
         raise ValueError(f"{name} must be at least {least}, got {shown(number)}")
     return number
+
+
+def check_widths(widths: Any) -> list[int]:
+    """Return the widths of a network's layers, from the inputs to the outputs, as ints; TypeError or ValueError for
+    anything but two or more integers of at least 1.
+    """
+    if isinstance(widths, str) or not isinstance(widths, Sequence | np.ndarray) or np.ndim(widths) == 0:
+        raise TypeError(f"widths must be a sequence of integers, got {shown(widths)}")
+    if len(widths) < 2:
+        raise ValueError(f"widths must be two or more numbers, got {widths!r}")
+    return [check_integer("widths", width, 1) for width in widths]
 
 
 def check_version(name: str, version: object, expected: int) -> None:
