@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-
 # The repr of a longer array does not fit into a line.
 MOST_CHARACTERS = 100
 
