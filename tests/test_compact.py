@@ -189,6 +189,8 @@ X = normals((4, 8), np.float32)
         (lambda: CompactLinear(4, 3).backward(X), RuntimeError, "backward must follow a forward pass"),
         (lambda: CompactMLP([3]), ValueError, "widths must be two or more numbers"),
         (lambda: CompactMLP([3, 4, 5], [0.1, 0.2]), ValueError, "p must be a number or one for each of 1 hidden"),
+        (lambda: CompactMLP(3), TypeError, "widths must be a sequence of integers, got 3"),
+        (lambda: CompactMLP([3, 4, 5], np.array([1.5])), ValueError, r"p must be in \[0, 1\], got 1.5"),
         (lambda: CompactMLP([3, 4, 5], 1.5), ValueError, r"p must be in \[0, 1\], got 1.5"),
         (lambda: SGD(CompactMLP([3, 4]), 0.1, 1.0), ValueError, r"momentum must be in \[0, 1\), got 1.0"),
         (lambda: Adam(CompactMLP([3, 4]), eps=0), ValueError, "eps must be in"),

@@ -347,12 +347,15 @@ def test_hidden_layers_without_a_dropout_layer_draw_nothing():
 def test_modes_reach_the_layers_that_have_them():
     dropout, wrapped, linear = cd.Dropout(0.5), Logged(cd.Dropout(0.5)), cd.DropConnect(6, 3, dtype=np.float64)
     network = MLP((5, 7, 6, 3, 2), dropouts=[dropout, wrapped, linear], dtype=np.float64)
-    assert network.eval() is network
+    with pytest.warns(UserWarning, match="Logged.* holds layers that are not switched, because it has no eval"):
+        assert network.eval() is network
     assert (network.training, dropout.training, linear.training) == (False, False, False)
-    assert network.train() is network
+    with pytest.warns(UserWarning, match="Logged.* holds layers that are not switched, because it has no train"):
+        assert network.train() is network
     assert (network.training, dropout.training, linear.training) == (True, True, True)
 
 
+@pytest.mark.filterwarnings("ignore:.*Logged.* holds layers that are not switched:UserWarning")
 @pytest.mark.parametrize("activation", ["identity", "relu", "tanh"])
 @pytest.mark.parametrize("name", ["Dropout", "in place", "wrapped", "DropConnect", "FeatureDropoutLinear"])
 def test_evaluation_is_the_plain_network(name, activation):
@@ -418,6 +421,7 @@ def test_a_layer_that_drops_in_two_places_is_refused(layer):
         MLP((7, 7, 7, 3), dropouts=[layer, layer])
 
 
+@pytest.mark.filterwarnings("ignore:.*Logged.* holds layers that are not switched:UserWarning")
 @pytest.mark.parametrize("layer", ["DropConnect", "FeatureDropoutLinear", "wrapped", "ReLUDropout", "numpy"])
 def test_backward_after_an_evaluation_that_changed_the_layers_is_an_error(layer):
     p, width = 0.5, WIDTHS[:2]
@@ -429,6 +433,19 @@ def test_backward_after_an_evaluation_that_changed_the_layers_is_an_error(layer)
     network.train()
     with pytest.raises(RuntimeError, match="backward must follow a forward pass in training"):
         network.backward(dy)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_step_in_evaluation_is_an_error_and_has_no_gradients_of_the_pass_before(kind):
+    network = make_network(kind, NEEDED_ACTIVATION.get(kind, "tanh"))
+    x, targets, _ = make_batch(softmax_loss)
+    optimizer = Adam(network.params, network.grads)
+    train_step(network, optimizer, softmax_loss, x.copy(), targets)
+    before = [param.copy() for param in network.params]
+    with pytest.raises(RuntimeError, match="backward must follow a forward pass in training, and the network is in"):
+        train_step(network.eval(), optimizer, softmax_loss, x.copy(), targets)
+    for param, expected in zip(network.params, before, strict=True):
+        np.testing.assert_array_equal(param, expected)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -867,6 +884,23 @@ def test_optimizers_refuse_arrays_that_are_not_contiguous(optimizer):
     param = np.zeros((4, 6)).T
     with pytest.raises(ValueError, match="param must be C-contiguous"):
         optimizer([param], [np.zeros_like(param)])
+
+
+def test_initial_weights_are_those_of_weights_and_a_generator_only():
+    weights, stream = [np.zeros((5, 4)), np.zeros(4)], np.random.default_rng(0)
+    before = stream.bit_generator.state
+    with pytest.raises(ValueError, match=r"weights must be arrays \(n_in, n_out\), got one of shape \(4,\)"):
+        fill_he_uniform(weights, stream)
+    assert not weights[0].any()
+    assert stream.bit_generator.state == before
+    with pytest.raises(TypeError, match="rng must be a Generator or RandomState of NumPy, got 3"):
+        fill_he_uniform(weights[:1], 3)
+
+
+def test_evaluation_refuses_unknown_activations():
+    network = make_network()
+    with pytest.raises(ValueError, match="activation must be one of identity, logistic, tanh, relu, selu, got 'gelu'"):
+        evaluate(network.params, "gelu", np.ones((2, 5)))
 
 
 @pytest.mark.parametrize("optimizer", [Adam, SGD])

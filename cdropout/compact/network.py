@@ -68,7 +68,8 @@ class CompactMLP:
     ) -> None:
         checked = check_widths(widths)
         n_hidden = len(checked) - 2
-        rates = list(p) if isinstance(p, Sequence) else [p] * n_hidden
+        given: Any = p.tolist() if isinstance(p, np.ndarray) else p
+        rates = list(given) if isinstance(given, Sequence) else [given] * n_hidden
         if len(rates) != n_hidden:
             raise ValueError(f"p must be a number or one for each of {n_hidden} hidden layers, got {p!r}")
         rates = [_kernels.check_p(rate) for rate in rates]

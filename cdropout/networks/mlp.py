@@ -13,7 +13,7 @@ from cdropout.compact import CompactMLP
 from cdropout.functions import dropout as drop_elements
 from cdropout.functions.gaussian import noise_std
 from cdropout.inference import train as switch_modes
-from cdropout.networks.activations import ACTIVATIONS
+from cdropout.networks.activations import check_activation
 from cdropout.networks.evaluation import evaluate
 from cdropout.networks.layers import (
     Affine,
@@ -53,9 +53,10 @@ class MLP:
         Instead of p and kind: what drops in each hidden layer. None is no dropout. A layer with `forward` and
         `backward`, such as `cdropout.Dropout`, gets the activation, and may work in place. A layer that has a weight
         and a bias in `params`, such as `cdropout.DropConnect`, replaces the product with the weight. Arrays that layers
-        return must have the shape of their input, or that of the product. Layers that have
-        `train` and `eval` are switched with the network, and may be switched back: in evaluation, the network calls
-        them in the mode that they have, so that `cdropout.mc_predict` with `layers` works.
+        return must have the shape of their input, or that of the product. Layers that have `train` and `eval` are
+        switched with the network, and may be switched back: in evaluation, the network calls them in the mode that they
+        have, so that `cdropout.mc_predict` with `layers` works. An object that holds such layers and has neither method
+        stays as it is, with a warning.
     rng
         As in `cdropout.Dropout`: the stream of the masks, one for all layers except those of `dropouts`.
     dtype : float32 or float64
@@ -283,12 +284,15 @@ class MLP:
         Raises
         ------
         RuntimeError
-            If there was no such forward pass or, in a network with `dropouts`, an evaluation came after it.
+            If there was no such forward pass, if the network is in evaluation, or, in a network with `dropouts`, if an
+            evaluation came after the forward pass.
         TypeError, ValueError
             If dy is not an array, or has another dtype or shape, before a gradient is written; if a layer of `dropouts`
             returns an array of another shape.
 
         """
+        if not self.training:
+            raise RuntimeError("backward must follow a forward pass in training, and the network is in evaluation")
         if self._compact is not None:
             self._compact.backward(dy)
             return
@@ -313,7 +317,7 @@ def _listed(name: str, values: Any, rule: str) -> list[Any]:
     """Return the items of a sequence as a list; TypeError for another object."""
     if isinstance(values, str) or not isinstance(values, Sequence | np.ndarray) or np.ndim(values) == 0:
         raise TypeError(f"{name} must be a sequence {rule}, got {values!r}")
-    return list(values)
+    return values.tolist() if isinstance(values, np.ndarray) else list(values)
 
 
 def _is_layer(layer: object) -> bool:
@@ -324,8 +328,8 @@ def _is_layer(layer: object) -> bool:
 
 def _check_names(activation: str, kind: str) -> None:
     """Raise ValueError unless the activation and the kind exist and go together."""
-    for name, value, known in (("activation", activation, tuple(ACTIVATIONS)), ("kind", kind, KINDS)):
-        if value not in known:
-            raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
+    check_activation(activation)
+    if kind not in KINDS:
+        raise ValueError(f"kind must be one of {', '.join(KINDS)}, got {kind!r}")
     if kind == "compact" and activation != "relu":
         raise ValueError(f"activation must be 'relu' for the kind 'compact', got {activation!r}")
