@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cdropout import _kernels
-from cdropout.checks import check_integer
+from cdropout.checks import check_integer, shown
 from cdropout.layers import DropConnect, Dropout
 from cdropout.layers.base import Layer
 from cdropout.mask import Mask
@@ -311,8 +311,8 @@ def mc_predict(
     ------
     TypeError, ValueError
         If n_samples or samples_per_pass is not an integer of at least 1; if forward is neither callable nor a sequence
-        of layers and functions; if `layers` is given beside such a sequence; if outputs are complex or change their
-        shape; or if samples_per_pass is above 1 and a layer shares decisions between rows.
+        of layers and functions; if `layers` is given beside such a sequence; if outputs are not real numbers or
+        change their shape; or if samples_per_pass is above 1 and a layer shares decisions between rows.
     RuntimeError
         If another thread, or an asyncio task in a block of `dropout_on`, has one of `layers`.
 
@@ -533,8 +533,9 @@ def _moments(
 def _real(output: npt.ArrayLike) -> npt.NDArray[np.float64]:
     _kernels.check_unmasked(output, "forward's output")
     array = np.asarray(output)
-    if array.dtype.kind == "c":
-        raise TypeError(f"forward must return real numbers, got {array.dtype}")
+    if array.dtype.kind in "cOSUMm":  # NumPy would convert None to NaN, and times to numbers
+        got = shown(output) if array.ndim == 0 else array.dtype
+        raise TypeError(f"forward must return real numbers, got {got}")
     return array.astype(np.float64, copy=False)
 
 

@@ -607,3 +607,17 @@ def test_monte_carlo_dropout_without_a_layer_to_switch_on_is_reported():
         _, std = cd.mc_predict(network.forward, X, 3, layers=[network])
     assert caught[0].filename == __file__
     assert not std.any()
+
+
+@pytest.mark.parametrize(
+    ("output", "message"),
+    [
+        (None, "None"),
+        ("a", "'a'"),
+        ([None, 1.0], "object"),
+        (np.array(["2020-01-01"], "M8[D]"), r"datetime64\[D\]"),
+    ],
+)
+def test_outputs_that_are_no_numbers_are_refused(output, message):
+    with pytest.raises(TypeError, match=f"forward must return real numbers, got {message}$"):
+        cd.mc_predict(lambda x: output, X, 2)
