@@ -23,7 +23,7 @@ from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 import cdropout as cd
-from benchmarks.command_line import ROOT, command_of
+from benchmarks.processes import ROOT, command_of
 from benchmarks.table import Table
 from benchmarks.timing import interleaved_medians, introduce
 

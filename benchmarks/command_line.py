@@ -17,7 +17,6 @@ from pathlib import Path
 from benchmarks.options import UsageError, add_shared
 
 PROG = "python -m benchmarks"
-ROOT = Path(__file__).resolve().parents[1]
 QUESTIONS = (
     *("compare", "floor", "family", "threads", "training-share", "frameworks", "jax", "keras", "attention", "serving"),
     *("feature-linear", "parts", "memmap", "dask", "interrupts", "stores", "import-time", "c-api", "instructions"),
@@ -35,11 +34,6 @@ def docstring_of(question: str) -> str:
     """Read the docstring of a question's module without importing it."""
     source = Path(__file__).with_name(f"{module_name(question)}.py").read_text(encoding="utf-8")
     return ast.get_docstring(ast.parse(source)) or ""
-
-
-def command_of(question: str, *options: str) -> list[str]:
-    """Return the command that asks a question in another process; it must be started in the folder `ROOT`."""
-    return [sys.executable, "-m", "benchmarks", question, *options]
 
 
 def build_parser(chosen: str | None = None) -> argparse.ArgumentParser:

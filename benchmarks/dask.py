@@ -22,8 +22,8 @@ from distributed.deploy.subprocess import SubprocessCluster
 
 import cdropout as cd
 import cdropout.dask
-from benchmarks.command_line import ROOT
 from benchmarks.options import UsageError, parse_positive
+from benchmarks.processes import ROOT
 from benchmarks.table import Table
 from benchmarks.timing import interleaved_times, introduce
 from cdropout.stream import Rng

@@ -21,10 +21,10 @@ import numpy as np
 from tqdm import tqdm
 
 from benchmarks.cases import DTYPES, OPERATIONS, Array, Case, Skip, numpy_dtype
-from benchmarks.command_line import ROOT, command_of
 from benchmarks.contenders import CONTENDERS, Call, Contender
 from benchmarks.more_operations import Further, further_operations
 from benchmarks.options import UsageError
+from benchmarks.processes import ROOT, command_of
 from benchmarks.result_check import WrongResultError
 from benchmarks.sweep import prepare
 from benchmarks.table import Table

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.command_line import ROOT
 from benchmarks.options import UsageError
+from benchmarks.processes import ROOT
 from benchmarks.table import Table
 
 ELEMS_PER_GROUP = 64

@@ -16,9 +16,9 @@ from collections.abc import Callable
 from typing import Any
 from unittest import mock
 
-from benchmarks.command_line import ROOT, command_of
 from benchmarks.jax import seconds_of
 from benchmarks.options import UsageError, parse_positive
+from benchmarks.processes import ROOT, command_of
 from benchmarks.result_check import WrongResultError
 from benchmarks.table import Table
 from benchmarks.timing import introduce

@@ -20,9 +20,9 @@ import numpy.typing as npt
 from threadpoolctl import threadpool_limits
 
 import cdropout as cd
-from benchmarks.command_line import ROOT, command_of
 from benchmarks.control_group import ControlGroup, NoControlGroupError, control_group
 from benchmarks.options import parse_positive
+from benchmarks.processes import ROOT, command_of
 from benchmarks.result_check import WrongResultError
 from benchmarks.table import Table
 from benchmarks.timing import interleaved_times, introduce

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import cdropout as cd
-from benchmarks import cases, chart, command_line, compare, contenders, report, sweep
+from benchmarks import cases, chart, command_line, compare, contenders, processes, report, sweep
 from benchmarks.cases import DTYPES, OPERATIONS, Case, Operation, Skip
 from benchmarks.command_line import main
 from benchmarks.contenders import CONTENDERS, Contender
@@ -458,7 +458,7 @@ def test_module_runs_from_a_checkout_whose_source_folder_cannot_be_imported(tmp_
     (tmp_path / "cdropout").mkdir()
     (tmp_path / "cdropout" / "__init__.py").write_text("raise ImportError('the source folder')")
     run = subprocess.run(
-        command_line.command_of("compare", "--contenders", "unknown"),
+        processes.command_of("compare", "--contenders", "unknown"),
         cwd=tmp_path,
         env={name: value for name, value in os.environ.items() if name not in ("PYTHONSAFEPATH", "PYTHONPATH")},
         capture_output=True,

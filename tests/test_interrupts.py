@@ -1,5 +1,6 @@
 """Signals during long calls: Ctrl-C ends the calls, other handlers run, and later results are right."""
 
+import gc
 import hashlib
 import os
 import random
@@ -165,19 +166,25 @@ def slices():
 
 @contextmanager
 def alarms(handle, seconds=0.002):
-    """Call handle at every alarm; an alarm follows the given number of seconds after the last one was handled."""
+    """Call handle at every alarm; an alarm follows the given number of seconds after the last one was handled.
+
+    Garbage collection waits: what a handler raises in a callback of it (Hypothesis has one) is lost.
+    """
 
     def handle_and_wait(number, frame):
         handle()
         signal.setitimer(signal.ITIMER_REAL, seconds)
 
-    before = signal.signal(signal.SIGALRM, handle_and_wait)
+    before, was_enabled = signal.signal(signal.SIGALRM, handle_and_wait), gc.isenabled()
+    gc.disable()
     signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
         yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+        if was_enabled:
+            gc.enable()
 
 
 X = np.random.default_rng(0).standard_normal(3_000_000, dtype=np.float32)

@@ -23,7 +23,7 @@ from torch.utils.checkpoint import checkpoint  # noqa: E402
 import cdropout.torch as ct  # noqa: E402
 from cdropout.torch.tensors import draw_mask  # noqa: E402
 
-compact = importlib.import_module("cdropout.torch.compact")
+chains = importlib.import_module("cdropout.torch.compact.chains")
 kept = importlib.import_module("cdropout.torch.kept")
 
 F = nn.functional
@@ -48,7 +48,7 @@ def choose(monkeypatch):
     parts = []
 
     def set_answer(pays):
-        monkeypatch.setattr(compact, "compact_pays", lambda *_, **__: pays)
+        monkeypatch.setattr(chains, "compact_pays", lambda *_, **__: pays)
 
     plain = kept._gather
 
@@ -704,6 +704,11 @@ def test_a_second_call_sets_the_number_of_groups(choose):
     assert built[1].n_groups == 2
 
 
+def test_pickles_of_earlier_code_find_their_classes():
+    for name in ("CompactDropout", "CompactSequential", "Compacted", "_unpickle"):
+        assert pickle.loads(f"ccdropout.torch.compact\n{name}\n.".encode()).__name__ == name
+
+
 def test_reports_are_copied_and_pickled():
     model = nn.Sequential(sequence(), nn.Dropout(P))
     compacted, replaced = ct.compact_dropout(model), ct.replace_dropout(model)
@@ -832,7 +837,7 @@ def test_a_compiled_encoder_layer_has_the_same_values(choose):
 def _train_as_rank(rank, port, queue):
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
-    compact.compact_pays = lambda *_, **__: True
+    chains.compact_pays = lambda *_, **__: True
     model = rewritten()
     parallel = nn.parallel.DistributedDataParallel(model)
     torch.manual_seed(10 + rank)

@@ -330,9 +330,11 @@ def attend_if_it_fits(
     if torch.compiler.is_compiling():
         attend = _attend_recorded
         if generator is not None:
-            from cdropout.torch import between_graphs
+            from cdropout.torch import between_graphs  # its import takes seconds
 
-            attend = between_graphs.attend
+            return between_graphs.call(  # type: ignore[no-any-return]
+                _attend, q, k, v, bias, dropout_p, scale, generator
+            )
     return attend(q, k, v, bias, dropout_p, scale, generator)
 
 

@@ -186,9 +186,10 @@ def drop(
     """Return input after dropout with a new mask; `may_be_dropped` has accepted the arguments."""
     if torch.compiler.is_compiling():
         if generator is not None:
-            from cdropout.torch import between_graphs
+            from cdropout.torch import between_graphs  # its import takes seconds
 
-            return between_graphs.drop(input, p, shared_axes, inplace, generator, alpha)  # type: ignore[no-any-return]
+            arguments = (input, p, shared_axes, inplace, generator, alpha)
+            return between_graphs.call(_drop_in_python, *arguments)  # type: ignore[no-any-return]
         y: Tensor = torch.ops.cdropout.record(input, p, shared_axes, alpha)
         return input.copy_(y) if inplace else y
     if native_library.is_loaded():
