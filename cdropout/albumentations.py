@@ -106,7 +106,12 @@ class CoarseDropout(A.CoarseDropout):  # type: ignore[misc]
     def get_params_dependent_on_data(self, params: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
         """Return the rectangles (left, top, right, bottom) of one call, and the seed of random fill values."""
         size = params["shape"][:2]
-        ranges = checked_ranges(self.num_holes_range, self.hole_height_range, self.hole_width_range, size)
+        # As albumentations: if the largest size is 1 or more, both are pixels and lose what comes after the point.
+        heights, widths = (
+            (int(each[0]), int(each[1])) if each[1] >= 1 else each
+            for each in (self.hole_height_range, self.hole_width_range)
+        )
+        ranges = checked_ranges(self.num_holes_range, heights, widths, size)
         n_words = 1 + WORDS_OF_A_HOLE * ranges[0][1]
         room = draw_mask(shape_of_words(n_words), 0.5, rng=self.random_generator)
         top, left, bottom, right = holes_of(words_of(room, n_words), *ranges, size).T

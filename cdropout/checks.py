@@ -2,15 +2,22 @@
 
 import contextlib
 import operator
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+# The repr of a longer array does not fit into a line.
+MOST_CHARACTERS = 100
+
 
 def shown(value: object) -> str:
-    """Return a value's text in error messages: its repr, or the size of an int that is too long for Python's repr."""
+    """Return a value's text in error messages: its repr, or its type and size where that is too long for a message."""
     try:
-        return repr(value)
+        text = repr(value)
+        if isinstance(value, np.ndarray) and len(text) > MOST_CHARACTERS:
+            return f"an array of shape {value.shape} and dtype {value.dtype}"
+        return text
     except ValueError:
         return f"an int of {value.bit_length()} bits" if isinstance(value, int) else f"a {type(value).__name__}"
 
@@ -57,16 +64,34 @@ def check_integer(name: str, value: Any, least: int | None = None, most: int | N
 
     """
     if not is_integer(value):
-        raise TypeError(f"{name} must be an integer, got {value!r}")
+        raise TypeError(f"{name} must be an integer, got {shown(value)}")
     try:
         number = exact_int(value)
     except TypeError:  # from __index__ of a subclass of NumPy's integers
-        raise TypeError(f"{name} must be an integer, got {value!r}") from None
+        raise TypeError(f"{name} must be an integer, got {shown(value)}") from None
     if least is not None and most is not None and not least <= number <= most:
         raise ValueError(f"{name} must be in [{least}, {most}], got {shown(number)}")
     if least is not None and number < least:
         raise ValueError(f"{name} must be at least {least}, got {shown(number)}")
     return number
+
+
+def check_flag(name: str, value: object) -> bool:
+    """Return a flag as a bool; TypeError for anything but True and False, such as a word of another layer's option."""
+    if not isinstance(value, bool | np.bool_):
+        raise TypeError(f"{name} must be True or False, got {shown(value)}")
+    return bool(value)
+
+
+def check_widths(widths: Any) -> list[int]:
+    """Return the widths of a network's layers, from the inputs to the outputs, as ints; TypeError or ValueError for
+    anything but two or more integers of at least 1.
+    """
+    if isinstance(widths, str) or not isinstance(widths, Sequence | np.ndarray) or np.ndim(widths) == 0:
+        raise TypeError(f"widths must be a sequence of integers, got {shown(widths)}")
+    if len(widths) < 2:
+        raise ValueError(f"widths must be two or more numbers, got {widths!r}")
+    return [check_integer("widths", width, 1) for width in widths]
 
 
 def check_version(name: str, version: object, expected: int) -> None:

@@ -4,7 +4,7 @@ import copy
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import partial
@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cdropout import _kernels
-from cdropout.checks import check_integer
+from cdropout.checks import check_integer, shown
 from cdropout.layers import DropConnect, Dropout
 from cdropout.layers.base import Layer
 from cdropout.mask import Mask
@@ -22,16 +22,53 @@ from cdropout.stream import Rng, Stream, as_stream
 
 
 def train(layers: Iterable[Any], mode: bool = True) -> None:
-    """Switch layers to training, or to evaluation if mode is False; layers without `train` (`eval`) stay unchanged."""
-    for layer in layers:
-        switch = getattr(layer, "train" if mode else "eval", None)
-        if switch is not None:
-            switch()
+    """Switch layers to training, or to evaluation if mode is False; layers without `train` (`eval`) stay unchanged.
+
+    Parameters
+    ----------
+    layers : iterable of layers
+        Layers of a network, in any order.
+    mode : bool
+        Whether to switch to training.
+
+    Raises
+    ------
+    TypeError
+        If layers is not an iterable of layers, such as a single one or a dict.
+
+    Warns
+    -----
+    UserWarning
+        For an object without `train` (`eval`) that holds layers which are not listed: these are not switched.
+
+    """
+    _switch(layers, "train" if mode else "eval")
 
 
 def eval(layers: Iterable[Any]) -> None:  # noqa: A001 - the usual name of this function
-    """Switch layers to evaluation; layers without an `eval` method stay unchanged."""
-    train(layers, False)
+    """Switch layers to evaluation; layers without an `eval` method stay unchanged. As `train` with mode=False."""
+    _switch(layers, "eval")
+
+
+def _switch(layers: Iterable[Any], method: str) -> None:
+    """Call a method of the layers that have it, for `train` and `eval`."""
+    listed = _listed("layers", layers)
+    known = set(map(id, listed))
+    for layer in listed:
+        switch = getattr(layer, method, None)
+        if switch is not None:
+            switch()
+        elif hasattr(layer, "forward") and _holds_layers(layer, known):
+            message = f"{layer!r} holds layers that are not switched, because it has no {method}: list these layers"
+            warnings.warn(message, stacklevel=3)
+
+
+def _listed(name: str, layers: Any) -> list[Any]:
+    """Return an iterable of layers as a list; TypeError, with the argument's name, for anything else."""
+    if isinstance(layers, str | Mapping) or not (hasattr(layers, "__iter__") or hasattr(layers, "__getitem__")):
+        hint = ": pass its values()" if isinstance(layers, Mapping) else ""
+        raise TypeError(f"{name} must be an iterable of layers, got {layers!r}{hint}")
+    return list(layers)
 
 
 def _to_switch(layers: Iterable[Any], also: Iterable[Any], stacklevel: int) -> list[Any]:
@@ -41,7 +78,7 @@ def _to_switch(layers: Iterable[Any], also: Iterable[Any], stacklevel: int) -> l
     change the statistics of the batch. A layer that is called a dropout and is not switched causes a warning;
     stacklevel is that of `warnings.warn`.
     """
-    also = list(also)
+    layers, also = _listed("layers", layers), _listed("also", also)
     named = set(map(id, also))
     ours = []
     for layer in layers:
@@ -49,6 +86,9 @@ def _to_switch(layers: Iterable[Any], also: Iterable[Any], stacklevel: int) -> l
             ours.append(layer)
         elif id(layer) not in named and hasattr(layer, "training") and "drop" in type(layer).__name__.lower():
             message = f"{layer!r} is not switched on: it is no layer of cdropout. Pass it in also= to switch it."
+            warnings.warn(message, stacklevel=stacklevel)
+        elif hasattr(layer, "forward") and _holds_layers(layer, named | set(map(id, layers))):
+            message = f"{layer!r} holds layers that are not switched on: list these layers instead"
             warnings.warn(message, stacklevel=stacklevel)
     for layer in also:
         if not hasattr(layer, "training"):
@@ -195,12 +235,13 @@ def dropout_on(layers: Iterable[Any], *, rng: Rng | None = None, also: Iterable[
         If another thread or asyncio task is inside such a block with one of the layers. A task may have layers of the
         block that started it.
     TypeError
-        If a layer of `also` has no attribute `training`.
+        If layers or also is not an iterable of layers, or a layer of `also` has no attribute `training`.
 
     Warns
     -----
     UserWarning
-        For a layer whose class name contains "drop", if it is neither of this library nor in `also`.
+        For a layer whose class name contains "drop", if it is neither of this library nor in `also`, and for an object
+        that holds layers which are not listed.
 
     """
     switched, block = _to_switch(layers, also, stacklevel=4), object()
@@ -270,10 +311,15 @@ def mc_predict(
     ------
     TypeError, ValueError
         If n_samples or samples_per_pass is not an integer of at least 1; if forward is neither callable nor a sequence
-        of layers and functions; if `layers` is given beside such a sequence; if outputs are complex or change their
-        shape; or if samples_per_pass is above 1 and a layer shares decisions between rows.
+        of layers and functions; if `layers` is given beside such a sequence; if outputs are not real numbers or
+        change their shape; or if samples_per_pass is above 1 and a layer shares decisions between rows.
     RuntimeError
         If another thread, or an asyncio task in a block of `dropout_on`, has one of `layers`.
+
+    Warns
+    -----
+    UserWarning
+        As `dropout_on`, and if `layers` is given and none of them can be switched on.
 
     Notes
     -----
@@ -286,11 +332,11 @@ def mc_predict(
     """
     n_samples = check_integer("n_samples", n_samples, 1)
     samples_per_pass = check_integer("samples_per_pass", samples_per_pass, 1)
-    layers = list(layers)
+    layers = _listed("layers", layers)
     if isinstance(forward, Layer) and not layers:
         forward = [forward]
     if not callable(forward):
-        steps, also = _checked_steps(forward, layers), list(also)
+        steps, also = _checked_steps(forward, layers), _listed("also", also)
         if not {id(layer) for layer in also} <= {id(step) for step in steps}:
             raise ValueError("also must be layers of the sequence, where forward is one")
         originals = {id(layer) for layer in _to_switch(steps, also, stacklevel=3)}
@@ -316,7 +362,11 @@ def mc_predict(
         forward = partial(forward, rng=as_stream(rng))
     if any(isinstance(layer, Layer) and layer.inplace for layer in layers):
         forward = partial(_on_a_copy, forward)
+    also = _listed("also", also)
     with dropout_on(layers, rng=rng, also=also):
+        if layers and not also and not any(isinstance(layer, Layer) for layer in layers):
+            message = f"layers must be layers of cdropout to be switched on, got {layers!r}: no dropout is switched on"
+            warnings.warn(message, stacklevel=2)
         return _moments(forward, x, n_samples, samples_per_pass, layers, progress)
 
 
@@ -483,8 +533,9 @@ def _moments(
 def _real(output: npt.ArrayLike) -> npt.NDArray[np.float64]:
     _kernels.check_unmasked(output, "forward's output")
     array = np.asarray(output)
-    if array.dtype.kind == "c":
-        raise TypeError(f"forward must return real numbers, got {array.dtype}")
+    if array.dtype.kind in "cOSUMm":  # NumPy would convert None to NaN, and times to numbers
+        got = shown(output) if array.ndim == 0 else array.dtype
+        raise TypeError(f"forward must return real numbers, got {got}")
     return array.astype(np.float64, copy=False)
 
 

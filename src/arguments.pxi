@@ -381,7 +381,7 @@ cdef tuple checked_shape(object shape):
     try:
         lengths = tuple([index_of(n) for n in shape]) if isinstance(shape, (tuple, list)) else (index_of(shape),)
     except (AttributeError, TypeError):
-        raise TypeError(f"shape must be an integer or a tuple of integers, got {shape!r}") from None
+        raise TypeError(f"shape must be an integer or a tuple of integers, got {shown(shape)}") from None
     if any(n < 0 for n in lengths) or len(lengths) > MAX_AXES:
         raise ValueError(f"shape must be at most {MAX_AXES} non-negative integers, got {shown(shape)}")
     return lengths
@@ -393,7 +393,7 @@ cdef list integer_axes(object shared_axes):
             return [index_of(axis) for axis in shared_axes]
         return [index_of(shared_axes)]
     except (AttributeError, TypeError):
-        raise TypeError(f"shared_axes must be an integer or a tuple of integers, got {shared_axes!r}") from None
+        raise TypeError(f"shared_axes must be an integer or a tuple of integers, got {shown(shared_axes)}") from None
 
 
 def check_axes(shared_axes):
@@ -412,7 +412,7 @@ cdef tuple checked_axes(object shared_axes, int n_dims):
     normal = sorted(axis + n_dims if axis < 0 else axis for axis in integer_axes(shared_axes))
     if any(not 0 <= axis < n_dims for axis in normal) or len(set(normal)) < len(normal):
         raise ValueError(
-            f"shared_axes must name different axes of a {n_dims}-dimensional array, got {shared_axes!r}"
+            f"shared_axes must name different axes of a {n_dims}-dimensional array, got {shown(shared_axes)}"
         )
     return tuple(normal)
 

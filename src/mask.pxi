@@ -505,9 +505,9 @@ cdef class Mask(Drawn):
         """
         start, lengths, strides = <object>self.first, [], []
         for length, stride, part in zip(self.shape, self.all_strides(), slices_of(index, self.shape)):
-            low, high, step = part.indices(length)
-            if step < 1:
+            if part.step is not None and part.step < 1:
                 raise ValueError(f"a mask's slice must have a step of 1 or more, got {part!r}")
+            low, high, step = part.indices(length)
             start += low * stride
             lengths.append(len(range(low, high, step)))
             strides.append(step * stride)
@@ -589,7 +589,7 @@ cdef list slices_of(object index, tuple shape):
         if isinstance(part, slice):
             slices.append(slice(slice_int(part.start), slice_int(part.stop), slice_int(part.step)))
         elif part is not ...:
-            raise TypeError(f"a mask's index must be a slice, or a slice for each axis, got {index!r}")
+            raise TypeError(f"a mask's index must be a slice, or a slice for each axis, got {shown(index)}")
     n_whole = len(shape) - len(slices)
     if n_whole < 0:
         raise IndexError(f"a mask of shape {shape} has {len(shape)} axes to slice, got {index!r}")

@@ -75,6 +75,15 @@ def test_images_masks_and_volumes_of_a_call_lose_the_same_pixels():
     assert (volume == 0).any()
 
 
+def test_sizes_of_rectangles_that_mix_fractions_and_pixels_are_pixels_as_in_albumentations():
+    image = np.ones((60, 70, 3), np.uint8)
+    sizes = {"num_holes_range": (1, 1), "hole_height_range": (0.5, 1.0), "hole_width_range": (2.0, 2.0), "p": 1.0}
+    for cls in (A.CoarseDropout, cda.CoarseDropout):
+        found = {int((A.Compose([cls(**sizes)], seed=i)(image=image)["image"] == 0).sum()) for i in range(20)}
+        assert found <= {0, 1 * 2 * 3}, cls
+        assert found, cls
+
+
 @pytest.mark.parametrize("n_outer_axes", [1, 2])
 def test_volumes_and_their_masks_lose_pixels_of_every_slice(n_outer_axes):
     volume, mask = np.stack([IMAGES["colour"]] * 3), np.ones((3, 60, 70), np.uint8)

@@ -364,6 +364,14 @@ IMAGE, TABLE, TOKENS = np.zeros((6, 8, 3), np.uint8), np.zeros((6, 8), np.float3
             TypeError,
             "hole_height_range must",
         ),
+        *(
+            (
+                lambda rng, sizes=sizes: cd.coarse_dropout(IMAGE, hole_height_range=sizes, rng=rng),
+                ValueError,
+                f"hole_height_range must be fractions below 1, or pixels as integers, got {sizes}",
+            )
+            for sizes in ((0.5, 1.0), (0.0, 1.0), (0.1, 5), (2.5, 3.5))
+        ),
         (lambda rng: cd.coarse_dropout(IMAGE, fill=-1, rng=rng), ValueError, "fill must be values of uint8, got -1"),
         (lambda rng: cd.coarse_dropout(IMAGE, out=TABLE, rng=rng), ValueError, "out must have the shape of image"),
         (lambda rng: cd.column_dropout(IMAGE, 0.5, rng=rng), ValueError, "table must have 2 dimensions, got 3"),
@@ -387,6 +395,19 @@ IMAGE, TABLE, TOKENS = np.zeros((6, 8, 3), np.uint8), np.zeros((6, 8), np.float3
             "replace_random must be in",
         ),
         (
+            lambda rng: cd.token_dropout(TOKENS, 0.5, 1, replace_random=(7, 7), rng=rng),
+            ValueError,
+            "the end of replace_random, which begins at 7, must be in [8, ",
+        ),
+        *(
+            (
+                lambda rng, mask=mask: cd.token_dropout(TOKENS, 0.5, 1, keep_special=mask, rng=rng),
+                ValueError,
+                "keep_special must be token numbers in one dimension, or a bool array of the tokens' shape, got an",
+            )
+            for mask in ([0, 1] * 6, [1] * 12, np.zeros((3, 4), int))
+        ),
+        (
             lambda rng: cd.token_dropout(TOKENS, 0.5, 1, keep_special=[0.5], rng=rng),
             TypeError,
             "keep_special must be tok",
@@ -404,6 +425,12 @@ def test_what_does_not_fit_is_refused_by_name_before_anything_is_drawn(call, err
         call(stream)
     assert str(caught.value).startswith(message), str(caught.value)
     assert stream.position == 0
+
+
+def test_special_tokens_0_and_1_may_be_listed():
+    tokens = np.arange(2)
+    assert cd.token_dropout(tokens, 1.0, 7, keep_special=[0, 1], rng=1).tolist() == [0, 1]
+    assert cd.token_dropout(tokens, 1.0, 7, keep_special=[0, 0], rng=1).tolist() == [0, 7]
 
 
 def test_tokens_that_are_no_plain_array_or_have_too_few_words_are_refused():

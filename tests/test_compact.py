@@ -14,7 +14,7 @@ from conftest import switches_settings
 from limits import by_every_thread_count
 
 import cdropout as cd
-from cdropout import _kernels, compact
+from cdropout import _kernels, compact, networks
 from cdropout.compact import SGD, Adam, CompactLinear, CompactMLP, KeepWords, gather_kept, linear, scatter_kept
 
 DTYPES = (np.float32, np.float64)
@@ -189,6 +189,8 @@ X = normals((4, 8), np.float32)
         (lambda: CompactLinear(4, 3).backward(X), RuntimeError, "backward must follow a forward pass"),
         (lambda: CompactMLP([3]), ValueError, "widths must be two or more numbers"),
         (lambda: CompactMLP([3, 4, 5], [0.1, 0.2]), ValueError, "p must be a number or one for each of 1 hidden"),
+        (lambda: CompactMLP(3), TypeError, "widths must be a sequence of integers, got 3"),
+        (lambda: CompactMLP([3, 4, 5], np.array([1.5])), ValueError, r"p must be in \[0, 1\], got 1.5"),
         (lambda: CompactMLP([3, 4, 5], 1.5), ValueError, r"p must be in \[0, 1\], got 1.5"),
         (lambda: SGD(CompactMLP([3, 4]), 0.1, 1.0), ValueError, r"momentum must be in \[0, 1\), got 1.0"),
         (lambda: Adam(CompactMLP([3, 4]), eps=0), ValueError, "eps must be in"),
@@ -561,3 +563,15 @@ def test_training_has_the_same_bits_for_every_thread_count_and_instruction_set(m
         _kernels.use_isa(before)
     assert len(results) > len(_kernels.supported_isas())
     assert len(set(results)) == 1
+
+
+def test_a_step_of_another_optimizer_without_full_gradients_does_not_go_unnoticed():
+    x, dy = np.ones((16, 600), np.float32), np.ones((16, 3), np.float32)
+    for full_grads in (True, False):
+        network = CompactMLP([600, 800, 800, 3], 0.5, rng=1, full_grads=full_grads)
+        optimizer = networks.Adam(network.params, network.grads)
+        network.forward(x)
+        assert network.layers[1]._dropped.kept is not None  # the products are compact
+        network.backward(dy)
+        optimizer.step()
+        assert np.isfinite(network.eval().forward(x)).all() == full_grads

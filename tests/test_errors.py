@@ -348,3 +348,28 @@ def test_a_forward_that_fails_leaves_the_layer_as_it_was():
         layer.forward(np.frombuffer(VALUES.tobytes(), np.float32))
     assert layer.mask is mask
     assert layer.rng.position == position
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda a: cd.draw_mask(a, 0.5), "shape must be an integer or a tuple of integers, got AN ARRAY"),
+        (lambda a: cd.draw_mask((3, 4), a), "p must be a real number, got AN ARRAY"),
+        (lambda a: cd.dropout(a, shared_axes=a), "shared_axes must be an integer or a tuple of integers, got AN ARRAY"),
+        (lambda a: cd.token_dropout(np.arange(3), 0.5, a), "mask_token must be an integer, got AN ARRAY"),
+        (
+            lambda a: cd.draw_mask((3, 4), 0.5)[a],
+            "a mask's index must be a slice, or a slice for each axis, got AN ARRAY",
+        ),
+    ],
+)
+def test_an_array_in_another_place_is_named_by_its_shape_and_dtype_and_not_printed(call, message):
+    with pytest.raises(TypeError) as caught:
+        call(np.zeros((30, 40), np.float32))
+    assert str(caught.value) == message.replace("AN ARRAY", "an array of shape (30, 40) and dtype float32")
+
+
+def test_a_slice_with_a_step_of_0_is_refused_as_one_with_a_negative_step():
+    for step in (0, -1):
+        with pytest.raises(ValueError, match="a mask's slice must have a step of 1 or more, got slice"):
+            cd.draw_mask(5, 0.5)[::step]

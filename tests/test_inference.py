@@ -13,6 +13,7 @@ from conftest import measures_the_process
 import cdropout as cd
 from cdropout import inference
 from cdropout.compact import CompactLinear
+from cdropout.networks import MLP
 
 X = np.random.default_rng(0).standard_normal((20, 30))
 
@@ -552,3 +553,71 @@ def test_a_pass_of_several_samples_has_the_same_numbers_with_copies_of_the_input
     assert calls == [4 * n_rows, 4 * n_rows, 2 * n_rows] * 4
     for without, with_copies in zip(found[:2], found[2:], strict=True):
         assert all(np.array_equal(a, b) for a, b in zip(without, with_copies, strict=True))
+
+
+class Holder:
+    """A network without modes that holds a layer."""
+
+    def __init__(self, layer):
+        self.layers = [layer]
+
+    def forward(self, x):
+        return self.layers[0].forward(x)
+
+
+@pytest.mark.parametrize("layers", [cd.Dropout(0.5), 3, None, "drop", {"drop": cd.Dropout(0.5)}])
+def test_layers_that_are_no_iterable_of_layers_are_refused_by_name(layers):
+    calls = [
+        lambda: cd.train(layers),
+        lambda: cd.eval(layers),
+        lambda: cd.dropout_on(layers).__enter__(),
+        lambda: cd.mc_predict(lambda x: x, X, 2, layers=layers),
+    ]
+    for call in calls:
+        with pytest.raises(TypeError, match="layers must be an iterable of layers, got "):
+            call()
+    for call in (lambda: cd.dropout_on([], also=layers).__enter__(), lambda: cd.mc_predict([], X, 2, also=layers)):
+        with pytest.raises(TypeError, match="also must be an iterable of layers, got "):
+            call()
+
+
+def test_objects_that_hold_layers_which_are_not_listed_are_reported():
+    layer = cd.Dropout(0.5, rng=1)
+    holder = Holder(layer)
+    for switch, name in ((cd.eval, "eval"), (cd.train, "train")):
+        with pytest.warns(UserWarning, match=f"holds layers that are not switched, because it has no {name}") as caught:
+            switch([holder])
+        assert caught[0].filename == __file__
+        assert layer.training == (name == "eval")  # as before
+        switch([holder, layer])  # no warning: the layer is listed
+        assert layer.training == (name == "train")
+    layer.eval()
+    message = "holds layers that are not switched on: list these layers"
+    with pytest.warns(UserWarning, match=message) as caught, cd.dropout_on([holder]):
+        assert not layer.training
+    assert caught[0].filename == __file__
+    with cd.dropout_on([holder, layer]):
+        assert layer.training
+    assert cd.mc_predict(holder.forward, X, 5, layers=[holder, layer])[1].any()
+
+
+def test_monte_carlo_dropout_without_a_layer_to_switch_on_is_reported():
+    network = MLP([X.shape[1], 4, 2], p=[0.5], rng=1, dtype=X.dtype).eval()
+    with pytest.warns(UserWarning, match="layers must be layers of cdropout to be switched on, got") as caught:
+        _, std = cd.mc_predict(network.forward, X, 3, layers=[network])
+    assert caught[0].filename == __file__
+    assert not std.any()
+
+
+@pytest.mark.parametrize(
+    ("output", "message"),
+    [
+        (None, "None"),
+        ("a", "'a'"),
+        ([None, 1.0], "object"),
+        (np.array(["2020-01-01"], "M8[D]"), r"datetime64\[D\]"),
+    ],
+)
+def test_outputs_that_are_no_numbers_are_refused(output, message):
+    with pytest.raises(TypeError, match=f"forward must return real numbers, got {message}$"):
+        cd.mc_predict(lambda x: output, X, 2)

@@ -221,3 +221,19 @@ def test_everything_dropped_is_everything_dropped_in_evaluation_too():
     assert not layer.eval().forward(x).any()
     layer.inference = "gaussian"
     assert not layer.forward(x).any()
+
+
+@pytest.mark.parametrize("rescale", ["train", "eval", None, 1])
+def test_rescale_of_drop_connect_is_a_flag_and_no_word_of_dropout(rescale):
+    x, w = np.ones((2, 3)), np.ones((3, 4))
+    for call in (
+        lambda rng: cd.DropConnect(3, 4, rng=rng, rescale=rescale),
+        lambda rng: cd.drop_connect(x, w, rng=rng, rescale=rescale),
+        lambda rng: cd.drop_connect_moments(x, w, rescale=rescale),
+    ):
+        stream = cd.Stream(1)
+        with pytest.raises(TypeError, match=f"rescale must be True or False, got {rescale!r}"):
+            call(stream)
+        assert stream.position == 0
+    with pytest.raises(TypeError, match="relu must be True or False, got 'yes'"):
+        cd.DropConnect(3, 4, relu="yes")

@@ -347,12 +347,15 @@ def test_hidden_layers_without_a_dropout_layer_draw_nothing():
 def test_modes_reach_the_layers_that_have_them():
     dropout, wrapped, linear = cd.Dropout(0.5), Logged(cd.Dropout(0.5)), cd.DropConnect(6, 3, dtype=np.float64)
     network = MLP((5, 7, 6, 3, 2), dropouts=[dropout, wrapped, linear], dtype=np.float64)
-    assert network.eval() is network
+    with pytest.warns(UserWarning, match="Logged.* holds layers that are not switched, because it has no eval"):
+        assert network.eval() is network
     assert (network.training, dropout.training, linear.training) == (False, False, False)
-    assert network.train() is network
+    with pytest.warns(UserWarning, match="Logged.* holds layers that are not switched, because it has no train"):
+        assert network.train() is network
     assert (network.training, dropout.training, linear.training) == (True, True, True)
 
 
+@pytest.mark.filterwarnings("ignore:.*Logged.* holds layers that are not switched:UserWarning")
 @pytest.mark.parametrize("activation", ["identity", "relu", "tanh"])
 @pytest.mark.parametrize("name", ["Dropout", "in place", "wrapped", "DropConnect", "FeatureDropoutLinear"])
 def test_evaluation_is_the_plain_network(name, activation):
@@ -418,6 +421,7 @@ def test_a_layer_that_drops_in_two_places_is_refused(layer):
         MLP((7, 7, 7, 3), dropouts=[layer, layer])
 
 
+@pytest.mark.filterwarnings("ignore:.*Logged.* holds layers that are not switched:UserWarning")
 @pytest.mark.parametrize("layer", ["DropConnect", "FeatureDropoutLinear", "wrapped", "ReLUDropout", "numpy"])
 def test_backward_after_an_evaluation_that_changed_the_layers_is_an_error(layer):
     p, width = 0.5, WIDTHS[:2]
@@ -429,6 +433,19 @@ def test_backward_after_an_evaluation_that_changed_the_layers_is_an_error(layer)
     network.train()
     with pytest.raises(RuntimeError, match="backward must follow a forward pass in training"):
         network.backward(dy)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_step_in_evaluation_is_an_error_and_has_no_gradients_of_the_pass_before(kind):
+    network = make_network(kind, NEEDED_ACTIVATION.get(kind, "tanh"))
+    x, targets, _ = make_batch(softmax_loss)
+    optimizer = Adam(network.params, network.grads)
+    train_step(network, optimizer, softmax_loss, x.copy(), targets)
+    before = [param.copy() for param in network.params]
+    with pytest.raises(RuntimeError, match="backward must follow a forward pass in training, and the network is in"):
+        train_step(network.eval(), optimizer, softmax_loss, x.copy(), targets)
+    for param, expected in zip(network.params, before, strict=True):
+        np.testing.assert_array_equal(param, expected)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -457,6 +474,99 @@ def test_an_evaluation_does_not_change_the_gradients_of_a_network_without_dropou
 def test_names_that_do_not_exist_or_fit_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         MLP(WIDTHS, p=(0.5, 0.5), **options)
+
+
+@pytest.mark.parametrize(
+    ("widths", "options", "message"),
+    [
+        (5, {}, "widths must be a sequence of integers, got 5"),
+        ([5], {}, r"widths must be two or more numbers, got \[5\]"),
+        ([5, 0, 3], {}, "widths must be at least 1, got 0"),
+        ([5, 7.0, 3], {}, "widths must be an integer, got 7.0"),
+        ([5, 7, 3], {"p": 0.5}, "p must be a sequence with a number for each hidden layer, got 0.5"),
+        ([5, 7, 3], {"p": [1.5]}, r"p must be in \[0, 1\], got 1.5"),
+        ([5, 7, 3], {"p": [None]}, "p must be a real number, got None"),
+        ([5, 7, 3], {"p": [1.0], "kind": "gaussian"}, r"p must be in \[0, 1\) for normal noise, got 1.0"),
+        ([5, 7, 3], {"p_input": 2}, r"p_input must be in \[0, 1\], got 2"),
+        ([5, 7, 3], {"p_input": "a"}, "p_input must be a real number, got 'a'"),
+        ([5, 7, 3], {"dtype": np.float16}, "dtype must be float32 or float64, got float16"),
+        ([5, 7, 3], {"n_rows": 0}, "n_rows must be at least 1, got 0"),
+        ([5, 7, 3], {"p": (), "dropouts": cd.Dropout(0.5)}, "dropouts must be a sequence with a layer or None"),
+        ([5, 7, 3], {"p": (), "dropouts": [0.5]}, "dropouts must be layers with .* backward, or None, got 0.5"),
+        ([5, 7, 3], {"p": (), "dropouts": [cd.Dropout]}, "dropouts must be layers with forward and backward, or None"),
+    ],
+)
+def test_arguments_that_no_network_can_have_are_refused_by_name(widths, options, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        MLP(widths, **{"p": [0.5], **options})
+
+
+NOT_INPUTS = [
+    ([[1.0] * 5], "x must be an array, got list"),
+    (np.ones((2, 5), np.float32), "x must have the dtype of the weights, got float32 for float64"),
+    (np.ones((2, 5), np.int64), "x must have the dtype of the weights, got int64 for float64"),
+    (np.ones(5), r"x must have the axes \(n_samples, n_inputs\), got shape \(5,\)"),
+    (np.ones((2, 6)), "x must have 5 columns, got 6"),
+    (np.ma.array(np.ones((2, 5)), mask=True), "x must not be a masked array"),
+]
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("kind", ["elementwise", "compact"])
+def test_inputs_of_other_types_and_shapes_are_refused_in_training_and_evaluation(kind, training):
+    network = make_network(kind).train(training)
+    for x, message in NOT_INPUTS:
+        with pytest.raises((TypeError, ValueError), match=message):
+            network.forward(x)
+        assert network.rng.position == 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_gradients_that_do_not_fit_the_outputs_are_refused_before_any_is_written(kind):
+    network, x = make_network(kind, NEEDED_ACTIVATION.get(kind, "tanh")), make_batch(softmax_loss)[0]
+    network.backward(network.forward(x).copy())
+    before = [grad.copy() for grad in network.grads]
+    network.forward(x)
+    for dy in (np.ones((1, 3)), np.ones((8, 2)), np.ones(3), np.ones((8, 3), np.float32), None):
+        with pytest.raises((TypeError, ValueError), match="dy must "):
+            network.backward(dy)
+        for grad, expected in zip(network.grads, before, strict=True):
+            np.testing.assert_array_equal(grad, expected)
+
+
+class Returning:
+    """A layer whose methods return what two functions make of their argument."""
+
+    def __init__(self, forward=lambda x: x, backward=lambda dy: dy):
+        self.forward, self.backward = forward, backward
+
+
+@pytest.mark.parametrize("result", [lambda x: x.tolist(), lambda x: x[:, :5], lambda x: x[:3], lambda x: None])
+def test_layers_that_return_other_shapes_are_named(result):
+    x = make_batch(softmax_loss)[0]
+    network = network_with([None, Returning(forward=result)])
+    with pytest.raises((TypeError, ValueError), match=r"Returning.forward must return an array of the shape \(8, 6\)"):
+        network.forward(x)
+    with pytest.raises(RuntimeError, match="backward must follow a forward pass"):
+        network.backward(np.ones((8, 3)))
+    with pytest.raises((TypeError, ValueError), match=r"Returning.forward must return an array"):
+        network.eval().forward(x)
+    network = network_with([None, Returning(backward=result)])
+    dy = network.forward(x).copy()
+    with pytest.raises((TypeError, ValueError), match=r"Returning.backward must return an array of the shape \(8, 6\)"):
+        network.backward(dy)
+
+
+def test_a_layer_that_computes_in_float64_works_in_a_network_of_float32():
+    x, found = make_batch(softmax_loss)[0].astype(np.float32), []
+    for dtype in (np.float32, np.float64):
+        layer = Returning(lambda x, dtype=dtype: 0.5 * x.astype(dtype), lambda dy, dtype=dtype: 0.5 * dy.astype(dtype))
+        network = network_with([layer, None], dtype=np.float32)
+        network.backward(network.forward(x).copy())
+        assert network.grads[0].dtype == np.float32
+        found.append([grad.copy() for grad in network.grads])
+    for grad, expected in zip(*found, strict=True):
+        np.testing.assert_allclose(grad, expected, rtol=1e-5, atol=1e-6)
 
 
 # ---- batch normalization --------------------------------------------------------------------------------------------
@@ -638,6 +748,46 @@ def test_targets_that_do_not_fit_are_refused_before_outputs_are_changed(loss, ta
     assert np.all(outputs == 1)
 
 
+@pytest.mark.parametrize("loss", [softmax_loss, logistic_loss, squared_loss])
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"weights": np.ones(3)}, r"weights must have the shape \(8,\), got \(3,\)"),
+        ({"weights": np.ones((8, 1))}, r"weights must have the shape \(8,\), got \(8, 1\)"),
+        ({"weights": np.zeros(8)}, "weights must be at least 0, with a finite sum above 0, got 0.0 to 0.0"),
+        ({"weights": np.arange(8) - 1.0}, "weights must be at least 0, with a finite sum above 0, got -1.0 to 6.0"),
+        ({"weights": np.full(8, np.nan)}, "weights must be at least 0, with a finite sum above 0, got nan"),
+        ({"weights": [1.0] * 8}, "weights must be an array, got list"),
+        ({"targets": [1] * 8}, "(labels|targets) must be an array, got list"),
+        ({"outputs": [[1.0] * 3] * 8}, "outputs must be an array, got list"),
+        ({"outputs": np.ones((8, 3), int)}, "outputs must be an array of float32 or float64, got dtype int64"),
+        ({"outputs": np.ones(8)}, r"outputs must have the axes \(n_samples, n_outputs\) .* got shape \(8,\)"),
+        ({"outputs": np.ones((0, 3))}, r"outputs must have the axes .* and a sample, got shape \(0, 3\)"),
+        ({"outputs": np.broadcast_to(1.0, (8, 3))}, "outputs must be writable, got a read-only array"),
+    ],
+)
+def test_outputs_and_weights_that_do_not_fit_are_refused_before_outputs_are_changed(loss, changes, message):
+    _, targets, weights = make_batch(loss)
+    arguments = {"outputs": np.ones((8, 3)), "targets": targets, "weights": weights, **changes}
+    with pytest.raises((TypeError, ValueError), match=message):
+        loss(*arguments.values())
+    assert np.all(np.asarray(arguments["outputs"]) == 1)
+
+
+@pytest.mark.parametrize("dtype", [float, bool])
+def test_labels_must_be_integers(dtype):
+    with pytest.raises(TypeError, match=f"labels must be integers, got dtype {np.dtype(dtype)}"):
+        softmax_loss(np.ones((2, 3)), np.ones(2, dtype))
+
+
+@pytest.mark.parametrize("target", [-0.5, 2.0, np.nan])
+def test_targets_of_the_logistic_loss_are_probabilities(target):
+    outputs = np.ones((2, 3))
+    with pytest.raises(ValueError, match=r"targets must be in \[0, 1\], got"):
+        logistic_loss(outputs, np.full((2, 3), target))
+    assert np.all(outputs == 1)
+
+
 def test_loss_of_equal_outputs_is_the_logarithm_of_the_classes():
     assert softmax_loss(np.zeros((3, 10), np.float32), np.array([0, 4, 9])) == pytest.approx(math.log(10), rel=1e-6)
 
@@ -734,3 +884,43 @@ def test_optimizers_refuse_arrays_that_are_not_contiguous(optimizer):
     param = np.zeros((4, 6)).T
     with pytest.raises(ValueError, match="param must be C-contiguous"):
         optimizer([param], [np.zeros_like(param)])
+
+
+def test_initial_weights_are_those_of_weights_and_a_generator_only():
+    weights, stream = [np.zeros((5, 4)), np.zeros(4)], np.random.default_rng(0)
+    before = stream.bit_generator.state
+    with pytest.raises(ValueError, match=r"weights must be arrays \(n_in, n_out\), got one of shape \(4,\)"):
+        fill_he_uniform(weights, stream)
+    assert not weights[0].any()
+    assert stream.bit_generator.state == before
+    with pytest.raises(TypeError, match="rng must be a Generator or RandomState of NumPy, got 3"):
+        fill_he_uniform(weights[:1], 3)
+
+
+def test_evaluation_refuses_unknown_activations():
+    network = make_network()
+    with pytest.raises(ValueError, match="activation must be one of identity, logistic, tanh, relu, selu, got 'gelu'"):
+        evaluate(network.params, "gelu", np.ones((2, 5)))
+
+
+@pytest.mark.parametrize("optimizer", [Adam, SGD])
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        (np.ones((2, 2)), "params must be a list of arrays, got ndarray"),
+        (iter([np.ones(2)]), "params must be a list of arrays, got list_iterator"),
+        ([[1.0]], "params must be a list of arrays, got list in it"),
+    ],
+)
+def test_optimizers_refuse_what_is_no_list_of_arrays(optimizer, params, message):
+    with pytest.raises(TypeError, match=message):
+        optimizer(params, [np.ones(2)])
+
+
+@pytest.mark.parametrize("optimizer", [Adam, SGD])
+@pytest.mark.parametrize("name", ["lr", "l2"])
+def test_negative_step_sizes_and_penalties_are_refused_before_anything_is_updated(optimizer, name):
+    params = [np.ones(2)]
+    with pytest.raises(ValueError, match=f"{name} must be at least 0, got -1"):
+        optimizer(params, [np.ones(2)], **{name: -1}).step()
+    assert np.all(params[0] == 1)

@@ -253,6 +253,52 @@ def test_class_weights_multiply_the_weights_of_samples(digits):
     assert balanced.predict_proba(x)[:, 0].mean() > plain.predict_proba(x)[:, 0].mean() + 0.1
 
 
+def test_class_weights_of_a_batch_without_some_classes_are_those_of_all_classes(digits):
+    x, y = digits
+    names, batch = np.array([f"digit {label}" for label in y]), y > 4
+    common = {"hidden_layer_sizes": (16,), "random_state": 0}
+    for class_weight in ({"digit 3": 2.5}, {"digit 3": 2.5, "digit 7": 3}):
+        by_class = DropoutMLPClassifier(**common, class_weight=class_weight)
+        by_class.partial_fit(x[batch], names[batch], classes=np.unique(names))
+        weights = np.array([class_weight.get(name, 1) for name in names])
+        by_sample = DropoutMLPClassifier(**common)
+        by_sample.partial_fit(x[batch], names[batch], sample_weight=weights[batch], classes=np.unique(names))
+        assert_same_weights(by_class, by_sample)
+    with pytest.raises(ValueError, match="are not in class_weight"):
+        DropoutMLPClassifier(**common, class_weight={"digit 30": 2}).partial_fit(x, names, classes=np.unique(names))
+
+
+def test_class_weights_of_labels_that_a_batch_lacks_are_one_factor_for_each_label(digits):
+    x, y = digits
+    labels = np.stack([y > 4, y == 3], axis=1).astype(int)
+    common = {"hidden_layer_sizes": (16,), "random_state": 0}
+    given = [{1: 2}, {0: 3, 1: 5}]
+    for batch in (y < 20, y > 4):
+        by_class = DropoutMLPClassifier(**common, class_weight=given)
+        by_class.partial_fit(x[batch], labels[batch], classes=[0, 1])
+        weights = np.where(labels[:, 0] == 1, 2, 1) * np.where(labels[:, 1] == 1, 5, 3)
+        by_sample = DropoutMLPClassifier(**common)
+        by_sample.partial_fit(x[batch], labels[batch], sample_weight=weights[batch], classes=[0, 1])
+        assert_same_weights(by_class, by_sample)
+
+
+def test_classes_of_a_first_partial_fit_must_be_the_labels_of_a_matrix(digits):
+    x, y = digits
+    labels = np.stack([y > 4, y == 3], axis=1).astype(int)
+    with pytest.raises(ValueError, match=r"classes must be the numbers of y's labels, \[0 1\], got \[0 1 2 3\]"):
+        DropoutMLPClassifier((4,)).partial_fit(x, labels, classes=[0, 1, 2, 3])
+
+
+@pytest.mark.parametrize("missing", [None, 3])
+def test_labels_that_are_no_strings_among_strings_are_refused(missing, digits):
+    x, y = digits
+    for first in (0, 1):
+        labels = y.astype(str).astype(object)
+        labels[first] = missing
+        with pytest.raises(ValueError, match="y must have a string for each sample, or for none"):
+            DropoutMLPClassifier((4,)).fit(x, labels)
+
+
 def test_incoming_weights_of_hidden_units_have_the_norm_limit(digits):
     fitted = DropoutMLPClassifier((32, 16), max_iter=10, max_norm=0.8, random_state=0, solver="sgd").fit(*digits)
     free = DropoutMLPClassifier((32, 16), max_iter=10, random_state=0, solver="sgd").fit(*digits)

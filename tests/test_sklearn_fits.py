@@ -127,6 +127,9 @@ def test_a_checkpoint_of_another_fit_is_refused(tmp_path):
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(ValueError, match=r"fit.npz: must be a whole training checkpoint"):
         DropoutMLPClassifier(**options).fit(x, y)
+    path.write_bytes(b"no checkpoint")  # NumPy's own error advises to load such a file as a pickle
+    with pytest.raises(ValueError, match=r"fit.npz: must be a whole training checkpoint, got no archive of arrays$"):
+        DropoutMLPClassifier(**options).fit(x, y)
     with pytest.raises(ValueError, match="must be a regular file, got a folder"):
         DropoutMLPClassifier(**(options | {"checkpoint": tmp_path})).fit(x, y)
 

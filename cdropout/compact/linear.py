@@ -183,7 +183,8 @@ class CompactLinear(_LinearLayer):
         The dtype of the parameters.
     full_grads : bool
         Whether `backward` writes whole gradients to `grads`. Optimizers of this package read `kept_grads`, which always
-        exists, so that without `grads` a step takes less time.
+        exists, so that without `grads` a step takes less time. If compact products leave `grads` unwritten, its arrays
+        contain NaN, so that a step of another optimizer is no silent step without gradients.
     input_grad : bool
         Whether `backward` computes the gradient with respect to x; a network's first layer needs none. If not, it
         returns None.
@@ -444,6 +445,9 @@ class CompactLinear(_LinearLayer):
             if self.full_grads:
                 scatter_kept(values, row_words, column_words, out=grad, scale=scale)
                 scatter_kept(sums, None, column_words, out=bias_grad)
+            else:  # an optimizer that reads these must not go unnoticed; one element of the weight's is enough
+                grad[0, 0] = np.nan
+                bias_grad.fill(np.nan)
             return
         # Most rows and columns are kept by some group, so the sum of the groups' gradients is a whole matrix.
         grad.fill(0)

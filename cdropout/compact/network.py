@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cdropout import _kernels
-from cdropout.checks import check_integer
+from cdropout.checks import check_integer, check_widths
 from cdropout.compact.linear import CompactLinear, KeptGrad, _Dropped, _Saved
 from cdropout.stream import Rng, as_stream
 
@@ -66,11 +66,10 @@ class CompactMLP:
         full_grads: bool = True,
         input_grad: bool = False,
     ) -> None:
-        if len(widths) < 2:
-            raise ValueError(f"widths must be two or more numbers, got {widths!r}")
-        checked = [check_integer("widths", width, 1) for width in widths]
+        checked = check_widths(widths)
         n_hidden = len(checked) - 2
-        rates = list(p) if isinstance(p, Sequence) else [p] * n_hidden
+        given: Any = p.tolist() if isinstance(p, np.ndarray) else p
+        rates = list(given) if isinstance(given, Sequence) else [given] * n_hidden
         if len(rates) != n_hidden:
             raise ValueError(f"p must be a number or one for each of {n_hidden} hidden layers, got {p!r}")
         rates = [_kernels.check_p(rate) for rate in rates]

@@ -9,6 +9,7 @@ import hashlib
 import json
 import math
 import textwrap
+import zipfile
 from collections.abc import Iterator, Mapping, Set
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -266,9 +267,10 @@ def read_checkpoint(
         # For damaged bytes the readers of the archive, its compression, the arrays and JSON raise exceptions of many
         # types, so any exception means a damaged file.
         try:
+            if not zipfile.is_zipfile(file):  # NumPy takes any other file for a pickle, and advises to load it
+                raise ValueError("no archive of arrays")
+            file.seek(0)
             archive = np.load(file, allow_pickle=False)
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise ValueError("a single array")
             run = json.loads(str(archive["run"]))
             if run["format"] != form:
                 raise ValueError(f"format {run['format']!r}")

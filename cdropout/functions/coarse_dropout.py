@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cdropout import _kernels
-from cdropout.checks import check_integer
+from cdropout.checks import check_integer, is_integer
 from cdropout.functions.pixel_dropout import fill_of_channels, image_axes
 from cdropout.functions.shared_axes import Channels
 from cdropout.functions.words import Words, below, check_range, shape_of_words, words_of
@@ -40,8 +40,8 @@ def coarse_dropout(
     num_holes_range : (int, int)
         The least and the largest number of rectangles of an image; each number between them is equally likely.
     hole_height_range, hole_width_range : (float, float) or (int, int)
-        The least and the largest height and width of a rectangle. If the largest is below 1, they are fractions of the
-        image's height and width, otherwise pixels. Each size between them is equally likely.
+        The least and the largest height and width of a rectangle: fractions below 1 of the image's height and width, or
+        integers, which are pixels. Each size between them is equally likely.
     fill : scalar or array_like
         Value of dropped elements, or one for each channel; values of the image's dtype.
     channels : {"last", "first"}
@@ -62,8 +62,8 @@ def coarse_dropout(
     Raises
     ------
     TypeError, ValueError, OverflowError
-        For a range that is not two numbers in order, and as in `dropout` and `Mask.select`, before anything is written
-        or drawn.
+        For a range that is not two numbers in order, or mixes fractions and pixels, and as in `dropout` and
+        `Mask.select`, before anything is written or drawn.
 
     Notes
     -----
@@ -125,6 +125,8 @@ def pixels_of(name: str, given: Any, length: int) -> tuple[int, int]:
     least, most = check_range(name, given)
     if most < 1:
         least, most = float(least) * length, float(most) * length  # float16 would overflow
+    elif not (is_integer(least) and is_integer(most)):
+        raise ValueError(f"{name} must be fractions below 1, or pixels as integers, got {given!r}")
     return min(int(least), length), min(int(most), length)
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cdropout import _kernels
+from cdropout.checks import check_flag
 from cdropout.mask import Mask, drawing
 from cdropout.stream import Rng
 
@@ -52,7 +53,7 @@ def drop_connect(
 
     """
     inputs, w, b = check_product(x, weight, bias)
-    p, scale = _kernels.check_p(p), None if rescale else 1.0
+    p, scale = _kernels.check_p(p), None if check_flag("rescale", rescale) else 1.0
     with drawing(w.shape, p, rng, arrays=named(inputs, w, b)) as mask:
         y = affine(inputs, mask.apply(w, scale=scale), b)
         return _kernels.handed_back(y, None, x, weight, bias)
@@ -73,7 +74,7 @@ def drop_connect_moments(
     """
     inputs, w, b = check_product(x, weight, bias)
     p = _kernels.check_p(p)
-    scale = _kernels.kept_scale(p) if rescale else 1.0
+    scale = _kernels.kept_scale(p) if check_flag("rescale", rescale) else 1.0
     variance = np.square(inputs) @ np.square(w)
     variance *= w.dtype.type(p * (1 - p) * scale**2)
     mean = affine(inputs, w * w.dtype.type((1 - p) * scale), b)

@@ -42,7 +42,9 @@ def token_dropout(
     mask_token : int
         The number that replaces selected tokens.
     keep_special : array_like, optional
-        Tokens that are never selected: their numbers, or a bool array of the tokens' shape, True for these tokens.
+        Tokens that are never selected: their numbers, in one dimension, or a bool array of the tokens' shape, True for
+        these tokens. A mask of 0 and 1, such as the `special_tokens_mask` of Hugging Face's tokenizers, has to be
+        converted to bool: as integers it would name the tokens 0 and 1, and is refused.
     replace_random : int or (int, int), optional
         The size of the vocabulary, or the first token number and the one after the last. With it, BERT's rule holds: of
         the selected tokens, 80 % become the mask token, 10 % a random token, each equally likely, and 10 % stay.
@@ -120,6 +122,13 @@ def checked_special(keep_special: npt.ArrayLike | None, tokens: Array) -> Array 
         return None
     if special.dtype.kind not in "iu":
         raise TypeError(f"keep_special must be token numbers or a bool array, got dtype {special.dtype}")
+    # A list of token numbers has each once; more than two numbers of 0 and 1 are a mask.
+    is_mask = special.shape == tokens.shape and special.size > 2 and 0 <= special.min() <= special.max() <= 1
+    if special.ndim > 1 or is_mask:
+        raise ValueError(
+            "keep_special must be token numbers in one dimension, or a bool array of the tokens' shape, got an array "
+            f"of {special.dtype} and shape {special.shape}: convert a mask of 0 and 1 to bool"
+        )
     limits = np.iinfo(tokens.dtype)
     for number in (int(special.min()), int(special.max())):
         check_integer("keep_special", number, int(limits.min), int(limits.max))
@@ -133,7 +142,8 @@ def checked_choices(replace_random: Any, least: int, most: int) -> tuple[int, in
     if len(given) != 2:
         raise ValueError(f"replace_random must be a number, or the first and the end, got {replace_random!r}")
     begin = check_integer("replace_random", given[0], least, most)
-    end = check_integer("replace_random", given[1], begin + 1, min(most + 1, begin + 2**31))
+    name = "replace_random" if given is not replace_random else f"the end of replace_random, which begins at {begin},"
+    end = check_integer(name, given[1], begin + 1, min(most + 1, begin + 2**31))
     return begin, end - begin
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cdropout import _kernels
-from cdropout.checks import check_integer
+from cdropout.checks import check_flag, check_integer
 from cdropout.functions.linear import (
     Array,
     affine,
@@ -113,8 +113,9 @@ class DropConnect(_LinearLayer):
         if inference == "gaussian" and not relu:
             raise ValueError("inference 'gaussian' must have relu=True: without it the average is the mean")
         n_samples = check_integer("n_samples", n_samples, 1)
+        rescale, relu = check_flag("rescale", rescale), check_flag("relu", relu)
         super().__init__(n_in, n_out, p, rng=rng, dtype=dtype)
-        self.rescale, self.inference, self.n_samples, self.relu = bool(rescale), inference, n_samples, bool(relu)
+        self.rescale, self.inference, self.n_samples, self.relu = rescale, inference, n_samples, relu
 
     def forward(self, x: npt.ArrayLike) -> Array:
         """Return the layer's output for x of shape (..., n_in), of shape (..., n_out)."""

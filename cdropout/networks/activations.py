@@ -76,3 +76,9 @@ ACTIVATIONS: dict[str, tuple[Callable[[Array], None], Callable[[Array, Array], N
     "relu": (_relu, _relu_derivative),
     "selu": (_selu, _selu_derivative),
 }
+
+
+def check_activation(activation: str) -> None:
+    """Raise ValueError unless an activation has this name."""
+    if activation not in ACTIVATIONS:
+        raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}, got {activation!r}")

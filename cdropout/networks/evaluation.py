@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy.typing as npt
 
-from cdropout.networks.activations import ACTIVATIONS
+from cdropout.networks.activations import ACTIVATIONS, check_activation
 
 Array = npt.NDArray[Any]
 
@@ -22,7 +22,13 @@ def evaluate(params: Sequence[Array], activation: str, x: Any) -> Array:
     x : ndarray or sparse array of shape (n_samples, n_inputs)
         The inputs.
 
+    Raises
+    ------
+    ValueError
+        If activation has another name.
+
     """
+    check_activation(activation)
     return pass_layer(params[-2:], "identity", pass_hidden(params[:-2], activation, x))
 
 

@@ -11,7 +11,16 @@ Generator = np.random.Generator | np.random.RandomState
 
 
 def fill_he_uniform(weights: Sequence[npt.NDArray[Any]], rng: Generator) -> None:
-    """Fill weights (n_in, n_out) of each layer in turn, uniform with variance 2 / n_in (He et al. 2015, eq. 10)."""
+    """Fill weights (n_in, n_out) of each layer in turn, uniform with variance 2 / n_in (He et al. 2015, eq. 10).
+
+    TypeError for another rng than a NumPy generator, ValueError for arrays of other axes, such as biases, before
+    anything is drawn.
+    """
+    if not isinstance(rng, Generator):
+        raise TypeError(f"rng must be a Generator or RandomState of NumPy, got {rng!r}")
+    for weight in weights:
+        if weight.ndim != 2:
+            raise ValueError(f"weights must be arrays (n_in, n_out), got one of shape {weight.shape}")
     for weight in weights:
         bound = np.sqrt(6 / len(weight))
         weight[...] = rng.uniform(-bound, bound, weight.shape)

@@ -251,15 +251,18 @@ class HiddenWithLayer:
             copy = self._copy[: len(y)]
             np.copyto(copy, y)
             y = copy
-        return self.dropout.forward(y)
+        return _checked_result(self.dropout, "forward", self.dropout.forward(y), y.shape)
 
     def backward(self, dy: Array) -> Array | None:
         """Do what `Affine.backward` does."""
-        return self.hidden.backward(self.dropout.backward(dy))
+        gradient = _checked_result(self.dropout, "backward", self.dropout.backward(dy), dy.shape)
+        # A layer that computes in float64 returns float64 for float32.
+        return self.hidden.backward(gradient.astype(dy.dtype, copy=False))
 
     def evaluate(self, x: Any) -> Array:
         """Return the output of the dropout layer, whatever its mode."""
-        return self.dropout.forward(self.hidden.evaluate(x))
+        y = self.hidden.evaluate(x)
+        return _checked_result(self.dropout, "forward", self.dropout.forward(y), y.shape)
 
     @property
     def folded(self) -> list[Array]:
@@ -275,8 +278,8 @@ class HiddenWithLinear:
 
     norm = None
 
-    def __init__(self, linear: LinearLayer, activation: str) -> None:
-        self.linear, self.activation = linear, activation
+    def __init__(self, linear: LinearLayer, activation: str, sizes: Sizes) -> None:
+        self.linear, self.activation, self._sizes = linear, activation, sizes
         self.params, self.grads = linear.params, linear.grads
         self.folded = self.params
         self._y = np.empty(0)
@@ -289,13 +292,26 @@ class HiddenWithLinear:
     def backward(self, dy: Array) -> Array | None:
         """Do what `Affine.backward` does."""
         ACTIVATIONS[self.activation][1](dy, self._y)
-        return self.linear.backward(dy)
+        gradient = self.linear.backward(dy)
+        if self._sizes.is_first:
+            return None
+        return _checked_result(self.linear, "backward", gradient, (len(dy), self._sizes.n_in))
 
     def evaluate(self, x: Any) -> Array:
         """Return the activation of the linear layer's output, whatever its mode."""
-        y = self.linear.forward(x)
+        y = _checked_result(self.linear, "forward", self.linear.forward(x), (x.shape[0], self._sizes.n_out))
         ACTIVATIONS[self.activation][0](y)
         return y
+
+
+def _checked_result(layer: DropoutLayer, method: str, result: Any, shape: tuple[int, ...]) -> Array:
+    """Return what a method of a layer of `dropouts` has returned; TypeError or ValueError for another shape."""
+    name = f"{type(layer).__name__}.{method}"
+    if not isinstance(result, np.ndarray):
+        raise TypeError(f"{name} must return an array of the shape {shape}, got {type(result).__name__}")
+    if result.shape != shape:
+        raise ValueError(f"{name} must return an array of the shape {shape}, got {result.shape}")
+    return result
 
 
 class _Drop(Protocol):

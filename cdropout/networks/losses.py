@@ -1,8 +1,9 @@
 """Losses that replace the outputs of a network by their gradient, so that a step allocates no arrays of that size.
 
 Each takes the outputs (n_samples, n_outputs) before the output function, returns the weighted mean of the samples'
-losses, and writes the gradient of that mean over the outputs. Without weights, all samples count the same. Labels or
-targets of other shapes or values raise ValueError before anything is written.
+losses, and writes the gradient of that mean over the outputs. Without weights, all samples count the same. Weights, of
+shape (n_samples,), are at least 0 and have a sum above 0. Arguments of other types, shapes or values raise TypeError or
+ValueError before anything is written.
 """
 
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from cdropout import _kernels
 from cdropout.networks.activations import logistic
 
 Array = npt.NDArray[Any]
@@ -22,8 +24,11 @@ def softmax_loss(outputs: Array, labels: npt.NDArray[np.integer[Any]], weights: 
 
     The logarithm is that of the sum of exponentials rather than of a probability, which may round to 0.
     """
-    _check_shape("labels", labels, outputs.shape[:1])
-    if labels.size > 0 and not 0 <= labels.min() <= labels.max() < outputs.shape[1]:
+    _check_outputs(outputs, weights)
+    _check_array("labels", labels, outputs.shape[:1])
+    if labels.dtype.kind not in "iu":
+        raise TypeError(f"labels must be integers, got dtype {labels.dtype}")
+    if not 0 <= labels.min() <= labels.max() < outputs.shape[1]:
         raise ValueError(f"labels must be in [0, {outputs.shape[1]}), got {labels.min()} to {labels.max()}")
     rows = np.arange(len(labels))
     outputs -= outputs.max(axis=1, keepdims=True)  # exp cannot overflow
@@ -44,8 +49,11 @@ def softmax(outputs: Array) -> npt.NDArray[np.float64]:
 
 
 def logistic_loss(outputs: Array, targets: Array, weights: Array | None = None) -> float:
-    """Return the binary cross-entropy, in nats, summed over outputs; targets are 0 or 1, of the outputs' shape."""
-    _check_shape("targets", targets, outputs.shape)
+    """Return the binary cross-entropy, in nats, summed over outputs; targets are in [0, 1], of the outputs' shape."""
+    _check_outputs(outputs, weights)
+    _check_array("targets", targets, outputs.shape)
+    if targets.size > 0 and not 0 <= targets.min() <= targets.max() <= 1:
+        raise ValueError(f"targets must be in [0, 1], got {targets.min()} to {targets.max()}")
     losses = np.maximum(outputs, 0) - outputs * targets
     losses += np.log1p(np.exp(-np.abs(outputs)))
     logistic(outputs)
@@ -55,14 +63,37 @@ def logistic_loss(outputs: Array, targets: Array, weights: Array | None = None) 
 
 def squared_loss(outputs: Array, targets: Array, weights: Array | None = None) -> float:
     """Return half of the squared error, averaged over outputs. The gradient is that of the sum over outputs."""
-    _check_shape("targets", targets, outputs.shape)
+    _check_outputs(outputs, weights)
+    _check_array("targets", targets, outputs.shape)
     outputs -= targets
     return _mean(0.5 * np.square(outputs).mean(axis=1), outputs, weights)
 
 
-def _check_shape(name: str, targets: npt.NDArray[Any], expected: tuple[int, ...]) -> None:
-    if targets.shape != expected:
-        raise ValueError(f"{name} must have the shape {expected}, got {targets.shape}")
+def _check_outputs(outputs: Array, weights: Array | None) -> None:
+    """Raise TypeError or ValueError unless outputs can be replaced by their gradient, with these weights."""
+    _check_array("outputs", outputs)
+    if outputs.dtype not in (np.float32, np.float64):
+        raise TypeError(f"outputs must be an array of float32 or float64, got dtype {outputs.dtype}")
+    if outputs.ndim != 2 or len(outputs) == 0:
+        raise ValueError(f"outputs must have the axes (n_samples, n_outputs) and a sample, got shape {outputs.shape}")
+    if not outputs.flags.writeable:
+        raise ValueError(f"outputs must be writable, got a read-only array of shape {outputs.shape}")
+    if weights is None:
+        return
+    _check_array("weights", weights, outputs.shape[:1])
+    if not (weights.min() >= 0 and 0 < weights.sum() < np.inf):  # false for NaN
+        raise ValueError(
+            f"weights must be at least 0, with a finite sum above 0, got {weights.min()} to {weights.max()}"
+        )
+
+
+def _check_array(name: str, array: Any, expected: tuple[int, ...] | None = None) -> None:
+    """Raise TypeError unless an argument is an array, and ValueError unless it has the expected shape, if any."""
+    if not isinstance(array, np.ndarray):
+        raise TypeError(f"{name} must be an array, got {type(array).__name__}")
+    _kernels.check_unmasked(array, name, "masked elements would be used")
+    if expected is not None and array.shape != expected:
+        raise ValueError(f"{name} must have the shape {expected}, got {array.shape}")
 
 
 def _mean(losses: Array, gradient: Array, weights: Array | None) -> float:

@@ -7,10 +7,13 @@ from typing import Any, Self, cast
 import numpy as np
 import numpy.typing as npt
 
+from cdropout import _kernels
+from cdropout.checks import check_integer, check_widths
 from cdropout.compact import CompactMLP
 from cdropout.functions import dropout as drop_elements
+from cdropout.functions.gaussian import noise_std
 from cdropout.inference import train as switch_modes
-from cdropout.networks.activations import ACTIVATIONS
+from cdropout.networks.activations import check_activation
 from cdropout.networks.evaluation import evaluate
 from cdropout.networks.layers import (
     Affine,
@@ -39,9 +42,9 @@ class MLP:
     activation : str
         A name of `ACTIVATIONS`, for the hidden layers.
     p : sequence of float
-        The probability of dropping a unit of each hidden layer, in [0, 1).
+        The probability of dropping a unit of each hidden layer, in [0, 1]; for "gaussian" in [0, 1).
     p_input : float
-        The probability of dropping an input element, in [0, 1).
+        The probability of dropping an input element, in [0, 1].
     kind : str
         A name of `KINDS`. "elementwise" drops elements. "feature" drops a unit for all rows of a batch. "gaussian"
         multiplies by normal noise of the same variance. "alpha" is alpha dropout, for SELU. "compact" is "feature" with
@@ -49,9 +52,11 @@ class MLP:
     dropouts : sequence of DropoutLayer or None
         Instead of p and kind: what drops in each hidden layer. None is no dropout. A layer with `forward` and
         `backward`, such as `cdropout.Dropout`, gets the activation, and may work in place. A layer that has a weight
-        and a bias in `params`, such as `cdropout.DropConnect`, replaces the product with the weight. Layers that have
-        `train` and `eval` are switched with the network, and may be switched back: in evaluation, the network calls
-        them in the mode that they have, so that `cdropout.mc_predict` with `layers` works.
+        and a bias in `params`, such as `cdropout.DropConnect`, replaces the product with the weight. Arrays that layers
+        return must have the shape of their input, or that of the product. Layers that have `train` and `eval` are
+        switched with the network, and may be switched back: in evaluation, the network calls them in the mode that they
+        have, so that `cdropout.mc_predict` with `layers` works. An object that holds such layers and has neither method
+        stays as it is, with a warning.
     rng
         As in `cdropout.Dropout`: the stream of the masks, one for all layers except those of `dropouts`.
     dtype : float32 or float64
@@ -77,14 +82,13 @@ class MLP:
 
     Raises
     ------
+    TypeError
+        For an argument of another type than the above.
     ValueError
-        If activation or kind has another name, or both do not go together; if p or `dropouts` has another length than
-        one for each hidden layer; if p or kind is given beside `dropouts`; if these have a layer twice, or a linear
-        layer of other shapes or another dtype; if batch norm is asked for with "compact" or a linear layer.
-
-    Notes
-    -----
-    The widths and the probabilities are not checked here.
+        For a number out of its range; if activation or kind has another name, or both do not go together; if p or
+        `dropouts` has another length than one for each hidden layer; if p or kind is given beside `dropouts`; if these
+        have a layer twice, or a linear layer of other shapes or another dtype; if batch norm is asked for with
+        "compact" or a linear layer.
 
     """
 
@@ -102,9 +106,24 @@ class MLP:
         n_rows: int = 128,
         batch_norm: bool = False,
     ) -> None:
+        widths = check_widths(widths)
+        p = _listed("p", p, "with a number for each hidden layer")
+        dropouts = _listed("dropouts", dropouts, "with a layer or None for each hidden layer")
         if dropouts and (len(p) > 0 or kind != "elementwise"):
             raise ValueError(f"p and kind must be left out where dropouts are given, got p={p!r}, kind={kind!r}")
         _check_names(activation, kind)
+        for rate in p:
+            _kernels.check_p(rate)
+            if kind == "gaussian":
+                noise_std(rate)
+        for layer in dropouts:
+            if layer is not None and not _is_layer(layer):
+                raise TypeError(f"dropouts must be layers with forward and backward, or None, got {layer!r}")
+        p_input = _kernels.check_finite(p_input, "p_input")
+        if not 0 <= p_input <= 1:
+            raise ValueError(f"p_input must be in [0, 1], got {p_input}")
+        n_rows = check_integer("n_rows", n_rows, 1)
+        dtype = _kernels.check_dtype(dtype, ("float32", "float64")).newbyteorder("=")
         n_hidden, n_given = len(widths) - 2, len(dropouts or p)
         if n_given != n_hidden:
             name = "dropouts" if dropouts else "p"
@@ -163,7 +182,7 @@ class MLP:
             raise ValueError(f"dropouts must have no params, or those of shapes and dtypes {expected}, got {found}")
         if sizes.batch_norm:
             raise ValueError(f"batch_norm must be False for linear layers of dropouts, got True with {dropout!r}")
-        return HiddenWithLinear(cast(LinearLayer, dropout), self.activation)
+        return HiddenWithLinear(cast(LinearLayer, dropout), self.activation, sizes)
 
     @property
     def weights(self) -> list[Array]:
@@ -210,24 +229,40 @@ class MLP:
 
         Raises
         ------
+        TypeError
+            If x is not an array, or has another dtype than the parameters.
         ValueError
-            If x has more rows than the buffers or another number of columns than the network has inputs, in training.
+            If x has not two dimensions, or another number of columns than the network has inputs, or in training more
+            rows than the buffers; if a layer of `dropouts` returns an array of another shape.
 
         """
+        self._check_input(x)
         if not self.training:
             return self._evaluate(x)
         if self._compact is None and x.shape[0] > self.n_rows:
             raise ValueError(f"x must have at most {self.n_rows} rows, got {x.shape[0]}")
-        if x.shape[1] != len(self.params[0]):
-            raise ValueError(f"x must have {len(self.params[0])} columns, got {x.shape[1]}")
         if self.p_input:
             kept = x if isinstance(x, np.ndarray) else x.data
             drop_elements(kept, self.p_input, rng=self.rng, out=kept)
         if self._compact is not None:
             return self._compact.forward(x if isinstance(x, np.ndarray) else x.toarray())
+        self._output.x = None  # if a layer raises, `backward` must not follow
         for hidden in self._hidden:
             x = hidden.forward(x)
         return self._output.forward(x)
+
+    def _check_input(self, x: Any) -> None:
+        """Raise TypeError or ValueError unless x is a batch of inputs; n_rows is checked in training only."""
+        weight = self.params[0]
+        if not (hasattr(x, "shape") and hasattr(x, "dtype")):
+            raise TypeError(f"x must be an array, got {type(x).__name__}")
+        _kernels.check_unmasked(x, "x", "masked elements would be used")
+        if len(x.shape) != 2:
+            raise ValueError(f"x must have the axes (n_samples, n_inputs), got shape {tuple(x.shape)}")
+        if x.shape[1] != len(weight):
+            raise ValueError(f"x must have {len(weight)} columns, got {x.shape[1]}")
+        if x.dtype != weight.dtype:
+            raise TypeError(f"x must have the dtype of the weights, got {x.dtype} for {weight.dtype}")
 
     def _evaluate(self, x: Any) -> Array:
         if self._compact is not None:
@@ -241,8 +276,23 @@ class MLP:
     def backward(self, dy: Array) -> None:
         """Write the gradients to `grads`, for the gradient of the outputs of the last `forward` in training.
 
-        RuntimeError if there was no such forward pass or, in a network with `dropouts`, an evaluation came after it.
+        Parameters
+        ----------
+        dy : ndarray of the parameters' dtype, of the outputs' shape
+            The gradient; it is not changed.
+
+        Raises
+        ------
+        RuntimeError
+            If there was no such forward pass, if the network is in evaluation, or, in a network with `dropouts`, if an
+            evaluation came after the forward pass.
+        TypeError, ValueError
+            If dy is not an array, or has another dtype or shape, before a gradient is written; if a layer of `dropouts`
+            returns an array of another shape.
+
         """
+        if not self.training:
+            raise RuntimeError("backward must follow a forward pass in training, and the network is in evaluation")
         if self._compact is not None:
             self._compact.backward(dy)
             return
@@ -250,16 +300,36 @@ class MLP:
             raise RuntimeError(
                 "backward must follow a forward pass in training, and none has been made since the last evaluation"
             )
+        expected = (self._output.x.shape[0], self.params[2 * self._n_layers - 1].shape[0])
+        if not isinstance(dy, np.ndarray):
+            raise TypeError(f"dy must be an array, got {type(dy).__name__}")
+        if dy.shape != expected:
+            raise ValueError(f"dy must have the output's shape {expected}, got {dy.shape}")
+        if dy.dtype != self.params[0].dtype:
+            raise TypeError(f"dy must have the dtype of the weights, got {dy.dtype} for {self.params[0].dtype}")
         gradient = self._output.backward(dy)
         for hidden in reversed(self._hidden):
             assert gradient is not None
             gradient = hidden.backward(gradient)
 
 
+def _listed(name: str, values: Any, rule: str) -> list[Any]:
+    """Return the items of a sequence as a list; TypeError for another object."""
+    if isinstance(values, str) or not isinstance(values, Sequence | np.ndarray) or np.ndim(values) == 0:
+        raise TypeError(f"{name} must be a sequence {rule}, got {values!r}")
+    return values.tolist() if isinstance(values, np.ndarray) else list(values)
+
+
+def _is_layer(layer: object) -> bool:
+    """Return whether an object has the methods of `DropoutLayer`; a class has not, because it is not an object yet."""
+    methods = [getattr(layer, name, None) for name in ("forward", "backward")]
+    return not isinstance(layer, type) and all(callable(method) for method in methods)
+
+
 def _check_names(activation: str, kind: str) -> None:
     """Raise ValueError unless the activation and the kind exist and go together."""
-    for name, value, known in (("activation", activation, tuple(ACTIVATIONS)), ("kind", kind, KINDS)):
-        if value not in known:
-            raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
+    check_activation(activation)
+    if kind not in KINDS:
+        raise ValueError(f"kind must be one of {', '.join(KINDS)}, got {kind!r}")
     if kind == "compact" and activation != "relu":
         raise ValueError(f"activation must be 'relu' for the kind 'compact', got {activation!r}")

@@ -14,6 +14,13 @@ Array = npt.NDArray[Any]
 
 def _check_arrays(params: Sequence[Array], grads: Sequence[Array]) -> None:
     """Raise TypeError or ValueError unless each parameter can be updated by its gradient."""
+    for name, arrays in (("params", params), ("grads", grads)):
+        # An array is a sequence of its rows, whose biases and weights could not be told apart.
+        if isinstance(arrays, np.ndarray) or not isinstance(arrays, Sequence):
+            raise TypeError(f"{name} must be a list of arrays, got {type(arrays).__name__}")
+        for array in arrays:
+            if not isinstance(array, np.ndarray):
+                raise TypeError(f"{name} must be a list of arrays, got {type(array).__name__} in it")
     if len(params) != len(grads):
         raise ValueError(f"grads must have one array for each of {len(params)} params, got {len(grads)}")
     for param, grad in zip(params, grads, strict=True):
@@ -21,8 +28,12 @@ def _check_arrays(params: Sequence[Array], grads: Sequence[Array]) -> None:
 
 
 def _finite_numbers(optimizer: Any, *names: str) -> list[float]:
-    """Return these attributes as floats; TypeError or ValueError for one that is no finite number."""
-    return [_kernels.check_finite(getattr(optimizer, name), name) for name in names]
+    """Return these attributes as floats; TypeError or ValueError for one that is no finite number, or below 0."""
+    numbers = [_kernels.check_finite(getattr(optimizer, name), name) for name in names]
+    for name, number in zip(names, numbers, strict=True):
+        if number < 0 and name in ("lr", "l2", "eps"):
+            raise ValueError(f"{name} must be at least 0, got {number}")
+    return numbers
 
 
 class Adam:
@@ -34,10 +45,10 @@ class Adam:
         The parameters, updated in place, and their gradients, read at every step: C-contiguous arrays of float32 or
         float64 in native byte order. A gradient has the shape and dtype of its parameter.
     lr : float
-        The step size.
+        The step size, at least 0.
     l2 : float
-        l2 * weight is added to the gradient of each weight: of params of two or more dimensions. Biases, of one
-        dimension, are not decayed.
+        The factor of the penalty, at least 0: l2 * weight is added to the gradient of each weight, which is a parameter
+        of two or more dimensions. Biases, of one dimension, are not decayed.
     beta1, beta2 : float
         The decay of the two sums, in [0, 1).
     eps : float
@@ -83,8 +94,6 @@ class Adam:
         for name, decay in (("beta1", beta1), ("beta2", beta2)):
             if not 0 <= decay < 1:
                 raise ValueError(f"{name} must be in [0, 1), got {decay}")
-        if eps < 0:
-            raise ValueError(f"eps must be at least 0, got {eps}")
         self.n_steps += 1
         # The factors of the paper's moments and bias corrections are the same for all elements, so they go into the
         # step size and eps.

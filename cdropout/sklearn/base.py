@@ -69,7 +69,7 @@ class BaseDropoutMLP(BaseEstimator):  # type: ignore[misc]
         return np.zeros(len(decoded))
 
     def _class_weights(self, y: Array) -> Array | None:
-        """Return the weights that the parameter class_weight gives to samples."""
+        """Return the weights that the parameter class_weight gives to samples, after `_encode`."""
         return None
 
     # ---- fitting ----------------------------------------------------------------------------------------------------
@@ -103,8 +103,8 @@ class BaseDropoutMLP(BaseEstimator):  # type: ignore[misc]
             X.sum_duplicates()
         if y.ndim == 2 and y.shape[1] == 1:
             y = column_or_1d(y, warn=True)
-        weights = self._weights(X, y, sample_weight)
         targets = self._encode(y, is_first=is_first, incremental=incremental)
+        weights = self._weights(X, y, sample_weight)
         order_rng = check_random_state(self.random_state)
         if is_first:
             self._initialize(rates, X.shape[1], X.dtype, order_rng)

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.base import ClassifierMixin
 from sklearn.metrics import accuracy_score
-from sklearn.utils import compute_sample_weight
+from sklearn.utils import compute_class_weight, compute_sample_weight
 from sklearn.utils.multiclass import check_classification_targets, type_of_target, unique_labels
 
 from cdropout.networks import Loss, logistic_loss, softmax_loss
@@ -332,6 +332,11 @@ class DropoutMLPClassifier(ClassifierMixin, BaseDropoutMLP):  # type: ignore[mis
     # ---- targets and outputs ----------------------------------------------------------------------------------------
 
     def _encode(self, y: Array, *, is_first: bool, incremental: bool) -> Array:
+        if y.dtype == object:
+            is_text = [isinstance(label, str) for label in y.ravel().tolist()]
+            if any(is_text) and not all(is_text):
+                other = y.ravel()[is_text.index(False)]
+                raise ValueError(f"y must have a string for each sample, or for none, got {other!r} among strings")
         check_classification_targets(y)
         kind = type_of_target(y, input_name="y")
         if kind == "multiclass-multioutput":
@@ -340,7 +345,9 @@ class DropoutMLPClassifier(ClassifierMixin, BaseDropoutMLP):  # type: ignore[mis
         found = np.arange(y.shape[1]) if is_multilabel else unique_labels(y)
         classes = found if is_first else self.classes_
         if is_first and incremental:
-            classes = found if is_multilabel else self._given_classes
+            classes = self._given_classes
+            if is_multilabel and not np.array_equal(classes, found):
+                raise ValueError(f"classes must be the numbers of y's labels, {found}, got {classes}")
         elif not is_first and is_multilabel != self._is_multilabel:
             raise ValueError(f"y must have the kind of the first fit, got {kind}")
         if not set(found.tolist()) <= set(classes.tolist()):
@@ -363,9 +370,18 @@ class DropoutMLPClassifier(ClassifierMixin, BaseDropoutMLP):  # type: ignore[mis
         return labels if self.out_activation_ == "softmax" else labels.reshape(-1, 1).astype(np.float32)
 
     def _class_weights(self, y: Array) -> Array | None:
-        if self.class_weight is None:
+        given = self.class_weight
+        if given is None:
             return None
-        return compute_sample_weight(self.class_weight, y)  # type: ignore[no-any-return]
+        # A batch of partial_fit may lack classes that a dict weighs, and compute_sample_weight would refuse the dict.
+        if isinstance(given, dict) and not self._is_multilabel:
+            return _weights_of(given, self.classes_, y)
+        is_listed = isinstance(given, list) and all(isinstance(each, dict) for each in given)
+        if is_listed and self._is_multilabel and isinstance(y, np.ndarray) and len(given) == y.shape[1]:
+            labels = np.arange(2)
+            factors: Array = np.prod([_weights_of(each, labels, y[:, i]) for i, each in enumerate(given)], axis=0)
+            return factors
+        return compute_sample_weight(given, y)  # type: ignore[no-any-return]
 
     def _loss(self) -> Loss:
         return softmax_loss if self.out_activation_ == "softmax" else logistic_loss
@@ -404,3 +420,9 @@ class DropoutMLPClassifier(ClassifierMixin, BaseDropoutMLP):  # type: ignore[mis
         tags = super().__sklearn_tags__()
         tags.classifier_tags.multi_label = True
         return tags
+
+
+def _weights_of(class_weight: dict[Any, float], classes: Array, y: Array) -> Array:
+    """Return the weight of each label of y, 1 for classes that the dict leaves out; ValueError for a dict of others."""
+    of_classes: Array = compute_class_weight(class_weight, classes=classes, y=classes)
+    return of_classes[np.searchsorted(classes, y)]

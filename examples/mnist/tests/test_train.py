@@ -150,6 +150,9 @@ def test_dropout_follows_the_second_hidden_layer():
             self.x = x.copy()
             return x
 
+        def backward(self, dy):
+            return dy
+
     recorder, x = Recorder(), np.ones((2, 5), np.float32)
     network = build_network(Config(relu=True, hidden=6), 5, 3, recorder, n_rows=2)
     network.forward(x)
