@@ -126,6 +126,12 @@ static job_layout choose_layout(const job *j)
     return LAYOUT_ROWS;
 }
 
+static int is_tripled(const job *j, const job_request *request)
+{
+    return j->operation == OPERATION_select && j->elem_bytes == 1 && j->n_levels == 0 && j->arrays.n_repeats == 3 &&
+           (request->n_bias == 1 || request->n_bias == 3);
+}
+
 /* Whether streaming stores save time: the arrays outgrow the caches, the output is not also an input (its lines have
  * been read then), and what a kernel stores in one piece is long enough, or consists of whole cache lines. */
 static int streaming_pays(const job *j, int steps)
@@ -215,6 +221,8 @@ int job_plan(job *j, const job_request *request)
         j->row_positions = j->arrays.n_repeats == 1 ? j->n_elems : j->n_elems / j->arrays.n_repeats;
     }
     j->layout = choose_layout(j);
+    if (is_tripled(j, request))
+        j->layout = LAYOUT_TRIPLED;
     if (request->record != NULL && request->has_record) {
         j->layout = LAYOUT_RECORDED;
         j->record = request->record;
@@ -407,6 +415,8 @@ size_t job_cut(const job *j, size_t i, size_t n_ranges)
         return share(j->matrix.n_rows, i, n_ranges) * j->matrix.n_columns;
     case LAYOUT_ROWS:
         return share(j->n_elems, i, n_ranges);
+    case LAYOUT_TRIPLED:
+        return cut_at_block(j->first, j->row_positions, i, n_ranges) * n_repeats;
     case LAYOUT_REPEATED:
         if (n_repeats >= MIN_CUT_REPEATS)
             break;

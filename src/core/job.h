@@ -29,6 +29,7 @@ typedef enum {
     LAYOUT_SUBMATRIX,   /* by job_plan_submatrix: kept rows and columns of a matrix, by keep words that are given */
     LAYOUT_UPDATE,      /* by job_plan_update: a step of an optimizer */
     LAYOUT_UPDATE_KEPT, /* the same with a gradient of kept rows and columns */
+    LAYOUT_TRIPLED,     /* one run of positions with three elements of a byte to each, and one fill or three */
     LAYOUT_RECORDED,    /* one run of positions, whose decisions are read from a record (kernel_table.h) */
 } job_layout;
 

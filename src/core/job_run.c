@@ -22,26 +22,6 @@ static inline operands arrays_at(const job *j, size_t i, size_t n_to_group)
     return ops;
 }
 
-static void run_words(const job *j, size_t i, const uint64_t *words, size_t n_elems);
-
-/* OPERATION_select or OPERATION_fill_values on one run of positions: the keep words of a few blocks, then their
- * elements.
- */
-static void run_selection(const job *j, size_t i, uint64_t first, size_t n_elems)
-{
-    enum { BLOCKS_AT_A_TIME = 4 }; /* 2 KiB of keep words */
-    uint64_t words[BLOCKS_AT_A_TIME * WORDS_PER_BLOCK];
-    while (n_elems > 0) {
-        const size_t n_here =
-            smaller(n_elems, BLOCKS_AT_A_TIME * (size_t)ELEMS_PER_BLOCK - (size_t)(first % ELEMS_PER_BLOCK));
-        kernels->fill_words(words, &j->rule, first, n_here);
-        run_words(j, i, words, n_here);
-        first += n_here;
-        i += n_here;
-        n_elems -= n_here;
-    }
-}
-
 static void run_range(const job *j, size_t i, uint64_t first, size_t n_elems)
 {
     if (j->operation == OPERATION_fill_keep) {
@@ -49,7 +29,8 @@ static void run_range(const job *j, size_t i, uint64_t first, size_t n_elems)
         return;
     }
     if (j->operation > OPERATION_fill_keep) {
-        run_selection(j, i, first, n_elems);
+        const operands ops = arrays_at(j, i, (size_t)(-first % ELEMS_PER_GROUP));
+        kernels->select_range[j->dtype](&ops, &j->rule, first, n_elems);
         return;
     }
     if (i == 0 && !j->arrays.is_streamed) { /* saves small calls the copy of the operands */
@@ -242,6 +223,26 @@ static ALWAYS_INLINE void repeat_bits(uint64_t *words, uint64_t bits, const uint
             n_pending -= 64;
             pending = n_pending == 0 ? 0 : copies >> (8 * n_repeats - n_pending);
         }
+    }
+}
+
+/* Elements begin .. end - 1 of LAYOUT_TRIPLED. The ends may lie inside of a pixel. */
+static void run_tripled(const job *j, size_t begin, size_t end)
+{
+    for (size_t n; begin < end; begin += n) {
+        const size_t position = begin / 3, n_of_pixel = 3 - begin % 3;
+        const uint64_t first = j->first + position;
+        if (n_of_pixel < 3 || end - begin < 3) {
+            uint64_t word;
+            n = smaller(n_of_pixel, end - begin);
+            kernels->fill_words(&word, &j->rule, first, 1);
+            word = -(word & 1);
+            run_words(j, begin, &word, n);
+            continue;
+        }
+        n = (end - begin) / 3 * 3;
+        const operands ops = arrays_at(j, begin, 3 * (size_t)(-first % ELEMS_PER_GROUP));
+        kernels->select_tripled(&ops, &j->rule, first, n / 3);
     }
 }
 
@@ -642,6 +643,9 @@ void job_run(const job *j, size_t begin, size_t end)
             break;
         case LAYOUT_RUN:
             run_range(j, begin, j->first + begin, end - begin);
+            break;
+        case LAYOUT_TRIPLED:
+            run_tripled(j, begin, end);
             break;
         case LAYOUT_RECORDED:
             run_recorded(j, begin, end);

@@ -12,7 +12,7 @@
 #define ISA_NAME "avx512"
 #define V64_LANES 8
 
-TARGET_REGION_BEGIN("avx512f,avx512bw,avx512dq,avx512vl,popcnt")
+TARGET_REGION_BEGIN("avx512f,avx512bw,avx512dq,avx512vl,bmi2,popcnt")
 
 typedef __m512i v64;
 #define v64_load(p) _mm512_loadu_si512(p)
@@ -73,6 +73,16 @@ static inline int any_tie(const v64 numbers[2], v64 threshold16)
                                 _mm512_cmpeq_epi16_mask(numbers[1], threshold16));
 }
 
+/* Comparisons of 16-bit numbers leave those of a word side by side; pext takes the upper and the lower ones apart. */
+#define HAS_DECIDE_WORD
+static inline int decide_word(uint64_t *keep_u64, const v64 numbers[2], v64 threshold16)
+{
+    const uint64_t kept = (uint64_t)_cvtmask32_u32(_mm512_cmpge_epi16_mask(numbers[0], threshold16)) |
+                          (uint64_t)_cvtmask32_u32(_mm512_cmpge_epi16_mask(numbers[1], threshold16)) << 32;
+    *keep_u64 = _pext_u64(kept, 0xAAAAAAAAAAAAAAAAu) | _pext_u64(kept, 0x5555555555555555u) << 32;
+    return any_tie(numbers, threshold16);
+}
+
 /* The empty asm keeps the compiler from merging a load with the select after it to a masked load, which is slow on some
  * processors (docs/design.md, "Select, and how"). */
 typedef __m512i vbytes;
@@ -89,6 +99,9 @@ static inline vbytes bytes_load(const char *p)
 #define bytes_select2(bits, v, other) _mm512_mask_blend_epi16((__mmask32)(bits), other, v)
 #define bytes_select4(bits, v, other) _mm512_mask_blend_epi32((__mmask16)(bits), other, v)
 #define bytes_select8(bits, v, other) _mm512_mask_blend_epi64((__mmask8)(bits), other, v)
+
+#define HAS_DEPOSIT
+#define deposit_bits(bits, places) _pdep_u64(bits, places)
 
 typedef __m512 vf32;
 #define f32_set1 _mm512_set1_ps

@@ -17,7 +17,7 @@
 #include "select_width.inc.h"
 #undef WIDTH
 
-/* Computes the keep words of up to a block on the stack, then the bytes of their bits. */
+/* select_range with the bytes 1 and 0. */
 static const char *fill_keep(uint8_t *out, const mask_rule *rule, uint64_t first, size_t n_elems)
 {
 #define EIGHT(byte) byte, byte, byte, byte, byte, byte, byte, byte
@@ -26,16 +26,97 @@ static const char *fill_keep(uint8_t *out, const mask_rule *rule, uint64_t first
     static const char bytes[3 * ELEMS_PER_GROUP] = {GROUP_OF(0), GROUP_OF(0), GROUP_OF(1)};
 #undef EIGHT
 #undef GROUP_OF
-    uint64_t words[ELEMS_PER_BLOCK / ELEMS_PER_GROUP];
-    operands ops = {.out = (char *)out, .bias = bytes, .bias_seam = bytes, .bias_period = ELEMS_PER_GROUP};
-    while (n_elems > 0) {
-        const size_t n_left = ELEMS_PER_BLOCK - (size_t)(first % ELEMS_PER_BLOCK);
-        const size_t n_here = n_elems < n_left ? n_elems : n_left;
-        fill_words(words, rule, first, n_here);
-        select_1(&ops, words, n_here);
-        ops.out += n_here;
-        first += n_here;
-        n_elems -= n_here;
+    const operands ops = {.out = (char *)out, .bias = bytes, .bias_seam = bytes, .bias_period = ELEMS_PER_GROUP};
+    return select_range_1(&ops, rule, first, n_elems);
+}
+
+/* ---- three elements of a byte to a position: the channels of an image's pixels ---- */
+
+/* The lower 22 bits, 3 places apart: bits 0, 3 ... 63. */
+static ALWAYS_INLINE uint64_t spread_by_3(uint64_t bits)
+{
+#ifdef HAS_DEPOSIT
+    return deposit_bits(bits, 0x9249249249249249u);
+#else
+    bits &= 0x3FFFFF;
+    bits = (bits | bits << 32) & 0x003F00000000FFFF;
+    bits = (bits | bits << 16) & 0x003F0000FF0000FF;
+    bits = (bits | bits << 8) & 0x300F00F00F00F00F;
+    bits = (bits | bits << 4) & 0x30C30C30C30C30C3;
+    return (bits | bits << 2) & 0x9249249249249249;
+#endif
+}
+
+/* Three copies of each bit, side by side. Bit 21 begins at the end of the first word, bit 42 ends at the beginning of
+ * the last: so the first copies, the middle ones and the last ones of a word's 22 bits are all 3 places apart from bit
+ * 0 on. */
+static ALWAYS_INLINE void triple_bits(uint64_t words[3], uint64_t bits)
+{
+    const uint64_t begins = spread_by_3(bits), middles = spread_by_3(bits >> 21), ends = spread_by_3(bits >> 42);
+    words[0] = begins | begins << 1 | begins << 2;
+    words[1] = middles >> 1 | middles | middles << 1;
+    words[2] = ends >> 2 | ends >> 1 | ends;
+}
+
+/* The fills repeat after 3 elements, or after 1, so that the 64 that a vector needs are neighbours. */
+static ALWAYS_INLINE void select_tripled_group(const operands *ops, size_t i, const group_keep *group, int is_streamed)
+{
+    const uint64_t keep_u64 = word_of_group(group);
+    const char *x = ops->x + 3 * i;
+    char *out = ops->out + 3 * i;
+#ifndef HAS_SELECT_TRIPLED
+    uint64_t words[3];
+    triple_bits(words, keep_u64);
+#endif
+    for (unsigned e = 0; e < 3 * ELEMS_PER_GROUP; e += BYTES_OF_VECTOR) {
+        const vbytes kept = bytes_load(x + e), fills = bytes_load(ops->bias + (ops->bias_at + e) % 3);
+#ifdef HAS_SELECT_TRIPLED
+        const unsigned n = e / BYTES_OF_VECTOR;
+        const vbytes v = bytes_select_tripled(keep_u64 >> n / 3 * BYTES_OF_VECTOR, n % 3, kept, fills);
+#else
+        const vbytes v = bytes_select1(words[e / ELEMS_PER_GROUP] >> e % ELEMS_PER_GROUP, kept, fills);
+#endif
+        if (is_streamed)
+            bytes_stream(out + e, v);
+        else
+            bytes_store(out + e, v);
+    }
+}
+
+static ALWAYS_INLINE void select_tripled_on_group(const operands *ops, size_t i, size_t bias_at,
+                                                  const group_keep *group)
+{
+    (void)bias_at;
+    select_tripled_group(ops, i, group, 0);
+}
+
+static ALWAYS_INLINE void stream_tripled_on_group(const operands *ops, size_t i, size_t bias_at,
+                                                  const group_keep *group)
+{
+    (void)bias_at;
+    select_tripled_group(ops, i, group, 1);
+}
+
+static OUT_OF_LINE void select_tripled_on_word(const operands *ops, size_t i, size_t bias_at, uint64_t keep_u64,
+                                               size_t n_positions, int operation)
+{
+    uint64_t words[3];
+    operands at = *ops;
+    (void)bias_at, (void)operation;
+    triple_bits(words, keep_u64);
+    at.out += 3 * i;
+    at.x += 3 * i;
+    at.is_streamed = 0; /* the fills are where they were: their period divides 3 */
+    select_1(&at, words, 3 * n_positions);
+}
+
+static const char *select_tripled(const operands *ops, const mask_rule *rule, uint64_t first, size_t n_positions)
+{
+    if (ops->is_streamed) {
+        for_each_word(ops, rule, first, n_positions, stream_tripled_on_group, select_tripled_on_word, 0);
+        AFTER_STREAMING();
+    } else {
+        for_each_word(ops, rule, first, n_positions, select_tripled_on_group, select_tripled_on_word, 0);
     }
     return ISA_NAME;
 }
