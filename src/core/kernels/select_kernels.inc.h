@@ -4,6 +4,41 @@
  * The element's width is all that matters: bool, integers and floats of one width have the same kernel. Keep words are
  * computed first, because a group's 64 decisions fill one word, but only 2 to 16 vectors of elements. */
 
+/* The loop over positions for kernels that select elements. Where the generators leave registers free, the elements of
+ * a group are selected as it is decided, so that the processor copies while it makes numbers; elsewhere the keep words
+ * of a few blocks come first (docs/design.md, "Bool and integer arrays"). on_word gets elements before the first whole
+ * group, after the last one, and those of groups with a tie. */
+static ALWAYS_INLINE void select_by_words(const operands *ops, const mask_rule *rule, uint64_t first, size_t n_elems,
+                                          group_fn *on_group, word_fn *on_word, int has_bias)
+{
+    enum { N_WORDS = 4 * ELEMS_PER_BLOCK / ELEMS_PER_GROUP }; /* 2 KiB */
+    uint64_t words[N_WORDS];
+    const operands local = *ops;
+    const size_t period = has_bias ? ops->bias_period : 1;
+    size_t bias_at = has_bias ? ops->bias_at : 0;
+    if (N_VECS <= 4) {
+        for_each_word(ops, rule, first, n_elems, on_group, on_word, has_bias);
+        return;
+    }
+    for (size_t i = 0, n_here; i < n_elems; i += n_here) {
+        const uint64_t at = first + i;
+        const size_t n_most = at % ELEMS_PER_GROUP != 0 ? ELEMS_PER_GROUP - (size_t)(at % ELEMS_PER_GROUP)
+                                                        : N_WORDS * ELEMS_PER_GROUP - (size_t)(at % ELEMS_PER_BLOCK);
+        n_here = n_elems - i < n_most ? n_elems - i : n_most;
+        fill_words(words, rule, at, n_here);
+        for (size_t e = 0; e < n_here; e += ELEMS_PER_GROUP) {
+            const size_t n = n_here - e < ELEMS_PER_GROUP ? n_here - e : ELEMS_PER_GROUP;
+            const group_keep group = {.keep_u64 = words[e / ELEMS_PER_GROUP]};
+            if (n == ELEMS_PER_GROUP)
+                on_group(&local, i + e, bias_at, &group);
+            else
+                on_word(ops, i + e, bias_at, group.keep_u64, n, 0);
+            if (has_bias)
+                bias_at = bias_at + n < period ? bias_at + n : bias_at + n - period;
+        }
+    }
+}
+
 #define WIDTH 1
 #include "select_width.inc.h"
 #undef WIDTH
@@ -62,25 +97,26 @@ static ALWAYS_INLINE void triple_bits(uint64_t words[3], uint64_t bits)
 static ALWAYS_INLINE void select_tripled_group(const operands *ops, size_t i, const group_keep *group, int is_streamed)
 {
     const uint64_t keep_u64 = word_of_group(group);
-    const char *x = ops->x + 3 * i;
+    const char *x = ops->x + 3 * i, *all_fills = ops->bias + ops->bias_at % 3;
     char *out = ops->out + 3 * i;
 #ifndef HAS_SELECT_TRIPLED
     uint64_t words[3];
     triple_bits(words, keep_u64);
 #endif
-    for (unsigned e = 0; e < 3 * ELEMS_PER_GROUP; e += BYTES_OF_VECTOR) {
-        const vbytes kept = bytes_load(x + e), fills = bytes_load(ops->bias + (ops->bias_at + e) % 3);
+    for (unsigned n_done = 0; n_done < ELEMS_PER_GROUP; n_done += BYTES_OF_VECTOR)
+        for (unsigned third = 0; third < 3; third++) { /* of the elements of BYTES_OF_VECTOR positions */
+            const unsigned e = 3 * n_done + third * BYTES_OF_VECTOR;
+            const vbytes kept = bytes_load(x + e), fills = bytes_load(all_fills + third * BYTES_OF_VECTOR % 3);
 #ifdef HAS_SELECT_TRIPLED
-        const unsigned n = e / BYTES_OF_VECTOR;
-        const vbytes v = bytes_select_tripled(keep_u64 >> n / 3 * BYTES_OF_VECTOR, n % 3, kept, fills);
+            const vbytes v = bytes_select_tripled(keep_u64 >> n_done, third, kept, fills);
 #else
-        const vbytes v = bytes_select1(words[e / ELEMS_PER_GROUP] >> e % ELEMS_PER_GROUP, kept, fills);
+            const vbytes v = bytes_select1(words[e / ELEMS_PER_GROUP] >> e % ELEMS_PER_GROUP, kept, fills);
 #endif
-        if (is_streamed)
-            bytes_stream(out + e, v);
-        else
-            bytes_store(out + e, v);
-    }
+            if (is_streamed)
+                bytes_stream(out + e, v);
+            else
+                bytes_store(out + e, v);
+        }
 }
 
 static ALWAYS_INLINE void select_tripled_on_group(const operands *ops, size_t i, size_t bias_at,
@@ -113,10 +149,10 @@ static OUT_OF_LINE void select_tripled_on_word(const operands *ops, size_t i, si
 static const char *select_tripled(const operands *ops, const mask_rule *rule, uint64_t first, size_t n_positions)
 {
     if (ops->is_streamed) {
-        for_each_word(ops, rule, first, n_positions, stream_tripled_on_group, select_tripled_on_word, 0);
+        select_by_words(ops, rule, first, n_positions, stream_tripled_on_group, select_tripled_on_word, 0);
         AFTER_STREAMING();
     } else {
-        for_each_word(ops, rule, first, n_positions, select_tripled_on_group, select_tripled_on_word, 0);
+        select_by_words(ops, rule, first, n_positions, select_tripled_on_group, select_tripled_on_word, 0);
     }
     return ISA_NAME;
 }
