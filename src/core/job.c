@@ -110,11 +110,14 @@ static void set_rows(job *j, const job_request *request)
     j->n_levels = n;
 }
 
-static job_layout choose_layout(const job *j)
+static job_layout choose_layout(const job *j, size_t n_bias)
 {
     const int inner = j->n_levels - 1;
     if (inner < 0 && j->arrays.n_repeats == 1)
         return LAYOUT_RUN;
+    if (inner < 0 && j->arrays.n_repeats == 3 && j->operation == OPERATION_select && j->elem_bytes == 1 &&
+        (n_bias == 1 || n_bias == 3))
+        return LAYOUT_TRIPLED;
     if (j->arrays.n_repeats > 1) {
         const int has_repeat_kernel = j->operation == OPERATION_apply_mask || j->operation == OPERATION_alpha_dropout;
         return has_repeat_kernel && j->arrays.n_repeats >= MIN_REPEATS ? LAYOUT_REPEATED : LAYOUT_GATHERED;
@@ -124,12 +127,6 @@ static job_layout choose_layout(const job *j)
     if (j->level_strides[inner] != 0 && j->level_strides[inner] <= limits.max_gathered_stride)
         return LAYOUT_GATHERED;
     return LAYOUT_ROWS;
-}
-
-static int is_tripled(const job *j, const job_request *request)
-{
-    return j->operation == OPERATION_select && j->elem_bytes == 1 && j->n_levels == 0 && j->arrays.n_repeats == 3 &&
-           (request->n_bias == 1 || request->n_bias == 3);
 }
 
 /* Whether streaming stores save time: the arrays outgrow the caches, the output is not also an input (its lines have
@@ -142,9 +139,10 @@ static int streaming_pays(const job *j, int steps)
         j->arrays.out == j->arrays.residual)
         return 0;
     const int is_repeated = j->layout == LAYOUT_REPEATED;
-    const size_t piece_bytes = j->layout == LAYOUT_GATHERED ? n_bytes
-                               : is_repeated                ? j->arrays.n_repeats * j->elem_bytes
-                                                            : j->row_positions * j->elem_bytes;
+    const int is_one_piece = j->layout == LAYOUT_GATHERED || j->layout == LAYOUT_TRIPLED;
+    const size_t piece_bytes = is_one_piece  ? n_bytes
+                               : is_repeated ? j->arrays.n_repeats * j->elem_bytes
+                                             : j->row_positions * j->elem_bytes;
     return piece_bytes >= MIN_STREAMED_BYTES || (is_repeated && piece_bytes % CACHE_LINE_BYTES == 0);
 }
 
@@ -220,9 +218,7 @@ int job_plan(job *j, const job_request *request)
         j->n_levels = 0;
         j->row_positions = j->arrays.n_repeats == 1 ? j->n_elems : j->n_elems / j->arrays.n_repeats;
     }
-    j->layout = choose_layout(j);
-    if (is_tripled(j, request))
-        j->layout = LAYOUT_TRIPLED;
+    j->layout = choose_layout(j, request->n_bias);
     if (request->record != NULL && request->has_record) {
         j->layout = LAYOUT_RECORDED;
         j->record = request->record;

@@ -26,10 +26,10 @@ typedef enum {
     LAYOUT_SHARED_ROWS, /* several successive rows take the same run: its keep words are computed once for all */
     LAYOUT_REPEATED,    /* neighbouring elements take the same position, and a repeat kernel computes them */
     LAYOUT_GATHERED,    /* other repeats, or rows close together: keep bits are collected in the elements' order */
+    LAYOUT_TRIPLED,     /* select on pixels: one run of positions, three bytes to each; one fill value, or three */
     LAYOUT_SUBMATRIX,   /* by job_plan_submatrix: kept rows and columns of a matrix, by keep words that are given */
     LAYOUT_UPDATE,      /* by job_plan_update: a step of an optimizer */
     LAYOUT_UPDATE_KEPT, /* the same with a gradient of kept rows and columns */
-    LAYOUT_TRIPLED,     /* one run of positions with three elements of a byte to each, and one fill or three */
     LAYOUT_RECORDED,    /* one run of positions, whose decisions are read from a record (kernel_table.h) */
 } job_layout;
 

@@ -1,4 +1,4 @@
-/* The verbs of AVX-512 (F, BW, DQ, VL) for block_kernels.inc.h: vectors of 8 lanes of 64 bits, and mask registers. */
+/* The verbs of AVX-512 (F, BW, DQ, VL) and BMI2 for block_kernels.inc.h: vectors of 8 lanes of 64 bits, and mask registers. */
 #include "../kernel_table.h"
 
 #ifdef HAS_X86_KERNELS
