@@ -388,6 +388,8 @@ size_t job_min_elems_per_thread(const job *j)
     const size_t n_elems = limits.min_elems_per_thread / (is_update   ? UPDATE_ELEM_COST
                                                           : is_listed ? LISTED_ELEM_COST
                                                                       : 1);
+    if (j->layout == LAYOUT_TRIPLED && n_elems <= SIZE_MAX / PIXEL_ELEMS_PER_COST)
+        return n_elems > 0 ? PIXEL_ELEMS_PER_COST * n_elems : 1;
     return n_elems > 0 ? n_elems : 1;
 }
 

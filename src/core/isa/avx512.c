@@ -73,12 +73,15 @@ static inline int any_tie(const v64 numbers[2], v64 threshold16)
                                 _mm512_cmpeq_epi16_mask(numbers[1], threshold16));
 }
 
-/* Comparisons of 16-bit numbers leave those of a word side by side; pext takes the upper and the lower ones apart. */
+/* Comparisons of 16-bit numbers leave those of a word side by side; pext takes the upper and the lower ones apart. The
+ * empty asm is that of keep32_bits. */
 #define HAS_DECIDE_WORD
 static inline int decide_word(uint64_t *keep_u64, const v64 numbers[2], v64 threshold16)
 {
-    const uint64_t kept = (uint64_t)_cvtmask32_u32(_mm512_cmpge_epi16_mask(numbers[0], threshold16)) |
-                          (uint64_t)_cvtmask32_u32(_mm512_cmpge_epi16_mask(numbers[1], threshold16)) << 32;
+    uint32_t first = _cvtmask32_u32(_mm512_cmpge_epi16_mask(numbers[0], threshold16));
+    uint32_t second = _cvtmask32_u32(_mm512_cmpge_epi16_mask(numbers[1], threshold16));
+    __asm__("" : "+r"(first), "+r"(second));
+    const uint64_t kept = first | (uint64_t)second << 32;
     *keep_u64 = _pext_u64(kept, 0xAAAAAAAAAAAAAAAAu) | _pext_u64(kept, 0x5555555555555555u) << 32;
     return any_tie(numbers, threshold16);
 }
