@@ -196,8 +196,8 @@ static inline test_job make_random_job(random_source *source, size_t most_elems,
     const int has_long_rows = has_axes && most_elems > 2 * LONG_ROW + 200 && random_below(source, 4) == 0;
     const uint64_t span = is_image        ? make_random_pixels(&t, source, most_elems)
                           : has_long_rows ? make_long_rows(&t, source)
-                          : has_axes    ? make_random_axes(&t, source, most_elems)
-                                        : make_random_repeats(&t, source, most_elems);
+                          : has_axes      ? make_random_axes(&t, source, most_elems)
+                                          : make_random_repeats(&t, source, most_elems);
     /* Near the beginning, anywhere, or up to the last position. */
     const uint64_t first = source->take(source->from, 8), last = UINT64_MAX - span;
     const size_t where = random_below(source, 3);

@@ -3,6 +3,8 @@
 
 #include <string.h>
 
+#include "tripled_bits.h"
+
 enum { WORDS_PER_BLOCK = ELEMS_PER_BLOCK / ELEMS_PER_GROUP };
 
 static inline size_t smaller(size_t a, size_t b)
@@ -226,44 +228,10 @@ static ALWAYS_INLINE void repeat_bits(uint64_t *words, uint64_t bits, const uint
     }
 }
 
-/* Elements begin .. end - 1 of LAYOUT_TRIPLED. The ends may lie inside of a pixel. */
-static void run_tripled(const job *j, size_t begin, size_t end)
-{
-    for (size_t n; begin < end; begin += n) {
-        const size_t position = begin / 3, n_of_pixel = 3 - begin % 3;
-        const uint64_t first = j->first + position;
-        if (n_of_pixel < 3 || end - begin < 3) {
-            uint64_t word;
-            n = smaller(n_of_pixel, end - begin);
-            kernels->fill_words(&word, &j->rule, first, 1);
-            word = -(word & 1);
-            run_words(j, begin, &word, n);
-            continue;
-        }
-        n = (end - begin) / 3 * 3;
-        const operands ops = arrays_at(j, begin, 3 * (size_t)(-first % ELEMS_PER_GROUP));
-        kernels->select_tripled(&ops, &j->rule, first, n / 3);
-    }
-}
-
-/* The lower 22 bits, three copies of each; the 22nd, which begins at bit 63, has one. */
-static inline uint64_t tripled(uint64_t bits)
-{
-    bits &= 0x3FFFFF;
-    bits = (bits | bits << 32) & 0x003F00000000FFFF;
-    bits = (bits | bits << 16) & 0x003F0000FF0000FF;
-    bits = (bits | bits << 8) & 0x300F00F00F00F00F;
-    bits = (bits | bits << 4) & 0x30C30C30C30C30C3;
-    bits = (bits | bits << 2) & 0x9249249249249249;
-    return bits | bits << 1 | bits << 2;
-}
-
 /* repeat_bits for the three channels of an image, in half the time that the table takes. */
 static ALWAYS_INLINE void triple_bits(uint64_t *words, uint64_t bits)
 {
-    words[0] = tripled(bits);
-    words[1] = tripled(bits >> 22) << 2 | (-(bits >> 21 & 1) & 3);
-    words[2] = tripled(bits >> 43) << 1 | (bits >> 42 & 1);
+    fill_thirds(words, spread_by_3(bits), spread_by_3(bits >> 21), spread_by_3(bits >> 42));
 }
 
 /* append_short_repeats for a multiple of 64 bits, by a table of copies. */
@@ -476,6 +444,28 @@ static void run_gathered(const job *j, size_t begin, size_t end)
         gather_words(&at, j, words, n_gathered);
         run_words(j, begin, words, n_gathered);
         begin += n_gathered;
+    }
+}
+
+/* ---- three bytes to a position ---- */
+
+/* Elements begin .. end - 1 of LAYOUT_TRIPLED. The ends may lie inside of a pixel. */
+static void run_tripled(const job *j, size_t begin, size_t end)
+{
+    for (size_t n; begin < end; begin += n) {
+        const size_t position = begin / 3, n_of_pixel = 3 - begin % 3;
+        const uint64_t first = j->first + position;
+        if (n_of_pixel < 3 || end - begin < 3) {
+            uint64_t word;
+            n = smaller(n_of_pixel, end - begin);
+            kernels->fill_words(&word, &j->rule, first, 1);
+            word = -(word & 1);
+            run_words(j, begin, &word, n);
+            continue;
+        }
+        n = (end - begin) / 3 * 3;
+        const operands ops = arrays_at(j, begin, 3 * (size_t)(-first % ELEMS_PER_GROUP));
+        kernels->select_tripled(&ops, &j->rule, first, n / 3);
     }
 }
 

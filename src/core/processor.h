@@ -74,9 +74,8 @@ static inline int supports_avx512(processor_answers answers)
     const int is_saved = (answers.xcr0 & XCR0_ZMM) == XCR0_ZMM;
 #endif
     return supports_avx2(answers) && is_saved && (answers.leaf7_ebx >> LEAF7_EBX_BMI2 & 1) &&
-           (answers.leaf7_ebx >> LEAF7_EBX_AVX512F & 1) &&
-           (answers.leaf7_ebx >> LEAF7_EBX_AVX512DQ & 1) && (answers.leaf7_ebx >> LEAF7_EBX_AVX512BW & 1) &&
-           (answers.leaf7_ebx >> LEAF7_EBX_AVX512VL & 1);
+           (answers.leaf7_ebx >> LEAF7_EBX_AVX512F & 1) && (answers.leaf7_ebx >> LEAF7_EBX_AVX512DQ & 1) &&
+           (answers.leaf7_ebx >> LEAF7_EBX_AVX512BW & 1) && (answers.leaf7_ebx >> LEAF7_EBX_AVX512VL & 1);
 }
 
 #endif

@@ -60,11 +60,6 @@ static inline keep32 keep_lower(v64 numbers, v64 threshold32)
     return keep_upper(_mm256_slli_epi32(numbers, 16), threshold32);
 }
 
-static inline uint32_t keep32_bits(keep32 keep)
-{
-    return ~(uint32_t)_mm256_movemask_ps(_mm256_castsi256_ps(keep.dropped)) & 0xFFu;
-}
-
 static inline keep32 keep32_of_bits(uint32_t bits)
 {
     const __m256i places = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
@@ -77,10 +72,10 @@ static inline keep32 keep32_of_bits(uint32_t bits)
 #define HAS_DECIDE_WORD
 static inline int decide_word(uint64_t *keep_u64, const v64 numbers[4], v64 threshold16)
 {
-    const __m256i first = _mm256_packs_epi16(_mm256_subs_epi16(numbers[0], threshold16),
-                                             _mm256_subs_epi16(numbers[1], threshold16));
-    const __m256i second = _mm256_packs_epi16(_mm256_subs_epi16(numbers[2], threshold16),
-                                              _mm256_subs_epi16(numbers[3], threshold16));
+    const __m256i first =
+        _mm256_packs_epi16(_mm256_subs_epi16(numbers[0], threshold16), _mm256_subs_epi16(numbers[1], threshold16));
+    const __m256i second =
+        _mm256_packs_epi16(_mm256_subs_epi16(numbers[2], threshold16), _mm256_subs_epi16(numbers[3], threshold16));
     const __m256i upper = _mm256_packs_epi16(first, second);
     const __m256i lower = _mm256_packs_epi16(_mm256_slli_epi16(first, 8), _mm256_slli_epi16(second, 8));
     const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);

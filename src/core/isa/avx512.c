@@ -1,4 +1,5 @@
-/* The verbs of AVX-512 (F, BW, DQ, VL) and BMI2 for block_kernels.inc.h: vectors of 8 lanes of 64 bits, and mask registers. */
+/* The verbs of AVX-512 (F, BW, DQ, VL) and BMI2 for block_kernels.inc.h: vectors of 8 lanes of 64 bits, and mask
+ * registers. */
 #include "../kernel_table.h"
 
 #ifdef HAS_X86_KERNELS
@@ -58,15 +59,6 @@ static inline keep32 keep_lower(v64 numbers, v64 threshold32)
     return _mm512_cmpge_epi32_mask(_mm512_slli_epi32(numbers, 16), threshold32);
 }
 
-/* The empty asm makes gcc 12 move the mask through a register. Short of registers, it may otherwise store the mask to
- * the stack as 2 bytes and read it back as 8 bytes (seen with -O1 -fsanitize=undefined). */
-static inline uint32_t keep32_bits(keep32 keep)
-{
-    uint32_t bits = _cvtmask16_u32(keep);
-    __asm__("" : "+r"(bits));
-    return bits;
-}
-
 static inline int any_tie(const v64 numbers[2], v64 threshold16)
 {
     return !_kortestz_mask32_u8(_mm512_cmpeq_epi16_mask(numbers[0], threshold16),
@@ -74,7 +66,8 @@ static inline int any_tie(const v64 numbers[2], v64 threshold16)
 }
 
 /* Comparisons of 16-bit numbers leave those of a word side by side; pext takes the upper and the lower ones apart. The
- * empty asm is that of keep32_bits. */
+ * empty asm makes gcc 12 move the masks through registers. Short of registers, it may otherwise store a mask to the
+ * stack with fewer bytes than it reads back (seen with -O1 -fsanitize=undefined). */
 #define HAS_DECIDE_WORD
 static inline int decide_word(uint64_t *keep_u64, const v64 numbers[2], v64 threshold16)
 {

@@ -46,11 +46,6 @@ static inline keep32 keep_lower(v64 numbers, v64 threshold32)
     return keep_upper(_mm_slli_epi32(numbers, 16), threshold32);
 }
 
-static inline uint32_t keep32_bits(keep32 keep)
-{
-    return ~(uint32_t)_mm_movemask_ps(_mm_castsi128_ps(keep.dropped)) & 0xFu;
-}
-
 static inline keep32 keep32_of_bits(uint32_t bits)
 {
     const __m128i kept = _mm_and_si128(_mm_set1_epi32((int)bits), _mm_setr_epi32(1, 2, 4, 8));

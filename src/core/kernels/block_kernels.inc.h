@@ -10,6 +10,8 @@
  *   keep_upper, keep_lower    the keep32 of the upper (lower) 16 bits of each 32-bit word of a v64
  *   keep32_bits, keep32_of_bits    to and from bits, element 0 lowest
  *   any_tie        whether any 16-bit number of a generator step equals the threshold
+ *   decide_word    sets the keep word of a generator step, with ties as kept, and returns any_tie; without it, that is
+ *                  done by keep32_bits, which those that have it (HAS_DECIDE_WORD) leave out
  *   vf32, f32_load, f32_set1, f32_add, f32_mul, f32_relu, f32_select (kept or +0.0), f32_store    V32_LANES elements
  *   f32_div, f32_sqrt, f32_positive (the keep32 of v > 0), f32_blend (v where kept, another vector where not)
  *   w32_sub, w32_shl, w32_shr (shifts zeros in), w32_sra (shifts the sign in)    on a v64 as words of 32 bits
@@ -22,6 +24,10 @@
  *
  * A processor with streaming stores also has HAS_STREAMING_STORES; f32_stream, f64_stream, halves_stream and
  * bytes_stream, whose addresses are multiples of STREAM_ALIGN; and stream_fence, which must follow the last of them.
+ *
+ * Bits of pixels are tripled in registers where there is HAS_DEPOSIT: deposit_bits(bits, places) moves the lowest bits
+ * to the places that are set; or HAS_SELECT_TRIPLED: bytes_select_tripled(bits, third, v, other), which is
+ * bytes_select1 with three elements to each of the lowest BYTES_OF_VECTOR bits, for one third of these elements.
  *
  * A processor that packs the chosen elements of a vector side by side has HAS_PACK and, for f32 and f64,
  * PACK_ELEMS_..., the type pack_..., and pack_load_..., pack_load_some_... (the first n elements), pack_store_...,
@@ -45,6 +51,7 @@
 #include "../compiler.h"
 #include "../float_check.h"
 #include "../half.h"
+#include "../tripled_bits.h"
 
 #include <string.h>
 
@@ -532,8 +539,7 @@ static const char *changed_arithmetic_of_table(void)
         .dtype = {CDROPOUT_DTYPES(DTYPE_ROW)}, .fill_keep = fill_keep, .fill_words = fill_words, .fill_raw = fill_raw, \
         .fill_draws = fill_draws, .select = {select_1, select_2, select_4, select_8},                                  \
         .select_range = {select_range_1, select_range_2, select_range_4, select_range_8},                              \
-        .select_tripled = select_tripled,                                                                              \
-        .submatrix = {[DTYPE_f32] = submatrix_f32, [DTYPE_f64] = submatrix_f64},                                       \
+        .select_tripled = select_tripled, .submatrix = {[DTYPE_f32] = submatrix_f32, [DTYPE_f64] = submatrix_f64},     \
         .update = {[DTYPE_f32] = update_params_f32, [DTYPE_f64] = update_params_f64}, .update_kept = {                 \
             [DTYPE_f32] = update_kept_f32,                                                                             \
             [DTYPE_f64] = update_kept_f64                                                                              \

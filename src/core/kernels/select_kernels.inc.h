@@ -67,30 +67,14 @@ static const char *fill_keep(uint8_t *out, const mask_rule *rule, uint64_t first
 
 /* ---- three elements of a byte to a position: the channels of an image's pixels ---- */
 
-/* The lower 22 bits, 3 places apart: bits 0, 3 ... 63. */
-static ALWAYS_INLINE uint64_t spread_by_3(uint64_t bits)
-{
 #ifdef HAS_DEPOSIT
-    return deposit_bits(bits, 0x9249249249249249u);
+#define SPREAD_BY_3(bits) deposit_bits(bits, EVERY_THIRD_BIT)
 #else
-    bits &= 0x3FFFFF;
-    bits = (bits | bits << 32) & 0x003F00000000FFFF;
-    bits = (bits | bits << 16) & 0x003F0000FF0000FF;
-    bits = (bits | bits << 8) & 0x300F00F00F00F00F;
-    bits = (bits | bits << 4) & 0x30C30C30C30C30C3;
-    return (bits | bits << 2) & 0x9249249249249249;
+#define SPREAD_BY_3(bits) spread_by_3(bits)
 #endif
-}
-
-/* Three copies of each bit, side by side. Bit 21 begins at the end of the first word, bit 42 ends at the beginning of
- * the last: so the first copies, the middle ones and the last ones of a word's 22 bits are all 3 places apart from bit
- * 0 on. */
 static ALWAYS_INLINE void triple_bits(uint64_t words[3], uint64_t bits)
 {
-    const uint64_t begins = spread_by_3(bits), middles = spread_by_3(bits >> 21), ends = spread_by_3(bits >> 42);
-    words[0] = begins | begins << 1 | begins << 2;
-    words[1] = middles >> 1 | middles | middles << 1;
-    words[2] = ends >> 2 | ends >> 1 | ends;
+    fill_thirds(words, SPREAD_BY_3(bits), SPREAD_BY_3(bits >> 21), SPREAD_BY_3(bits >> 42));
 }
 
 /* The fills repeat after 3 elements, or after 1, so that the 64 that a vector needs are neighbours. */
