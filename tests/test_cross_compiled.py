@@ -187,8 +187,9 @@ def test_the_programs_answers_are_the_models(native):
     kept = reference.keep(KEY, 70, 3 * 4096 + 7, 0.3)
     draws = reference.draws(KEY, 70, np.arange(3 * 4096 + 7) * 37 % 997 / 996.0)
     i = np.arange((3 * 4096 + 7) // 3 * 3, dtype=np.uint64)
-    image, fills = (i * np.uint64(0x9E3779B97F4A7C15)).astype("u1"), (i[:3] * np.uint64(0xD1342543DE82EF95) + np.uint64(1))
-    pixels = np.where(np.repeat(reference.keep(KEY, 70, len(i) // 3, 0.3), 3), image, np.resize(fills.astype("u1"), len(i)))
+    image = (i * np.uint64(0x9E3779B97F4A7C15)).astype("u1")
+    fills = (i % 3 * np.uint64(0xD1342543DE82EF95) + np.uint64(1)).astype("u1")
+    pixels = np.where(np.repeat(reference.keep(KEY, 70, len(i) // 3, 0.3), 3), image, fills)
     for kernels in native.values():
         assert kernels["fill_raw"] == fnv1a(raw)
         assert kernels["fill_keep"] == fnv1a(kept)

@@ -147,8 +147,8 @@ def test_pixels_of_bytes_take_the_fill_of_their_channel(isa, start, p, fill):
     expected = np.where(kept, x, np.array(fill, "u1"))
     before = _kernels.set_limits()
     try:
-        for max_cached_bytes, min_elems_per_thread in ((1 << 40, 1 << 40), (1 << 40, 50_000), (0, 50_000), (0, 1 << 40)):
-            _kernels.set_limits(max_cached_bytes=max_cached_bytes, min_elems_per_thread=min_elems_per_thread)
+        for cached, per_thread in itertools.product((0, 1 << 40), (50_000, 1 << 40)):
+            _kernels.set_limits(max_cached_bytes=cached, min_elems_per_thread=per_thread)
             assert np.array_equal(mask.select(x, fill), expected)
             in_place = x.copy()
             assert np.array_equal(mask.select(in_place, fill, out=in_place), expected)
