@@ -78,7 +78,7 @@ enum {
     /* The time of an element, in those of an element of dropout: limits.min_elems_per_thread is divided by it. */
     LISTED_ELEM_COST = 8,                      /* of one whose index is listed */
     UPDATE_ELEM_COST = 2,                      /* of one in a step of an optimizer */
-    PIXEL_ELEMS_PER_COST = 2,                  /* as many of LAYOUT_TRIPLED take the time of one of dropout */
+    PIXEL_ELEMS_PER_COST = 2,                  /* as many of LAYOUT_TRIPLED take about the time of one of dropout */
     BIAS_ROOM_BYTES = 3 * ELEMS_PER_GROUP * 8, /* up to 127 elements of a repeated bias, and its first 64 again */
 };
 

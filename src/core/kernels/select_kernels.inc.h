@@ -4,19 +4,22 @@
  * The element's width is all that matters: bool, integers and floats of one width have the same kernel. Keep words are
  * computed first, because a group's 64 decisions fill one word, but only 2 to 16 vectors of elements. */
 
-/* The loop over positions for kernels that select elements. Where the generators leave registers free, the elements of
- * a group are selected as it is decided, so that the processor copies while it makes numbers; elsewhere the keep words
- * of a few blocks come first (docs/design.md, "Bool and integer arrays"). on_word gets elements before the first whole
- * group, after the last one, and those of groups with a tie. */
+/* Where the generators leave registers free, also for the vectors that wider elements need (docs/design.md, "Bool and
+ * integer arrays"). */
+#define IS_FUSED(width) (N_VECS <= 2 || (N_VECS <= 4 && (width) <= 2))
+
+/* The loop over positions for kernels that select elements. If is_fused, the elements of a group are selected as it is
+ * decided, so that the processor copies while it makes numbers; otherwise the keep words of a few blocks come first.
+ * on_word gets elements before the first whole group, after the last one, and those of groups with a tie. */
 static ALWAYS_INLINE void select_by_words(const operands *ops, const mask_rule *rule, uint64_t first, size_t n_elems,
-                                          group_fn *on_group, word_fn *on_word, int has_bias)
+                                          group_fn *on_group, word_fn *on_word, int has_bias, int is_fused)
 {
     enum { N_WORDS = 4 * ELEMS_PER_BLOCK / ELEMS_PER_GROUP }; /* 2 KiB */
     uint64_t words[N_WORDS];
     const operands local = *ops;
     const size_t period = has_bias ? ops->bias_period : 1;
     size_t bias_at = has_bias ? ops->bias_at : 0;
-    if (N_VECS <= 4) {
+    if (is_fused) {
         for_each_word(ops, rule, first, n_elems, on_group, on_word, has_bias);
         return;
     }
@@ -133,10 +136,10 @@ static OUT_OF_LINE void select_tripled_on_word(const operands *ops, size_t i, si
 static const char *select_tripled(const operands *ops, const mask_rule *rule, uint64_t first, size_t n_positions)
 {
     if (ops->is_streamed) {
-        select_by_words(ops, rule, first, n_positions, stream_tripled_on_group, select_tripled_on_word, 0);
+        select_by_words(ops, rule, first, n_positions, stream_tripled_on_group, select_tripled_on_word, 0, IS_FUSED(1));
         AFTER_STREAMING();
     } else {
-        select_by_words(ops, rule, first, n_positions, select_tripled_on_group, select_tripled_on_word, 0);
+        select_by_words(ops, rule, first, n_positions, select_tripled_on_group, select_tripled_on_word, 0, IS_FUSED(1));
     }
     return ISA_NAME;
 }

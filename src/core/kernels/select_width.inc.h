@@ -112,10 +112,12 @@ static OUT_OF_LINE void OF_WIDTH(select_on_word)(const operands *ops, size_t i, 
 static const char *OF_WIDTH(select_range)(const operands *ops, const mask_rule *rule, uint64_t first, size_t n_elems)
 {
     if (ops->is_streamed) {
-        select_by_words(ops, rule, first, n_elems, OF_WIDTH(stream_on_group), OF_WIDTH(select_on_word), 1);
+        select_by_words(ops, rule, first, n_elems, OF_WIDTH(stream_on_group), OF_WIDTH(select_on_word), 1,
+                        IS_FUSED(WIDTH));
         AFTER_STREAMING();
     } else {
-        select_by_words(ops, rule, first, n_elems, OF_WIDTH(select_on_group), OF_WIDTH(select_on_word), 1);
+        select_by_words(ops, rule, first, n_elems, OF_WIDTH(select_on_group), OF_WIDTH(select_on_word), 1,
+                        IS_FUSED(WIDTH));
     }
     return ISA_NAME;
 }
