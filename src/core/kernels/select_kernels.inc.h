@@ -1,8 +1,8 @@
 /* Kernels without arithmetic, for block_kernels.inc.h: select_1, select_2, select_4 and select_8 copy the bits of kept
  * elements of 1, 2, 4 or 8 bytes and replace dropped ones; fill_keep and fill_draws write decisions as bytes.
  *
- * The element's width is all that matters: bool, integers and floats of one width have the same kernel. Keep words are
- * computed first, because a group's 64 decisions fill one word, but only 2 to 16 vectors of elements. */
+ * The element's width is all that matters: bool, integers and floats of one width have the same kernel. It selects by
+ * keep words, which are given or, in select_range, decided here. */
 
 /* Where the generators leave registers free, also for the vectors that wider elements need (docs/design.md, "Bool and
  * integer arrays"). */
