@@ -48,6 +48,7 @@ STRICT_FLOAT_FLAGS = [
     *("-fno-associative-math", "-fno-reciprocal-math", "-fno-single-precision-constant"),
     *("-fexcess-precision=standard", "-ffp-eval-method=source", "-msse2", "-mfpmath=sse", "-fdenormal-fp-math=ieee"),
     *("-fno-rounding-math", "-fno-signaling-nans"),
+    "-fsigned-char",  # gcc 12 removes AVX2's blendv otherwise
     "-ftree-parallelize-loops=1",  # threads of gcc's within a kernel
 ]
 

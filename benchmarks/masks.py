@@ -3,7 +3,8 @@
 An image is uint8, 1024 x 1024 x 3; a batch of tokens int64, 64 x 512, by BERT's rule; bools are a million. "NumPy" is
 the fastest way that was found: 16-bit numbers of SFC64 for decisions, one float32 draw for all choices of a token. The
 ratio is that to the first way of a case, of which cdropout's is meant to be a small multiple or fraction. Rates of
-dropping are compared with p first. albumentations is left out where it is not installed.
+dropping are compared with p first. albumentations is left out where it is not installed. With --threads 1 2: a table
+for one thread of cdropout's and one for two.
 """
 
 import argparse
@@ -14,8 +15,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 import cdropout as cd
+from benchmarks.options import parse_positive
 from benchmarks.result_check import WrongResultError
 from benchmarks.table import Table
 from benchmarks.timing import interleaved_medians, introduce
@@ -111,9 +114,20 @@ def form_ways(p: float) -> tuple[Ways, Callable[[Any], Any]]:
     }, lambda result: result
 
 
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add --threads."""
+    parser.add_argument("--threads", type=parse_positive, nargs="+", metavar="N", help="the default threads by default")
+
+
 def run(arguments: argparse.Namespace) -> None:
+    """Print a table for each number of threads, with a row for each way of each case."""
+    for n_threads in arguments.threads or [None]:
+        with threadpool_limits(n_threads):
+            show_table(arguments.p, arguments.rounds)
+
+
+def show_table(p: float, rounds: int) -> None:
     """Print a row for each way of each case."""
-    p = arguments.p
     cases = {
         "uint8 pixels": image_ways(p, False),
         "uint8 channels": image_ways(p, True),
@@ -130,10 +144,10 @@ def run(arguments: argparse.Namespace) -> None:
                 # Five standard deviations of a rate over 32,768 tokens, the fewest decisions of a case.
                 if result is not None and abs(np.mean(dropped_of(result)) - p) > 5 * np.sqrt(p * (1 - p) / 32768):
                     raise WrongResultError(f"{case}: {name} drops {np.mean(dropped_of(result))} instead of {p}")
-            medians = interleaved_medians(ways, rounds=arguments.rounds)
+            medians = interleaved_medians(ways, rounds=rounds)
             first = next(iter(medians.values()))
             for name, median in medians.items():
                 yield case, name, 1e3 * median, median / first
 
-    introduce(f"p = {p}, milliseconds", arguments.rounds)
+    introduce(f"p = {p}, milliseconds", rounds)
     Table(("case", "<16"), ("way", "<24"), ("ms", "9.3f"), ("ratio", "7.2f")).show(rows())

@@ -114,7 +114,8 @@ class CoarseDropout(A.CoarseDropout):  # type: ignore[misc]
         ranges = checked_ranges(self.num_holes_range, heights, widths, size)
         n_words = 1 + WORDS_OF_A_HOLE * ranges[0][1]
         room = draw_mask(shape_of_words(n_words), 0.5, rng=self.random_generator)
-        top, left, bottom, right = holes_of(words_of(room, n_words), *ranges, size).T
+        holes_by_row = np.array(holes_of(words_of(room, n_words), *ranges, size), np.int64).reshape(-1, 4)
+        top, left, bottom, right = holes_by_row.T
         holes = np.stack([left, top, right, bottom], axis=-1)
         return {"holes": holes, "seed": self.random_generator.integers(0, 2**32 - 1)}
 

@@ -207,16 +207,20 @@ cdef cnp.ndarray checked_fill(object fill, cnp.ndarray x, str x_name):
         else:
             info = np.iinfo(dtype)
             is_exact_value = (given >= info.min) & (given <= info.max)
-    if not np.all(is_exact_value):
+    if not is_exact_value.all():
         wrong = given[~is_exact_value].flat[0] if given.ndim else given[()]
         raise ValueError(f"fill must be values of {dtype}, got {wrong}")
     lengths, skip = (<object>x).shape, x.ndim - values.ndim
     if skip < 0 or any(n != 1 and n != length for n, length in zip(values.shape, lengths[max(skip, 0):])):
         raise ValueError(f"fill must broadcast to the shape of {x_name}, {lengths}, got {values.shape}")
-    if values.size <= 1 or cnp.PyArray_SIZE(x) == 0:
+    if values.size == 1:
+        return values.reshape(1)
+    if values.size == 0 or cnp.PyArray_SIZE(x) == 0:
         return np.resize(values, 1)
     while lengths[skip] == 1 or values.shape[0] == 1:
         values, skip = values[0], skip + 1
+    if values.shape == lengths[skip:]:
+        return values.reshape(-1)
     return np.array(np.broadcast_to(values, lengths[skip:]), order="C").reshape(-1)
 
 

@@ -54,6 +54,9 @@ size_t probe_isas(const kernel_table *table, const char **names)
                                  .bias_period = ELEMS_PER_GROUP,
                                  .n_repeats = 1};
         names[n++] = table->select[width](&arrays, words, 2);
+        names[n++] = table->select_range[width](&arrays, &rule, 0, ELEMS_PER_GROUP);
+        if (width == 0)
+            names[n++] = table->select_tripled(&arrays, &rule, 0, ELEMS_PER_GROUP);
     }
     for (int dtype = 0; dtype < N_DTYPES; dtype++)
         for (int is_streamed = 0; is_streamed < 2; is_streamed++) {

@@ -19,7 +19,8 @@ static inline const char *name_of_layout(job_layout layout)
         [LAYOUT_REPEATED] = "repeated", [LAYOUT_SHARED_ROWS] = "shared rows",
         [LAYOUT_GATHERED] = "gathered", [LAYOUT_SUBMATRIX] = "submatrix",
         [LAYOUT_UPDATE] = "update",     [LAYOUT_UPDATE_KEPT] = "update of kept",
-        [LAYOUT_RECORDED] = "recorded", [LAYOUT_GIVEN] = "given",
+        [LAYOUT_TRIPLED] = "tripled",   [LAYOUT_RECORDED] = "recorded",
+        [LAYOUT_GIVEN] = "given",
     };
     return names[layout];
 }
@@ -139,6 +140,18 @@ static inline uint64_t make_long_rows(test_job *t, random_source *source)
     return 2 * length + 5;
 }
 
+/* The pixels of an image with its channels last. */
+static inline uint64_t make_random_pixels(test_job *t, random_source *source, size_t most_elems)
+{
+    job_request *r = &t->request;
+    const size_t n_positions = random_length(source, most_elems / 3);
+    r->operation = OPERATION_select;
+    r->dtype = 0;
+    r->n_elems = 3 * n_positions;
+    r->n_repeats = 3;
+    return n_positions;
+}
+
 /* Without axes: one run of positions, n_repeats elements to each. Returns how many positions it is. */
 static inline uint64_t make_random_repeats(test_job *t, random_source *source, size_t most_elems)
 {
@@ -178,12 +191,14 @@ static inline test_job make_random_job(random_source *source, size_t most_elems,
     if (random_below(source, 4) == 0) /* more often those that have a layout more than others */
         r->operation = random_below(source, 2) ? OPERATION_apply_mask : OPERATION_alpha_dropout;
     r->dtype = (int)random_below(source, r->operation < N_OPERATIONS ? N_DTYPES : N_WIDTHS);
-    const int steps = steps_of_operation(r->operation);
-    const int has_axes = !(steps & WITHOUT_MASK) && random_below(source, 4) != 0;
+    const int is_image = random_below(source, 12) == 0;
+    const int steps = is_image ? WITH_BIAS : steps_of_operation(r->operation);
+    const int has_axes = !is_image && !(steps & WITHOUT_MASK) && random_below(source, 4) != 0;
     const int has_long_rows = has_axes && most_elems > 2 * LONG_ROW + 200 && random_below(source, 4) == 0;
-    const uint64_t span = has_long_rows ? make_long_rows(&t, source)
-                          : has_axes    ? make_random_axes(&t, source, most_elems)
-                                        : make_random_repeats(&t, source, most_elems);
+    const uint64_t span = is_image        ? make_random_pixels(&t, source, most_elems)
+                          : has_long_rows ? make_long_rows(&t, source)
+                          : has_axes      ? make_random_axes(&t, source, most_elems)
+                                          : make_random_repeats(&t, source, most_elems);
     /* Near the beginning, anywhere, or up to the last position. */
     const uint64_t first = source->take(source->from, 8), last = UINT64_MAX - span;
     const size_t where = random_below(source, 3);
@@ -207,7 +222,7 @@ static inline test_job make_random_job(random_source *source, size_t most_elems,
         r->fill = fill;
     }
     if (steps & WITH_BIAS) {
-        r->n_bias = r->operation == OPERATION_fill_values ? 2 : 1 + random_below(source, MAX_BIAS);
+        r->n_bias = r->operation == OPERATION_fill_values ? 2 : 1 + random_below(source, is_image ? 3 : MAX_BIAS);
         r->bias_first = (size_t)source->take(source->from, random_below(source, 2) ? 2 : sizeof(size_t) - 1);
     }
     r->stores = (job_stores)random_below(source, STORES_PAST_CACHES + 1);

@@ -268,6 +268,24 @@ static void print_select(int width)
     print_answer(kernels->isa, name, 0, arrays.out, N_ELEMS * elem_bytes, elem_bytes);
 }
 
+/* The pixels of an image with three channels. */
+static int print_pixels(void)
+{
+    static const job_shape pixels = {"pixels", LAYOUT_TRIPLED, P, 3 * (N_ELEMS / 3), 3, 0, {0}, {0}};
+    test_job t = make_job(&pixels, OPERATION_select, 0, 0);
+    job j;
+    job_pieces pieces;
+    t.request.n_bias = 3;
+    t.request.out = place_output(0, 0);
+    if (plan_job(&j, &t) != 0 || j.layout != LAYOUT_TRIPLED || cut_into_ranges(&pieces, &j, N_RANGES) != NULL) {
+        fprintf(stderr, "%s: pixels were refused, or have another layout\n", kernels->isa);
+        return 0;
+    }
+    run_pieces(&j, &pieces, 0);
+    print_answer(kernels->isa, "pixels", 0, t.request.out, t.request.n_elems, 1);
+    return 1;
+}
+
 static void print_draws(void)
 {
     static double p[N_ELEMS];
@@ -389,6 +407,8 @@ static int print_answers(void)
     for (int width = 0; width < N_WIDTHS; width++) {
         set_bits(width);
         print_select(width);
+        if (width == 0 && !print_pixels())
+            return 0;
         for (size_t s = 0; s < N_SHAPES; s++)
             if (has_job(&shapes[s], OPERATION_select) && !print_job(&shapes[s], OPERATION_select, width, 0))
                 return 0;

@@ -18,6 +18,7 @@ int main(int n_arguments, char **arguments)
     printf("%d %d", supports_avx2(answers), supports_avx512(answers));
     printf(" %d %d\n", __builtin_cpu_supports("avx2") != 0,
            __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-               __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"));
+               __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+               __builtin_cpu_supports("bmi2"));
     return 0;
 }

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -218,6 +219,18 @@ def test_flags_without_setup_py_change_a_result_and_are_refused_or_found_at_run_
     assert bool(found["changed"]) == (flags != ONLY_LINKED)
     if compiler == "gcc":  # defines a macro for every flag except these
         assert is_refused == (flags not in (CONTRACTION, ONLY_LINKED))
+
+
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64", "i686"), reason="only x86's blendv is removed")
+def test_gcc_is_refused_with_unsigned_char_unless_a_later_flag_undoes_it(compile_alone):
+    if reason := reason_to_skip("gcc"):
+        pytest.skip(reason)
+    said, found = compile_alone("gcc", "-funsigned-char")
+    assert found is None
+    assert "error: #error" in said
+    assert "-fsigned-char" in said
+    _, undone = compile_alone("gcc", "-funsigned-char", "-fsigned-char")
+    assert undone == compile_alone("gcc")[1]
 
 
 def test_flags_that_change_results_are_refused_after_those_of_setup_py(build, tmp_path):

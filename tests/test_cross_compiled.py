@@ -176,7 +176,7 @@ def test_the_program_runs_every_kernel_and_every_layout(native, jobs):
     n_kernels = N_OPERATIONS + N_MASKED + 2  # on ranges, from keep words, and the two with repeats
     # Each with a dtype also runs with streaming stores; raw blocks, and the keep bytes of jobs except copies, do not.
     expected = 2 * len(DTYPES) * (n_kernels + n_of_jobs) + 2 + len(jobs) - 1
-    expected += 1 + len(WIDTHS) * len(jobs)  # draws; select by keep words and in jobs except copies
+    expected += 2 + len(WIDTHS) * len(jobs)  # draws and pixels; select by keep words and in jobs except copies
     expected += 2 * 3 * 3 * 3  # steps: dtypes, rules, kinds of gradients, arrays
     expected += 3  # squares with the channels first and last, and dropout by the latter
     for isa, kernels in native.items():
@@ -187,10 +187,15 @@ def test_the_programs_answers_are_the_models(native):
     raw = np.frombuffer(reference.raw_bytes(KEY, 2**32 - 1, 2), np.uint8)
     kept = reference.keep(KEY, 70, 3 * 4096 + 7, 0.3)
     draws = reference.draws(KEY, 70, np.arange(3 * 4096 + 7) * 37 % 997 / 996.0)
+    i = np.arange((3 * 4096 + 7) // 3 * 3, dtype=np.uint64)
+    image = (i * np.uint64(0x9E3779B97F4A7C15)).astype("u1")
+    fills = (i % 3 * np.uint64(0xD1342543DE82EF95) + np.uint64(1)).astype("u1")
+    pixels = np.where(np.repeat(reference.keep(KEY, 70, len(i) // 3, 0.3), 3), image, fills)
     for kernels in native.values():
         assert kernels["fill_raw"] == fnv1a(raw)
         assert kernels["fill_keep"] == fnv1a(kept)
         assert kernels["fill_draws"] == fnv1a(draws)
+        assert kernels["pixels"] == fnv1a(pixels)
 
 
 def test_streaming_words_and_jobs_of_one_run_change_nothing(native):

@@ -12,7 +12,7 @@ from cdropout import _kernels
 
 ROOT = Path(__file__).parents[1]
 CPU_INFO = Path("/proc/cpuinfo")
-AVX512 = {"avx512f", "avx512bw", "avx512dq", "avx512vl"}
+AVX512 = {"avx512f", "avx512bw", "avx512dq", "avx512vl", "bmi2"}
 
 pytestmark = [
     pytest.mark.skipif(not (ROOT / "src/core").is_dir(), reason="the tests were taken out of the checkout"),
@@ -70,7 +70,7 @@ def bits(*numbers):
 
 
 LEAF1 = bits(27, 28, 29)  # XGETBV, AVX, F16C
-LEAF7 = bits(5, 16, 17, 30, 31)  # AVX2, AVX-512 F, DQ, BW, VL
+LEAF7 = bits(5, 8, 16, 17, 30, 31)  # AVX2, BMI2, AVX-512 F, DQ, BW, VL
 ALL_SAVED = 0xE7  # the registers of x87, SSE, AVX and AVX-512
 
 
@@ -91,7 +91,7 @@ ALL_SAVED = 0xE7  # the registers of x87, SSE, AVX and AVX-512
         ((7, LEAF1 & ~bits(29), LEAF7, ALL_SAVED), (False, False)),
         ((6, LEAF1, LEAF7, ALL_SAVED), (False, False)),
         ((7, LEAF1, LEAF7 & ~bits(5), ALL_SAVED), (False, False)),
-        *(((7, LEAF1, LEAF7 & ~bits(number), ALL_SAVED), (True, False)) for number in (16, 17, 30, 31)),
+        *(((7, LEAF1, LEAF7 & ~bits(number), ALL_SAVED), (True, False)) for number in (8, 16, 17, 30, 31)),
     ],
 )
 def test_an_instruction_set_needs_the_processor_and_the_system(detect, answers, expected):

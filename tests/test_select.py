@@ -137,6 +137,27 @@ def test_selections_shared_out_among_threads_are_the_same(isa, n_threads_from):
         _kernels.set_limits(**before)
 
 
+@pytest.mark.parametrize("fill", [7, [10, 20, 30]])
+@pytest.mark.parametrize(("start", "p"), [(0, 0.3), (1, 0.9), (4095, 2.0**-16), (2**40 + 61, 1 - 2.0**-16), (64, 0.5)])
+def test_pixels_of_bytes_take_the_fill_of_their_channel(isa, start, p, fill):
+    # 2,813 groups: in most cases at least one has a tie.
+    x = numbers((450, 400, 3), "u1")
+    mask = cd.Mask(KEY, start, p, x.shape, 2)
+    kept = np.repeat(reference.keep(KEY, start, x.size // 3, p), 3).reshape(x.shape)
+    expected = np.where(kept, x, np.array(fill, "u1"))
+    before = _kernels.set_limits()
+    try:
+        for cached, per_thread in itertools.product((0, 1 << 40), (50_000, 1 << 40)):
+            _kernels.set_limits(max_cached_bytes=cached, min_elems_per_thread=per_thread)
+            assert np.array_equal(mask.select(x, fill), expected)
+            in_place = x.copy()
+            assert np.array_equal(mask.select(in_place, fill, out=in_place), expected)
+            for n_rows in (1, 2, 7):  # all of its columns, so that the positions stay one run
+                assert np.array_equal(mask[5 : 5 + n_rows].select(x[5 : 5 + n_rows], fill), expected[5 : 5 + n_rows])
+    finally:
+        _kernels.set_limits(**before)
+
+
 def test_apply_copies_bools_and_integers():
     for dtype in INTEGERS:
         x = numbers((30, 40), dtype)

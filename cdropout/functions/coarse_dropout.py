@@ -10,7 +10,7 @@ from cdropout import _kernels
 from cdropout.checks import check_integer, is_integer
 from cdropout.functions.pixel_dropout import fill_of_channels, image_axes
 from cdropout.functions.shared_axes import Channels
-from cdropout.functions.words import Words, below, check_range, shape_of_words, words_of
+from cdropout.functions.words import Words, below_of_word, check_range, shape_of_words, words_of
 from cdropout.mask import drawing
 from cdropout.stream import Rng
 
@@ -80,7 +80,7 @@ def coarse_dropout(
     size = array.shape[y_axis], array.shape[x_axis]
     ranges = checked_ranges(num_holes_range, hole_height_range, hole_width_range, size)
     values = fill_of_channels(fill, array, channel_axis)
-    x, result = _kernels.check_selection(image, "image", values, out)
+    x, result = _kernels.check_selection(image, "image", fill if type(fill) is int else values, out)
     n_images = x.shape[0] if x.ndim == 4 else 1
     n_words_of_an_image = 1 + WORDS_OF_A_HOLE * ranges[0][1]
     n_words = n_images * n_words_of_an_image
@@ -89,17 +89,17 @@ def coarse_dropout(
         fills = np.array(values, result.dtype).reshape(-1)
     with drawing(shape_of_words(n_words), 0.5, rng, arrays=(("image", x), ("out", result))) as room:
         words = words_of(room, n_words).reshape(n_images, n_words_of_an_image)
-        kept = np.ones((n_images, *size), bool)
+        kept = np.ones((n_images, *size), bool) if return_mask else None
         if result is not x:
             np.copyto(result, x)
-        order = [axis - x.ndim for axis in (y_axis, x_axis, channel_axis) if axis is not None]
-        images = np.moveaxis(result, order, range(-len(order), 0))
-        for each, decisions, own in zip(images if x.ndim == 4 else images[None], kept, words, strict=True):
-            for top, left, bottom, right in holes_of(own, *ranges, size):
+        images = result if channel_axis is None or channels == "last" else np.moveaxis(result, channel_axis, -1)
+        for i, each in enumerate(images if x.ndim == 4 else images[None]):
+            for top, left, bottom, right in holes_of(words[i], *ranges, size):
                 each[top:bottom, left:right] = fills
-                decisions[top:bottom, left:right] = False
+                if kept is not None:
+                    kept[i, top:bottom, left:right] = False
         returned = _kernels.handed_back(result, out, image)
-    if not return_mask:
+    if kept is None:
         return returned
     return returned, kept if x.ndim == 4 else kept[0]
 
@@ -132,11 +132,15 @@ def pixels_of(name: str, given: Any, length: int) -> tuple[int, int]:
 
 def holes_of(
     words: Words, numbers: tuple[int, int], heights: tuple[int, int], widths: tuple[int, int], size: tuple[int, int]
-) -> npt.NDArray[np.int64]:
+) -> list[tuple[int, int, int, int]]:
     """Return the rectangles (top, left, bottom, right) of an image, in the order of its words."""
-    n_holes = numbers[0] + int(below(words[:1], numbers[1] - numbers[0] + 1)[0])
-    of_hole = words[1 : 1 + WORDS_OF_A_HOLE * n_holes].reshape(n_holes, WORDS_OF_A_HOLE).T
-    height = heights[0] + below(of_hole[0], heights[1] - heights[0] + 1)
-    width = widths[0] + below(of_hole[1], widths[1] - widths[0] + 1)
-    top, left = below(of_hole[2], size[0] - height + 1), below(of_hole[3], size[1] - width + 1)
-    return np.stack([top, left, top + height, left + width], axis=1)
+    # An image has few rectangles, and for few words, Python's integers take less time than arrays.
+    n_holes = numbers[0] + below_of_word(int(words[0]), numbers[1] - numbers[0] + 1)
+    of_holes, holes = words[1 : 1 + WORDS_OF_A_HOLE * n_holes].tolist(), []
+    for i in range(0, len(of_holes), WORDS_OF_A_HOLE):
+        height = heights[0] + below_of_word(of_holes[i], heights[1] - heights[0] + 1)
+        width = widths[0] + below_of_word(of_holes[i + 1], widths[1] - widths[0] + 1)
+        top = below_of_word(of_holes[i + 2], size[0] - height + 1)
+        left = below_of_word(of_holes[i + 3], size[1] - width + 1)
+        holes.append((top, left, top + height, left + width))
+    return holes

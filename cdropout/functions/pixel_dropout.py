@@ -102,6 +102,7 @@ def pixel_dropout(
     array = _kernels.as_array(image, "image")
     _, _, channel_axis = image_axes(array, channels)
     shared = () if per_channel or channel_axis is None else (channel_axis,)
-    values = fill_of_channels(fill, array, channel_axis)
+    # An int, the default, is checked faster as it is.
+    values = fill if type(fill) is int else fill_of_channels(fill, array, channel_axis)
     result, mask = _kernels.draw_selection(image, "image", p, values, rng, out, shared)
     return (result, mask) if return_mask else result

@@ -29,6 +29,11 @@ def below(words: Words, n: Any) -> npt.NDArray[np.int64]:
     return (((words >> np.uint64(32)) * np.asarray(n, np.uint64)) >> np.uint64(32)).astype(np.int64)
 
 
+def below_of_word(word: int, n: int) -> int:
+    """Return `below` of one word."""
+    return (word >> 32) * n >> 32
+
+
 def check_range(name: str, given: Any) -> tuple[Any, Any]:
     """Return a range (least, most); TypeError if it is not two real numbers, ValueError if most is below least."""
     if not isinstance(given, Sequence) or isinstance(given, str) or len(given) != 2:

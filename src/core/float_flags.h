@@ -31,6 +31,11 @@
 #pragma STDC FP_CONTRACT OFF
 #endif
 
+/* With it, gcc 12 takes a vector's bytes for unsigned numbers, and removes blendv, which selects by their signs. */
+#if defined(__CHAR_UNSIGNED__) && (defined(__x86_64__) || defined(__i386__)) && defined(__GNUC__) && !defined(__clang__)
+#error "cdropout must be compiled for x86 by gcc without -funsigned-char (add -fsigned-char)"
+#endif
+
 _Static_assert(sizeof 0.1 == sizeof(double), "cdropout must be compiled without -fsingle-precision-constant");
 
 #endif

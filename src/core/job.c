@@ -112,11 +112,14 @@ static void set_rows(job *j, const job_request *request)
     j->n_levels = n;
 }
 
-static job_layout choose_layout(const job *j)
+static job_layout choose_layout(const job *j, size_t n_bias)
 {
     const int inner = j->n_levels - 1;
     if (inner < 0 && j->arrays.n_repeats == 1)
         return LAYOUT_RUN;
+    if (inner < 0 && j->arrays.n_repeats == 3 && j->operation == OPERATION_select && j->elem_bytes == 1 &&
+        (n_bias == 1 || n_bias == 3))
+        return LAYOUT_TRIPLED;
     if (j->arrays.n_repeats > 1) {
         const int has_repeat_kernel = j->operation == OPERATION_apply_mask || j->operation == OPERATION_alpha_dropout;
         return has_repeat_kernel && j->arrays.n_repeats >= MIN_REPEATS ? LAYOUT_REPEATED : LAYOUT_GATHERED;
@@ -138,9 +141,10 @@ static int streaming_pays(const job *j, int steps)
         j->arrays.out == j->arrays.residual)
         return 0;
     const int is_repeated = j->layout == LAYOUT_REPEATED;
-    const size_t piece_bytes = j->layout == LAYOUT_GATHERED ? n_bytes
-                               : is_repeated                ? j->arrays.n_repeats * j->elem_bytes
-                                                            : j->row_positions * j->elem_bytes;
+    const int is_one_piece = j->layout == LAYOUT_GATHERED || j->layout == LAYOUT_TRIPLED;
+    const size_t piece_bytes = is_one_piece  ? n_bytes
+                               : is_repeated ? j->arrays.n_repeats * j->elem_bytes
+                                             : j->row_positions * j->elem_bytes;
     return piece_bytes >= MIN_STREAMED_BYTES || (is_repeated && piece_bytes % CACHE_LINE_BYTES == 0);
 }
 
@@ -218,7 +222,7 @@ int job_plan(job *j, const job_request *request)
         j->n_levels = 0;
         j->row_positions = j->arrays.n_repeats == 1 ? j->n_elems : j->n_elems / j->arrays.n_repeats;
     }
-    j->layout = choose_layout(j);
+    j->layout = choose_layout(j, request->n_bias);
     if (request->keep_words != NULL) {
         j->layout = LAYOUT_GIVEN;
     } else if (request->record != NULL && request->has_record) {
@@ -452,6 +456,8 @@ size_t job_min_elems_per_thread(const job *j)
     const size_t n_elems = limits.min_elems_per_thread / (is_update   ? UPDATE_ELEM_COST
                                                           : is_listed ? LISTED_ELEM_COST
                                                                       : 1);
+    if (j->layout == LAYOUT_TRIPLED && n_elems <= SIZE_MAX / PIXEL_ELEMS_PER_COST)
+        return n_elems > 0 ? PIXEL_ELEMS_PER_COST * n_elems : 1;
     return n_elems > 0 ? n_elems : 1;
 }
 
@@ -479,6 +485,8 @@ size_t job_cut(const job *j, size_t i, size_t n_ranges)
         return share(j->matrix.n_rows, i, n_ranges) * j->matrix.n_columns;
     case LAYOUT_ROWS:
         return share(j->n_elems, i, n_ranges);
+    case LAYOUT_TRIPLED:
+        return cut_at_block(j->first, j->row_positions, i, n_ranges) * n_repeats;
     case LAYOUT_REPEATED:
         if (n_repeats >= MIN_CUT_REPEATS)
             break;

@@ -26,6 +26,7 @@ typedef enum {
     LAYOUT_SHARED_ROWS, /* several successive rows take the same run: its keep words are computed once for all */
     LAYOUT_REPEATED,    /* neighbouring elements take the same position, and a repeat kernel computes them */
     LAYOUT_GATHERED,    /* other repeats, or rows close together: keep bits are collected in the elements' order */
+    LAYOUT_TRIPLED,     /* select on pixels: one run of positions, three bytes to each; one fill value, or three */
     LAYOUT_SUBMATRIX,   /* by job_plan_submatrix: kept rows and columns of a matrix, by keep words that are given */
     LAYOUT_UPDATE,      /* by job_plan_update: a step of an optimizer */
     LAYOUT_UPDATE_KEPT, /* the same with a gradient of kept rows and columns */
@@ -79,6 +80,7 @@ enum {
     /* The time of an element, in those of an element of dropout: limits.min_elems_per_thread is divided by it. */
     LISTED_ELEM_COST = 8,                      /* of one whose index is listed */
     UPDATE_ELEM_COST = 2,                      /* of one in a step of an optimizer */
+    PIXEL_ELEMS_PER_COST = 2,                  /* as many of LAYOUT_TRIPLED take about the time of one of dropout */
     BIAS_ROOM_BYTES = 3 * ELEMS_PER_GROUP * 8, /* up to 127 elements of a repeated bias, and its first 64 again */
 };
 

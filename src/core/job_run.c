@@ -4,6 +4,8 @@
 
 #include <string.h>
 
+#include "tripled_bits.h"
+
 enum { WORDS_PER_BLOCK = ELEMS_PER_BLOCK / ELEMS_PER_GROUP };
 
 static inline size_t smaller(size_t a, size_t b)
@@ -23,26 +25,6 @@ static inline operands arrays_at(const job *j, size_t i, size_t n_to_group)
     return ops;
 }
 
-static void run_words(const job *j, size_t i, const uint64_t *words, size_t n_elems);
-
-/* OPERATION_select or OPERATION_fill_values on one run of positions: the keep words of a few blocks, then their
- * elements.
- */
-static void run_selection(const job *j, size_t i, uint64_t first, size_t n_elems)
-{
-    enum { BLOCKS_AT_A_TIME = 4 }; /* 2 KiB of keep words */
-    uint64_t words[BLOCKS_AT_A_TIME * WORDS_PER_BLOCK];
-    while (n_elems > 0) {
-        const size_t n_here =
-            smaller(n_elems, BLOCKS_AT_A_TIME * (size_t)ELEMS_PER_BLOCK - (size_t)(first % ELEMS_PER_BLOCK));
-        kernels->fill_words(words, &j->rule, first, n_here);
-        run_words(j, i, words, n_here);
-        first += n_here;
-        i += n_here;
-        n_elems -= n_here;
-    }
-}
-
 static void run_range(const job *j, size_t i, uint64_t first, size_t n_elems)
 {
     if (j->operation == OPERATION_fill_keep) {
@@ -50,7 +32,8 @@ static void run_range(const job *j, size_t i, uint64_t first, size_t n_elems)
         return;
     }
     if (j->operation > OPERATION_fill_keep) {
-        run_selection(j, i, first, n_elems);
+        const operands ops = arrays_at(j, i, (size_t)(-first % ELEMS_PER_GROUP));
+        kernels->select_range[j->dtype](&ops, &j->rule, first, n_elems);
         return;
     }
     if (i == 0 && !j->arrays.is_streamed) { /* saves small calls the copy of the operands */
@@ -246,24 +229,10 @@ static ALWAYS_INLINE void repeat_bits(uint64_t *words, uint64_t bits, const uint
     }
 }
 
-/* The lower 22 bits, three copies of each; the 22nd, which begins at bit 63, has one. */
-static inline uint64_t tripled(uint64_t bits)
-{
-    bits &= 0x3FFFFF;
-    bits = (bits | bits << 32) & 0x003F00000000FFFF;
-    bits = (bits | bits << 16) & 0x003F0000FF0000FF;
-    bits = (bits | bits << 8) & 0x300F00F00F00F00F;
-    bits = (bits | bits << 4) & 0x30C30C30C30C30C3;
-    bits = (bits | bits << 2) & 0x9249249249249249;
-    return bits | bits << 1 | bits << 2;
-}
-
 /* repeat_bits for the three channels of an image, in half the time that the table takes. */
 static ALWAYS_INLINE void triple_bits(uint64_t *words, uint64_t bits)
 {
-    words[0] = tripled(bits);
-    words[1] = tripled(bits >> 22) << 2 | (-(bits >> 21 & 1) & 3);
-    words[2] = tripled(bits >> 43) << 1 | (bits >> 42 & 1);
+    fill_thirds(words, spread_by_3(bits), spread_by_3(bits >> 21), spread_by_3(bits >> 42));
 }
 
 /* append_short_repeats for a multiple of 64 bits, by a table of copies. */
@@ -498,6 +467,28 @@ static void run_given(const job *j, size_t begin, size_t end)
     }
 }
 
+/* ---- three bytes to a position ---- */
+
+/* Elements begin .. end - 1 of LAYOUT_TRIPLED. The ends may lie inside of a pixel. */
+static void run_tripled(const job *j, size_t begin, size_t end)
+{
+    for (size_t n; begin < end; begin += n) {
+        const size_t position = begin / 3, n_of_pixel = 3 - begin % 3;
+        const uint64_t first = j->first + position;
+        if (n_of_pixel < 3 || end - begin < 3) {
+            uint64_t word;
+            n = smaller(n_of_pixel, end - begin);
+            kernels->fill_words(&word, &j->rule, first, 1);
+            word = -(word & 1);
+            run_words(j, begin, &word, n);
+            continue;
+        }
+        n = (end - begin) / 3 * 3;
+        const operands ops = arrays_at(j, begin, 3 * (size_t)(-first % ELEMS_PER_GROUP));
+        kernels->select_tripled(&ops, &j->rule, first, n / 3);
+    }
+}
+
 /* ---- many elements to a position ---- */
 
 /* Positions begin .. end - 1 of the job with n_repeats elements each, from element i on. Streaming stores need every
@@ -664,6 +655,9 @@ void job_run(const job *j, size_t begin, size_t end)
             break;
         case LAYOUT_RUN:
             run_range(j, begin, j->first + begin, end - begin);
+            break;
+        case LAYOUT_TRIPLED:
+            run_tripled(j, begin, end);
             break;
         case LAYOUT_RECORDED:
             run_recorded(j, begin, end);

@@ -199,6 +199,9 @@ enum { N_WIDTHS = 4 };
  * elements.
  */
 typedef const char *select_fn(const operands *ops, const uint64_t *keep_words, size_t n_elems);
+/* The same on positions that take their decisions from the stream, three elements of a byte to each. The fills are one
+ * value, or three. */
+typedef const char *select_tripled_fn(const operands *ops, const mask_rule *rule, uint64_t first, size_t n_positions);
 
 /* What happens to the kept elements of a matrix: its kept rows, or kept columns, or where these cross. */
 enum {
@@ -280,6 +283,8 @@ typedef struct {
     or_bits_ahead_fn *or_bits_ahead;
     invert_bits_fn *invert_bits;
     select_fn *select[N_WIDTHS];
+    range_fn *select_range[N_WIDTHS]; /* as select, with the decisions on the positions from `first` on */
+    select_tripled_fn *select_tripled;
     submatrix_fn *submatrix[DTYPE_f64 + 1]; /* float32 and float64 */
     update_fn *update[DTYPE_f64 + 1];
     update_kept_fn *update_kept[DTYPE_f64 + 1];

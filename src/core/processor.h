@@ -20,6 +20,7 @@ enum {
     LEAF1_ECX_AVX = 28,
     LEAF1_ECX_F16C = 29,
     LEAF7_EBX_AVX2 = 5,
+    LEAF7_EBX_BMI2 = 8,
     LEAF7_EBX_AVX512F = 16,
     LEAF7_EBX_AVX512DQ = 17,
     LEAF7_EBX_AVX512BW = 30,
@@ -63,7 +64,7 @@ static inline int supports_avx2(processor_answers answers)
            answers.max_leaf >= 7 && (answers.leaf7_ebx >> LEAF7_EBX_AVX2 & 1);
 }
 
-/* Whether the kernels of isa/avx512.c run: F, BW, DQ and VL, and all that AVX2 needs, as every such processor has.
+/* Whether the kernels of isa/avx512.c run: F, BW, DQ and VL, BMI2 and all that AVX2 needs, as every such processor has.
  * macOS saves the registers from a thread's first AVX-512 instruction on, and sets their bits of XCR0 only then. */
 static inline int supports_avx512(processor_answers answers)
 {
@@ -72,9 +73,9 @@ static inline int supports_avx512(processor_answers answers)
 #else
     const int is_saved = (answers.xcr0 & XCR0_ZMM) == XCR0_ZMM;
 #endif
-    return supports_avx2(answers) && is_saved && (answers.leaf7_ebx >> LEAF7_EBX_AVX512F & 1) &&
-           (answers.leaf7_ebx >> LEAF7_EBX_AVX512DQ & 1) && (answers.leaf7_ebx >> LEAF7_EBX_AVX512BW & 1) &&
-           (answers.leaf7_ebx >> LEAF7_EBX_AVX512VL & 1);
+    return supports_avx2(answers) && is_saved && (answers.leaf7_ebx >> LEAF7_EBX_BMI2 & 1) &&
+           (answers.leaf7_ebx >> LEAF7_EBX_AVX512F & 1) && (answers.leaf7_ebx >> LEAF7_EBX_AVX512DQ & 1) &&
+           (answers.leaf7_ebx >> LEAF7_EBX_AVX512BW & 1) && (answers.leaf7_ebx >> LEAF7_EBX_AVX512VL & 1);
 }
 
 #endif

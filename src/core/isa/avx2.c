@@ -60,16 +60,29 @@ static inline keep32 keep_lower(v64 numbers, v64 threshold32)
     return keep_upper(_mm256_slli_epi32(numbers, 16), threshold32);
 }
 
-static inline uint32_t keep32_bits(keep32 keep)
-{
-    return ~(uint32_t)_mm256_movemask_ps(_mm256_castsi256_ps(keep.dropped)) & 0xFFu;
-}
-
 static inline keep32 keep32_of_bits(uint32_t bits)
 {
     const __m256i places = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
     const __m256i kept = _mm256_and_si256(_mm256_set1_epi32((int)bits), places);
     return (keep32){_mm256_cmpeq_epi32(kept, _mm256_setzero_si256())};
+}
+
+/* Differences of 16-bit numbers, packed to bytes, keep their signs, and stay 0 only where they are: at ties. The halves
+ * of the vectors are then put in order. */
+#define HAS_DECIDE_WORD
+static inline int decide_word(uint64_t *keep_u64, const v64 numbers[4], v64 threshold16)
+{
+    const __m256i first =
+        _mm256_packs_epi16(_mm256_subs_epi16(numbers[0], threshold16), _mm256_subs_epi16(numbers[1], threshold16));
+    const __m256i second =
+        _mm256_packs_epi16(_mm256_subs_epi16(numbers[2], threshold16), _mm256_subs_epi16(numbers[3], threshold16));
+    const __m256i upper = _mm256_packs_epi16(first, second);
+    const __m256i lower = _mm256_packs_epi16(_mm256_slli_epi16(first, 8), _mm256_slli_epi16(second, 8));
+    const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+    const uint32_t upper_dropped = (uint32_t)_mm256_movemask_epi8(_mm256_permutevar8x32_epi32(upper, order));
+    const uint32_t lower_dropped = (uint32_t)_mm256_movemask_epi8(_mm256_permutevar8x32_epi32(lower, order));
+    *keep_u64 = ~(upper_dropped | (uint64_t)lower_dropped << 32);
+    return _mm256_movemask_epi8(_mm256_cmpeq_epi8(_mm256_min_epu8(first, second), _mm256_setzero_si256()));
 }
 
 static inline int any_tie(const v64 numbers[4], v64 threshold16)
@@ -127,6 +140,24 @@ static inline vbytes bytes_select1(uint64_t bits, vbytes v, vbytes other)
     const __m256i places = _mm256_set1_epi64x((long long)0x8040201008040201u);
     const __m256i copies = _mm256_shuffle_epi8(_mm256_set1_epi32((int)bits), byte_of_elem);
     return _mm256_blendv_epi8(other, v, _mm256_cmpeq_epi8(_mm256_and_si256(copies, places), places));
+}
+/* bytes_select1 with three bytes to each bit, for a third of the 96 bytes of 32 bits. */
+#define HAS_SELECT_TRIPLED
+static inline vbytes bytes_select_tripled(uint64_t bits, unsigned third, vbytes v, vbytes other)
+{
+    static const uint8_t byte_of_elem[3][32] = {
+        {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1},
+        {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2},
+        {2, 2, 2, 2, 2, 2, 2, 2, 3, 3, 3, 3, 3, 3, 3, 3, 3, 3, 3, 3, 3, 3, 3, 3, 3, 3, 3, 3, 3, 3, 3, 3},
+    };
+#define THRICE(a) a, a, a
+#define EIGHT_THRICE THRICE(1), THRICE(2), THRICE(4), THRICE(8), THRICE(16), THRICE(32), THRICE(64), THRICE(128)
+    static const uint8_t places[96] = {EIGHT_THRICE, EIGHT_THRICE, EIGHT_THRICE, EIGHT_THRICE};
+#undef THRICE
+#undef EIGHT_THRICE
+    const __m256i place = bytes_load(places + 32 * third);
+    const __m256i copies = _mm256_shuffle_epi8(_mm256_set1_epi32((int)bits), bytes_load(byte_of_elem[third]));
+    return _mm256_blendv_epi8(other, v, _mm256_cmpeq_epi8(_mm256_and_si256(copies, place), place));
 }
 static inline vbytes bytes_select2(uint64_t bits, vbytes v, vbytes other)
 {

@@ -1,4 +1,5 @@
-/* The verbs of AVX-512 (F, BW, DQ, VL) for block_kernels.inc.h: vectors of 8 lanes of 64 bits, and mask registers. */
+/* The verbs of AVX-512 (F, BW, DQ, VL) and BMI2 for block_kernels.inc.h: vectors of 8 lanes of 64 bits, and mask
+ * registers. */
 #include "../kernel_table.h"
 
 #ifdef HAS_X86_KERNELS
@@ -12,7 +13,7 @@
 #define ISA_NAME "avx512"
 #define V64_LANES 8
 
-TARGET_REGION_BEGIN("avx512f,avx512bw,avx512dq,avx512vl,popcnt")
+TARGET_REGION_BEGIN("avx512f,avx512bw,avx512dq,avx512vl,bmi2,popcnt")
 
 typedef __m512i v64;
 #define v64_load(p) _mm512_loadu_si512(p)
@@ -58,19 +59,24 @@ static inline keep32 keep_lower(v64 numbers, v64 threshold32)
     return _mm512_cmpge_epi32_mask(_mm512_slli_epi32(numbers, 16), threshold32);
 }
 
-/* The empty asm makes gcc 12 move the mask through a register. Short of registers, it may otherwise store the mask to
- * the stack as 2 bytes and read it back as 8 bytes (seen with -O1 -fsanitize=undefined). */
-static inline uint32_t keep32_bits(keep32 keep)
-{
-    uint32_t bits = _cvtmask16_u32(keep);
-    __asm__("" : "+r"(bits));
-    return bits;
-}
-
 static inline int any_tie(const v64 numbers[2], v64 threshold16)
 {
     return !_kortestz_mask32_u8(_mm512_cmpeq_epi16_mask(numbers[0], threshold16),
                                 _mm512_cmpeq_epi16_mask(numbers[1], threshold16));
+}
+
+/* Comparisons of 16-bit numbers leave those of a word side by side; pext takes the upper and the lower ones apart. The
+ * empty asm makes gcc 12 move the masks through registers. Short of registers, it may otherwise store a mask to the
+ * stack with fewer bytes than it reads back (seen with -O1 -fsanitize=undefined). */
+#define HAS_DECIDE_WORD
+static inline int decide_word(uint64_t *keep_u64, const v64 numbers[2], v64 threshold16)
+{
+    uint32_t first = _cvtmask32_u32(_mm512_cmpge_epi16_mask(numbers[0], threshold16));
+    uint32_t second = _cvtmask32_u32(_mm512_cmpge_epi16_mask(numbers[1], threshold16));
+    __asm__("" : "+r"(first), "+r"(second));
+    const uint64_t kept = first | (uint64_t)second << 32;
+    *keep_u64 = _pext_u64(kept, 0xAAAAAAAAAAAAAAAAu) | _pext_u64(kept, 0x5555555555555555u) << 32;
+    return any_tie(numbers, threshold16);
 }
 
 /* The empty asm keeps the compiler from merging a load with the select after it to a masked load, which is slow on some
@@ -89,6 +95,9 @@ static inline vbytes bytes_load(const char *p)
 #define bytes_select2(bits, v, other) _mm512_mask_blend_epi16((__mmask32)(bits), other, v)
 #define bytes_select4(bits, v, other) _mm512_mask_blend_epi32((__mmask16)(bits), other, v)
 #define bytes_select8(bits, v, other) _mm512_mask_blend_epi64((__mmask8)(bits), other, v)
+
+#define HAS_DEPOSIT
+#define deposit_bits(bits, places) _pdep_u64(bits, places)
 
 typedef __m512 vf32;
 #define f32_set1 _mm512_set1_ps

@@ -46,15 +46,30 @@ static inline keep32 keep_lower(v64 numbers, v64 threshold32)
     return keep_upper(_mm_slli_epi32(numbers, 16), threshold32);
 }
 
-static inline uint32_t keep32_bits(keep32 keep)
-{
-    return ~(uint32_t)_mm_movemask_ps(_mm_castsi128_ps(keep.dropped)) & 0xFu;
-}
-
 static inline keep32 keep32_of_bits(uint32_t bits)
 {
     const __m128i kept = _mm_and_si128(_mm_set1_epi32((int)bits), _mm_setr_epi32(1, 2, 4, 8));
     return (keep32){_mm_cmpeq_epi32(kept, _mm_setzero_si128())};
+}
+
+/* Differences of 16-bit numbers, packed to bytes, keep their signs, and stay 0 only where they are: at ties. */
+#define HAS_DECIDE_WORD
+static inline int decide_word(uint64_t *keep_u64, const v64 numbers[8], v64 threshold16)
+{
+    uint64_t dropped = 0;
+    __m128i least = _mm_set1_epi8(-1);
+    for (int v = 0; v < 8; v += 4) {
+        const __m128i first =
+            _mm_packs_epi16(_mm_subs_epi16(numbers[v], threshold16), _mm_subs_epi16(numbers[v + 1], threshold16));
+        const __m128i second =
+            _mm_packs_epi16(_mm_subs_epi16(numbers[v + 2], threshold16), _mm_subs_epi16(numbers[v + 3], threshold16));
+        const __m128i lower = _mm_packs_epi16(_mm_slli_epi16(first, 8), _mm_slli_epi16(second, 8));
+        dropped |= (uint64_t)(unsigned)_mm_movemask_epi8(_mm_packs_epi16(first, second)) << (4 * v);
+        dropped |= (uint64_t)(unsigned)_mm_movemask_epi8(lower) << (32 + 4 * v);
+        least = _mm_min_epu8(least, _mm_min_epu8(first, second));
+    }
+    *keep_u64 = ~dropped;
+    return _mm_movemask_epi8(_mm_cmpeq_epi8(least, _mm_setzero_si128()));
 }
 
 static inline int any_tie(const v64 numbers[8], v64 threshold16)
@@ -80,6 +95,23 @@ static inline vbytes bytes_select1(uint64_t bits, vbytes v, vbytes other)
     const __m128i both = _mm_cvtsi32_si128((int)(bits & 0xFFFF)), pairs = _mm_unpacklo_epi8(both, both);
     const __m128i copies = _mm_shuffle_epi32(_mm_shufflelo_epi16(pairs, 0x50), 0x50); /* words 0, 0, 1, 1 of each */
     return bytes_of_either(_mm_cmpeq_epi8(_mm_and_si128(copies, places), places), v, other);
+}
+/* bytes_select1 with three bytes to each bit, for a third of the 48 bytes of 16 bits. */
+#define HAS_SELECT_TRIPLED
+static inline vbytes bytes_select_tripled(uint64_t bits, unsigned third, vbytes v, vbytes other)
+{
+#define THRICE(a) a, a, a
+#define EIGHT_THRICE THRICE(1), THRICE(2), THRICE(4), THRICE(8), THRICE(16), THRICE(32), THRICE(64), THRICE(128)
+    static const uint8_t places[48] = {EIGHT_THRICE, EIGHT_THRICE};
+#undef THRICE
+#undef EIGHT_THRICE
+    const __m128i place = bytes_load(places + 16 * third);
+    const __m128i both = _mm_cvtsi32_si128((int)(bits & 0xFFFF));
+    const __m128i words = _mm_shufflelo_epi16(_mm_unpacklo_epi8(both, both), 0x50); /* 0, 0, 1, 1 */
+    const __m128i copies = third == 0   ? _mm_shuffle_epi32(words, 0x00)
+                           : third == 1 ? _mm_shuffle_epi32(words, 0x50)
+                                        : _mm_shuffle_epi32(words, 0x55);
+    return bytes_of_either(_mm_cmpeq_epi8(_mm_and_si128(copies, place), place), v, other);
 }
 static inline vbytes bytes_select2(uint64_t bits, vbytes v, vbytes other)
 {

@@ -10,6 +10,8 @@
  *   keep_upper, keep_lower    the keep32 of the upper (lower) 16 bits of each 32-bit word of a v64
  *   keep32_bits, keep32_of_bits    to and from bits, element 0 lowest
  *   any_tie        whether any 16-bit number of a generator step equals the threshold
+ *   decide_word    sets the keep word of a generator step, with ties as kept, and returns any_tie; without it, that is
+ *                  done by keep32_bits, which those that have it (HAS_DECIDE_WORD) leave out
  *   vf32, f32_load, f32_set1, f32_add, f32_mul, f32_relu, f32_select (kept or +0.0), f32_store    V32_LANES elements
  *   f32_div, f32_sqrt, f32_positive (the keep32 of v > 0), f32_blend (v where kept, another vector where not)
  *   w32_sub, w32_shl, w32_shr (shifts zeros in), w32_sra (shifts the sign in)    on a v64 as words of 32 bits
@@ -22,6 +24,10 @@
  *
  * A processor with streaming stores also has HAS_STREAMING_STORES; f32_stream, f64_stream, halves_stream and
  * bytes_stream, whose addresses are multiples of STREAM_ALIGN; and stream_fence, which must follow the last of them.
+ *
+ * Bits of pixels are tripled in registers where there is HAS_DEPOSIT: deposit_bits(bits, places) moves the lowest bits
+ * to the places that are set; or HAS_SELECT_TRIPLED: bytes_select_tripled(bits, third, v, other), which is
+ * bytes_select1 with three elements to each of the lowest BYTES_OF_VECTOR bits, for one third of these elements.
  *
  * A processor that packs the chosen elements of a vector side by side has HAS_PACK and, for f32 and f64,
  * PACK_ELEMS_..., the type pack_..., and pack_load_..., pack_load_some_... (the first n elements), pack_store_...,
@@ -45,6 +51,7 @@
 #include "../compiler.h"
 #include "../float_check.h"
 #include "../half.h"
+#include "../tripled_bits.h"
 
 #include <string.h>
 
@@ -126,12 +133,24 @@ static ALWAYS_INLINE v64 threshold32_of(const mask_rule *rule)
 static ALWAYS_INLINE uint64_t keep_word(const v64 numbers[N_VECS], v64 threshold32)
 {
     uint64_t keep_u64 = 0;
+#ifdef HAS_DECIDE_WORD
+    decide_word(&keep_u64, numbers, v64_xor(threshold32, w32_shr(threshold32, 16)));
+#else
     for (int v = 0; v < N_VECS; v++) {
         keep_u64 |= (uint64_t)keep32_bits(keep_upper(numbers[v], threshold32)) << (v * V32_LANES);
         keep_u64 |= (uint64_t)keep32_bits(keep_lower(numbers[v], threshold32)) << (32 + v * V32_LANES);
     }
+#endif
     return keep_u64;
 }
+
+#ifndef HAS_DECIDE_WORD
+static ALWAYS_INLINE int decide_word(uint64_t *keep_u64, const v64 numbers[N_VECS], v64 threshold16)
+{
+    *keep_u64 = keep_word(numbers, w32_shl(threshold16, 16));
+    return any_tie(numbers, threshold16);
+}
+#endif
 
 /* Clears the bits of the tied elements that their 32-bit numbers drop. `bytes` are the numbers of the group. */
 static OUT_OF_LINE uint64_t drop_ties(uint64_t keep_u64, const uint8_t bytes[STREAM_LANES * 8], const mask_rule *rule,
@@ -196,10 +215,10 @@ typedef void groups_fn(const operands *ops, const mask_rule *rule, size_t i, lan
 /* The loop over positions first .. first + n_elems - 1, block by block and group by group. on_group, which is inlined,
  * gets a copy of the operands, which the compiler can keep in registers. on_word may be out of line and gets the
  * caller's operands, because passing the address of the copy would force it into memory. on_groups, unless it is NULL,
- * is inlined instead of on_group. */
-static ALWAYS_INLINE void for_each_group(const operands *ops, const mask_rule *rule, uint64_t first, size_t n_elems,
-                                         group_fn *on_group, groups_fn *on_groups, word_fn *on_word, int operation,
-                                         int has_bias)
+ * is inlined instead of on_group. needs_words: on_group gets keep words. */
+static ALWAYS_INLINE void for_each_group_or_word(const operands *ops, const mask_rule *rule, uint64_t first,
+                                                 size_t n_elems, group_fn *on_group, groups_fn *on_groups,
+                                                 word_fn *on_word, int operation, int has_bias, int needs_words)
 {
     const operands local = *ops;
     const v64 threshold32 = threshold32_of(rule);
@@ -229,10 +248,11 @@ static ALWAYS_INLINE void for_each_group(const operands *ops, const mask_rule *r
             } else if (skip == 0) {
                 for (; end - elem >= ELEMS_PER_GROUP; elem += ELEMS_PER_GROUP, i += ELEMS_PER_GROUP) {
                     next_numbers(&gen, numbers);
-                    has_tie = any_tie(numbers, threshold16);
+                    group_keep group = {.numbers = needs_words ? NULL : numbers, .threshold32 = threshold32};
+                    has_tie = needs_words ? decide_word(&group.keep_u64, numbers, threshold16)
+                                          : any_tie(numbers, threshold16);
                     if (UNLIKELY(has_tie))
                         break;
-                    const group_keep group = {.numbers = numbers, .threshold32 = threshold32};
                     on_group(&local, i, bias_at, &group);
                     if (has_bias) /* one subtraction is enough: a period is not shorter than a group */
                         bias_at = bias_at + ELEMS_PER_GROUP < period ? bias_at + ELEMS_PER_GROUP
@@ -257,6 +277,19 @@ static ALWAYS_INLINE void for_each_group(const operands *ops, const mask_rule *r
                 bias_at = bias_at + n_here < period ? bias_at + n_here : bias_at + n_here - period;
         }
     }
+}
+
+static ALWAYS_INLINE void for_each_group(const operands *ops, const mask_rule *rule, uint64_t first, size_t n_elems,
+                                         group_fn *on_group, groups_fn *on_groups, word_fn *on_word, int operation,
+                                         int has_bias)
+{
+    for_each_group_or_word(ops, rule, first, n_elems, on_group, on_groups, on_word, operation, has_bias, 0);
+}
+
+static ALWAYS_INLINE void for_each_word(const operands *ops, const mask_rule *rule, uint64_t first, size_t n_elems,
+                                        group_fn *on_group, word_fn *on_word, int has_bias)
+{
+    for_each_group_or_word(ops, rule, first, n_elems, on_group, NULL, on_word, 0, has_bias, 1);
 }
 
 /* ---- signs and records ---- */
@@ -326,7 +359,7 @@ static ALWAYS_INLINE void words_on_group(const operands *ops, size_t i, size_t b
 static const char *fill_words(uint64_t *out, const mask_rule *rule, uint64_t first, size_t n_elems)
 {
     const operands ops = {.out = (char *)out};
-    for_each_group(&ops, rule, first, n_elems, words_on_group, NULL, words_on_word, 0, 0);
+    for_each_word(&ops, rule, first, n_elems, words_on_group, words_on_word, 0);
     return ISA_NAME;
 }
 
@@ -537,7 +570,8 @@ static const char *changed_arithmetic_of_table(void)
         .dtype = {CDROPOUT_DTYPES(DTYPE_ROW)}, .fill_keep = fill_keep, .fill_words = fill_words, .fill_raw = fill_raw, \
         .fill_draws = fill_draws, .or_bits_ahead = or_bits_ahead, .invert_bits = invert_bits,                          \
         .select = {select_1, select_2, select_4, select_8},                                                            \
-        .submatrix = {[DTYPE_f32] = submatrix_f32, [DTYPE_f64] = submatrix_f64},                                       \
+        .select_range = {select_range_1, select_range_2, select_range_4, select_range_8},                              \
+        .select_tripled = select_tripled, .submatrix = {[DTYPE_f32] = submatrix_f32, [DTYPE_f64] = submatrix_f64},     \
         .update = {[DTYPE_f32] = update_params_f32, [DTYPE_f64] = update_params_f64}, .update_kept = {                 \
             [DTYPE_f32] = update_kept_f32,                                                                             \
             [DTYPE_f64] = update_kept_f64                                                                              \

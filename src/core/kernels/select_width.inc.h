@@ -68,6 +68,60 @@ static const char *OF_WIDTH(select)(const operands *ops, const uint64_t *keep_wo
     return ISA_NAME;
 }
 
+/* On a whole group that for_each_group has decided. The fills are read from bias_at on. */
+static ALWAYS_INLINE void OF_WIDTH(select_group)(const operands *ops, size_t i, size_t bias_at, const group_keep *group,
+                                                 int is_streamed)
+{
+    const uint64_t keep_u64 = word_of_group(group);
+    const char *x = OF_WIDTH(kept_from)(ops, i), *fills = OF_WIDTH(fills_from)(ops, bias_at);
+    char *out = ops->out + i * WIDTH;
+    for (unsigned e = 0; e < ELEMS_PER_GROUP; e += VECTOR_ELEMS) {
+        const vbytes v = SELECT(keep_u64 >> e, bytes_load(x + e * WIDTH), bytes_load(fills + e * WIDTH));
+        if (is_streamed)
+            bytes_stream(out + e * WIDTH, v);
+        else
+            bytes_store(out + e * WIDTH, v);
+    }
+}
+
+static ALWAYS_INLINE void OF_WIDTH(select_on_group)(const operands *ops, size_t i, size_t bias_at,
+                                                    const group_keep *group)
+{
+    OF_WIDTH(select_group)(ops, i, bias_at, group, 0);
+}
+
+static ALWAYS_INLINE void OF_WIDTH(stream_on_group)(const operands *ops, size_t i, size_t bias_at,
+                                                    const group_keep *group)
+{
+    OF_WIDTH(select_group)(ops, i, bias_at, group, 1);
+}
+
+static OUT_OF_LINE void OF_WIDTH(select_on_word)(const operands *ops, size_t i, size_t bias_at, uint64_t keep_u64,
+                                                 size_t n_elems, int operation)
+{
+    operands at = *ops;
+    (void)operation;
+    at.out += i * WIDTH;
+    if (at.x != NULL)
+        at.x += i * WIDTH;
+    at.bias_at = bias_at;
+    at.is_streamed = 0;
+    OF_WIDTH(select)(&at, &keep_u64, n_elems);
+}
+
+static const char *OF_WIDTH(select_range)(const operands *ops, const mask_rule *rule, uint64_t first, size_t n_elems)
+{
+    if (ops->is_streamed) {
+        select_by_words(ops, rule, first, n_elems, OF_WIDTH(stream_on_group), OF_WIDTH(select_on_word), 1,
+                        IS_FUSED(WIDTH));
+        AFTER_STREAMING();
+    } else {
+        select_by_words(ops, rule, first, n_elems, OF_WIDTH(select_on_group), OF_WIDTH(select_on_word), 1,
+                        IS_FUSED(WIDTH));
+    }
+    return ISA_NAME;
+}
+
 #undef SELECT_JOIN_TOKENS
 #undef SELECT_JOIN
 #undef OF_WIDTH
