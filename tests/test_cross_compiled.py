@@ -441,7 +441,7 @@ def test_a_case_whose_bias_has_no_room_in_the_program_is_refused(run_program):
 IN_BOUNDS = (
     r"\d{5,} calls, \d{5,} of them streaming as well: nothing outside an array, the same bits everywhere\n"
     r"\d{4,} jobs, \d{3,} of them streaming, and (?P<with_records>\d+) with records "
-    r"\((\d+ [a-z ]+(, )?){12}\), \d{4,} refused: "
+    r"\((\d+ [a-z ]+(, )?){13}\), \d{4,} refused: "
     r"nothing outside an array, the bits of single elements\n"
 )
 
