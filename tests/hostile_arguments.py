@@ -266,7 +266,8 @@ def targets(only: str | None = None) -> dict[str, Target]:
 
 
 def harmless(names: tuple[str, ...]) -> dict[str, list[Any]]:
-    return {name: PARAMETERS[name][1] for name in names}
+    # rescale is a word for Dropout and a flag for DropConnect, and None for neither: its default is harmless.
+    return {name: PARAMETERS[name][1] for name in names if name != "rescale"}
 
 
 def make_instance(name: str, cls: type, scene: Scene, variant: int) -> Any:
@@ -281,7 +282,7 @@ def make_instance(name: str, cls: type, scene: Scene, variant: int) -> Any:
             cd.Mask(5, 4096, 1.0, shape),
         )[variant % 4]
     values = {key: build(scene, value, key) for key, value in harmless(parameters_of(cls, name)).items()}
-    values = {key: value for key, value in values.items() if key not in ("shape", "rescale", "dtype")}
+    values = {key: value for key, value in values.items() if key not in ("shape", "dtype")}
     if cls is cd.Noise:
         values["shape"] = shape
     if "inplace" in values:
