@@ -5,6 +5,7 @@ import re
 import sys
 import time
 import tracemalloc
+import warnings
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
@@ -723,7 +724,8 @@ def test_objects_whose_repr_raises_are_reported_by_their_class():
 
 
 def test_a_holder_among_the_layers_of_monte_carlo_dropout_is_reported_once():
-    with pytest.warns(UserWarning, match="") as caught:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
         cd.mc_predict(lambda x: x, X, 2, layers=[Holder(cd.Dropout(0.5))])
     assert [str(each.message) for each in caught] == [
         "a Holder holds layers that are not switched on: list these layers instead"
