@@ -5,7 +5,6 @@ from typing import Any
 import numpy.typing as npt
 
 from cdropout import _kernels
-from cdropout.checks import check_flag
 from cdropout.functions.shared_axes import Channels
 from cdropout.mask import Mask
 from cdropout.stream import Rng
@@ -102,7 +101,7 @@ def pixel_dropout(
     """
     array = _kernels.as_array(image, "image")
     _, _, channel_axis = image_axes(array, channels)
-    shared = () if check_flag("per_channel", per_channel) or channel_axis is None else (channel_axis,)
+    shared = () if per_channel or channel_axis is None else (channel_axis,)
     # An int, the default, is checked faster as it is.
     values = fill if type(fill) is int else fill_of_channels(fill, array, channel_axis)
     result, mask = _kernels.draw_selection(image, "image", p, values, rng, out, shared)
