@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from functools import partial
 from itertools import islice
-from types import MemberDescriptorType, ModuleType
+from types import MemberDescriptorType, ModuleType, NoneType
 from typing import Any
 
 import numpy as np
@@ -423,6 +423,8 @@ def _holds_layers(step: Any, known: set[int], is_meant: Callable[[Any], bool]) -
             if id(each) not in held_by:
                 objects.append(each)
             held_by.setdefault(id(each), set()).add(id(value))
+    if len(objects) == 1:
+        return False
     holders, left = set[int](), [id(step)]
     while left:
         new = held_by[left.pop()] - holders
@@ -443,11 +445,12 @@ def _holds_layers(step: Any, known: set[int], is_meant: Callable[[Any], bool]) -
 
 def _parts_of(value: Any) -> list[Any]:
     """Return the items of a list, tuple or dict, or the values of an object's attributes, without those computed."""
-    if _is_a(value, list | tuple | dict):
+    if _is_a(value, (list, tuple, dict)):
         return list(islice(value.values() if _is_a(value, dict) else value, MOST_ITEMS))
     parts = list(_attributes_of(value).values())[:MOST_ITEMS]
     for each in type(value).__mro__:
-        for slot in vars(each).values():
+        members = vars(each)
+        for slot in members.values() if "__slots__" in members else ():
             if isinstance(slot, MemberDescriptorType):
                 with suppress(AttributeError):  # not set
                     parts.append(slot.__get__(value))
@@ -459,13 +462,19 @@ def _is_a(value: Any, types: Any) -> bool:
     return issubclass(type(value), types)
 
 
+# Usual types of attributes that hold no layers, so that they are told apart fast.
+_PLAIN_TYPES = frozenset((NoneType, bool, int, float, str, np.ndarray, np.dtype, Stream, Mask))
+
+
 def _may_hold_layers(value: Any) -> bool:
-    return _is_a(value, list | tuple | dict) or _has(value, "forward")
+    if type(value) in _PLAIN_TYPES:
+        return False
+    return _is_a(value, (list, tuple, dict)) or _has(value, "forward")
 
 
 def _has(value: Any, name: str) -> bool:
     """Return whether an object has an attribute, without running code of its class; False for classes and modules."""
-    if _is_a(value, type | ModuleType):
+    if _is_a(value, (type, ModuleType)):
         return False
     return hasattr(type(value), name) or name in _attributes_of(value)
 
