@@ -78,7 +78,7 @@ def _listed(name: str, layers: Any) -> list[Any]:
     return list(layers)
 
 
-def _to_switch(layers: Iterable[Any], also: Iterable[Any], stacklevel: int) -> list[Any]:
+def _to_switch(layers: Iterable[Any], also: Iterable[Any], stacklevel: int, *, is_checked: bool = False) -> list[Any]:
     """Return the layers that drop: those of this library among layers, and all of also.
 
     Other layers stay as they are, because training means something else for them: batch normalization would use and
@@ -88,7 +88,7 @@ def _to_switch(layers: Iterable[Any], also: Iterable[Any], stacklevel: int) -> l
     layers, also = _listed("layers", layers), _listed("also", also)
     named = set(map(id, also))
     ours = [layer for layer in layers if isinstance(layer, Layer)]
-    for message in _reasons_for_no_switch(layers, named):
+    for message in _reasons_for_no_switch(layers, named, is_checked=is_checked):
         warnings.warn(message, stacklevel=stacklevel)
     for layer in also:
         if not hasattr(layer, "training"):
@@ -97,9 +97,9 @@ def _to_switch(layers: Iterable[Any], also: Iterable[Any], stacklevel: int) -> l
     return ours + [layer for layer in also if id(layer) not in known]
 
 
-def _reasons_for_no_switch(layers: list[Any], named: set[int]) -> list[str]:
+def _reasons_for_no_switch(layers: list[Any], named: set[int], *, is_checked: bool = False) -> list[str]:
     """Return a warning for each of layers that drops, or holds layers that drop, and is not switched on; named has the
-    ids of those in `also`.
+    ids of those in `also`. Checked layers are those of `_checked_steps`, which hold no others.
     """
     messages, known = [], named | set(map(id, layers))
     for layer in layers:
@@ -107,7 +107,7 @@ def _reasons_for_no_switch(layers: list[Any], named: set[int]) -> list[str]:
             continue
         if id(layer) not in named and hasattr(layer, "training") and "drop" in type(layer).__name__.lower():
             messages.append(f"{layer!r} is not switched on: it is no layer of cdropout. Pass it in also= to switch it.")
-        elif _has(layer, "forward") and _holds_layers(layer, known, _is_dropout):
+        elif not is_checked and _has(layer, "forward") and _holds_layers(layer, known, _is_dropout):
             name = type(layer).__name__
             messages.append(f"a {name} holds layers that are not switched on: list these layers instead")
     return messages
@@ -355,7 +355,7 @@ def mc_predict(
         steps, also = _checked_steps(forward, layers), _listed("also", also)
         if not {id(layer) for layer in also} <= {id(step) for step in steps}:
             raise ValueError("also must be layers of the sequence, where forward is one")
-        originals = {id(layer) for layer in _to_switch(steps, also, stacklevel=3)}
+        originals = {id(layer) for layer in _to_switch(steps, also, stacklevel=3, is_checked=True)}
         copies = [copy.copy(step) if hasattr(step, "forward") else step for step in steps]
         switched = [each for step, each in zip(steps, copies, strict=True) if id(step) in originals]
         by_id = {id(step): each for step, each in zip(steps, copies, strict=True)}
