@@ -2,7 +2,7 @@
 
 import contextlib
 import operator
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -83,12 +83,21 @@ def check_flag(name: str, value: object) -> bool:
     return bool(value)
 
 
+def check_sequence(name: str, values: Any, rule: str) -> list[Any]:
+    """Return the items of a sequence, of an array with axes or of the values of a dict as a list; TypeError for
+    another object. The rule, such as "of integers", says what the items are.
+    """
+    has_no_order = isinstance(values, str | bytes | Mapping | set | frozenset)
+    if has_no_order or not isinstance(values, Collection) or (isinstance(values, np.ndarray) and values.ndim == 0):
+        raise TypeError(f"{name} must be a sequence {rule}, got {shown(values)}")
+    return values.tolist() if isinstance(values, np.ndarray) else list(values)
+
+
 def check_widths(widths: Any) -> list[int]:
     """Return the widths of a network's layers, from the inputs to the outputs, as ints; TypeError or ValueError for
     anything but two or more integers of at least 1.
     """
-    if isinstance(widths, str) or not isinstance(widths, Sequence | np.ndarray) or np.ndim(widths) == 0:
-        raise TypeError(f"widths must be a sequence of integers, got {shown(widths)}")
+    widths = check_sequence("widths", widths, "of integers")
     if len(widths) < 2:
         raise ValueError(f"widths must be two or more numbers, got {widths!r}")
     return [check_integer("widths", width, 1) for width in widths]

@@ -5,9 +5,11 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from functools import partial
+from itertools import islice
+from types import MemberDescriptorType, ModuleType, NoneType
 from typing import Any
 
 import numpy as np
@@ -58,9 +60,14 @@ def _switch(layers: Iterable[Any], method: str) -> None:
         switch = getattr(layer, method, None)
         if switch is not None:
             switch()
-        elif hasattr(layer, "forward") and _holds_layers(layer, known):
-            message = f"{layer!r} holds layers that are not switched, because it has no {method}: list these layers"
+        elif _has(layer, "forward") and _holds_layers(layer, known, partial(_has_mode_and, method)):
+            name = type(layer).__name__
+            message = f"a {name} holds layers that are not switched, because it has no {method}: list these layers"
             warnings.warn(message, stacklevel=3)
+
+
+def _has_mode_and(method: str, value: Any) -> bool:
+    return _has_mode(value) and _has(value, method)
 
 
 def _listed(name: str, layers: Any) -> list[Any]:
@@ -71,7 +78,7 @@ def _listed(name: str, layers: Any) -> list[Any]:
     return list(layers)
 
 
-def _to_switch(layers: Iterable[Any], also: Iterable[Any], stacklevel: int) -> list[Any]:
+def _to_switch(layers: Iterable[Any], also: Iterable[Any], stacklevel: int, *, is_checked: bool = False) -> list[Any]:
     """Return the layers that drop: those of this library among layers, and all of also.
 
     Other layers stay as they are, because training means something else for them: batch normalization would use and
@@ -80,21 +87,30 @@ def _to_switch(layers: Iterable[Any], also: Iterable[Any], stacklevel: int) -> l
     """
     layers, also = _listed("layers", layers), _listed("also", also)
     named = set(map(id, also))
-    ours = []
-    for layer in layers:
-        if isinstance(layer, Layer):
-            ours.append(layer)
-        elif id(layer) not in named and hasattr(layer, "training") and "drop" in type(layer).__name__.lower():
-            message = f"{layer!r} is not switched on: it is no layer of cdropout. Pass it in also= to switch it."
-            warnings.warn(message, stacklevel=stacklevel)
-        elif hasattr(layer, "forward") and _holds_layers(layer, named | set(map(id, layers))):
-            message = f"{layer!r} holds layers that are not switched on: list these layers instead"
-            warnings.warn(message, stacklevel=stacklevel)
+    ours = [layer for layer in layers if isinstance(layer, Layer)]
+    for message in _reasons_for_no_switch(layers, named, is_checked=is_checked):
+        warnings.warn(message, stacklevel=stacklevel)
     for layer in also:
         if not hasattr(layer, "training"):
             raise TypeError(f"also must be layers with an attribute training, got {layer!r}")
     known = set(map(id, ours))
     return ours + [layer for layer in also if id(layer) not in known]
+
+
+def _reasons_for_no_switch(layers: list[Any], named: set[int], *, is_checked: bool = False) -> list[str]:
+    """Return a warning for each of layers that drops, or holds layers that drop, and is not switched on; named has the
+    ids of those in `also`. Checked layers are those of `_checked_steps`, which hold no others.
+    """
+    messages, known = [], named | set(map(id, layers))
+    for layer in layers:
+        if isinstance(layer, Layer):
+            continue
+        if id(layer) not in named and hasattr(layer, "training") and "drop" in type(layer).__name__.lower():
+            messages.append(f"{layer!r} is not switched on: it is no layer of cdropout. Pass it in also= to switch it.")
+        elif not is_checked and _has(layer, "forward") and _holds_layers(layer, known, _is_dropout):
+            name = type(layer).__name__
+            messages.append(f"a {name} holds layers that are not switched on: list these layers instead")
+    return messages
 
 
 def _turn_on(layer: Any, stream: Stream | None) -> None:
@@ -339,7 +355,7 @@ def mc_predict(
         steps, also = _checked_steps(forward, layers), _listed("also", also)
         if not {id(layer) for layer in also} <= {id(step) for step in steps}:
             raise ValueError("also must be layers of the sequence, where forward is one")
-        originals = {id(layer) for layer in _to_switch(steps, also, stacklevel=3)}
+        originals = {id(layer) for layer in _to_switch(steps, also, stacklevel=3, is_checked=True)}
         copies = [copy.copy(step) if hasattr(step, "forward") else step for step in steps]
         switched = [each for step, each in zip(steps, copies, strict=True) if id(step) in originals]
         by_id = {id(step): each for step, each in zip(steps, copies, strict=True)}
@@ -364,7 +380,8 @@ def mc_predict(
         forward = partial(_on_a_copy, forward)
     also = _listed("also", also)
     with dropout_on(layers, rng=rng, also=also):
-        if layers and not also and not any(isinstance(layer, Layer) for layer in layers):
+        ours = any(isinstance(layer, Layer) for layer in layers)
+        if layers and not also and not ours and not _reasons_for_no_switch(layers, set()):
             message = f"layers must be layers of cdropout to be switched on, got {layers!r}: no dropout is switched on"
             warnings.warn(message, stacklevel=2)
         return _moments(forward, x, n_samples, samples_per_pass, layers, progress)
@@ -381,33 +398,102 @@ def _checked_steps(steps: Any, layers: list[Any]) -> list[Any]:
     for step in checked:
         if not hasattr(step, "forward") and not callable(step):
             raise TypeError(f"forward must be a sequence of layers and functions, got {step!r} in it")
-        if hasattr(step, "forward") and _holds_layers(step, known):
+        if hasattr(step, "forward") and _holds_layers(step, known, _has_mode):
             raise TypeError(f"forward must be the layers themselves, got {step!r}, which holds others, in it")
     return checked
 
 
-def _holds_layers(step: Any, known: set[int]) -> bool:
-    """Return whether an object holds layers with modes other than the known ones.
+# The items of a longer container are data rather than layers, and a model has fewer objects with layers.
+MOST_ITEMS, MOST_OBJECTS = 1000, 10_000
 
-    The search follows the object's attributes, and lists, tuples, dicts and objects with a `forward` among them.
+
+def _holds_layers(step: Any, known: set[int], is_meant: Callable[[Any], bool]) -> bool:
+    """Return whether an object holds layers other than the known ones, of those that are meant.
+
+    The search follows the object's attributes, and lists, tuples, dicts and objects with a `forward` among them. It
+    runs no code of their classes, such as properties. A network with a mode, to which one of its layers refers, holds
+    that layer, and is not searched.
     """
-    seen, left = {id(step)}, [step]
-    while left:
-        value = left.pop()
-        if isinstance(value, dict):
-            inner = list(value.values())
-        elif isinstance(value, list | tuple):
-            inner = list(value)
-        else:
-            slots = [name for each in type(value).__mro__ for name in getattr(each, "__slots__", ())]
-            inner = [getattr(value, name, None) for name in slots] + list(getattr(value, "__dict__", {}).values())
+    objects, holds, held_by = [step], {}, {id(step): set[int]()}
+    for value in objects:
+        if len(objects) > MOST_OBJECTS:
+            break
+        holds[id(value)] = inner = [each for each in _parts_of(value) if _may_hold_layers(each)]
         for each in inner:
-            if hasattr(each, "forward") and hasattr(each, "training") and id(each) not in known:
+            if id(each) not in held_by:
+                objects.append(each)
+            held_by.setdefault(id(each), set()).add(id(value))
+    if len(objects) == 1:
+        return False
+    holders, left = set[int](), [id(step)]
+    while left:
+        new = held_by[left.pop()] - holders
+        holders |= new
+        left += new
+    seen, objects = {id(step)}, [step]
+    for value in objects:
+        for each in holds.get(id(value), ()):
+            is_network = id(each) in holders and _has_mode(each) and not _is_a(each, Layer)
+            if id(each) in seen or is_network:
+                continue
+            if id(each) not in known and is_meant(each):
                 return True
-            if id(each) not in seen and (isinstance(each, list | tuple | dict) or hasattr(each, "forward")):
-                seen.add(id(each))
-                left.append(each)
+            seen.add(id(each))
+            objects.append(each)
     return False
+
+
+def _parts_of(value: Any) -> list[Any]:
+    """Return the items of a list, tuple or dict, or the values of an object's attributes, without those computed."""
+    if _is_a(value, (list, tuple, dict)):
+        return list(islice(value.values() if _is_a(value, dict) else value, MOST_ITEMS))
+    parts = list(_attributes_of(value).values())[:MOST_ITEMS]
+    for each in type(value).__mro__:
+        members = vars(each)
+        for slot in members.values() if "__slots__" in members else ():
+            if isinstance(slot, MemberDescriptorType):
+                with suppress(AttributeError):  # not set
+                    parts.append(slot.__get__(value))
+    return parts
+
+
+def _is_a(value: Any, types: Any) -> bool:
+    """Return what isinstance does, without the `__class__` of the object, which a proxy computes."""
+    return issubclass(type(value), types)
+
+
+# Usual types of attributes that hold no layers, so that they are told apart fast.
+_PLAIN_TYPES = frozenset((NoneType, bool, int, float, str, np.ndarray, np.dtype, Stream, Mask))
+
+
+def _may_hold_layers(value: Any) -> bool:
+    if type(value) in _PLAIN_TYPES:
+        return False
+    return _is_a(value, (list, tuple, dict)) or _has(value, "forward")
+
+
+def _has(value: Any, name: str) -> bool:
+    """Return whether an object has an attribute, without running code of its class; False for classes and modules."""
+    if _is_a(value, (type, ModuleType)):
+        return False
+    return hasattr(type(value), name) or name in _attributes_of(value)
+
+
+def _attributes_of(value: Any) -> dict[str, Any]:
+    """Return the attributes that an object has beside those of its class; not those of a proxy's object."""
+    try:
+        return object.__getattribute__(value, "__dict__")  # type: ignore[no-any-return]
+    except AttributeError:
+        return {}
+
+
+def _has_mode(value: Any) -> bool:
+    return _has(value, "forward") and _has(value, "training")
+
+
+def _is_dropout(value: Any) -> bool:
+    """Return whether an object is a layer of this library, or one of another library that is called a dropout."""
+    return _is_a(value, Layer) or (_has(value, "training") and "drop" in type(value).__name__.lower())
 
 
 def _without_prefix(
@@ -533,7 +619,9 @@ def _moments(
 def _real(output: npt.ArrayLike) -> npt.NDArray[np.float64]:
     _kernels.check_unmasked(output, "forward's output")
     array = np.asarray(output)
-    if array.dtype.kind in "cOSUMm":  # NumPy would convert None to NaN, and times to numbers
+    is_object = array.dtype.kind == "O"
+    # NumPy would convert None to NaN, and times to numbers.
+    if array.dtype.kind in "cSUMm" or (is_object and not all(hasattr(each, "__float__") for each in array.flat)):
         got = shown(output) if array.ndim == 0 else array.dtype
         raise TypeError(f"forward must return real numbers, got {got}")
     return array.astype(np.float64, copy=False)

@@ -575,3 +575,9 @@ def test_a_step_of_another_optimizer_without_full_gradients_does_not_go_unnotice
         network.backward(dy)
         optimizer.step()
         assert np.isfinite(network.eval().forward(x)).all() == full_grads
+
+
+@pytest.mark.parametrize("optimizer", [SGD, Adam])
+def test_optimizers_without_a_layer_are_refused(optimizer):
+    with pytest.raises(ValueError, match="layers must be one or more layers, got none"):
+        optimizer([], 0.1)

@@ -373,3 +373,34 @@ def test_a_slice_with_a_step_of_0_is_refused_as_one_with_a_negative_step():
     for step in (0, -1):
         with pytest.raises(ValueError, match="a mask's slice must have a step of 1 or more, got slice"):
             cd.draw_mask(5, 0.5)[::step]
+
+
+@pytest.mark.parametrize("flag", ["no", None, 1, 0.0])
+def test_flags_must_be_true_or_false_before_anything_is_drawn(flag):
+    table = np.ones((4, 3))
+    calls = {
+        "inplace": [
+            lambda rng: cd.Dropout(0.5, rng=rng, inplace=flag),
+            lambda rng: cd.ReLUDropout(0.5, rng=rng, inplace=flag),
+            lambda rng: cd.GaussianDropout(0.5, rng=rng, inplace=flag),
+            lambda rng: cd.DropBlock2d(0.5, block_size=3, rng=rng, inplace=flag),
+        ],
+        "per_row": [lambda rng: cd.column_dropout(table, 0.5, rng=rng, per_row=flag)],
+        "scale_by_keep": [
+            lambda rng: cd.DropPath(0.5, rng=rng, scale_by_keep=flag),
+        ],
+    }
+    for name, listed in calls.items():
+        for call in listed:
+            stream, generator = cd.Stream(1), np.random.default_rng(1)
+            before = generator.bit_generator.state
+            for rng in (stream, generator):
+                with pytest.raises(TypeError, match=f"{name} must be True or False, got {flag!r}"):
+                    call(rng)
+            assert stream.position == 0
+            assert generator.bit_generator.state == before
+
+
+def test_flags_may_be_bools_of_numpy():
+    assert cd.Dropout(0.5, inplace=np.True_).inplace is True
+    assert cd.DropPath(0.5, scale_by_keep=np.False_).scale_by_keep is False

@@ -3,8 +3,13 @@
 import asyncio
 import re
 import sys
+import time
 import tracemalloc
+import warnings
+import weakref
 from concurrent.futures import ThreadPoolExecutor
+from decimal import Decimal
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -599,6 +604,138 @@ def test_objects_that_hold_layers_which_are_not_listed_are_reported():
     with cd.dropout_on([holder, layer]):
         assert layer.training
     assert cd.mc_predict(holder.forward, X, 5, layers=[holder, layer])[1].any()
+
+
+class Step:
+    """A layer without modes, with any attributes."""
+
+    def __init__(self, **attributes):
+        self.__dict__.update(attributes)
+
+    def forward(self, x):
+        return x
+
+
+class Mode(Step):
+    """A layer with a mode that `train` and `eval` switch."""
+
+    training = True
+
+    def train(self, mode=True):
+        self.training = mode
+
+    def eval(self):
+        self.train(False)
+
+
+class ComputedAttributes:
+    """An object whose attributes are computed, and must not be by a search for layers."""
+
+    __slots__ = "x"
+
+    def __getattr__(self, name):
+        raise RuntimeError(f"{name} was computed")
+
+    @property
+    def forward(self):
+        raise RuntimeError("forward was computed")
+
+    training = forward
+
+
+class Named(Step):
+    """A layer whose one slot is named by a string, each of whose letters could be an attribute."""
+
+    __slots__ = "training"
+
+    @property
+    def g(self):
+        raise RuntimeError("g was computed")
+
+
+def cycle_of_layers():
+    network = Mode(layers=[Step(), cd.Dropout(0.5, rng=1), Step()])
+    for layer in network.layers[::2]:
+        layer.network = network
+    return network.layers
+
+
+def dead_proxy():
+    return weakref.proxy(Mode())
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    "layers",
+    [
+        *(cycle_of_layers(), cycle_of_layers()[:1]),  # a network whose layers refer to it is not one of their parts
+        [Step(inner=ComputedAttributes(), many=[ComputedAttributes()])],
+        [Named()],
+        *([Step(kind=Mode)], [Step(kind=cd.Dropout)], [Step(module=sys.modules["cdropout"])]),  # no objects
+        [Step(proxy=dead_proxy())],
+        [Step(table=dict.fromkeys(range(1_000_000)), numbers=[[0.0] * 1_000] * 1_000)],
+    ],
+    ids=["cycle", "part of a cycle", "computed", "slots", "class", "class of ours", "module", "proxy", "long"],
+)
+def test_usual_attributes_of_layers_cause_no_warning_and_run_no_code(layers):
+    began = time.process_time()
+    cd.eval(layers)
+    cd.train(layers)
+    with cd.dropout_on(layers):
+        pass
+    assert time.process_time() - began < 1
+
+
+@pytest.mark.filterwarnings("error")
+def test_layers_whose_mode_is_not_that_of_dropout_are_no_reason_to_warn():
+    norm = Step(training=True)  # has no eval to call
+    cd.eval([Step(norm=norm)])
+    with cd.dropout_on([Step(norm=Mode()), cd.Dropout(0.5, rng=1)]):
+        pass
+
+
+def test_layers_in_slots_and_rings_of_objects_are_found():
+    class Slots:
+        __slots__ = ("__layer",)
+
+        def __init__(self):
+            self.__layer = cd.Dropout(0.5)
+
+        def forward(self, x):
+            return x
+
+    ring = Step()
+    ring.next = Step(before=ring, layer=cd.Dropout(0.5))
+    ring.next.layer.owner = ring
+    for holder in (Slots(), Step(inner=[{"a": (Slots(),)}])):
+        with pytest.warns(UserWarning, match="a (Slots|Step) holds layers that are not switched, because it has no"):
+            cd.eval([holder])
+    with pytest.warns(UserWarning, match="a Step holds layers that are not switched on"), cd.dropout_on([ring]):
+        pass
+
+
+def test_objects_whose_repr_raises_are_reported_by_their_class():
+    class Unnamed(Holder):
+        def __repr__(self):
+            raise RuntimeError("no text")
+
+    with pytest.warns(UserWarning, match="a Unnamed holds layers that are not switched"):
+        cd.eval([Unnamed(cd.Dropout(0.5))])
+
+
+def test_a_holder_among_the_layers_of_monte_carlo_dropout_is_reported_once():
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        cd.mc_predict(lambda x: x, X, 2, layers=[Holder(cd.Dropout(0.5))])
+    assert [str(each.message) for each in caught] == [
+        "a Holder holds layers that are not switched on: list these layers instead"
+    ]
+
+
+def test_objects_that_are_numbers_are_outputs_of_monte_carlo_dropout():
+    mean, std = cd.mc_predict(lambda x: np.array([Fraction(1, 2), Decimal(3), 2, np.float32(4)], object), X, 2)
+    assert mean.tolist() == [0.5, 3, 2, 4]
+    assert not std.any()
 
 
 def test_monte_carlo_dropout_without_a_layer_to_switch_on_is_reported():

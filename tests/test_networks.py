@@ -1,6 +1,7 @@
 """The network of estimators and examples: gradients, dropout, losses, optimizers, initial weights, sub-networks."""
 
 import math
+import pickle
 from itertools import pairwise
 
 import numpy as np
@@ -503,8 +504,8 @@ def test_arguments_that_no_network_can_have_are_refused_by_name(widths, options,
 
 NOT_INPUTS = [
     ([[1.0] * 5], "x must be an array, got list"),
-    (np.ones((2, 5), np.float32), "x must have the dtype of the weights, got float32 for float64"),
-    (np.ones((2, 5), np.int64), "x must have the dtype of the weights, got int64 for float64"),
+    (np.ones((2, 5), complex), "x must be an array of real numbers, got dtype complex128"),
+    (np.full((2, 5), "1.0"), "x must be an array of real numbers, got dtype <U3"),
     (np.ones(5), r"x must have the axes \(n_samples, n_inputs\), got shape \(5,\)"),
     (np.ones((2, 6)), "x must have 5 columns, got 6"),
     (np.ma.array(np.ones((2, 5)), mask=True), "x must not be a masked array"),
@@ -522,16 +523,68 @@ def test_inputs_of_other_types_and_shapes_are_refused_in_training_and_evaluation
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_batches_and_gradients_of_other_real_dtypes_count_as_their_numbers(kind):
+    counts = np.arange(40).reshape(8, 5) % 7
+    found = []
+    for dtype in (np.float32, np.float64, ">f4", np.int64, np.uint8, np.float16):
+        network = make_network(kind, NEEDED_ACTIVATION.get(kind, "tanh"), dtype=np.float32, p_input=0.5)
+        x = counts.astype(dtype)
+        outputs = network.forward(x)
+        assert outputs.dtype == np.float32
+        assert np.array_equal(x, counts) == (x.dtype != np.float32)  # dropped elements are those of a copy
+        network.backward(np.ones(outputs.shape, dtype))
+        expected = network.eval().forward(counts.astype(np.float32))
+        np.testing.assert_allclose(network.forward(counts.astype(dtype)), expected, rtol=1e-5, atol=1e-6)
+        found.append([grad.copy() for grad in network.grads])
+        assert any(grad.any() for grad in network.grads)
+    for grads in found:
+        for grad, expected in zip(grads, found[0], strict=True):
+            np.testing.assert_array_equal(grad, expected)
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_gradients_that_do_not_fit_the_outputs_are_refused_before_any_is_written(kind):
     network, x = make_network(kind, NEEDED_ACTIVATION.get(kind, "tanh")), make_batch(softmax_loss)[0]
     network.backward(network.forward(x).copy())
     before = [grad.copy() for grad in network.grads]
     network.forward(x)
-    for dy in (np.ones((1, 3)), np.ones((8, 2)), np.ones(3), np.ones((8, 3), np.float32), None):
+    for dy in (np.ones((1, 3)), np.ones((8, 2)), np.ones(3), np.ones((8, 3), complex), [[1.0] * 3] * 8, None):
         with pytest.raises((TypeError, ValueError), match="dy must "):
             network.backward(dy)
         for grad, expected in zip(network.grads, before, strict=True):
             np.testing.assert_array_equal(grad, expected)
+
+
+def test_widths_rates_and_layers_may_be_any_ordered_collection():
+    widths, rates = {"x": 5, "h": 7, "y": 3}, {"h": 0.5}
+    assert [w.shape for w in MLP(widths.values(), p=rates.values()).weights] == [(5, 7), (7, 3)]
+    layer = ListLayer([1, 2])
+    assert MLP(np.array([5, 7, 8, 3]), dropouts={"h": layer, "i": ListLayer()}.values()).dropouts[0] is layer
+    for refused in ({5, 7, 3}, widths, "573", iter([5, 7, 3]), np.array(5)):
+        with pytest.raises(TypeError, match="widths must be a sequence of integers, got "):
+            MLP(refused, p=[0.5])
+
+
+class ListLayer(list):
+    """A layer that is a list of others, as a block may be."""
+
+    def forward(self, x):
+        return x
+
+    def backward(self, dy):
+        return dy
+
+
+def test_pickles_of_networks_with_linear_layers_from_before_the_checks_load():
+    layers = [cd.DropConnect(5, 6, 0.5, rng=1, dtype=float), cd.DropConnect(6, 4, 0.5, rng=2, dtype=float)]
+    network = MLP([5, 6, 4, 3], dropouts=layers, dtype=float)
+    for hidden in network._hidden:
+        del hidden._is_first
+    network = pickle.loads(pickle.dumps(network))
+    x = make_batch(softmax_loss)[0]
+    network.backward(network.forward(x).copy() + 1)
+    assert network.grads[-1].any()
+    assert network.eval().forward(x).shape == (8, 3)
 
 
 class Returning:
@@ -760,7 +813,7 @@ def test_targets_that_do_not_fit_are_refused_before_outputs_are_changed(loss, ta
         ({"weights": [1.0] * 8}, "weights must be an array, got list"),
         ({"targets": [1] * 8}, "(labels|targets) must be an array, got list"),
         ({"outputs": [[1.0] * 3] * 8}, "outputs must be an array, got list"),
-        ({"outputs": np.ones((8, 3), int)}, "outputs must be an array of float32 or float64, got dtype int64"),
+        ({"outputs": np.ones((8, 3), int)}, "outputs must be an array of floats, got dtype int64"),
         ({"outputs": np.ones(8)}, r"outputs must have the axes \(n_samples, n_outputs\) .* got shape \(8,\)"),
         ({"outputs": np.ones((0, 3))}, r"outputs must have the axes .* and a sample, got shape \(0, 3\)"),
         ({"outputs": np.broadcast_to(1.0, (8, 3))}, "outputs must be writable, got a read-only array"),
@@ -915,6 +968,15 @@ def test_evaluation_refuses_unknown_activations():
 def test_optimizers_refuse_what_is_no_list_of_arrays(optimizer, params, message):
     with pytest.raises(TypeError, match=message):
         optimizer(params, [np.ones(2)])
+
+
+@pytest.mark.parametrize("optimizer", [Adam, SGD])
+def test_optimizers_take_the_values_of_dicts_and_need_an_array(optimizer):
+    params, grads = {"weight": np.ones((2, 2)), "bias": np.ones(2)}, {"weight": np.ones((2, 2)), "bias": np.ones(2)}
+    optimizer(params.values(), grads.values(), lr=0.1).step()
+    assert all((param < 1).all() for param in params.values())
+    with pytest.raises(ValueError, match="params must be one or more arrays, got none"):
+        optimizer([], [])
 
 
 @pytest.mark.parametrize("optimizer", [Adam, SGD])

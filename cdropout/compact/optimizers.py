@@ -24,6 +24,8 @@ class _Optimizer:
 
     def __init__(self, layers: Any, lr: float, lazy: bool) -> None:
         listed = list(layers) if isinstance(layers, Sequence) else [layers]
+        if not listed:
+            raise ValueError("layers must be one or more layers, got none")
         for layer in listed:
             if not (hasattr(layer, "params") and hasattr(layer, "grads")):
                 raise TypeError(f"layers must have params and grads, got {type(layer).__name__}")

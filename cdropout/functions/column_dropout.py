@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cdropout import _kernels
+from cdropout.checks import check_flag
 from cdropout.functions.words import below, shape_of_words, words_of
 from cdropout.mask import Mask, drawing
 from cdropout.stream import Rng
@@ -71,7 +72,7 @@ def column_dropout(
         raise ValueError(f"table must have 2 dimensions, got {array.ndim}")
     if not isinstance(replace, str) or replace not in ("fill", "swap"):
         raise ValueError(f"replace must be 'fill' or 'swap', got {replace!r}")
-    shared = () if per_row else (0,)
+    shared = () if check_flag("per_row", per_row) else (0,)
     if replace == "fill":
         result, mask = _kernels.draw_selection(table, "table", p, fill, rng, out, shared)
         return (result, mask) if return_mask else result

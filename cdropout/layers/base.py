@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cdropout import _kernels
-from cdropout.checks import check_version, fetch_fields, shown
+from cdropout.checks import check_flag, check_version, fetch_fields, shown
 from cdropout.mask import Mask
 from cdropout.stream import STATE_VERSION, Rng, Stream, as_stream, restore_stream
 
@@ -33,6 +33,7 @@ class Layer:
     }
 
     def __init__(self, rate: float, *, rng: Rng | None = None, inplace: bool = False) -> None:
+        inplace = check_flag("inplace", inplace)
         setattr(self, self._rate_name, rate)
         self.inplace = inplace
         self.training = True

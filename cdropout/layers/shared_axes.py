@@ -2,6 +2,7 @@
 
 from typing import ClassVar
 
+from cdropout.checks import check_flag
 from cdropout.functions.shared_axes import Channels, check_time_axis, sample_axes, spatial_axes
 from cdropout.layers.dropout import Dropout, Rescale
 from cdropout.stream import Rng
@@ -138,7 +139,9 @@ class DropPath(_AxesOfShape):
     def __init__(
         self, p: float = 0.5, *, scale_by_keep: bool = True, rng: Rng | None = None, inplace: bool = False
     ) -> None:
-        super().__init__(p, rng=rng, inplace=inplace, rescale="train" if scale_by_keep else None)
+        super().__init__(
+            p, rng=rng, inplace=inplace, rescale="train" if check_flag("scale_by_keep", scale_by_keep) else None
+        )
 
     @property
     def scale_by_keep(self) -> bool:

@@ -277,9 +277,11 @@ class HiddenWithLinear:
     """
 
     norm = None
+    # Pickles of older versions lack it; their gradients are not checked.
+    _is_first = True
 
-    def __init__(self, linear: LinearLayer, activation: str, sizes: Sizes) -> None:
-        self.linear, self.activation, self._sizes = linear, activation, sizes
+    def __init__(self, linear: LinearLayer, activation: str, is_first: bool) -> None:
+        self.linear, self.activation, self._is_first = linear, activation, is_first
         self.params, self.grads = linear.params, linear.grads
         self.folded = self.params
         self._y = np.empty(0)
@@ -293,13 +295,13 @@ class HiddenWithLinear:
         """Do what `Affine.backward` does."""
         ACTIVATIONS[self.activation][1](dy, self._y)
         gradient = self.linear.backward(dy)
-        if self._sizes.is_first:
-            return None
-        return _checked_result(self.linear, "backward", gradient, (len(dy), self._sizes.n_in))
+        if self._is_first:
+            return gradient
+        return _checked_result(self.linear, "backward", gradient, (len(dy), len(self.params[0])))
 
     def evaluate(self, x: Any) -> Array:
         """Return the activation of the linear layer's output, whatever its mode."""
-        y = _checked_result(self.linear, "forward", self.linear.forward(x), (x.shape[0], self._sizes.n_out))
+        y = _checked_result(self.linear, "forward", self.linear.forward(x), (x.shape[0], len(self.params[1])))
         ACTIVATIONS[self.activation][0](y)
         return y
 

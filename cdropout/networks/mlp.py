@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cdropout import _kernels
-from cdropout.checks import check_integer, check_widths
+from cdropout.checks import check_integer, check_sequence, check_widths
 from cdropout.compact import CompactMLP
 from cdropout.functions import dropout as drop_elements
 from cdropout.functions.gaussian import noise_std
@@ -107,8 +107,8 @@ class MLP:
         batch_norm: bool = False,
     ) -> None:
         widths = check_widths(widths)
-        p = _listed("p", p, "with a number for each hidden layer")
-        dropouts = _listed("dropouts", dropouts, "with a layer or None for each hidden layer")
+        p = check_sequence("p", p, "with a number for each hidden layer")
+        dropouts = check_sequence("dropouts", dropouts, "with a layer or None for each hidden layer")
         if dropouts and (len(p) > 0 or kind != "elementwise"):
             raise ValueError(f"p and kind must be left out where dropouts are given, got p={p!r}, kind={kind!r}")
         _check_names(activation, kind)
@@ -182,7 +182,7 @@ class MLP:
             raise ValueError(f"dropouts must have no params, or those of shapes and dtypes {expected}, got {found}")
         if sizes.batch_norm:
             raise ValueError(f"batch_norm must be False for linear layers of dropouts, got True with {dropout!r}")
-        return HiddenWithLinear(cast(LinearLayer, dropout), self.activation, sizes)
+        return HiddenWithLinear(cast(LinearLayer, dropout), self.activation, sizes.is_first)
 
     @property
     def weights(self) -> list[Array]:
@@ -219,26 +219,31 @@ class MLP:
 
         Parameters
         ----------
-        x : ndarray or sparse array of the parameters' dtype, of shape (n_samples, n_inputs)
-            In training, it may be overwritten, and `backward` reads it.
+        x : ndarray or sparse array of real numbers, of shape (n_samples, n_inputs)
+            In training, it may be overwritten, and `backward` reads it; if it has another dtype than the parameters,
+            this applies to a copy of their dtype.
 
         Returns
         -------
         ndarray of shape (n_samples, n_outputs)
-            In training, a buffer, which the next call overwrites.
+            In training, a buffer of the parameters' dtype, which the next call overwrites. In evaluation, the dtype is
+            that of the product of x and the parameters.
 
         Raises
         ------
         TypeError
-            If x is not an array, or has another dtype than the parameters.
+            If x is not an array of real numbers.
         ValueError
             If x has not two dimensions, or another number of columns than the network has inputs, or in training more
             rows than the buffers; if a layer of `dropouts` returns an array of another shape.
 
         """
         self._check_input(x)
+        dtype = self.params[0].dtype
         if not self.training:
             return self._evaluate(x)
+        if x.dtype != dtype:
+            x = x.astype(dtype)
         if self._compact is None and x.shape[0] > self.n_rows:
             raise ValueError(f"x must have at most {self.n_rows} rows, got {x.shape[0]}")
         if self.p_input:
@@ -254,15 +259,17 @@ class MLP:
     def _check_input(self, x: Any) -> None:
         """Raise TypeError or ValueError unless x is a batch of inputs; n_rows is checked in training only."""
         weight = self.params[0]
-        if not (hasattr(x, "shape") and hasattr(x, "dtype")):
-            raise TypeError(f"x must be an array, got {type(x).__name__}")
-        _kernels.check_unmasked(x, "x", "masked elements would be used")
-        if len(x.shape) != 2:
-            raise ValueError(f"x must have the axes (n_samples, n_inputs), got shape {tuple(x.shape)}")
-        if x.shape[1] != len(weight):
-            raise ValueError(f"x must have {len(weight)} columns, got {x.shape[1]}")
-        if x.dtype != weight.dtype:
-            raise TypeError(f"x must have the dtype of the weights, got {x.dtype} for {weight.dtype}")
+        if type(x) is not np.ndarray:
+            if not (hasattr(x, "shape") and hasattr(x, "dtype")):
+                raise TypeError(f"x must be an array, got {type(x).__name__}")
+            _kernels.check_unmasked(x, "x", "masked elements would be used")
+        shape = x.shape
+        if len(shape) != 2:
+            raise ValueError(f"x must have the axes (n_samples, n_inputs), got shape {tuple(shape)}")
+        if shape[1] != len(weight):
+            raise ValueError(f"x must have {len(weight)} columns, got {shape[1]}")
+        if x.dtype != weight.dtype and not np.can_cast(x.dtype, weight.dtype, "same_kind"):
+            raise TypeError(f"x must be an array of real numbers, got dtype {x.dtype}")
 
     def _evaluate(self, x: Any) -> Array:
         if self._compact is not None:
@@ -278,8 +285,8 @@ class MLP:
 
         Parameters
         ----------
-        dy : ndarray of the parameters' dtype, of the outputs' shape
-            The gradient; it is not changed.
+        dy : ndarray of real numbers, of the outputs' shape
+            The gradient; it is not changed. One of another dtype than the parameters' is converted to that.
 
         Raises
         ------
@@ -287,12 +294,19 @@ class MLP:
             If there was no such forward pass, if the network is in evaluation, or, in a network with `dropouts`, if an
             evaluation came after the forward pass.
         TypeError, ValueError
-            If dy is not an array, or has another dtype or shape, before a gradient is written; if a layer of `dropouts`
-            returns an array of another shape.
+            If dy is not an array of real numbers, or has another shape, before a gradient is written; if a layer of
+            `dropouts` returns an array of another shape.
 
         """
         if not self.training:
             raise RuntimeError("backward must follow a forward pass in training, and the network is in evaluation")
+        dtype = self.params[0].dtype
+        if not isinstance(dy, np.ndarray):
+            raise TypeError(f"dy must be an array, got {type(dy).__name__}")
+        if dy.dtype != dtype:
+            if not np.can_cast(dy.dtype, dtype, "same_kind"):
+                raise TypeError(f"dy must be an array of real numbers, got dtype {dy.dtype}")
+            dy = dy.astype(dtype)
         if self._compact is not None:
             self._compact.backward(dy)
             return
@@ -300,24 +314,13 @@ class MLP:
             raise RuntimeError(
                 "backward must follow a forward pass in training, and none has been made since the last evaluation"
             )
-        expected = (self._output.x.shape[0], self.params[2 * self._n_layers - 1].shape[0])
-        if not isinstance(dy, np.ndarray):
-            raise TypeError(f"dy must be an array, got {type(dy).__name__}")
+        expected = (self._output.x.shape[0], self._output.params[1].shape[0])
         if dy.shape != expected:
             raise ValueError(f"dy must have the output's shape {expected}, got {dy.shape}")
-        if dy.dtype != self.params[0].dtype:
-            raise TypeError(f"dy must have the dtype of the weights, got {dy.dtype} for {self.params[0].dtype}")
         gradient = self._output.backward(dy)
         for hidden in reversed(self._hidden):
             assert gradient is not None
             gradient = hidden.backward(gradient)
-
-
-def _listed(name: str, values: Any, rule: str) -> list[Any]:
-    """Return the items of a sequence as a list; TypeError for another object."""
-    if isinstance(values, str) or not isinstance(values, Sequence | np.ndarray) or np.ndim(values) == 0:
-        raise TypeError(f"{name} must be a sequence {rule}, got {values!r}")
-    return values.tolist() if isinstance(values, np.ndarray) else list(values)
 
 
 def _is_layer(layer: object) -> bool:

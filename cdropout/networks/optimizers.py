@@ -1,7 +1,7 @@
 """Optimizers that update parameters in place, in one pass over memory."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -12,15 +12,17 @@ from cdropout import _kernels
 Array = npt.NDArray[Any]
 
 
-def _check_arrays(params: Sequence[Array], grads: Sequence[Array]) -> None:
+def _check_arrays(params: Collection[Array], grads: Collection[Array]) -> None:
     """Raise TypeError or ValueError unless each parameter can be updated by its gradient."""
     for name, arrays in (("params", params), ("grads", grads)):
         # An array is a sequence of its rows, whose biases and weights could not be told apart.
-        if isinstance(arrays, np.ndarray) or not isinstance(arrays, Sequence):
+        if isinstance(arrays, np.ndarray) or not isinstance(arrays, Collection):
             raise TypeError(f"{name} must be a list of arrays, got {type(arrays).__name__}")
         for array in arrays:
             if not isinstance(array, np.ndarray):
                 raise TypeError(f"{name} must be a list of arrays, got {type(array).__name__} in it")
+    if len(params) == 0:
+        raise ValueError("params must be one or more arrays, got none")
     if len(params) != len(grads):
         raise ValueError(f"grads must have one array for each of {len(params)} params, got {len(grads)}")
     for param, grad in zip(params, grads, strict=True):
@@ -29,10 +31,12 @@ def _check_arrays(params: Sequence[Array], grads: Sequence[Array]) -> None:
 
 def _finite_numbers(optimizer: Any, *names: str) -> list[float]:
     """Return these attributes as floats; TypeError or ValueError for one that is no finite number, or below 0."""
-    numbers = [_kernels.check_finite(getattr(optimizer, name), name) for name in names]
-    for name, number in zip(names, numbers, strict=True):
+    numbers = []
+    for name in names:
+        number = _kernels.check_finite(getattr(optimizer, name), name)
         if number < 0 and name in ("lr", "l2", "eps"):
             raise ValueError(f"{name} must be at least 0, got {number}")
+        numbers.append(number)
     return numbers
 
 
@@ -71,8 +75,8 @@ class Adam:
 
     def __init__(
         self,
-        params: list[Array],
-        grads: list[Array],
+        params: Collection[Array],
+        grads: Collection[Array],
         *,
         lr: float = 1e-3,
         l2: float = 0.0,
@@ -146,8 +150,8 @@ class SGD:
 
     def __init__(
         self,
-        params: list[Array],
-        grads: list[Array],
+        params: Collection[Array],
+        grads: Collection[Array],
         *,
         lr: float = 1e-3,
         l2: float = 0.0,
