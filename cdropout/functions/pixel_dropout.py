@@ -102,10 +102,9 @@ def pixel_dropout(
     """
     array = _kernels.as_array(image, "image")
     _, _, channel_axis = image_axes(array, channels)
-    is_shared = not check_flag("per_channel", per_channel) and channel_axis is not None
+    shared_axes = () if check_flag("per_channel", per_channel) or channel_axis is None else (channel_axis,)
     check_flag("return_mask", return_mask)
     # An int, the default, is checked faster as it is.
     values = fill if type(fill) is int else fill_of_channels(fill, array, channel_axis)
-    shared_axes = (channel_axis,) if is_shared else ()
     result, mask = _kernels.draw_selection(image, "image", p, values, rng, out, shared_axes)
     return (result, mask) if return_mask else result
