@@ -417,4 +417,5 @@ def test_the_command_of_the_kernels_benchmark_compiles_every_source_of_the_core(
     comment = (ROOT / "benchmarks/kernels.c").read_text(encoding="utf-8").partition("*/")[0]
     patterns = re.findall(r"src/core/\S+\.c\b", comment)
     sources = {path for pattern in patterns for path in ROOT.glob(pattern)}
-    assert sources == set((ROOT / "src/core").rglob("*.c"))
+    # The command is for x86-64.
+    assert sources == set((ROOT / "src/core").rglob("*.c")) - {ROOT / "src/core/isa/neon.c"}
