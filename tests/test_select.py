@@ -177,7 +177,7 @@ def test_select_does_not_scale_floats():
     x.view(np.uint32)[::4] = 0x7FA00001  # signalling NaN
     mask, kept = mask_of(400, (), ...), kept_by((400,), (), ...)
     assert bits(mask.select(x, np.nan)) == bits(np.where(kept, x.view("u4"), np.float32(np.nan).view("u4")))
-    with pytest.raises(TypeError, match=r"^fill must be a real number, got array"):
+    with pytest.raises(TypeError, match=r"^fill must be a real number, got an array of shape"):
         mask.apply(x, fill=np.ones(400))
 
 
