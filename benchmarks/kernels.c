@@ -5,7 +5,7 @@
  * its clock meanwhile, which changes the ratios too. "forward, recorded" and "backward, by record" are what a layer
  * runs where kernels have records (src/core/kernel_table.h); otherwise its backward pass is "forward".
  *
- *     cc -O3 -fno-trapping-math -fno-math-errno -ffp-contract=off -o kernels benchmarks/kernels.c src/core/[dj]*.c \
+ *     cc -O3 -fno-trapping-math -fno-math-errno -ffp-contract=off -o kernels benchmarks/kernels.c src/core/[djs]*.c \
  *         src/core/isa/[!n]*.c -lm && ./kernels avx2
  *
  * With LIBXSMM (https://github.com/libxsmm/libxsmm, built by `make STATIC=1 FORTRAN=0 BLAS=0 AVX=2` in $LIBXSMM), whose

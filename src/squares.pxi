@@ -99,9 +99,11 @@ def drop_squares(x, p, block_size, channels, rng, out, spatial_axes):
     cdef cnp.ndarray array = checked_array(x, "x")
     hold(&held, array, "x")
     cdef int axis = height_axis(cnp.PyArray_NDIM(array), channels, spatial_axes)
-    cdef Py_ssize_t height = cnp.PyArray_DIM(array, axis), width = cnp.PyArray_DIM(array, axis + 1)
-    cdef Py_ssize_t most = min(height, width)
+    check_held(&held)  # comparing channels may have run code of the caller: x must still have these axes
     cdef bint is_last = axis == cnp.PyArray_NDIM(array) - 3
+    cdef Py_ssize_t height = cnp.PyArray_DIM(array, axis), width = cnp.PyArray_DIM(array, axis + 1)
+    cdef Py_ssize_t n_channels = cnp.PyArray_DIM(array, axis + 2) if is_last else 1
+    cdef Py_ssize_t most = min(height, width)
     if not (PyLong_CheckExact(block_size) and 1 <= block_size <= most):
         block_size = check_integer("block_size", block_size, 1, most)
     cdef Py_ssize_t side = block_size, n_rows = height - side + 1, n_columns = width - side + 1
@@ -112,7 +114,7 @@ def drop_squares(x, p, block_size, channels, rng, out, spatial_axes):
     # The paper's gamma. In Python's numbers, because the product of the integers may need more than 64 bits.
     gamma = <object>p_checked * height * width / (<object>side * side * <object>n_rows * n_columns)
     images.height, images.width, images.side = height, width, side
-    images.n_channels = cnp.PyArray_DIM(array, axis + 2) if is_last else 1
+    images.n_channels = n_channels
     images.n_images = cnp.PyArray_SIZE(array) // max(<size_t>1, height * width * images.n_channels)
     cdef KeptElements kept = KeptElements.__new__(KeptElements)
     kept.make_room((<object>array).shape, cnp.PyArray_SIZE(array))

@@ -264,6 +264,19 @@ IMAGE, TABLE, TOKENS = np.zeros((6, 8, 3), np.uint8), np.zeros((6, 8), np.float3
         (lambda rng: cd.pixel_dropout(IMAGE[0, 0], 0.5, rng=rng), ValueError, "image must have 2 dimensions, 3 with"),
         (lambda rng: cd.pixel_dropout(IMAGE, 1.5, rng=rng), ValueError, "p must be in [0, 1], got 1.5"),
         (
+            lambda rng: cd.pixel_dropout(IMAGE, 0.5, per_channel="no", rng=rng),
+            TypeError,
+            "per_channel must be True or False, got 'no'",
+        ),
+        *(
+            (
+                lambda rng, function=function: function(IMAGE, return_mask="no", rng=rng),
+                TypeError,
+                "return_mask must be True or False, got 'no'",
+            )
+            for function in (cd.pixel_dropout, cd.coarse_dropout)
+        ),
+        (
             lambda rng: cd.pixel_dropout(IMAGE, 0.5, fill=256, rng=rng),
             ValueError,
             "fill must be values of uint8, got 256",

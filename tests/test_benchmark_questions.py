@@ -411,3 +411,11 @@ def test_tables_prints_a_row_for_each_setting(capsys, monkeypatch):
 def test_programs_in_c_compile_without_warnings(program):
     command = ["cc", "-mavx2", "-fsyntax-only", "-Wall", "-Wextra", "-Werror", f"benchmarks/{program}"]
     assert subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100).stderr == ""
+
+
+def test_the_command_of_the_kernels_benchmark_compiles_every_source_of_the_core():
+    comment = (ROOT / "benchmarks/kernels.c").read_text(encoding="utf-8").partition("*/")[0]
+    patterns = re.findall(r"src/core/\S+\.c\b", comment)
+    sources = {path for pattern in patterns for path in ROOT.glob(pattern)}
+    # The command is for x86-64.
+    assert sources == set((ROOT / "src/core").rglob("*.c")) - {ROOT / "src/core/isa/neon.c"}

@@ -151,6 +151,32 @@ def test_threads_and_slices_change_nothing(channels, shape):
     assert same_bits(alone, together)
 
 
+class ReshapingChoice(str):
+    """A value of `channels` that changes an array's shape in place while it is compared."""
+
+    def __eq__(self, other):
+        self.array.shape = (-1,)
+        return str.__eq__(self, other)
+
+    __hash__ = str.__hash__
+
+
+@pytest.mark.parametrize("channels", ["first", "last"])
+def test_an_array_that_changes_while_channels_is_compared_is_refused_by_name(channels):
+    choice, stream = ReshapingChoice(channels), cd.Stream(1)
+    choice.array = np.ones((2, 9, 9, 9), np.float32)
+    with pytest.raises(ValueError, match=r"x must stay unchanged during a call, got shape \(1458,\) after"):
+        cd.drop_block2d(choice.array, 0.5, block_size=3, channels=choice, rng=stream)
+    assert stream.position == 0
+
+
+@pytest.mark.parametrize("channels", [np.array(["first", "last"]), ["first"], None])
+@pytest.mark.parametrize("function", [cd.drop_block2d, cd.dropout2d])
+def test_channels_that_are_no_word_are_refused_by_name(function, channels):
+    with pytest.raises(ValueError, match="channels must be 'first' or 'last', got"):
+        function(np.ones((2, 9, 9), np.float32), channels=channels)
+
+
 # ---- layers ---------------------------------------------------------------------------------------------------------
 
 

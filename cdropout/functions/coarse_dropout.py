@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cdropout import _kernels
-from cdropout.checks import check_integer, is_integer
+from cdropout.checks import check_flag, check_integer, is_integer
 from cdropout.functions.pixel_dropout import fill_of_channels, image_axes
 from cdropout.functions.shared_axes import Channels
 from cdropout.functions.words import Words, below_of_word, check_range, shape_of_words, words_of
@@ -79,6 +79,7 @@ def coarse_dropout(
     y_axis, x_axis, channel_axis = image_axes(array, channels)
     size = array.shape[y_axis], array.shape[x_axis]
     ranges = checked_ranges(num_holes_range, hole_height_range, hole_width_range, size)
+    check_flag("return_mask", return_mask)
     values = fill_of_channels(fill, array, channel_axis)
     x, result = _kernels.check_selection(image, "image", fill if type(fill) is int else values, out)
     n_images = x.shape[0] if x.ndim == 4 else 1

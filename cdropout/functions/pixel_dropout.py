@@ -5,6 +5,7 @@ from typing import Any
 import numpy.typing as npt
 
 from cdropout import _kernels
+from cdropout.checks import check_flag, shown
 from cdropout.functions.shared_axes import Channels
 from cdropout.mask import Mask
 from cdropout.stream import Rng
@@ -22,7 +23,7 @@ def image_axes(image: Array, channels: Channels) -> tuple[int, int, int | None]:
 
     """
     if not isinstance(channels, str) or channels not in ("first", "last"):
-        raise ValueError(f"channels must be 'first' or 'last', got {channels!r}")
+        raise ValueError(f"channels must be 'first' or 'last', got {shown(channels)}")
     if image.ndim not in (2, 3, 4):
         raise ValueError(f"image must have 2 dimensions, 3 with channels, or 4 with a batch axis, got {image.ndim}")
     if image.ndim == 2:
@@ -101,8 +102,9 @@ def pixel_dropout(
     """
     array = _kernels.as_array(image, "image")
     _, _, channel_axis = image_axes(array, channels)
-    shared = () if per_channel or channel_axis is None else (channel_axis,)
+    shared_axes = () if check_flag("per_channel", per_channel) or channel_axis is None else (channel_axis,)
+    check_flag("return_mask", return_mask)
     # An int, the default, is checked faster as it is.
     values = fill if type(fill) is int else fill_of_channels(fill, array, channel_axis)
-    result, mask = _kernels.draw_selection(image, "image", p, values, rng, out, shared)
+    result, mask = _kernels.draw_selection(image, "image", p, values, rng, out, shared_axes)
     return (result, mask) if return_mask else result

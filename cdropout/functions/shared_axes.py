@@ -5,7 +5,7 @@ from typing import Any, Literal
 import numpy.typing as npt
 
 from cdropout import _kernels
-from cdropout.checks import check_integer
+from cdropout.checks import check_integer, shown
 from cdropout.functions.dropout import dropout
 from cdropout.stream import Rng
 
@@ -21,8 +21,8 @@ def spatial_axes(n_spatial: int, n_dims: int, channels: Channels) -> tuple[int, 
         For an n_dims other than n_spatial + 1 and n_spatial + 2, or channels other than "first" and "last".
 
     """
-    if channels not in ("first", "last"):
-        raise ValueError(f"channels must be 'first' or 'last', got {channels!r}")
+    if not isinstance(channels, str) or channels not in ("first", "last"):
+        raise ValueError(f"channels must be 'first' or 'last', got {shown(channels)}")
     if n_dims not in (n_spatial + 1, n_spatial + 2):
         raise ValueError(f"x must have {n_spatial + 1} dimensions, or {n_spatial + 2} with a batch axis, got {n_dims}")
     last = n_dims if channels == "first" else n_dims - 1

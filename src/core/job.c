@@ -340,10 +340,7 @@ size_t count_kept(const uint64_t *words, size_t n_elems)
     size_t n_kept = 0;
     if (words == NULL)
         return n_elems;
-    for (size_t i = 0; i < n_elems / ELEMS_PER_GROUP; i++)
-        n_kept += bits_set(words[i]);
-    if (n_elems % ELEMS_PER_GROUP != 0)
-        n_kept += bits_set(words[n_elems / ELEMS_PER_GROUP] & (((uint64_t)1 << n_elems % ELEMS_PER_GROUP) - 1));
+    kernels->count_bits(words, n_elems, &n_kept); /* a kernel, because not every processor has popcnt */
     return n_kept;
 }
 

@@ -238,7 +238,7 @@ size_t squares_counts(const squares *images);
 /* Plans kernels->fill_draws. */
 void job_plan_draws(job *j, uint8_t *out, const double *p, const stream_key *key, uint64_t first, size_t n_elems);
 
-/* How many of the first n_elems bits of keep words are set; n_elems if words is NULL. */
+/* How many of the first n_elems bits of keep words are set, by kernels->count_bits; n_elems if words is NULL. */
 size_t count_kept(const uint64_t *words, size_t n_elems);
 
 /* Whether the request only copies x: nothing is dropped, scaled or added. */

@@ -190,6 +190,8 @@ typedef const char *fill_draws_fn(uint8_t *out, const double *p, const stream_ke
 typedef const char *or_bits_ahead_fn(uint64_t *words, size_t n_words, size_t distance);
 /* Inverts all bits of words, and adds to *n_set how many are set then. */
 typedef const char *invert_bits_fn(uint64_t *words, size_t n_words, size_t *n_set);
+/* Adds to *n_set how many of the first n_bits bits are set. */
+typedef const char *count_bits_fn(const uint64_t *words, size_t n_bits, size_t *n_set);
 
 /* Widths of the elements that the select kernels copy: number w stands for 2^w bytes. */
 enum { N_WIDTHS = 4 };
@@ -282,6 +284,7 @@ typedef struct {
     fill_draws_fn *fill_draws;
     or_bits_ahead_fn *or_bits_ahead;
     invert_bits_fn *invert_bits;
+    count_bits_fn *count_bits;
     select_fn *select[N_WIDTHS];
     range_fn *select_range[N_WIDTHS]; /* as select, with the decisions on the positions from `first` on */
     select_tripled_fn *select_tripled;

@@ -1,8 +1,8 @@
 /* Fuzzes kernels and jobs: interprets any bytes as a call of a kernel, as a job (dtype, operation, positions, axes,
- * limits, alignments, elements ...), or as a job that moves kept rows and columns, updates parameters or drops squares.
- * Every instruction set must give the bytes of the portable kernels, and a job those of single elements. Canaries
- * around the output must stay unchanged. Arrays are blocks of exactly their size, so that AddressSanitizer and valgrind
- * find accesses outside them.
+ * limits, alignments, elements ...), or as a job that has a record, moves kept rows and columns, updates parameters or
+ * drops squares. Every instruction set must give the bytes of the portable kernels, and a job those of single elements.
+ * Canaries around the output must stay unchanged. Arrays are blocks of exactly their size, so that AddressSanitizer and
+ * valgrind find accesses outside them.
  *
  * With -DONE_TOO_MANY, kernels and jobs run one element too far, which must be found; with -DONLY_JOBS, no kernel is
  * called, so that it is found in jobs. With -fsanitize=fuzzer this is a target of libFuzzer; with -DSTANDALONE, a
@@ -166,9 +166,10 @@ static const char *describe_call(const kernel_call *call)
     return line;
 }
 
+/* Whether nothing was written beside an output. With -DONE_TOO_MANY, that is left to AddressSanitizer and valgrind. */
 static int are_canaries(const char *out, size_t n_bytes)
 {
-    for (size_t i = 0; i < N_CANARIES; i++)
+    for (size_t i = 0; N_TOO_MANY == 0 && i < N_CANARIES; i++)
         if ((uint8_t)out[-1 - (ptrdiff_t)i] != CANARY || (uint8_t)out[n_bytes + i] != CANARY)
             return 0;
     return 1;
@@ -322,6 +323,60 @@ static void try_job(bytes *input)
     check_pieces(j, &t, &cut, in_place, expected.array, ", by the planner's ranges");
     check_pieces(j, &t, &anywhere, in_place, expected.array, ", cut anywhere");
     const held all[] = {x, residual, bias, words, expected, out, planned};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+        free(all[i].block);
+}
+
+/* ---- records ---- */
+
+/* A job that writes a record, then one that reads it, on every instruction set whose kernels have records. */
+static void try_record(bytes *input)
+{
+    random_source source = {take_for_job, input};
+    const double scale = take_finite(input);
+    test_job t = make_random_job(&source, MOST_ELEMS_OF_JOBS, scale, 0.0, 0.0);
+    job_request *r = &t.request;
+    make_recordable(&t, ELEMS_PER_GROUP + random_below(&source, MOST_ELEMS));
+    if (r->first > UINT64_MAX - 2 * MOST_ELEMS) /* it has more elements now */
+        r->first -= 2 * MOST_ELEMS / ELEMS_PER_GROUP * ELEMS_PER_GROUP;
+    const int is_in_place = take(input, 1) % 2;
+    const size_t n_ranges = 1 + (size_t)take(input, 1) % MAX_CUTS, n_bytes = bytes_of_job(&t);
+    const size_t out_misalignment = take(input, 1) % 2 ? 0 : (size_t)take(input, 1) % 64;
+    const held x = hold_elements(input, n_bytes, (size_t)take(input, 1) % 64);
+    const held record = hold(r->n_elems / ELEMS_PER_GROUP * sizeof(uint64_t), 0);
+    const held expected = hold(n_bytes, 0), out = hold(n_bytes + 2 * N_CANARIES, out_misalignment);
+    const held planned = hold(sizeof(job), 0);
+    job *j = (job *)(void *)planned.array;
+    r->out = out.array + N_CANARIES;
+    r->x = x.array;
+    expect_job(expected.array, &t);
+    r->x = is_in_place ? r->out : x.array;
+    for (size_t i = 0; supported_at(i) != NULL; i++) {
+        kernels = supported_at(i);
+        r->record = (uint64_t *)(void *)record.array;
+        if (job_record_words(r) == 0)
+            continue;
+        memset(record.array, CANARY, r->n_elems / ELEMS_PER_GROUP * sizeof(uint64_t));
+        for (r->has_record = 0; r->has_record < 2; r->has_record++) {
+            const char *how = r->has_record ? ", by a record" : ", with a record";
+            if (plan_job(j, &t) != 0)
+                end_with("refused", "planner", how, describe(&t));
+            n_of_layout[j->layout]++;
+            job_pieces pieces;
+            const char *failure = cut_into_ranges(&pieces, j, n_ranges);
+            if (failure != NULL)
+                end_with(failure, "planner", how, describe(&t));
+            memset(out.array, CANARY, n_bytes + 2 * N_CANARIES);
+            if (is_in_place)
+                memcpy(r->out, x.array, n_bytes);
+            run_pieces(j, &pieces, 0);
+            if (!are_canaries(r->out, n_bytes))
+                end_with("wrote outside its output", kernels->isa, how, describe(&t));
+            if (!same_result(r->out, expected.array, n_bytes, r->dtype, 0))
+                end_with("gave another result than its elements one by one", kernels->isa, how, describe(&t));
+        }
+    }
+    const held all[] = {x, record, expected, out, planned};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         free(all[i].block);
 }
@@ -501,6 +556,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n_bytes_given)
 {
     bytes input = {data, n_bytes_given};
     const uint64_t what = take(&input, 1);
+    limits.min_recorded_elems = ELEMS_PER_GROUP;
+    kernels = &kernels_portable; /* plans count keep words */
     if (what % 8 == 6 && !IS_ALWAYS_JOB)
         try_submatrix(&input);
     else if (what % 8 == 4 && !IS_ALWAYS_JOB)
@@ -509,6 +566,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n_bytes_given)
         try_squares(&input);
     else if (what % 2 || IS_ALWAYS_JOB)
         try_job(&input);
+    else if (what % 32 == 8)
+        try_record(&input);
     else
         try_kernel(&input);
     return 0;
@@ -516,6 +575,16 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n_bytes_given)
 
 #ifdef STANDALONE
 enum { ENOUGH_INPUTS = 5000 }; /* for every layout to occur among them */
+
+/* Whether the kernels of a supported instruction set have records. */
+static int has_records(void)
+{
+    for (size_t t = 0; supported_at(t) != NULL; t++)
+        for (int dtype = 0; dtype < N_DTYPES; dtype++)
+            if (supported_at(t)->dtype[dtype]->record != NULL)
+                return 1;
+    return 0;
+}
 
 int main(int n_arguments, char **arguments)
 {
@@ -536,7 +605,7 @@ int main(int n_arguments, char **arguments)
         printf(" %s", supported_at(t)->isa);
     printf(", the same bits everywhere\n");
     for (int layout = 0; n_inputs >= ENOUGH_INPUTS && layout < N_LAYOUTS; layout++)
-        if (n_of_layout[layout] == 0 && layout != LAYOUT_RECORDED) { /* guard_pages.c has records */
+        if (n_of_layout[layout] == 0 && (layout != LAYOUT_RECORDED || has_records())) {
             printf("no job had the layout %s\n", name_of_layout((job_layout)layout));
             return 1;
         }

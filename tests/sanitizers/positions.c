@@ -168,6 +168,7 @@ static const char *check_jobs(void)
 {
     enum { N_BYTES = 8 * MOST_JOB_ELEMS };
     static char input[N_BYTES], other_input[N_BYTES], bias[8 * MAX_BIAS], alone[N_BYTES], together[N_BYTES];
+    static uint64_t given[MOST_GIVEN_WORDS];
     random_source source = {.take = take_random};
     size_t n_of_layout[N_LAYOUTS] = {0};
     const char *failure = NULL;
@@ -180,6 +181,7 @@ static const char *check_jobs(void)
     memcpy(bias, other_input, sizeof bias);
     for (int n = 0; failure == NULL && n < N_RANDOM_JOBS; n++) {
         test_job t = make_random_job(&source, MOST_JOB_ELEMS, 1.25, 0.375, -1.25);
+        give_decisions(&t, &source, given);
         const int steps = steps_of_operation(t.request.operation);
         job j;
         t.request.x = steps & WITHOUT_X ? NULL : input;
@@ -225,8 +227,8 @@ static const char *check_jobs(void)
                 failure = "ranges of a job with a record with other bits than one thread makes";
         }
     }
-    for (int layout = LAYOUT_COPY; failure == NULL && layout < LAYOUT_SUBMATRIX; layout++)
-        if (n_of_layout[layout] == 0)
+    for (int layout = LAYOUT_COPY; failure == NULL && layout <= LAYOUT_GIVEN; layout++)
+        if (n_of_layout[layout] == 0 && (layout < LAYOUT_SUBMATRIX || layout == LAYOUT_GIVEN))
             failure = "a layout that no job had";
     return failure;
 }

@@ -518,7 +518,24 @@ typedef double f64_scalar;
 
 #include "select_kernels.inc.h"
 
-/* ---- bits of images ---- */
+/* ---- keep words as bits ---- */
+
+/* How many of the first n bits are set. */
+static size_t bits_of_words(const uint64_t *words, size_t n)
+{
+    size_t n_set = 0;
+    for (size_t i = 0; i < n / 64; i++)
+        n_set += bits_set(words[i]);
+    if (n % 64 != 0)
+        n_set += bits_set(words[n / 64] & (((uint64_t)1 << n % 64) - 1));
+    return n_set;
+}
+
+static const char *count_bits(const uint64_t *words, size_t n_bits, size_t *n_set)
+{
+    *n_set += bits_of_words(words, n_bits);
+    return ISA_NAME;
+}
 
 /* Eight words are read before they are written, so that compilers use vectors. */
 static const char *or_bits_ahead(uint64_t *words, size_t n_words, size_t distance)
@@ -569,6 +586,7 @@ static const char *changed_arithmetic_of_table(void)
         .isa = ISA_NAME, .is_supported = (is_supported_fn), .changed_arithmetic = changed_arithmetic_of_table,         \
         .dtype = {CDROPOUT_DTYPES(DTYPE_ROW)}, .fill_keep = fill_keep, .fill_words = fill_words, .fill_raw = fill_raw, \
         .fill_draws = fill_draws, .or_bits_ahead = or_bits_ahead, .invert_bits = invert_bits,                          \
+        .count_bits = count_bits,                                                                                      \
         .select = {select_1, select_2, select_4, select_8},                                                            \
         .select_range = {select_range_1, select_range_2, select_range_4, select_range_8},                              \
         .select_tripled = select_tripled, .submatrix = {[DTYPE_f32] = submatrix_f32, [DTYPE_f64] = submatrix_f64},     \

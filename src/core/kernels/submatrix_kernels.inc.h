@@ -48,17 +48,6 @@ static OUT_OF_LINE size_t list_positions(uint16_t *positions, const uint64_t *wo
 }
 #endif
 
-/* How many of the first n bits are set. */
-static size_t bits_of_words(const uint64_t *words, size_t n)
-{
-    size_t n_set = 0;
-    for (size_t i = 0; i < n / 64; i++)
-        n_set += bits_set(words[i]);
-    if (n % 64 != 0)
-        n_set += bits_set(words[n / 64] & (((uint64_t)1 << n % 64) - 1));
-    return n_set;
-}
-
 static size_t rank_of_row(const submatrix *matrix, size_t row)
 {
     return matrix->row_words == NULL ? row : bits_of_words(matrix->row_words, row);
