@@ -388,6 +388,7 @@ def test_flags_must_be_true_or_false_before_anything_is_drawn(flag):
         "per_row": [lambda rng: cd.column_dropout(table, 0.5, rng=rng, per_row=flag)],
         "scale_by_keep": [
             lambda rng: cd.DropPath(0.5, rng=rng, scale_by_keep=flag),
+            lambda rng: cd.drop_path(table, 0.5, rng=rng, scale_by_keep=flag),
         ],
     }
     for name, listed in calls.items():

@@ -5,7 +5,7 @@ from typing import Any, Literal
 import numpy.typing as npt
 
 from cdropout import _kernels
-from cdropout.checks import check_integer, shown
+from cdropout.checks import check_flag, check_integer, shown
 from cdropout.functions.dropout import dropout
 from cdropout.stream import Rng
 
@@ -170,7 +170,7 @@ def drop_path(
 
     """
     axes = sample_axes(_kernels.as_array(x, "x").ndim)
-    if scale_by_keep:
+    if check_flag("scale_by_keep", scale_by_keep):
         return dropout(x, p, rng=rng, out=out, shared_axes=axes)
     return _kernels.forward(x, _kernels.check_p(p), rng, out, axes, 1.0, 0.0, 0.0)[0]
 
