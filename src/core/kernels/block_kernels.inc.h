@@ -586,8 +586,7 @@ static const char *changed_arithmetic_of_table(void)
         .isa = ISA_NAME, .is_supported = (is_supported_fn), .changed_arithmetic = changed_arithmetic_of_table,         \
         .dtype = {CDROPOUT_DTYPES(DTYPE_ROW)}, .fill_keep = fill_keep, .fill_words = fill_words, .fill_raw = fill_raw, \
         .fill_draws = fill_draws, .or_bits_ahead = or_bits_ahead, .invert_bits = invert_bits,                          \
-        .count_bits = count_bits,                                                                                      \
-        .select = {select_1, select_2, select_4, select_8},                                                            \
+        .count_bits = count_bits, .select = {select_1, select_2, select_4, select_8},                                  \
         .select_range = {select_range_1, select_range_2, select_range_4, select_range_8},                              \
         .select_tripled = select_tripled, .submatrix = {[DTYPE_f32] = submatrix_f32, [DTYPE_f64] = submatrix_f64},     \
         .update = {[DTYPE_f32] = update_params_f32, [DTYPE_f64] = update_params_f64}, .update_kept = {                 \
