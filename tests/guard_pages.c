@@ -847,6 +847,7 @@ int main(int n_arguments, char **arguments)
         memset(memory[array].writable, CANARY, ROOM_BYTES);
     }
     limits.min_recorded_elems = ELEMS_PER_GROUP;
+    kernels = supported_at(0); /* plans count kept rows and columns by a kernel */
     signal(SIGSEGV, on_fault);
     signal(SIGBUS, on_fault);
     if (!what.n_too_many_of_jobs && !what.n_too_many_rows && !what.n_too_many_of_steps)
