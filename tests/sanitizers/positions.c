@@ -129,7 +129,7 @@ static const char *check_end(void)
 
 /* ---- ranges of one job ---- */
 
-enum { MOST_JOB_ELEMS = 40000, N_RANDOM_JOBS = 60 };
+enum { MOST_JOB_ELEMS = 40000, N_RANDOM_JOBS = 60, MOST_JOBS = 2000 };
 
 /* The range of a job that a thread runs. */
 typedef struct {
@@ -163,6 +163,15 @@ static const char *run_in_threads(const job *j)
     return run_threads(run_range, ranges, sizeof *ranges, results);
 }
 
+/* Whether a layout of plain jobs has not had one yet. */
+static int lacks_layout(const size_t n_of_layout[N_LAYOUTS])
+{
+    for (int layout = LAYOUT_COPY; layout < LAYOUT_SUBMATRIX; layout++)
+        if (n_of_layout[layout] == 0)
+            return 1;
+    return n_of_layout[LAYOUT_GIVEN] == 0;
+}
+
 /* Random jobs, among which every layout must occur. */
 static const char *check_jobs(void)
 {
@@ -179,7 +188,7 @@ static const char *check_jobs(void)
         other_input[i] = (char)(i * 11 % 64);
     }
     memcpy(bias, other_input, sizeof bias);
-    for (int n = 0; failure == NULL && n < N_RANDOM_JOBS; n++) {
+    for (int n = 0; failure == NULL && (n < N_RANDOM_JOBS || (n < MOST_JOBS && lacks_layout(n_of_layout))); n++) {
         test_job t = make_random_job(&source, MOST_JOB_ELEMS, 1.25, 0.375, -1.25);
         give_decisions(&t, &source, given);
         const int steps = steps_of_operation(t.request.operation);
@@ -227,10 +236,7 @@ static const char *check_jobs(void)
                 failure = "ranges of a job with a record with other bits than one thread makes";
         }
     }
-    for (int layout = LAYOUT_COPY; failure == NULL && layout <= LAYOUT_GIVEN; layout++)
-        if (n_of_layout[layout] == 0 && (layout < LAYOUT_SUBMATRIX || layout == LAYOUT_GIVEN))
-            failure = "a layout that no job had";
-    return failure;
+    return failure == NULL && lacks_layout(n_of_layout) ? "a layout that no job had" : failure;
 }
 
 /* Bits, their list, and draws. Plans over a job of other numbers, because no plan may depend on what it finds. */
