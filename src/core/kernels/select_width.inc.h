@@ -22,22 +22,28 @@ static ALWAYS_INLINE const char *OF_WIDTH(kept_from)(const operands *ops, size_t
     return ops->x != NULL ? ops->x + i * WIDTH : ops->bias_seam + 2 * ELEMS_PER_GROUP * WIDTH;
 }
 
+/* On a whole group. The fills are read from bias_at on. */
+static ALWAYS_INLINE void OF_WIDTH(select_group)(const operands *ops, size_t i, size_t bias_at, uint64_t keep_u64,
+                                                 int is_streamed)
+{
+    const char *x = OF_WIDTH(kept_from)(ops, i), *fills = OF_WIDTH(fills_from)(ops, bias_at);
+    char *out = ops->out + i * WIDTH;
+    for (unsigned e = 0; e < ELEMS_PER_GROUP; e += VECTOR_ELEMS) {
+        const vbytes v = SELECT(keep_u64 >> e, bytes_load(x + e * WIDTH), bytes_load(fills + e * WIDTH));
+        if (is_streamed)
+            bytes_stream(out + e * WIDTH, v);
+        else
+            bytes_store(out + e * WIDTH, v);
+    }
+}
+
 static ALWAYS_INLINE size_t OF_WIDTH(select_groups)(const operands *ops, const uint64_t *keep_words, size_t n_elems,
                                                     size_t *fill_at, int is_streamed)
 {
     const operands local = *ops;
     size_t i = 0, at = *fill_at;
     for (; n_elems - i >= ELEMS_PER_GROUP; i += ELEMS_PER_GROUP) {
-        const uint64_t keep_u64 = keep_words[i / ELEMS_PER_GROUP];
-        const char *x = OF_WIDTH(kept_from)(&local, i), *fills = OF_WIDTH(fills_from)(&local, at);
-        char *out = local.out + i * WIDTH;
-        for (unsigned e = 0; e < ELEMS_PER_GROUP; e += VECTOR_ELEMS) {
-            const vbytes v = SELECT(keep_u64 >> e, bytes_load(x + e * WIDTH), bytes_load(fills + e * WIDTH));
-            if (is_streamed)
-                bytes_stream(out + e * WIDTH, v);
-            else
-                bytes_store(out + e * WIDTH, v);
-        }
+        OF_WIDTH(select_group)(&local, i, at, keep_words[i / ELEMS_PER_GROUP], is_streamed);
         at = at + ELEMS_PER_GROUP < local.bias_period ? at + ELEMS_PER_GROUP : at + ELEMS_PER_GROUP - local.bias_period;
     }
     *fill_at = at;
@@ -68,32 +74,16 @@ static const char *OF_WIDTH(select)(const operands *ops, const uint64_t *keep_wo
     return ISA_NAME;
 }
 
-/* On a whole group that for_each_group has decided. The fills are read from bias_at on. */
-static ALWAYS_INLINE void OF_WIDTH(select_group)(const operands *ops, size_t i, size_t bias_at, const group_keep *group,
-                                                 int is_streamed)
-{
-    const uint64_t keep_u64 = word_of_group(group);
-    const char *x = OF_WIDTH(kept_from)(ops, i), *fills = OF_WIDTH(fills_from)(ops, bias_at);
-    char *out = ops->out + i * WIDTH;
-    for (unsigned e = 0; e < ELEMS_PER_GROUP; e += VECTOR_ELEMS) {
-        const vbytes v = SELECT(keep_u64 >> e, bytes_load(x + e * WIDTH), bytes_load(fills + e * WIDTH));
-        if (is_streamed)
-            bytes_stream(out + e * WIDTH, v);
-        else
-            bytes_store(out + e * WIDTH, v);
-    }
-}
-
 static ALWAYS_INLINE void OF_WIDTH(select_on_group)(const operands *ops, size_t i, size_t bias_at,
                                                     const group_keep *group)
 {
-    OF_WIDTH(select_group)(ops, i, bias_at, group, 0);
+    OF_WIDTH(select_group)(ops, i, bias_at, word_of_group(group), 0);
 }
 
 static ALWAYS_INLINE void OF_WIDTH(stream_on_group)(const operands *ops, size_t i, size_t bias_at,
                                                     const group_keep *group)
 {
-    OF_WIDTH(select_group)(ops, i, bias_at, group, 1);
+    OF_WIDTH(select_group)(ops, i, bias_at, word_of_group(group), 1);
 }
 
 static OUT_OF_LINE void OF_WIDTH(select_on_word)(const operands *ops, size_t i, size_t bias_at, uint64_t keep_u64,
